@@ -1,0 +1,39 @@
+# The predictor. Build it from the repository's root:
+#   docker build --tag stable-diffusion-predictor:0.1.0 .
+# For a CPU, add --build-arg LOCK=requirements/predictor-cpu.lock --build-arg TORCH=torch==2.13.0
+# and the index of torch's CPU builds as --build-arg PIP_EXTRA_INDEX_URL=...
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS builder
+ARG LOCK=requirements/predictor.lock
+ARG TORCH=
+ARG PIP_EXTRA_INDEX_URL=
+RUN python -m venv /opt/venv
+COPY ${LOCK} /tmp/requirements.lock
+# pip compiles what it installs: the container cannot write its bytecode later.
+RUN /opt/venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
+    --require-hashes --no-deps -r /tmp/requirements.lock
+# The CPU lock leaves torch out, as every builder's CPU wheel has another hash.
+RUN if [ -n "${TORCH}" ]; then /opt/venv/bin/python -m pip install --no-cache-dir \
+    --disable-pip-version-check --no-deps "${TORCH}"; fi
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="stable-diffusion-predictor" \
+      org.opencontainers.image.description="Serves a diffusers pipeline with KServe." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# A name for the user: PyTorch asks for it when it makes its cache folder.
+RUN groupadd --gid 65532 nonroot \
+    && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nonroot
+WORKDIR /app
+COPY --from=builder /opt/venv /opt/venv
+COPY modelstore/ modelstore/
+COPY predictor/ predictor/
+RUN python -m compileall -q modelstore predictor
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["python", "-m", "predictor"]

@@ -1,0 +1,118 @@
+"""The main job, end to end: publish the demo weights, serve them, ask for a picture, keep it.
+
+``python demo/run.py`` makes one picture and stops; ``python demo/run.py --serve`` goes on serving.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = ROOT / "demo" / "model"
+OUTPUT = ROOT / "demo" / "output"
+VOLUME = OUTPUT / "volume"
+NAME = "stable-diffusion"
+STARTUP_SECONDS = 180
+
+
+def main() -> int:
+    """Run the demo; the exit status is not 0 where any part of it failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompt", default="a red circle on a blue background")
+    parser.add_argument("--seed", type=int, default=424242)
+    parser.add_argument("--serve", action="store_true", help="serve on --port until interrupted")
+    parser.add_argument("--port", type=int, default=8080)
+    options = parser.parse_args()
+    publish(NAME, VOLUME)
+    if options.serve:
+        return _serve_in_foreground(options.port)
+    picture = OUTPUT / "picture.png"
+    with server(free_port()) as url:
+        picture.write_bytes(ask(url, options.prompt, options.seed))
+    print(f"{options.prompt!r} is in {picture.relative_to(ROOT)}")
+    return 0
+
+
+def publish(name: str, volume: Path) -> Path:
+    """Take the committed weights through the downloader onto a folder that stands for the PVC."""
+    volume.mkdir(parents=True, exist_ok=True)
+    flags = [f"--source={MODEL.as_uri()}", f"--name={name}", f"--target={volume}"]
+    subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
+    return volume / name
+
+
+def predictor_command(port: int) -> list[str]:
+    """The predictor on the published weights, for this machine only."""
+    return [
+        *(sys.executable, "-m", "predictor", f"--model_name={NAME}", f"--http_port={port}"),
+        *("--host=127.0.0.1", f"--model_dir={VOLUME / NAME}"),
+    ]
+
+
+@contextlib.contextmanager
+def server(port: int) -> Iterator[str]:
+    """A predictor process that is ready; yields its base URL and ends the process."""
+    log = OUTPUT / "predictor.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            predictor_command(port), cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(process, url, log)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
+
+
+def ask(url: str, prompt: str, seed: int) -> bytes:
+    """One picture, as PNG, by KServe's v1 protocol."""
+    body = json.dumps({"prompt": prompt, "parameters": {"seed": seed}}).encode()
+    with urllib.request.urlopen(f"{url}/v1/models/{NAME}:predict", data=body) as response:
+        seconds = response.headers["x-generation-seconds"]
+        print(f"made in {seconds} s by revision {response.headers['x-model-revision'][:19]}")
+        return bytes(response.read())
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _serve_in_foreground(port: int) -> int:
+    print(f"serving http://127.0.0.1:{port}/v1/models/{NAME}:predict, Ctrl-C stops it", flush=True)
+    os.chdir(ROOT)
+    os.execv(sys.executable, predictor_command(port))
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    started = time.perf_counter()
+    while time.perf_counter() - started < STARTUP_SECONDS:
+        if process.poll() is not None:
+            sys.exit(f"the predictor ended with status {process.returncode}; see {log}")
+        try:
+            urllib.request.urlopen(f"{url}/v2/models/{NAME}/ready").close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            print(f"ready after {time.perf_counter() - started:.1f} s")
+            return
+    sys.exit(f"the predictor was not ready within {STARTUP_SECONDS} s; see {log}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The downloader: spec, plan, fetch, verify, publish. Knows nothing of torch."""

@@ -1,0 +1,195 @@
+"""Which files of a repository a diffusers pipeline needs. Pure: sees names, never contents.
+
+Only ``model_index.json``, ``generation_defaults.json`` and the folders of the components that the
+index names are taken: configurations, tokenizers' files, and weights as safetensors. Pickles and
+Python files can run code when they are loaded, so a model that needs them is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import PurePosixPath
+
+from downloader.errors import UnsuitableModelError
+from downloader.sources import RemoteFile
+from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
+
+# Configurations, vocabularies, merges, sentencepiece models, chat templates.
+_SMALL_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
+_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx"})
+
+# diffusers and transformers give weights these two stems, a variant, and a number to each shard.
+_WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)"
+    r"(?:\.(?P<variant>\w+))?(?:-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?\.safetensors"
+)
+_WEIGHTS_INDEX = re.compile(
+    r"(?:diffusion_pytorch_model|model)\.safetensors\.index(?:\.(?P<variant>\w+))?\.json"
+)
+_WITHOUT_WEIGHTS = re.compile(
+    r".*(?:Scheduler|Tokenizer|TokenizerFast|FeatureExtractor|Processor|ProcessorFast)"
+)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One entry of ``model_index.json``: a folder and the class that is loaded from it."""
+
+    name: str
+    library: str
+    class_name: str
+
+    @property
+    def has_weights(self) -> bool:
+        """Schedulers, tokenizers and processors have none; every other class is a network."""
+        return _WITHOUT_WEIGHTS.fullmatch(self.class_name) is None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The files to fetch, by path; ``variant`` is None where no component has the asked one."""
+
+    files: tuple[RemoteFile, ...]
+    variant: str | None
+
+
+def check_listing(files: Iterable[RemoteFile]) -> None:
+    """See that the listing is a pipeline's and that no name leaves the folder it is put in.
+
+    Raises:
+        UnsuitableModelError: names the file.
+    """
+    paths = [file.path for file in files]
+    for path in paths:
+        parts = path.split("/")
+        if "\\" in path or "\0" in path or not {"", ".", ".."}.isdisjoint(parts):
+            raise UnsuitableModelError(f"the file name {path!r} could leave the model's folder")
+    if MODEL_INDEX_NAME not in paths:
+        raise UnsuitableModelError(
+            f"there is no {MODEL_INDEX_NAME}: it is no diffusers pipeline "
+            "(single-file checkpoints are not served)"
+        )
+
+
+def read_components(model_index: bytes) -> tuple[Component, ...]:
+    """The components that a ``model_index.json`` names; null ones and options are none.
+
+    Raises:
+        UnsuitableModelError: it is no model index.
+    """
+    try:
+        document = json.loads(model_index)
+    except ValueError:
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is no JSON") from None
+    if not isinstance(document, Mapping):
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is no JSON object")
+    components = tuple(_components(document))
+    if not any(component.has_weights for component in components):
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} names no component that has weights")
+    return components
+
+
+def select(
+    files: Iterable[RemoteFile], components: Iterable[Component], variant: str | None
+) -> Selection:
+    """Take what ``components`` need of a checked listing, with ``variant`` where there is one.
+
+    Raises:
+        UnsuitableModelError: names the component that has nothing to load, and why.
+    """
+    folders = _by_folder(files)
+    taken = [folders[""].get(name) for name in (MODEL_INDEX_NAME, GENERATION_DEFAULTS_NAME)]
+    used: set[str | None] = set()
+    for component in components:
+        folder = folders.get(component.name, {})
+        _check_component(component, folder)
+        taken += _small_files(folder)
+        if component.has_weights:
+            found = _pick_variant(component, folder, variant)
+            used.add(found)
+            taken += _weights(component, folder, found)
+    selected = sorted((file for file in taken if file), key=lambda file: file.path)
+    return Selection(tuple(selected), variant if variant in used else None)
+
+
+def _components(document: Mapping[str, object]) -> Iterator[Component]:
+    for name, value in document.items():
+        if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
+            continue
+        match value:
+            case [str(library), str(class_name)] if name.isidentifier():
+                yield Component(name, library, class_name)
+            case _:
+                raise UnsuitableModelError(f"{MODEL_INDEX_NAME}: {name!r} is no component")
+
+
+def _by_folder(files: Iterable[RemoteFile]) -> dict[str, dict[str, RemoteFile]]:
+    folders: dict[str, dict[str, RemoteFile]] = {"": {}}
+    for file in files:
+        folder, _, name = file.path.rpartition("/")
+        folders.setdefault(folder, {})[name] = file
+    return folders
+
+
+def _check_component(component: Component, folder: Mapping[str, RemoteFile]) -> None:
+    if not folder:
+        raise UnsuitableModelError(
+            f"{MODEL_INDEX_NAME} names the component {component.name!r}, which has no folder"
+        )
+    if f"{component.library}.py" in folder:
+        raise UnsuitableModelError(
+            f"the component {component.name!r} needs {component.library}.py: "
+            "code of a repository is never run"
+        )
+
+
+def _small_files(folder: Mapping[str, RemoteFile]) -> list[RemoteFile]:
+    return [
+        file
+        for name, file in folder.items()
+        # The indexes of weights come with the weights.
+        if PurePosixPath(name).suffix in _SMALL_SUFFIXES and ".index." not in name
+    ]
+
+
+def _pick_variant(
+    component: Component, folder: Mapping[str, RemoteFile], variant: str | None
+) -> str | None:
+    """The asked variant or, where the component lacks it, the plain files (None)."""
+    there = {match["variant"] for match in map(_WEIGHTS.fullmatch, folder) if match}
+    for candidate in (variant, None):
+        if candidate in there:
+            return candidate
+    if there:
+        offered = ", ".join(sorted(filter(None, there)))
+        raise UnsuitableModelError(
+            f"the component {component.name!r} has only the weights' variants {offered}"
+        )
+    if any(PurePosixPath(name).suffix in _PICKLE_SUFFIXES for name in folder):
+        raise UnsuitableModelError(
+            f"the component {component.name!r} has no safetensors, only pickles or another format: "
+            "loading a pickle can run code"
+        )
+    raise UnsuitableModelError(f"the component {component.name!r} has no safetensors")
+
+
+def _weights(
+    component: Component, folder: Mapping[str, RemoteFile], variant: str | None
+) -> Sequence[RemoteFile]:
+    """The single file of ``variant`` if there is one, else all shards and their index."""
+    matches = [match for match in map(_WEIGHTS.fullmatch, folder) if match]
+    matches = [match for match in matches if match["variant"] == variant]
+    single = [folder[match[0]] for match in matches if match["shard"] is None]
+    if single:
+        return single
+    indexes = [match for match in map(_WEIGHTS_INDEX.fullmatch, folder) if match]
+    index = [folder[match[0]] for match in indexes if match["variant"] == variant]
+    numbers = {int(match["shard"]) for match in matches}
+    expected = {int(match["shards"]) for match in matches}
+    if not index or len(expected) != 1 or numbers != set(range(1, min(expected) + 1)):
+        raise UnsuitableModelError(f"the component {component.name!r} lacks shards or their index")
+    return list(chain((folder[match[0]] for match in matches), index))

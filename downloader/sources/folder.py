@@ -1,0 +1,66 @@
+"""A source that is a folder: a mounted share, a bucket's mount, a checkout. Knows no network."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from downloader.errors import NotFoundError
+from downloader.sources.remote import Digest, RemoteFile
+from downloader.spec import FolderSpec
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """The files of a folder; hidden files and folders (``.git``, a marker) are no part of it."""
+
+    spec: FolderSpec
+
+    @property
+    def uri(self) -> str:
+        """The folder's file URI."""
+        return self.spec.uri
+
+    def resolve(self) -> str:
+        """A digest of all paths, sizes and contents: the same contents are the same revision."""
+        lines = (f"{file.path}\0{file.size}\0{file.digest.value}\n" for file in self._files)
+        return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
+        """The files as they were when ``resolve`` read them."""
+        return self._files
+
+    def fetch(self, revision: str, paths: Sequence[str], into: Path) -> None:
+        """Copy the files; one that changes meanwhile is found out when the copies are verified."""
+        for path in paths:
+            copy = into / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.spec.path / path, copy)
+
+    @cached_property
+    def _files(self) -> tuple[RemoteFile, ...]:
+        if not self.spec.path.is_dir():
+            raise NotFoundError(f"{self.uri}: there is no such folder")
+        return tuple(self._read(path) for path in sorted(_visible_files(self.spec.path)))
+
+    def _read(self, path: Path) -> RemoteFile:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = stream.tell()
+        name = path.relative_to(self.spec.path).as_posix()
+        return RemoteFile(name, size, Digest("sha256", digest))
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        # Links to files are taken (a hub's cache is made of them), those to folders may be circles.
+        if path.is_dir() and not path.is_symlink():
+            yield from _visible_files(path)
+        elif path.is_file():
+            yield path

@@ -1,0 +1,89 @@
+"""What is written twice about the chart's values, and therefore generated: README table, schema.
+
+It knows the chart's ``values.yaml`` and the predictor's settings; it knows nothing of templates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from predictor.settings import Settings
+
+BEGIN = "<!-- AUTO-GENERATED: from values.yaml by `make manifests` -->\n"
+END = "<!-- /AUTO-GENERATED -->\n"
+
+# The chart itself decides these: KServe mounts the one, the pod's probes need the other.
+SETTINGS_OF_THE_CHART = frozenset({"model_dir", "host"})
+
+
+class UndocumentedValueError(Exception):
+    """A leaf of ``values.yaml`` has no ``# --`` comment above it."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """One documented value of the chart."""
+
+    key: str
+    default: Any
+    description: str
+
+
+def documented_values(values_yaml: str) -> list[Value]:
+    """The values in the order of the file; a ``# --`` comment makes a mapping one value."""
+    root = yaml.compose(values_yaml, Loader=yaml.SafeLoader)
+    return list(_leaves(root, "", values_yaml.splitlines()))
+
+
+def with_values_table(readme: str, values_yaml: str) -> str:
+    """The README with the table between its markers renewed."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    rows = "".join(map(_row, documented_values(values_yaml)))
+    table = f"\n| value | default | what it does |\n| --- | --- | --- |\n{rows}\n"
+    return before + BEGIN + table + END + after
+
+
+def with_predictor_settings(schema_json: str) -> str:
+    """The schema with ``predictor.settings`` renewed, so that Helm refuses unknown settings."""
+    schema = json.loads(schema_json)
+    settings = schema["properties"]["predictor"]["properties"]["settings"]
+    settings["properties"] = dict(_setting_schemas())
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _setting_schemas() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, schema in Settings.model_json_schema()["properties"].items():
+        if name not in SETTINGS_OF_THE_CHART:
+            yield name, {key: schema[key] for key in schema if key not in ("title", "default")}
+
+
+def _leaves(node: yaml.MappingNode, parent: str, lines: list[str]) -> Iterator[Value]:
+    for key_node, value_node in node.value:
+        key = f"{parent}{key_node.value}"
+        description = _comment_above(key_node.start_mark.line, lines)
+        if description:
+            yield Value(key, yaml.safe_load(yaml.serialize(value_node)), description)
+        elif isinstance(value_node, yaml.MappingNode) and value_node.value:
+            yield from _leaves(value_node, f"{key}.", lines)
+        else:
+            raise UndocumentedValueError(f"{key}: write a `# --` comment above it in values.yaml")
+
+
+def _comment_above(line: int, lines: list[str]) -> str:
+    comment: list[str] = []
+    while line > 0 and lines[line - 1].lstrip().startswith("#"):
+        line -= 1
+        comment.insert(0, lines[line].lstrip().removeprefix("#").strip())
+    text = " ".join(comment)
+    return text.removeprefix("-- ") if text.startswith("-- ") else ""
+
+
+def _row(value: Value) -> str:
+    description = value.description.replace("|", "\\|")
+    return f"| `{value.key}` | `{json.dumps(value.default)}` | {description} |\n"

@@ -1,0 +1,18 @@
+"""The contract on disk between the downloader and the predictor; standard library only.
+
+The downloader publishes a model folder, the predictor opens it, and neither imports the other:
+``layout`` says where things lie, ``marker`` says what makes a folder complete.
+"""
+
+from modelstore.errors import IncompleteModelError, ModelStoreError
+from modelstore.layout import MARKER_NAME, ModelStore
+from modelstore.marker import FileEntry, Marker
+
+__all__ = [
+    "MARKER_NAME",
+    "FileEntry",
+    "IncompleteModelError",
+    "Marker",
+    "ModelStore",
+    "ModelStoreError",
+]

@@ -1,0 +1,1 @@
+"""The KServe custom predictor: protocol, validated request, engine, images, response."""

@@ -1,0 +1,92 @@
+"""What KServe's server leaves open: a bound on the body, and a caller who hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from predictor.errors import BodyTooLargeError
+
+logger = logging.getLogger(__name__)
+
+
+class BodyLimitMiddleware:
+    """Refuse a body over ``max_bytes`` as soon as that is known, without keeping it."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the bytes of the body while the application reads them."""
+        received = 0
+
+        async def bounded_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise BodyTooLargeError(f"the request body is over {self._max_bytes} bytes")
+            return message
+
+        await self._app(scope, bounded_receive if scope["type"] == "http" else receive, send)
+
+
+class HangUpMiddleware:
+    """Cancel the handling of a request whose caller has gone: nothing is made for nobody."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Watch the connection from the end of the body to the end of the response."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        watch = _Watch(receive, send)
+        try:
+            await self._app(scope, watch.receive, watch.send)
+        except asyncio.CancelledError:
+            if not watch.hung_up:
+                raise
+            watch.forgive()
+            logger.info("the caller hung up: %s %s", scope["method"], scope["path"])
+        finally:
+            watch.stop()
+
+
+class _Watch:
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._handler = asyncio.current_task()
+        self._watcher: asyncio.Task[None] | None = None
+        self.hung_up = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self._watcher = asyncio.create_task(self._wait_for_disconnect())
+        return message
+
+    async def send(self, message: Message) -> None:
+        # The server reports a finished response as a disconnect too: look no further.
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.stop()
+        await self._send(message)
+
+    async def _wait_for_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.hung_up = True
+        assert self._handler is not None
+        self._handler.cancel()
+
+    def forgive(self) -> None:
+        """Take the cancellation back: the server's own task goes on to close the connection."""
+        assert self._handler is not None
+        self._handler.uncancel()
+
+    def stop(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()

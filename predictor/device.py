@@ -1,0 +1,32 @@
+"""Which device and which number type the pipeline runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from predictor.errors import ModelLoadError
+from predictor.settings import Settings
+
+
+def pick_device(settings: Settings) -> torch.device:
+    """The device that the settings name, or the GPU where there is one.
+
+    Raises:
+        ModelLoadError: CUDA is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_gpu:
+        raise ModelLoadError(
+            "device=cuda but torch sees no GPU: give the container one, or set device=auto"
+        )
+    if settings.device == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    return torch.device(settings.device)
+
+
+def pick_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    """The weights' type: half precision pays on a GPU and costs time on a CPU."""
+    if settings.dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    return dtype

@@ -1,0 +1,6 @@
+"""The engine: validated requests in, pictures out; decides what runs when. Never sees HTTP."""
+
+from predictor.engine.seam import Engine, Pipeline
+from predictor.engine.serial import SerialEngine
+
+__all__ = ["Engine", "Pipeline", "SerialEngine"]

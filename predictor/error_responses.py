@@ -1,0 +1,59 @@
+"""The one table from an error, ours or KServe's, to an HTTP status, and the body it is told in."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from kserve.errors import (
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    ServerNotReady,
+    UnsupportedProtocol,
+)
+
+from predictor.errors import (
+    BodyTooLargeError,
+    GenerationFailedError,
+    InvalidRequestError,
+    OverloadedError,
+)
+
+_STATUS: dict[type[Exception], HTTPStatus] = {
+    InvalidRequestError: HTTPStatus.BAD_REQUEST,
+    InvalidInput: HTTPStatus.BAD_REQUEST,
+    ModelNotFound: HTTPStatus.NOT_FOUND,
+    BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
+    GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    NotImplementedError: HTTPStatus.NOT_IMPLEMENTED,
+    UnsupportedProtocol: HTTPStatus.NOT_IMPLEMENTED,
+    ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServerNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+_RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_RETRY_AFTER_SECONDS = "5"
+
+
+def register_error_responses(app: FastAPI) -> None:
+    """Answer every error by the table, and any other one without a word of its text."""
+    for error_type in _STATUS:
+        app.add_exception_handler(error_type, _respond)
+    app.add_exception_handler(Exception, _respond_unexpected)
+
+
+async def _respond(_: Request, error: Exception) -> JSONResponse:
+    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    headers = {"retry-after": _RETRY_AFTER_SECONDS} if status in _RETRY_AFTER else {}
+    return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
+
+
+async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:
+    """Starlette raises the error again for the server to log, so it is not logged here."""
+    return JSONResponse(
+        {"error": "the request failed in the server; its log has the cause"},
+        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
+    )

@@ -1,0 +1,44 @@
+"""Everything the predictor refuses or fails at; ``error_responses`` maps each to one HTTP status.
+
+PredictorError
+├── InvalidRequestError   the caller's request is wrong: names the field and the reason
+├── BodyTooLargeError     the body is longer than the limit
+├── OverloadedError       the queue is full; a retry helps
+├── GenerationFailedError the engine could not make this picture; the log has the cause
+└── ModelLoadError        the model folder cannot be served; ends the process
+"""
+
+from __future__ import annotations
+
+
+class PredictorError(Exception):
+    """Base of every error of this package; its text is safe to show to a caller."""
+
+
+class InvalidRequestError(PredictorError):
+    """A field of the request is wrong."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+    def within(self, where: str) -> InvalidRequestError:
+        """The same error told from one level up: ``width`` becomes ``instances[2].width``."""
+        return InvalidRequestError(f"{where}.{self.field}" if self.field else where, self.reason)
+
+
+class BodyTooLargeError(PredictorError):
+    """The request body is longer than ``max_body_bytes``."""
+
+
+class OverloadedError(PredictorError):
+    """More pictures are waiting than ``max_queue_length``."""
+
+
+class GenerationFailedError(PredictorError):
+    """The engine raised while it made the picture."""
+
+
+class ModelLoadError(PredictorError):
+    """The model folder is incomplete or does not load; the text says how to mend it."""

@@ -1,0 +1,89 @@
+"""What a request may ask for: every bound, each refusal naming field, value and bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from predictor.errors import InvalidRequestError
+from predictor.settings import Settings
+from predictor.types import GenerationRequest, ModelProfile
+
+MIN_SIDE = 64
+# Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).
+MAX_SEED = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of one model under the operator's settings."""
+
+    settings: Settings
+    profile: ModelProfile
+
+    def check(self, request: GenerationRequest) -> None:
+        """Refuse what lies out of bounds.
+
+        Raises:
+            InvalidRequestError: for the first field that does.
+        """
+        self._check_prompts(request)
+        self._check_side("width", request.width)
+        self._check_side("height", request.height)
+        self._check_pixels(request)
+        _check_range(
+            "num_inference_steps",
+            request.num_inference_steps,
+            1,
+            self.settings.max_num_inference_steps,
+        )
+        _check_range("guidance_scale", request.guidance_scale, 0, self.settings.max_guidance_scale)
+        _check_range("seed", request.seed, 0, MAX_SEED)
+        self._check_scheduler(request.scheduler)
+
+    def check_image_count(self, count: int) -> None:
+        """Refuse more pictures in one request than ``max_images_per_request``."""
+        most = self.settings.max_images_per_request
+        if count > most:
+            raise InvalidRequestError(
+                "num_images_per_prompt", f"{count} pictures in one request, at most {most}"
+            )
+
+    def _check_prompts(self, request: GenerationRequest) -> None:
+        if not request.prompt.strip():
+            raise InvalidRequestError("prompt", "is empty")
+        most = self.settings.max_prompt_length
+        for field in ("prompt", "negative_prompt"):
+            length = len(getattr(request, field))
+            if length > most:
+                raise InvalidRequestError(field, f"{length} characters, at most {most}")
+
+    def _check_side(self, field: str, value: int) -> None:
+        _check_range(field, value, MIN_SIDE, self.settings.max_side)
+        multiple = self.profile.size_multiple
+        if value % multiple:
+            below = value - value % multiple
+            raise InvalidRequestError(
+                field,
+                f"{value} is not a multiple of {multiple}; the nearest are {below} "
+                f"and {below + multiple}",
+            )
+
+    def _check_pixels(self, request: GenerationRequest) -> None:
+        pixels = request.width * request.height
+        if pixels > self.settings.max_pixels:
+            raise InvalidRequestError(
+                "width x height",
+                f"{request.width} x {request.height} is {pixels} pixels, "
+                f"at most {self.settings.max_pixels}",
+            )
+
+    def _check_scheduler(self, name: str) -> None:
+        if name not in self.profile.schedulers:
+            known = ", ".join(self.profile.schedulers)
+            raise InvalidRequestError("scheduler", f"{name!r} is not one of {known}")
+
+
+def _check_range(field: str, value: float, least: float, most: float) -> None:
+    # Written so that NaN, which compares false with everything, is refused.
+    if not least <= value <= most:
+        raise InvalidRequestError(field, f"{value} is not between {least} and {most}")

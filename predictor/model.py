@@ -1,0 +1,104 @@
+"""The KServe model: a call comes in decoded, goes through the engine and leaves encoded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from kserve import Model
+
+from predictor.engine import Engine
+from predictor.limits import Limits
+from predictor.protocol import Picture, decode, encode
+from predictor.settings import Settings
+from predictor.types import GenerationResult, ModelProfile
+
+logger = logging.getLogger(__name__)
+
+
+class Loaded(NamedTuple):
+    """A warm engine and what the protocol must know of its model."""
+
+    engine: Engine
+    profile: ModelProfile
+
+
+def load(settings: Settings) -> Loaded:
+    """Load the model folder into an engine; seconds to minutes, so never on the event loop."""
+    # torch and diffusers take seconds to import: the port opens before that.
+    from predictor.engine import SerialEngine
+    from predictor.pipeline import load_pipeline
+
+    pipeline = load_pipeline(settings)
+    return Loaded(SerialEngine(pipeline, settings.max_queue_length), pipeline.profile)
+
+
+class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
+    """One model under KServe's server; loads in the background while the port answers already."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        super().__init__(name, return_response_headers=True)
+        self._settings = settings
+        self._loaded: Loaded | None = None
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+        self.loading: Future[None] | None = None
+        # KServe opens its port only for a model that says so; ``healthy`` tells the truth.
+        self.ready = True
+
+    def start(self) -> None:
+        """Begin to load; called by KServe's server before its event loop runs."""
+        self.loading = self._loader.submit(self._load)
+
+    def _load(self) -> None:
+        self._loaded = load(self._settings)
+        logger.info("model %s is ready", self.name)
+
+    def load(self) -> bool:
+        """Whether the model is loaded; KServe calls this where it finds a model not ready."""
+        return self._loaded is not None
+
+    async def healthy(self) -> bool:
+        """Whether a request would be served."""
+        return self._loaded is not None
+
+    def stop(self) -> None:
+        """Give up what is queued and running."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        if self._loaded is not None:
+            self._loaded.engine.close()
+
+    async def predict(
+        self,
+        payload: Any,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> bytes | dict[str, Any]:
+        """Answer one ``:predict`` call; ``response_headers`` is filled for KServe to send."""
+        assert self._loaded is not None
+        engine, profile = self._loaded
+        call = decode(payload, (headers or {}).get("accept"), Limits(self._settings, profile))
+        results = await _submit_all(engine, call.pictures)
+        response = await asyncio.to_thread(
+            encode,
+            call,
+            results,
+            model_name=self.name,
+            revision=profile.revision,
+            embed_metadata=self._settings.embed_metadata,
+        )
+        if response_headers is not None:
+            response_headers.update(response.headers)
+        return response.body
+
+
+async def _submit_all(engine: Engine, pictures: Sequence[Picture]) -> list[GenerationResult]:
+    """Make all pictures of a call; the first failure, or a caller who left, drops the others."""
+    tasks = [asyncio.create_task(engine.submit(picture.request)) for picture in pictures]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

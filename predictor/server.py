@@ -1,0 +1,125 @@
+"""KServe's ``ModelServer``, with the truth about readiness and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import warnings
+
+from fastapi.exceptions import FastAPIDeprecationWarning
+from kserve import ModelRepository, ModelServer
+from kserve.model_server import app
+from kserve.protocol.dataplane import DataPlane
+
+from predictor.connection import BodyLimitMiddleware, HangUpMiddleware
+from predictor.error_responses import register_error_responses
+from predictor.errors import ModelLoadError
+from predictor.model import DiffusionModel
+from predictor.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
+    """KServe's data plane, whose server readiness is a constant True."""
+
+    draining = False
+
+    async def ready(self) -> bool:
+        """Whether this pod should be sent requests: loaded, warm and not on its way out."""
+        models = self.model_registry.get_models()
+        return not self.draining and all([await model.healthy() for model in models.values()])
+
+    async def model_ready(
+        self, model_name: str, disable_predictor_health_check: bool = False
+    ) -> bool:
+        """KServe asks with the flag set before a prediction, and without it for a probe.
+
+        A draining pod fails its probes and still serves what arrives.
+        """
+        is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
+        return is_ready and (disable_predictor_health_check or not self.draining)
+
+
+class _Repository(ModelRepository):  # type: ignore[misc]
+    """KServe's registry, whose HTTP routes would let any caller take the model away."""
+
+    def load(self, name: str) -> bool:
+        """Whether the model is there; loading began with the process."""
+        return name in self.models
+
+    def unload(self, name: str) -> None:
+        """Refuse."""
+        raise NotImplementedError("this server keeps its model for as long as it runs")
+
+
+class DiffusionServer(ModelServer):  # type: ignore[misc]
+    """Serves one model over HTTP until SIGTERM, or until the model turns out not to load."""
+
+    def __init__(self, settings: Settings, *, http_port: int, enable_grpc: bool) -> None:
+        super().__init__(
+            http_port=http_port,
+            enable_grpc=enable_grpc,
+            workers=1,
+            registered_models=_Repository(),
+            grace_period=settings.shutdown_seconds,
+        )
+        self._settings = settings
+        self.dataplane = _DataPlane(model_registry=self.registered_models)
+        app.add_middleware(HangUpMiddleware)
+        app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+
+    def serve(self, model: DiffusionModel) -> None:
+        """Run until told to stop.
+
+        Raises:
+            ModelLoadError: the model could not be loaded.
+        """
+        self._model = model
+        self._load_error: ModelLoadError | None = None
+        # KServe answers through a FastAPI class that is deprecated: not for our log to say.
+        warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
+        self.start([model])
+        model.stop()
+        if self._load_error is not None:
+            raise self._load_error
+
+    def register_signal_handler(self) -> None:
+        """Left out: KServe's handler unloads the models while requests are still under way."""
+
+    async def _serve(self) -> None:
+        http = self._rest_server
+        http.config.host = self._settings.host
+        # KServe's own handlers log a trace for each failed probe and show exception texts.
+        http._add_exception_handlers = register_error_responses
+        # Uvicorn would install handlers of its own and close the port at once.
+        http._server.capture_signals = contextlib.nullcontext
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._stop)
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loading = asyncio.create_task(self._watch_loading())
+        try:
+            await super()._serve()
+        finally:
+            loading.cancel()
+
+    async def _watch_loading(self) -> None:
+        assert self._model.loading is not None
+        try:
+            await asyncio.wrap_future(self._model.loading)
+        except ModelLoadError as error:
+            self._load_error = error
+            self._stop()
+
+    def _drain(self) -> None:
+        """Leave the endpoints first, close the port later: requests arrive until both are known."""
+        if not self.dataplane.draining:
+            logger.info("draining for %s s", self._settings.drain_seconds)
+            self.dataplane.draining = True
+            asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._stop)
+
+    def _stop(self) -> None:
+        """Close the port; requests under way have ``shutdown_seconds`` to end."""
+        self._rest_server._server.should_exit = True

@@ -1,0 +1,79 @@
+"""Every setting of the predictor, documented once; flags, README and chart derive from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from flags (``--max_pixels``), else from the environment (``PREDICTOR_MAX_PIXELS``)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PREDICTOR_", frozen=True, protected_namespaces=(), validate_default=True
+    )
+
+    model_dir: Path = Field(
+        default=Path("/mnt/models"),
+        description="The published model folder. KServe mounts `STORAGE_URI` here.",
+    )
+    host: str = Field(
+        default="0.0.0.0",  # noqa: S104 - a pod's probes and its queue proxy come from outside
+        description="The address to listen on. Use `127.0.0.1` outside a pod.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where the pipeline runs. `auto` takes the GPU when there is one.",
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto",
+        description="The weights' type. `auto` is float16 on a GPU and float32 on a CPU.",
+    )
+    max_side: int = Field(
+        default=2048, ge=64, description="The largest width or height of a picture, in pixels."
+    )
+    max_pixels: int = Field(
+        default=1_572_864,
+        ge=4096,
+        description="The largest width x height. Raise it as far as the GPU's memory goes.",
+    )
+    max_num_inference_steps: int = Field(
+        default=150, ge=1, description="The most denoising steps that a request may ask for."
+    )
+    max_guidance_scale: float = Field(
+        default=30.0, ge=1.0, description="The largest `guidance_scale`."
+    )
+    max_prompt_length: int = Field(
+        default=4096, ge=1, description="The longest prompt or negative prompt, in characters."
+    )
+    max_images_per_request: int = Field(
+        default=16, ge=1, description="The most pictures of one request, over all its instances."
+    )
+    max_queue_length: int = Field(
+        default=64,
+        ge=1,
+        description="The most pictures waiting. Beyond it a request is refused with 429 rather "
+        "than left to time out.",
+    )
+    max_body_bytes: int = Field(
+        default=1_048_576, ge=1024, description="The largest request body, refused with 413 above."
+    )
+    embed_metadata: bool = Field(
+        default=True,
+        description="Write prompt, seed, parameters and model revision into the picture file.",
+    )
+    drain_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        description="After SIGTERM: how long new requests are still served while the cluster takes "
+        "the pod out of its endpoints.",
+    )
+    shutdown_seconds: int = Field(
+        default=120,
+        ge=1,
+        description="After that: how long requests under way may take. Keep the sum below the "
+        "pod's `terminationGracePeriodSeconds`.",
+    )

@@ -1,0 +1,1 @@
+"""Tests of the bundle: real processes, real pipelines, the real Helm engine."""

@@ -1,0 +1,89 @@
+"""Charts rendered by the real Helm engine, as parsed objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm"
+CASES = {path.name.removesuffix("-values.yaml"): path for path in (CHART / "ci").glob("*.yaml")}
+RELEASE = "stable-diffusion"
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What one set of values makes of the chart."""
+
+    objects: list[Object]
+    notes: str
+
+    def one(self, kind: str) -> Object:
+        """The only object of its kind."""
+        return _only([item for item in self.objects if item["kind"] == kind])
+
+    def kinds(self) -> list[str]:
+        """The kinds of all objects, in alphabetical order."""
+        return sorted(item["kind"] for item in self.objects)
+
+    @property
+    def predictor(self) -> Object:
+        """The predictor's pod, as the InferenceService describes it."""
+        spec: Object = self.one("InferenceService")["spec"]["predictor"]
+        return spec
+
+    @property
+    def predictor_container(self) -> Object:
+        """The only container of the predictor."""
+        return _only(self.predictor["containers"])
+
+    @property
+    def downloader_pod(self) -> Object:
+        """The pod of the download Job."""
+        spec: Object = self.one("Job")["spec"]["template"]["spec"]
+        return spec
+
+    @property
+    def downloader_container(self) -> Object:
+        """The only container of the download Job."""
+        return _only(self.downloader_pod["containers"])
+
+
+def render(values: Mapping[str, Any] | None = None, release: str = RELEASE) -> Rendered:
+    """Render the chart; the schema is obeyed as in an installation."""
+    with helm_python.Chart.load(CHART) as chart:
+        texts = chart.render(dict(values or {}), name=release, namespace="pictures")
+    notes = [text for name, text in texts.items() if name.endswith("NOTES.txt")]
+    objects = [yaml.safe_load(text) for name, text in texts.items() if name.endswith(".yaml")]
+    return Rendered([item for item in objects if item], notes[0])
+
+
+@cache
+def case(name: str) -> Rendered:
+    """A case of ``helm/ci``, or the default values; rendered once."""
+    return render(case_values(name))
+
+
+def case_values(name: str) -> Object:
+    """The values of a case; none for ``default``."""
+    if name == "default":
+        return {}
+    return helm_python.values_from_yaml(CASES[name].read_text("utf-8"))
+
+
+def plain_env(container: Object) -> dict[str, str]:
+    """The variables of a container that have their value in the object."""
+    return {item["name"]: item["value"] for item in container["env"] if "value" in item}
+
+
+def _only(items: list[Object]) -> Object:
+    (item,) = items
+    return item

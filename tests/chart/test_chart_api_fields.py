@@ -1,0 +1,102 @@
+"""Every rendered field is one that the API server knows: a misspelt one would be dropped unseen."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from .rendering import CASES, ROOT, Object, case, render
+from .strictness import crd_problems, inference_service_schema, sdk_problems
+
+ALL_CASES = ["default", *sorted(CASES)]
+CRD = ROOT.parent / "shared/crds/serving.kserve.io_inferenceservices.yaml"
+# The oldest that Chart.yaml admits, and a late one.
+KUBERNETES_VERSIONS = ["1.29", "1.37"]
+
+
+@pytest.fixture(scope="session")
+def crd_schema() -> dict[str, Any]:
+    if not CRD.exists():
+        pytest.skip("KServe's CRD does not lie beside the clone; its SDK's models are checked")
+    return inference_service_schema(CRD)
+
+
+def misspelt(item: Object, where: str) -> Object:
+    """A copy in which one field has a wrong name."""
+    changed = copy.deepcopy(item)
+    predictor = changed["spec"]["predictor"]
+    if where == "predictor":
+        predictor["minReplica"] = predictor.pop("minReplicas")
+    elif where == "container":
+        container = predictor["containers"][0]
+        container["imagePullPolice"] = container.pop("imagePullPolicy")
+    else:
+        get = predictor["containers"][0]["readinessProbe"]["httpGet"]
+        get["paths"] = get.pop("path")
+    return changed
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_the_crd_knows_every_field_of_the_inference_service(
+    name: str, crd_schema: dict[str, Any]
+) -> None:
+    assert crd_problems(crd_schema, case(name).one("InferenceService")) == []
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_the_sdk_knows_every_field_of_the_inference_service(name: str) -> None:
+    assert sdk_problems(case(name).one("InferenceService")) == []
+
+
+@pytest.mark.parametrize("where", ["predictor", "container", "probe"])
+def test_a_misspelt_field_is_found_by_the_crd(where: str, crd_schema: dict[str, Any]) -> None:
+    assert crd_problems(crd_schema, misspelt(case("default").one("InferenceService"), where))
+
+
+@pytest.mark.parametrize("where", ["predictor", "container", "probe"])
+def test_a_misspelt_field_is_found_by_the_sdk(where: str) -> None:
+    (problem,) = sdk_problems(misspelt(case("default").one("InferenceService"), where))
+    assert "unknown field" in problem
+
+
+def test_a_wrong_type_is_found_by_both(crd_schema: dict[str, Any]) -> None:
+    item = copy.deepcopy(case("default").one("InferenceService"))
+    item["spec"]["predictor"]["timeout"] = "600"
+    assert crd_problems(crd_schema, item)
+    assert sdk_problems(item) == ["$.spec.predictor.timeout: '600' is no int"]
+
+
+def test_the_crd_knows_the_fields_of_keda_scaling(crd_schema: dict[str, Any]) -> None:
+    metric = {
+        "type": "External",
+        "external": {
+            "metric": {
+                "backend": "prometheus",
+                "serverAddress": "http://prometheus.example.com",
+                "query": "sum(queue_length)",
+            },
+            "target": {"type": "Value", "value": "4"},
+        },
+    }
+    scaling = {"autoscalerClass": "keda", "metrics": [metric]}
+    rendered = render({"predictor": {"deploymentMode": "Standard", "scaling": scaling}})
+    assert crd_problems(crd_schema, rendered.one("InferenceService")) == []
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_kubernetes_knows_every_field_of_the_other_objects(name: str, version: str) -> None:
+    others = [item for item in case(name).objects if item["kind"] != "InferenceService"]
+    assert others
+    for item in others:
+        assert kubernetes_validate.validate(item, version, strict=True) == version
+
+
+def test_a_misspelt_field_of_the_job_is_found() -> None:
+    job = copy.deepcopy(case("default").one("Job"))
+    job["spec"]["backofLimit"] = job["spec"].pop("backoffLimit")
+    with pytest.raises(kubernetes_validate.ValidationError, match="backofLimit"):
+        kubernetes_validate.validate(job, KUBERNETES_VERSIONS[0], strict=True)

@@ -1,0 +1,89 @@
+"""Values that the chart refuses, in words that name the value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import helm_python
+import pytest
+
+from .rendering import CASES, CHART, case_values, render
+
+
+def standard(**scaling: Any) -> dict[str, Any]:
+    """Values for Standard mode."""
+    return {"predictor": {"deploymentMode": "Standard", "scaling": scaling}}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"modell": {}}, "modell"),
+        ({"model": {"name": "../escape"}}, "/model/name"),
+        ({"model": {"name": ""}}, "/model/name"),
+        ({"model": {"source": "https://example.com/weights"}}, "/model/source"),
+        ({"storage": {"size": "plenty"}}, "/storage/size"),
+        ({"storage": {"accessModes": []}}, "/storage/accessModes"),
+        ({"huggingface": {"token": "hf_x"}}, "'token' not allowed"),
+        ({"security": {"runAsUser": 0}}, "/security/runAsUser"),
+        ({"downloader": {"maxWorkers": 0}}, "/downloader/maxWorkers"),
+        ({"predictor": {"image": {"repository": ""}}}, "/predictor/image/repository"),
+        ({"predictor": {"deploymentMode": "Serverless"}}, "/predictor/deploymentMode"),
+        ({"predictor": {"settings": {"max_pixel": 1}}}, "'max_pixel' not allowed"),
+        ({"predictor": {"settings": {"max_pixels": 1}}}, "/predictor/settings/max_pixels"),
+        ({"predictor": {"settings": {"device": "tpu"}}}, "/predictor/settings/device"),
+        ({"predictor": {"settings": {"model_dir": "/x"}}}, "'model_dir' not allowed"),
+        ({"predictor": {"scaling": {"minReplicas": "0"}}}, "/predictor/scaling/minReplicas"),
+        ({"predictor": {"scaling": {"podRetentionPeriod": "soon"}}}, "podRetentionPeriod"),
+        ({"predictor": {"progressDeadline": 600}}, "/predictor/progressDeadline"),
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(helm_python.HelmValuesError) as refusal:
+        render(values)
+    assert named in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (standard(), "minReplicas is 0.*autoscalerClass none.*Use 1"),
+        (standard(autoscalerClass="hpa"), "minReplicas is 0.*autoscalerClass hpa"),
+        (standard(autoscalerClass="keda"), "keda scales on metrics"),
+        (
+            standard(minReplicas=1, autoscalerClass="hpa", scaleMetric="rps"),
+            "scaleMetric.*use cpu or memory",
+        ),
+        ({"predictor": {"scaling": {"scaleMetric": "cpu"}}}, "scaleMetric.*concurrency or rps"),
+        ({"predictor": {"scaling": {"minReplicas": 2}}}, "minReplicas exceeds"),
+        ({"predictor": {"timeoutSeconds": 139}}, "timeoutSeconds must be 140 at least"),
+    ],
+    ids=str,
+)
+def test_the_templates_refuse_what_the_cluster_would_change_or_refuse(
+    values: dict[str, Any], advice: str
+) -> None:
+    with pytest.raises(helm_python.HelmRenderError, match=advice):
+        render(values)
+
+
+def test_a_release_name_that_kserve_refuses_is_refused_first() -> None:
+    with pytest.raises(helm_python.HelmRenderError, match="set fullnameOverride"):
+        render(release="2-pictures")
+
+
+def test_external_autoscaling_may_start_from_zero() -> None:
+    assert render(standard(autoscalerClass="external")).predictor["minReplicas"] == 0
+
+
+@pytest.mark.parametrize("name", ["default", *sorted(CASES)])
+def test_helm_lint_finds_nothing_worse_than_a_missing_icon(name: str) -> None:
+    report = helm_python.lint(CHART, case_values(name), strict=True)
+    findings = [message["error"] for message in report["messages"]]
+    assert findings == ["icon is recommended"]
+    assert report["total_charts_linted"] == 1
+
+
+def test_helm_lint_would_report_a_bad_value() -> None:
+    assert helm_python.lint(CHART, {"model": {"name": ""}})["errors"]

@@ -1,0 +1,109 @@
+"""The Dockerfiles, read and not built."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from .rendering import ROOT, case
+
+PROGRAMS = {"predictor": "Dockerfile", "downloader": "Dockerfile.downloader"}
+LOCKS = ["predictor.lock", "predictor-cpu.lock", "downloader.lock"]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction of a Dockerfile."""
+
+    keyword: str
+    rest: str
+
+
+def instructions(program: str) -> list[Instruction]:
+    """The instructions of a program's Dockerfile, continued lines joined."""
+    text = (ROOT / PROGRAMS[program]).read_text("utf-8")
+    joined = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", text))
+    words = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
+    return [Instruction(keyword, rest) for keyword, rest in words]
+
+
+def all_of(program: str, keyword: str) -> list[str]:
+    """What stands behind a keyword, in order."""
+    return [item.rest for item in instructions(program) if item.keyword == keyword]
+
+
+def final_stage(program: str) -> list[Instruction]:
+    """The instructions behind the last FROM."""
+    found = instructions(program)
+    last = max(index for index, item in enumerate(found) if item.keyword == "FROM")
+    return found[last + 1 :]
+
+
+def copied_folders(program: str) -> set[str]:
+    """The folders that the final image takes from the repository."""
+    copies = [item.rest.split() for item in final_stage(program) if item.keyword == "COPY"]
+    return {source.rstrip("/") for words in copies for source in words[:-1] if "--" not in words[0]}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_base_image_is_one_argument(program: str) -> None:
+    first, *_ = instructions(program)
+    assert first == Instruction("ARG", "BASE_IMAGE=python:3.11-slim-bookworm")
+    bases = [rest.split()[0] for rest in all_of(program, "FROM")]
+    assert bases == ["${BASE_IMAGE}", "${BASE_IMAGE}"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_user_is_a_number_and_the_one_of_the_chart(program: str) -> None:
+    (user,) = [item.rest for item in final_stage(program) if item.keyword == "USER"]
+    security = case("default").predictor_container["securityContext"]
+    assert user == f"{security['runAsUser']}:{security['runAsGroup']}"
+    assert int(user.split(":")[0]) > 0
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_image_holds_its_own_package_and_the_modelstore(program: str) -> None:
+    assert copied_folders(program) == {"modelstore", program}
+    for folder in copied_folders(program):
+        assert (ROOT / folder / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_entry_point_is_the_package_without_a_shell(program: str) -> None:
+    (entry_point,) = all_of(program, "ENTRYPOINT")
+    assert json.loads(entry_point) == ["python", "-m", program]
+    assert (ROOT / program / "__main__.py").is_file()
+    assert all_of(program, "CMD") == []
+
+
+def test_the_predictor_exposes_the_port_of_the_chart() -> None:
+    (port,) = case("default").predictor_container["ports"]
+    assert all_of("predictor", "EXPOSE") == [str(port["containerPort"])]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_dependencies_come_from_the_hashed_lock_file_only(program: str) -> None:
+    assert f"LOCK=requirements/{program}.lock" in all_of(program, "ARG")
+    (install,) = [rest for rest in all_of(program, "RUN") if "pip install" in rest]
+    assert "--require-hashes" in install
+    assert "--no-deps" in install
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_file_is_there_with_hashes(lock: str) -> None:
+    path = ROOT / "requirements" / lock
+    if not path.exists():
+        pytest.skip(f"requirements/{lock} is not locked yet")
+    assert "--hash=sha256:" in path.read_text("utf-8")
+
+
+def test_the_build_context_is_an_allow_list_of_what_is_copied() -> None:
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    allowed = {pattern[1:].rstrip("/") for pattern in patterns if pattern.startswith("!")}
+    copied = copied_folders("predictor") | copied_folders("downloader")
+    assert patterns[0] == "*"
+    assert allowed == copied | {"requirements"}

@@ -1,0 +1,1 @@
+"""Tests of the downloader, against a hub that runs on this machine."""

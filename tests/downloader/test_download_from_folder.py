@@ -1,0 +1,212 @@
+"""The downloader inside this process: folders as sources, and what a volume can refuse."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from downloader.download import Report, download_model
+from downloader.errors import InUseError, NoSpaceError, NotFoundError, StorageError
+from downloader.lock import exclusive
+from downloader.publish import recover
+from downloader.settings import Settings
+from downloader.sources import open_source
+from modelstore import MARKER_NAME, Marker, ModelStore
+from tests.downloader.pipeline_files import pipeline_files, published_paths, whole_repository
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def download(folder: Path, target: Path, name: str = "sd", variant: str = "fp16") -> Report:
+    settings = Settings(source=folder.as_uri(), name=name, target=target, variant=variant)
+    return download_model(open_source(settings.source, settings.max_workers), settings)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_files(tmp_path / "source", whole_repository())
+
+
+def test_a_folder_is_published_with_a_digest_as_its_revision(folder: Path, target: Path) -> None:
+    report = download(folder, target)
+
+    marker = Marker.read(target / "sd")
+    assert report.marker == marker
+    assert not report.was_there
+    assert marker.source == folder.as_uri()
+    assert marker.revision.startswith("sha256:")
+    assert len(marker.revision) == len("sha256:") + 64
+    assert {entry.path for entry in marker.files} == published_paths()
+    assert {path.name for path in (target / ".staging").iterdir()} == {".sd.lock"}
+
+
+def test_the_same_contents_are_there_already(folder: Path, target: Path, tmp_path: Path) -> None:
+    download(folder, target)
+    for path in folder.rglob("*"):
+        path.touch()
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("hidden files are no contents")
+
+    report = download(folder, target)
+
+    assert report.was_there
+    assert str(report).endswith("already there")
+
+
+def test_a_changed_byte_is_another_revision(folder: Path, target: Path) -> None:
+    download(folder, target)
+    write_files(folder, {"unet/config.json": b"[]"})
+
+    assert not download(folder, target).was_there
+    assert (target / "sd" / "unet" / "config.json").read_bytes() == b"[]"
+
+
+def test_another_variant_replaces_the_published_one(folder: Path, target: Path) -> None:
+    download(folder, target)
+
+    assert download(folder, target, variant="").marker.variant is None
+
+    marker = Marker.read(target / "sd")
+    assert {entry.path for entry in marker.files} == set(pipeline_files())
+    assert download(folder, target, variant="").was_there
+
+
+def test_a_damaged_model_is_mended(folder: Path, target: Path) -> None:
+    download(folder, target)
+    (target / "sd" / "unet" / "config.json").unlink()
+
+    assert not download(folder, target).was_there
+    assert (target / "sd" / "unet" / "config.json").exists()
+
+
+def test_linked_files_are_copied(folder: Path, target: Path, tmp_path: Path) -> None:
+    # As in a hub's cache, where a snapshot is made of links to blobs.
+    snapshot = tmp_path / "snapshot"
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+
+    download(snapshot, target)
+    shutil.rmtree(folder)
+
+    Marker.read(target / "sd").check_sizes(target / "sd")
+    assert not any(path.is_symlink() for path in (target / "sd").rglob("*"))
+
+
+def test_two_names_lie_side_by_side(folder: Path, target: Path) -> None:
+    download(folder, target, "one")
+    download(folder, target, "two")
+    assert {path.name for path in target.iterdir()} == {"one", "two", ".staging"}
+
+
+def test_a_missing_folder_is_named(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no such folder"):
+        download(tmp_path / "nothing", target)
+
+
+def test_too_small_a_volume_is_told_in_bytes(
+    folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10_000, 9_000, 1_000))
+
+    size = sum(len(whole_repository()[path]) for path in published_paths())
+    there = len(whole_repository()["model_index.json"])
+    with pytest.raises(NoSpaceError, match=f"needs {size - there:,} bytes more and has 1,000 "):
+        download(folder, target)
+
+    assert not (target / "sd").exists()
+
+
+def test_a_missing_target_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"unmounted.*No such file or directory"):
+        download(folder, tmp_path / "unmounted")
+
+
+def test_a_target_that_is_a_file_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="Not a directory"):
+        download(folder, tmp_path / "file")
+
+
+def test_a_second_download_of_the_same_name_is_turned_away(folder: Path, target: Path) -> None:
+    store = ModelStore(target)
+    with exclusive(store, "sd"):
+        with pytest.raises(InUseError, match="'sd' is under way"):
+            download(folder, target)
+        download(folder, target, "other")
+    download(folder, target)
+
+
+def test_a_run_killed_between_the_two_renames_loses_no_model(folder: Path, target: Path) -> None:
+    download(folder, target)
+    store = ModelStore(target)
+    store.model("sd").rename(store.replaced("sd"))
+
+    assert download(folder, target).was_there
+    assert not store.replaced("sd").exists()
+
+
+def test_a_run_killed_before_the_old_model_was_deleted_leaves_no_rest(target: Path) -> None:
+    store = ModelStore(target)
+    write_files(store.model("sd"), {MARKER_NAME: b"new"})
+    write_files(store.replaced("sd"), {MARKER_NAME: b"old"})
+
+    recover(store, "sd")
+
+    assert (store.model("sd") / MARKER_NAME).read_bytes() == b"new"
+    assert not store.replaced("sd").exists()
+
+
+def test_what_a_killed_run_left_of_another_plan_is_not_published(
+    folder: Path, target: Path
+) -> None:
+    staging = ModelStore(target).staging("sd")
+    write_files(staging, {"old/config.json": b"{}", MARKER_NAME: b"{}", "unet/config.json": b"?"})
+
+    download(folder, target)
+
+    assert not (target / "sd" / "old").exists()
+    Marker.read(target / "sd").check_sizes(target / "sd")
+
+
+def test_no_framework_is_imported(target: Path, tmp_path: Path) -> None:
+    source = write_files(tmp_path / "source", pipeline_files())
+    script = (
+        "import sys, downloader.__main__ as d; code = d.main();"
+        "heavy = {'torch', 'diffusers', 'transformers', 'predictor'} & set(sys.modules);"
+        "sys.exit(f'{code} {heavy}' if code or heavy else 0)"
+    )
+    flags = ["--source", source.as_uri(), "--name", "sd", "--target", str(target)]
+    result = subprocess.run(
+        [sys.executable, "-c", script, *flags],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert Marker.read(target / "sd").name == "sd"
+
+
+def test_an_empty_folder_of_a_pod_that_came_too_early_is_no_model(
+    folder: Path, target: Path
+) -> None:
+    (target / "sd").mkdir()
+
+    report = download(folder, target)
+
+    assert not report.was_there
+    assert Marker.read(target / "sd") == report.marker

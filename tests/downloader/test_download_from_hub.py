@@ -1,0 +1,295 @@
+"""The downloader as the Job runs it: a process of its own, the real library, a hub over HTTP."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from modelstore import MARKER_NAME, Marker
+from tests.downloader.hub_server import Hub, sha256
+from tests.downloader.job import REPOSITORY, Job
+from tests.downloader.pipeline_files import (
+    half_files,
+    pipeline_files,
+    published_paths,
+    safetensors,
+    whole_repository,
+)
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Every path below ``folder`` and its modification time in nanoseconds."""
+    return {str(path): path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+def file_names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_half_precision_pipeline_is_published_and_nothing_else(
+    hub: Hub, job: Job, target: Path
+) -> None:
+    files = whole_repository()
+    hub.repository(REPOSITORY).commit(files)
+
+    result = job.run()
+
+    assert result.returncode == 0, result.stderr
+    assert file_names(target / "sd") == published_paths() | {MARKER_NAME}
+    assert set(hub.fetched) == published_paths()
+    for path in published_paths():
+        assert (target / "sd" / path).read_bytes() == files[path]
+    assert not (target / ".staging" / "sd").exists()
+    stages = [line.split()[1] for line in result.stderr.splitlines()]
+    assert stages == ["resolved", "planned", "fetched", "verified", "published"]
+
+
+def test_the_marker_says_what_was_published(hub: Hub, job: Job, target: Path) -> None:
+    files = whole_repository()
+    commit = hub.repository(REPOSITORY).commit(files)
+    before = datetime.now(UTC).replace(microsecond=0)
+
+    result = job.run()
+
+    marker = Marker.read(target / "sd")
+    assert (marker.name, marker.source) == ("sd", f"hf://{REPOSITORY}@main")
+    assert (marker.revision, marker.variant, marker.asked_variant) == (commit, "fp16", "fp16")
+    assert before <= datetime.fromisoformat(marker.completed_at) <= datetime.now(UTC)
+    assert {entry.path for entry in marker.files} == published_paths()
+    for entry in marker.files:
+        assert (entry.size, entry.sha256) == (len(files[entry.path]), sha256(files[entry.path]))
+    assert re.fullmatch(
+        rf"sd: hf://{REPOSITORY}@main at {commit}, {len(marker.files)} files, "
+        rf"{marker.size:,} bytes, [0-9.]+ s\n",
+        result.stdout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "variant"),
+    [(whole_repository(), "fp16"), (pipeline_files(), None)],
+    ids=["with the variant", "without the variant"],
+)
+def test_a_second_run_fetches_and_writes_nothing(
+    hub: Hub, job: Job, target: Path, files: dict[str, bytes], variant: str | None
+) -> None:
+    hub.repository(REPOSITORY).commit(files)
+    job.run()
+    assert Marker.read(target / "sd").variant == variant
+    before = tree(target)
+    hub.requests.clear()
+
+    result = job.run()
+
+    assert result.returncode == 0
+    assert result.stdout.endswith(", already there\n")
+    assert hub.api_calls == ["revision"]
+    assert len(hub.requests) == 1
+    assert tree(target) == before
+
+
+def test_a_pinned_commit_that_is_there_needs_no_hub(hub: Hub, job: Job) -> None:
+    commit = hub.repository(REPOSITORY).commit(pipeline_files())
+    pinned = ["--source", f"hf://{REPOSITORY}@{commit}"]
+    assert job.run(*pinned).returncode == 0
+    hub.requests.clear()
+
+    assert "already there" in job.run(*pinned).stdout
+    assert hub.requests == []
+
+
+def test_a_new_commit_replaces_the_old_one(hub: Hub, job: Job, target: Path) -> None:
+    repository = hub.repository(REPOSITORY)
+    repository.commit(whole_repository(seed=1) | {"vae/old.json": b"{}"})
+    job.run()
+    commit = repository.commit(whole_repository(seed=2))
+
+    assert job.run().returncode == 0
+
+    assert Marker.read(target / "sd").revision == commit
+    assert file_names(target / "sd") == published_paths() | {MARKER_NAME}
+    path = "unet/diffusion_pytorch_model.fp16.safetensors"
+    assert (target / "sd" / path).read_bytes() == half_files(seed=2)[path]
+    assert sorted(path.name for path in (target / ".staging").iterdir()) == [".sd.lock"]
+
+
+@pytest.mark.parametrize(
+    "path", ["unet/diffusion_pytorch_model.safetensors", "unet/config.json"], ids=["large", "small"]
+)
+def test_wrong_bytes_are_not_published_and_a_good_hub_mends_it(
+    hub: Hub, job: Job, target: Path, path: str
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.corrupt.add(path)
+
+    result = job.run()
+
+    assert result.returncode == 6
+    assert path in result.stderr.splitlines()[-1]
+    assert not (target / "sd").exists()
+
+    hub.corrupt.clear()
+    hub.requests.clear()
+    assert job.run().returncode == 0
+    assert hub.fetched == [path]
+
+
+def test_a_connection_that_breaks_is_tried_again(hub: Hub, job: Job) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    path = "unet/diffusion_pytorch_model.safetensors"
+    hub.cut_once.add(path)
+
+    assert job.run().returncode == 0
+
+    assert hub.fetched.count(path) == 2
+
+
+def test_a_killed_run_publishes_nothing_and_the_next_one_goes_on(
+    hub: Hub, job: Job, target: Path
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    # With one worker the files come in order of their paths: those after the unet are not begun.
+    path = "unet/diffusion_pytorch_model.safetensors"
+    hub.stall.add(path)
+    with job.start("--max-workers", "1") as process:
+        assert hub.stalled.wait(timeout=30)
+        process.kill()
+    assert not (target / "sd").exists()
+    finished = set(hub.fetched) - {path}
+    assert "text_encoder/model.safetensors" in finished
+
+    hub.stall.clear()
+    hub.requests.clear()
+    assert job.run().returncode == 0
+
+    assert finished.isdisjoint(hub.fetched)
+    assert file_names(target / "sd") == set(pipeline_files()) | {MARKER_NAME}
+
+
+def test_files_of_an_older_commit_leave_the_staging_folder(
+    hub: Hub, job: Job, target: Path
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    stale = target / ".staging" / "sd" / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(safetensors(9))
+    partial = target / ".staging" / "sd" / ".cache/huggingface/download/unet/x.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"half a file")
+
+    assert job.run().returncode == 0
+
+    assert file_names(target / "sd") == set(pipeline_files()) | {MARKER_NAME}
+
+
+def test_only_pickles_are_refused(hub: Hub, job: Job, target: Path) -> None:
+    files = {
+        path: content
+        for path, content in whole_repository().items()
+        if not (path.startswith("unet/") and path.endswith(".safetensors"))
+    }
+    hub.repository(REPOSITORY).commit(files)
+
+    result = job.run()
+
+    assert result.returncode == 1
+    assert "'unet' has no safetensors, only pickles" in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert not (target / "sd").exists()
+
+
+def test_a_gated_repository_names_the_page_and_the_secret(hub: Hub, job: Job) -> None:
+    repository = hub.repository(REPOSITORY)
+    repository.commit(pipeline_files())
+    repository.is_gated = True
+
+    result = job.run()
+
+    assert result.returncode == 3
+    sentence = result.stderr.splitlines()[-1]
+    assert f"is gated: accept its terms at {hub.url}/{REPOSITORY}" in sentence
+    assert "the Secret (HF_TOKEN, which is not set)" in sentence
+
+    refused = job.run(HF_TOKEN="hf_of_someone_else")
+    assert refused.returncode == 3
+    assert "HF_TOKEN, which was refused" in refused.stderr
+    assert job.run(HF_TOKEN="hf_good").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "code"),
+    [({}, 3), ({"HF_TOKEN": "hf_good"}, 4)],
+    ids=["to a stranger", "to an account"],
+)
+def test_a_missing_repository_may_be_a_private_one(
+    hub: Hub, job: Job, variables: dict[str, str], code: int
+) -> None:
+    result = job.run(**variables)
+
+    assert result.returncode == code
+    sentence = result.stderr.splitlines()[-1]
+    assert "either there is no such repository or it is private" in sentence
+    assert f"{hub.url}/{REPOSITORY}" in sentence
+    assert "HF_TOKEN" in sentence
+
+
+def test_a_private_repository_opens_to_its_token(hub: Hub, job: Job) -> None:
+    repository = hub.repository(REPOSITORY)
+    repository.commit(pipeline_files())
+    repository.is_private = True
+
+    assert job.run(HF_TOKEN="hf_good").returncode == 0
+
+    # The network that delivers large files is another machine's: it never sees the token.
+    large = [request for request in hub.requests if request.path.startswith("/lfs/")]
+    assert large
+    assert not any("Authorization" in request.headers for request in large)
+
+
+@pytest.mark.parametrize("revision", ["v2", "a" * 40], ids=["branch", "commit"])
+def test_a_missing_revision_is_named(hub: Hub, job: Job, revision: str) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+
+    result = job.run("--source", f"hf://{REPOSITORY}@{revision}")
+
+    assert result.returncode == 4
+    assert f"no revision {revision!r}" in result.stderr
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, 3), (500, 7)], ids=str)
+def test_other_refusals_have_their_codes(hub: Hub, job: Job, status: int, code: int) -> None:
+    hub.failing_status = status
+
+    result = job.run()
+
+    assert result.returncode == code
+    assert f"the hub answered {status}" in result.stderr
+
+
+def test_a_hub_that_is_not_there_is_a_network_error(job: Job) -> None:
+    result = job.run(HF_ENDPOINT="http://127.0.0.1:9")
+
+    assert result.returncode == 7
+    assert result.stderr.splitlines() == [
+        f"error: hf://{REPOSITORY}@main: 127.0.0.1 cannot be reached (ConnectError)"
+    ]
+
+
+def test_the_token_is_in_no_output_and_no_file(hub: Hub, job: Job, target: Path) -> None:
+    token = "hf_ThisIsTheSecret"
+    hub.token = token
+    repository = hub.repository(REPOSITORY)
+    repository.commit(pipeline_files())
+    results = [job.run(HF_TOKEN=token)]
+    repository.is_gated, hub.token = True, "another"
+    repository.commit(pipeline_files(seed=7))
+    results += [job.run(HF_TOKEN=token), job.run("--token", token), job.run(f"--token={token}")]
+
+    assert [result.returncode for result in results] == [0, 3, 2, 2]
+    assert not any(token in result.stdout + result.stderr for result in results)
+    files = [path for path in target.rglob("*") if path.is_file()]
+    assert not any(token.encode() in path.read_bytes() for path in files)

@@ -1,0 +1,171 @@
+"""Which files a pipeline needs, case by case; only names matter here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pytest
+
+from downloader.errors import UnsuitableModelError
+from downloader.selection import Component, check_listing, read_components, select
+from downloader.sources import Digest, RemoteFile
+from tests.downloader.pipeline_files import (
+    MODEL_INDEX,
+    pipeline_files,
+    published_paths,
+    whole_repository,
+)
+
+UNET = Component("unet", "diffusers", "UNet2DConditionModel")
+TEXT_ENCODER = Component("text_encoder", "transformers", "CLIPTextModel")
+STEM = "unet/diffusion_pytorch_model"
+
+
+def listing(paths: Iterable[str]) -> list[RemoteFile]:
+    return [RemoteFile(path, 1, Digest("sha256", "0" * 64)) for path in paths]
+
+
+def selected(
+    paths: Iterable[str], *components: Component, variant: str | None = "fp16"
+) -> tuple[set[str], str | None]:
+    selection = select(listing(paths), components, variant)
+    return {file.path for file in selection.files}, selection.variant
+
+
+def shards(stem: str, numbers: Iterable[int], of: int) -> list[str]:
+    return [f"{stem}-{number:05}-of-{of:05}.safetensors" for number in numbers]
+
+
+def test_a_whole_repository() -> None:
+    components = read_components(json.dumps(MODEL_INDEX).encode())
+    assert selected(whole_repository(), *components) == (published_paths(), "fp16")
+    plain = selected(whole_repository(), *components, variant=None)
+    assert plain == (set(pipeline_files()), None)
+
+
+def test_generation_defaults_come_along() -> None:
+    paths, _ = selected(["generation_defaults.json", "model_index.json"])
+    assert paths == {"generation_defaults.json", "model_index.json"}
+
+
+@pytest.mark.parametrize(
+    ("component", "there", "wanted", "variant"),
+    [
+        (
+            UNET,
+            [f"{STEM}.safetensors", f"{STEM}.fp16.safetensors"],
+            [f"{STEM}.fp16.safetensors"],
+            "fp16",
+        ),
+        (
+            UNET,
+            [f"{STEM}.safetensors", f"{STEM}.non_ema.safetensors"],
+            [f"{STEM}.safetensors"],
+            None,
+        ),
+        (
+            UNET,
+            [
+                *shards(f"{STEM}.fp16", (1, 2), 2),
+                f"{STEM}.safetensors.index.fp16.json",
+                *shards(STEM, (1, 2, 3), 3),
+                f"{STEM}.safetensors.index.json",
+                f"{STEM}.bin.index.json",
+            ],
+            [*shards(f"{STEM}.fp16", (1, 2), 2), f"{STEM}.safetensors.index.fp16.json"],
+            "fp16",
+        ),
+        (
+            TEXT_ENCODER,
+            [
+                *shards("text_encoder/model", (1, 2), 2),
+                "text_encoder/model.safetensors.index.json",
+                "text_encoder/pytorch_model.bin.index.json",
+            ],
+            [*shards("text_encoder/model", (1, 2), 2), "text_encoder/model.safetensors.index.json"],
+            None,
+        ),
+        (
+            UNET,
+            [f"{STEM}.safetensors", *shards(STEM, (1, 2), 2), f"{STEM}.safetensors.index.json"],
+            [f"{STEM}.safetensors"],
+            None,
+        ),
+        (
+            UNET,
+            [f"{STEM}.safetensors", "unet/openvino_model.safetensors", "unet/sub/config.json"],
+            [f"{STEM}.safetensors"],
+            None,
+        ),
+    ],
+    ids=["variant", "other variant", "variant shards", "plain shards", "single first", "other"],
+)
+def test_weights(
+    component: Component, there: list[str], wanted: list[str], variant: str | None
+) -> None:
+    config = f"{component.name}/config.json"
+    assert selected([config, *there], component) == ({config, *wanted}, variant)
+
+
+def test_a_tokenizer_gives_its_small_files() -> None:
+    tokenizer = Component("tokenizer", "transformers", "T5TokenizerFast")
+    small = {"tokenizer/spiece.model", "tokenizer/vocab.json", "tokenizer/merges.txt"}
+    other = {
+        "tokenizer/README.md",
+        "tokenizer/tokenizer.py",
+        "tokenizer/LICENSE",
+        "tokenizer/x.bin",
+    }
+    assert selected(small | other, tokenizer) == (small, None)
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        ([], "'unet', which has no folder"),
+        (["unet/config.json"], "'unet' has no safetensors$"),
+        (["unet/diffusion_pytorch_model.bin"], "only pickles"),
+        (["unet/model.onnx"], "only pickles or another format"),
+        ([f"{STEM}.bf16.safetensors"], "only the weights' variants bf16"),
+        (["unet/diffusers.py", f"{STEM}.safetensors"], "code of a repository is never run"),
+        (shards(STEM, (1, 2), 2), "lacks shards or their index"),
+        ([*shards(STEM, (1, 3), 3), f"{STEM}.safetensors.index.json"], "lacks shards"),
+    ],
+    ids=["no folder", "no weights", "pickle", "onnx", "variant", "code", "no index", "no shard"],
+)
+def test_a_component_that_cannot_be_loaded_is_refused(there: list[str], reason: str) -> None:
+    with pytest.raises(UnsuitableModelError, match=reason):
+        selected(there, UNET)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../x", "unet/../../x", "/etc/x", "unet\\x", "..\\x", "unet//x", "./x", "unet/\0", ""],
+)
+def test_a_name_that_leaves_the_folder_is_refused(path: str) -> None:
+    with pytest.raises(UnsuitableModelError, match="could leave"):
+        check_listing(listing(["model_index.json", path]))
+
+
+def test_a_listing_without_an_index_is_refused() -> None:
+    with pytest.raises(UnsuitableModelError, match=r"no model_index\.json"):
+        check_listing(listing(["model.safetensors", "unet/model_index.json"]))
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        (b"{", "no JSON$"),
+        (b"\xff", "no JSON$"),
+        (b"[]", "no JSON object"),
+        (b"{}", "no component that has weights"),
+        (b'{"scheduler": ["diffusers", "DDIMScheduler"]}', "no component that has weights"),
+        (b'{"unet": ["diffusers"]}', "'unet' is no component"),
+        (b'{"unet": [1, 2]}', "'unet' is no component"),
+        (b'{"../x": ["diffusers", "UNet2DConditionModel"]}', "'../x' is no component"),
+    ],
+)
+def test_a_wrong_index_is_refused(index: bytes, reason: str) -> None:
+    with pytest.raises(UnsuitableModelError, match=reason):
+        read_components(index)

@@ -1,0 +1,106 @@
+"""The marker: present means complete, and a marker that cannot be read means incomplete."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modelstore import MARKER_NAME, FileEntry, IncompleteModelError, Marker
+
+MARKER = Marker(
+    name="sd",
+    source="hf://owner/name@main",
+    revision="0" * 40,
+    variant="fp16",
+    completed_at="2026-11-21T07:00:00+00:00",
+    files=(FileEntry("unet/config.json", 2, "a" * 64), FileEntry("model_index.json", 3, "b" * 64)),
+    asked_variant="fp16",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sd" / "unet").mkdir(parents=True)
+    (tmp_path / "sd" / "unet" / "config.json").write_bytes(b"{}")
+    (tmp_path / "sd" / "model_index.json").write_bytes(b"{ }")
+    return tmp_path / "sd"
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    MARKER.write(folder)
+    assert Marker.read(folder) == MARKER
+    assert MARKER.size == 5
+    assert [path.name for path in folder.glob(".*")] == [MARKER_NAME]
+
+
+def test_a_folder_that_is_not_there_is_incomplete(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteModelError, match="no model folder 'sd'"):
+        Marker.read(tmp_path / "sd")
+
+
+def test_a_folder_without_a_marker_is_incomplete(folder: Path) -> None:
+    with pytest.raises(IncompleteModelError, match="did not finish"):
+        Marker.read(folder)
+
+
+def document(**changes: object) -> str:
+    whole = {
+        "schema_version": 1,
+        "name": "sd",
+        "source": "file:///a",
+        "revision": "sha256:0",
+        "variant": None,
+        "completed_at": "",
+        "files": [],
+    }
+    return json.dumps({key: value for key, value in (whole | changes).items() if value != "absent"})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no JSON"),
+        ('{"schema_version": 1', "no JSON"),
+        ("[]", "not of schema version 1"),
+        (document(schema_version="absent"), "not of schema version 1"),
+        (document(schema_version=2), "not of schema version 1"),
+        (document(revision="absent"), "schema version 1"),
+        (document(files="absent"), "schema version 1"),
+        (document(files=[{"path": "a"}]), "schema version 1"),
+        (document(unknown=1), "schema version 1"),
+    ],
+    ids=[
+        "empty",
+        "cut",
+        "no object",
+        "no version",
+        "newer version",
+        "no revision",
+        "no files",
+        "half an entry",
+        "unknown field",
+    ],
+)
+def test_a_marker_of_another_form_is_incomplete(folder: Path, text: str, reason: str) -> None:
+    (folder / MARKER_NAME).write_text(text)
+    with pytest.raises(IncompleteModelError, match=reason):
+        Marker.read(folder)
+
+
+def test_a_marker_that_knows_no_asked_variant_is_read(folder: Path) -> None:
+    (folder / MARKER_NAME).write_text(document())
+    assert Marker.read(folder).asked_variant is None
+
+
+def test_sizes_are_checked(folder: Path) -> None:
+    MARKER.check_sizes(folder)
+
+    (folder / "model_index.json").write_bytes(b"{}")
+    with pytest.raises(IncompleteModelError, match=r"model_index\.json has 2 bytes, not 3"):
+        MARKER.check_sizes(folder)
+
+    (folder / "unet" / "config.json").unlink()
+    with pytest.raises(IncompleteModelError, match=r"lacks unet/config\.json"):
+        MARKER.check_sizes(folder)

@@ -1,0 +1,82 @@
+"""A real predictor process for tests: started on a free port, watched, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from demo.run import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_NAME = "demo"
+PREDICT = f"/v1/models/{MODEL_NAME}:predict"
+
+
+@dataclass
+class Server:
+    """One predictor process."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls, model: Path, log: Path, **settings: Any) -> Iterator[Server]:
+        """Start the predictor on ``model``; killed at the end if it still runs."""
+        port = free_port()
+        flags = {"model_dir": model, "host": "127.0.0.1", "drain_seconds": 0, **settings}
+        command = [sys.executable, "-m", "predictor", f"--http_port={port}"]
+        command += [f"--model_name={MODEL_NAME}"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PREDICTOR_")
+        }
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment
+            )
+            try:
+                yield cls(process, f"http://127.0.0.1:{port}", log)
+            finally:
+                process.kill()
+                process.wait()
+
+    def wait_for(self, path: str, status: int = 200, seconds: float = 120) -> None:
+        """Poll ``path`` until it answers with ``status``."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(self.url + path, timeout=5).status_code == status:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"{path} did not answer {status}: {self.log.read_text()}")
+
+    def wait_until_ready(self) -> None:
+        """Wait for the warm-up picture."""
+        self.wait_for(f"/v2/models/{MODEL_NAME}/ready")
+
+    def terminate(self) -> None:
+        """What the kubelet sends first."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+def picture_of(response: httpx.Response) -> Image.Image:
+    """The picture in a response that must have succeeded."""
+    assert response.status_code == 200, response.text
+    picture = Image.open(io.BytesIO(response.content))
+    picture.load()
+    return picture
