@@ -41,7 +41,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     try:
         pipeline = DiffusionPipeline.from_pretrained(
             settings.model_dir,
-            torch_dtype=pick_dtype(settings, device),
+            dtype=pick_dtype(settings, device),
             variant=marker.variant,
             use_safetensors=True,
             local_files_only=True,

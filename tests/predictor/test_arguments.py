@@ -1,0 +1,57 @@
+"""The command line: our flags and KServe's, and the environment under them."""
+
+from __future__ import annotations
+
+import pytest
+
+from predictor.arguments import parse_arguments
+from predictor.settings import Settings
+
+
+def test_our_flags_and_kserves_are_read_together() -> None:
+    settings, flags = parse_arguments(
+        ["--max_pixels=65536", "--embed_metadata=false", "--http_port=9001", "--model_name=sd"]
+    )
+
+    assert (settings.max_pixels, settings.embed_metadata) == (65536, False)
+    assert (flags.http_port, flags.model_name) == (9001, "sd")
+
+
+def test_a_flag_outranks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREDICTOR_MAX_SIDE", "512")
+    monkeypatch.setenv("PREDICTOR_MAX_PIXELS", "4096")
+
+    settings, _ = parse_arguments(["--max_side=1024"])
+
+    assert (settings.max_side, settings.max_pixels) == (1024, 4096)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_has_a_flag_and_a_description(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+
+    assert f"--{name} " in capsys.readouterr().out
+    assert Settings.model_fields[name].description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--max_pixels=many"], ["--max_pixels", "'many'", "integer"]),
+        (["--device=tpu"], ["--device", "'tpu'", "'cuda'"]),
+        (["--nonsense=1"], ["--nonsense"]),
+        (["--workers=2"], ["--workers", "replicas"]),
+    ],
+)
+def test_a_wrong_flag_ends_the_process_with_one_sentence(
+    arguments: list[str], told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(arguments)
+
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert [word for word in told if word not in last_line] == []

@@ -1,0 +1,128 @@
+"""The pipeline seam over real pipelines: the demo model, and SDXL and SD3 with random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UniPCMultistepScheduler
+
+from demo.judge import look_at
+from demo.shapes import Scene
+from downloader.download import download_model
+from downloader.settings import Settings as DownloadSettings
+from downloader.sources import open_source
+from predictor.engine.seam import GenerationCancelledError
+from predictor.errors import ModelLoadError
+from predictor.pipeline import DiffusersPipeline, load_pipeline
+from predictor.schedulers import OWN, make_scheduler, scheduler_names
+from predictor.settings import Settings
+from predictor.types import GenerationRequest
+from tests.predictor.random_pipelines import build_sd3, build_sdxl
+
+SCENE = Scene("red", "circle", "yellow")
+REQUEST = GenerationRequest(SCENE.prompt, "", 3, 64, 64, 20, 2.0, "unipc")
+
+
+@pytest.fixture(scope="module")
+def pipeline(demo_model: Path) -> DiffusersPipeline:
+    return load_pipeline(Settings(model_dir=demo_model))
+
+
+def test_the_profile_comes_from_the_folder(pipeline: DiffusersPipeline) -> None:
+    defaults = pipeline.profile.defaults
+
+    assert (defaults.width, defaults.height) == (64, 64)
+    assert (defaults.num_inference_steps, defaults.guidance_scale) == (20, 2.0)
+    assert pipeline.profile.size_multiple == 8
+    assert pipeline.profile.revision.startswith("sha256:")
+
+
+def test_the_picture_equals_the_pipelines_own_call(
+    pipeline: DiffusersPipeline, demo_model: Path
+) -> None:
+    own = StableDiffusionPipeline.from_pretrained(demo_model, variant="fp16", dtype=torch.float32)
+    own.scheduler = UniPCMultistepScheduler.from_config(own.scheduler.config)
+    expected = own(
+        SCENE.prompt,
+        width=64,
+        height=64,
+        num_inference_steps=20,
+        guidance_scale=2.0,
+        generator=torch.Generator("cpu").manual_seed(3),
+    ).images[0]
+
+    assert np.array_equal(pipeline.generate(REQUEST, lambda: False).image, expected)
+
+
+@pytest.mark.parametrize("name", scheduler_names(UniPCMultistepScheduler()))
+def test_every_scheduler_draws_what_the_prompt_says(pipeline: DiffusersPipeline, name: str) -> None:
+    # DDPM walks in small steps: it needs more of them than the solvers.
+    steps = 100 if name == "ddpm" else 30
+    request = dataclasses.replace(REQUEST, scheduler=name, num_inference_steps=steps)
+
+    picture = pipeline.generate(request, lambda: False).image
+
+    assert look_at(picture).shows(SCENE), look_at(picture)
+
+
+def test_cancelling_stops_at_the_next_step(pipeline: DiffusersPipeline) -> None:
+    asked: list[int] = []
+
+    def after_three_steps() -> bool:
+        asked.append(len(asked))
+        return len(asked) > 3
+
+    with pytest.raises(GenerationCancelledError):
+        pipeline.generate(REQUEST, after_three_steps)
+    assert len(asked) == 4
+
+
+def test_a_scheduler_is_made_anew_for_each_request() -> None:
+    own = UniPCMultistepScheduler(prediction_type="v_prediction")
+
+    made = make_scheduler(OWN, own)
+
+    assert made is not own
+    assert make_scheduler("dpmpp_2m_karras", own).config.use_karras_sigmas
+    assert make_scheduler("euler", own).config.prediction_type == "v_prediction"
+
+
+def test_cuda_that_is_not_there_is_told(demo_model: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+
+    with pytest.raises(ModelLoadError, match="device=cuda but torch sees no GPU"):
+        load_pipeline(Settings(model_dir=demo_model, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("build", "multiple", "schedulers"),
+    [
+        (build_sdxl, 8, scheduler_names(UniPCMultistepScheduler())),
+        (build_sd3, 8, (OWN,)),
+    ],
+)
+def test_another_family_is_published_loaded_and_served(
+    tmp_path: Path, build: Callable[[], DiffusionPipeline], multiple: int, schedulers: tuple[str]
+) -> None:
+    source = tmp_path / "source"
+    build().save_pretrained(source)
+    download = DownloadSettings(source=source.as_uri(), name="other", target=tmp_path)
+    download_model(open_source(download.source, 1), download)
+
+    loaded = load_pipeline(Settings(model_dir=tmp_path / "other"))
+    profile = loaded.profile
+    request = dataclasses.replace(
+        REQUEST, width=128, height=64, num_inference_steps=3, scheduler=profile.defaults.scheduler
+    )
+    first, again = (loaded.generate(request, lambda: False).image for _ in range(2))
+
+    assert (profile.size_multiple, profile.schedulers) == (multiple, schedulers)
+    assert (profile.defaults.width, profile.defaults.height) == (128, 128)
+    assert first.size == (128, 64)
+    assert np.array_equal(first, again)

@@ -1,0 +1,127 @@
+"""Bad requests: each is a 400 that names field, value and bound, and tells no secrets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving import PREDICT
+
+PROMPT = "a red circle on a blue background"
+
+PARAMETERS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("unknown parameter", {"guidence_scale": 2}, ["guidence_scale", "'guidance_scale'"]),
+    ("wrong type", {"num_inference_steps": "20"}, ["num_inference_steps", "'20'", "integer"]),
+    ("a flag for a number", {"seed": True}, ["seed", "True", "integer"]),
+    ("width no multiple", {"width": 100}, ["width", "100", "8", "96", "104"]),
+    ("height no multiple", {"height": 65}, ["height", "65", "8", "64", "72"]),
+    ("width over the limit", {"width": 4096}, ["width", "4096", "2048"]),
+    ("height under the limit", {"height": 8}, ["height", "8", "64"]),
+    ("too many pixels", {"width": 2048, "height": 2048}, ["width x height", "4194304", "1572864"]),
+    ("no steps", {"num_inference_steps": 0}, ["num_inference_steps", "0", "1", "150"]),
+    ("too many steps", {"num_inference_steps": 151}, ["num_inference_steps", "151", "150"]),
+    ("negative guidance", {"guidance_scale": -0.5}, ["guidance_scale", "-0.5", "0"]),
+    ("too much guidance", {"guidance_scale": 31}, ["guidance_scale", "31", "30"]),
+    ("a word for guidance", {"guidance_scale": "NaN"}, ["guidance_scale", "'NaN'", "number"]),
+    ("negative seed", {"seed": -1}, ["seed", "-1", "0"]),
+    ("seed beyond a double", {"seed": 2**53}, ["seed", str(2**53), str(2**53 - 1)]),
+    ("unknown scheduler", {"scheduler": "dpm"}, ["scheduler", "'dpm'", "dpmpp_2m", "unipc"]),
+    ("unknown format", {"output_format": "gif"}, ["output_format", "'gif'", "'webp'"]),
+    ("no picture", {"num_images_per_prompt": 0}, ["num_images_per_prompt", "0", "1"]),
+    ("too many pictures", {"num_images_per_prompt": 17}, ["num_images_per_prompt", "17", "16"]),
+    ("very many pictures", {"num_images_per_prompt": 10**12}, ["num_images_per_prompt", "16"]),
+    ("long negative prompt", {"negative_prompt": "x" * 4097}, ["negative_prompt", "4097", "4096"]),
+]
+
+BODIES: list[tuple[str, bytes, list[str]]] = [
+    ("no JSON", b"prompt=red", ["no JSON"]),
+    ("NaN", b'{"prompt": "x", "guidance_scale": NaN}', ["no JSON"]),
+    ("infinity", b'{"prompt": "x", "guidance_scale": 1e999}', ["no JSON"]),
+    ("empty", b"", ["no JSON"]),
+    ("not UTF-8", b'{"prompt": "\xff"}', ["no JSON"]),
+    ("a list", b'["a red circle"]', ["JSON object"]),
+    ("no prompt", b"{}", ["prompt", "missing"]),
+    ("empty prompt", b'{"prompt": "  "}', ["prompt", "empty"]),
+    ("long prompt", b'{"prompt": "%s"}' % (b"x" * 4097), ["prompt", "4097", "4096"]),
+    ("prompt of a wrong type", b'{"prompt": ["x"]}', ["prompt", "['x']", "string"]),
+    ("no instances", b'{"instances": []}', ["instances", "empty"]),
+    ("instances no list", b'{"instances": {"prompt": "x"}}', ["instances", "list"]),
+    ("parameters no object", b'{"prompt": "x", "parameters": 3}', ["parameters", "3"]),
+    ("given twice", b'{"prompt": "x", "seed": 1, "parameters": {"seed": 2}}', ["seed", "twice"]),
+    ("both forms", b'{"prompt": "x", "instances": [{"prompt": "x"}]}', ["prompt", "unknown"]),
+    (
+        "second instance",
+        b'{"instances": [{"prompt": "x"}, {"prompt": "x", "width": 100}]}',
+        ["instances[1].width", "100"],
+    ),
+    (
+        "unknown in an instance",
+        b'{"instances": [{"prompt": "x", "parameters": {"widht": 64}}]}',
+        ["instances[0].parameters.widht", "'width'"],
+    ),
+    (
+        "too many pictures in all",
+        b'{"instances": [{"prompt": "x"}, {"prompt": "x"}], '
+        b'"parameters": {"num_images_per_prompt": 9}}',
+        ["18", "16"],
+    ),
+]
+
+
+def refusal(response: httpx.Response, status: int = 400) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert list(response.json()) == ["error"]
+    error = response.json()["error"]
+    assert isinstance(error, str)
+    assert "Traceback" not in error
+    assert "/" not in error, "a path leaves the server"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"), [case[1:] for case in PARAMETERS], ids=[case[0] for case in PARAMETERS]
+)
+def test_a_wrong_parameter_is_named(
+    client: httpx.Client, parameters: dict[str, Any], told: list[str]
+) -> None:
+    nested = refusal(client.post(PREDICT, json={"prompt": PROMPT, "parameters": parameters}))
+    flat = refusal(client.post(PREDICT, json={"prompt": PROMPT, **parameters}))
+
+    assert [word for word in told if word not in nested] == []
+    assert [word for word in told if word not in flat] == []
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+@pytest.mark.parametrize(
+    ("body", "told"), [case[1:] for case in BODIES], ids=[case[0] for case in BODIES]
+)
+def test_a_wrong_body_is_explained(
+    client: httpx.Client, body: bytes, told: list[str], content_type: str
+) -> None:
+    response = client.post(PREDICT, content=body, headers={"content-type": content_type})
+
+    error = refusal(response)
+    # KServe itself parses what calls itself JSON, and says it in its own words.
+    error = error.replace("Unrecognized request format", "no JSON")
+    assert [word for word in told if word not in error] == []
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(client: httpx.Client) -> None:
+    error = refusal(client.post(PREDICT, content=b" " * (1_048_576 + 1)), status=413)
+
+    assert "1048576" in error
+
+
+def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
+    error = refusal(client.post("/v1/models/nobody:predict", json={"prompt": "x"}), status=404)
+
+    assert "nobody" in error
+
+
+def test_a_refused_request_leaves_the_server_well(client: httpx.Client) -> None:
+    client.post(PREDICT, json={"prompt": PROMPT, "scheduler": "nonsense"})
+
+    assert client.post(PREDICT, json={"prompt": PROMPT}).status_code == 200
