@@ -23,19 +23,14 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         return Settings(
             _cli_parse_args=list(arguments),
             _cli_prog_name="python -m downloader",
-            _cli_kebab_case=True,
             _cli_exit_on_error=False,
         )  # type: ignore[call-arg]  # the required fields come from the flags
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        raise InvalidSettingError(f"{_flag(name)} ({_variable(name)}): {first['msg']}") from None
+        raise InvalidSettingError(f"--{name} ({_variable(name)}): {first['msg']}") from None
     except SettingsError as error:
         raise InvalidSettingError(_parser_complaint(str(error))) from None
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _variable(name: str) -> str:

@@ -21,7 +21,7 @@ from predictor.errors import (
     OverloadedError,
 )
 
-_STATUS: dict[type[Exception], HTTPStatus] = {
+STATUS: dict[type[Exception], HTTPStatus] = {
     InvalidRequestError: HTTPStatus.BAD_REQUEST,
     InvalidInput: HTTPStatus.BAD_REQUEST,
     ModelNotFound: HTTPStatus.NOT_FOUND,
@@ -40,13 +40,13 @@ _RETRY_AFTER_SECONDS = "5"
 
 def register_error_responses(app: FastAPI) -> None:
     """Answer every error by the table, and any other one without a word of its text."""
-    for error_type in _STATUS:
+    for error_type in STATUS:
         app.add_exception_handler(error_type, _respond)
     app.add_exception_handler(Exception, _respond_unexpected)
 
 
 async def _respond(_: Request, error: Exception) -> JSONResponse:
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     headers = {"retry-after": _RETRY_AFTER_SECONDS} if status in _RETRY_AFTER else {}
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from demo.run import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-MODEL_NAME = "demo"
+MODEL_NAME = "stable-diffusion"
 PREDICT = f"/v1/models/{MODEL_NAME}:predict"
 
 

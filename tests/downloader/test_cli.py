@@ -30,7 +30,7 @@ def test_flags_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("DOWNLOADER_NAME", "from-environment")
     monkeypatch.setenv("DOWNLOADER_TARGET", "/from/environment")
 
-    settings = read_settings([*SOURCE, "--max-workers", "2"])
+    settings = read_settings([*SOURCE, "--max_workers", "2"])
 
     assert (settings.name, settings.target) == ("sd", Path("/from/environment"))
     assert (settings.variant, settings.max_workers) == ("fp16", 2)
@@ -47,7 +47,7 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     ("arguments", "sentence"),
     [
         (["--name", "sd"], "--source (DOWNLOADER_SOURCE): Field required"),
-        ([*SOURCE, "--max-workers", "0"], "--max-workers (DOWNLOADER_MAX_WORKERS): Input should"),
+        ([*SOURCE, "--max_workers", "0"], "--max_workers (DOWNLOADER_MAX_WORKERS): Input should"),
         ([*SOURCE, "--sorce", "hf://a/b"], "unknown argument --sorce; --help lists the flags"),
         ([*SOURCE, "--token=hf_secret"], "unknown argument --token; --help lists the flags"),
         ([*SOURCE, "hf_secret"], "unknown argument; --help lists the flags"),
@@ -67,7 +67,7 @@ def test_help_describes_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         read_settings(["--help"])
     text = capsys.readouterr().out
-    for flag in ("--source", "--name", "--target", "--variant", "--max-workers"):
+    for flag in ("--source", "--name", "--target", "--variant", "--max_workers"):
         assert flag in text
 
 

@@ -154,7 +154,7 @@ def test_a_killed_run_publishes_nothing_and_the_next_one_goes_on(
     # With one worker the files come in order of their paths: those after the unet are not begun.
     path = "unet/diffusion_pytorch_model.safetensors"
     hub.stall.add(path)
-    with job.start("--max-workers", "1") as process:
+    with job.start("--max_workers", "1") as process:
         assert hub.stalled.wait(timeout=30)
         process.kill()
     assert not (target / "sd").exists()

@@ -1,0 +1,71 @@
+"""The demo model and the demo itself: small, safe, trained, and showing what the prompt says."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from demo.judge import look_at
+from demo.run import MODEL, OUTPUT, ROOT
+from demo.shapes import COLOURS, SHAPES, Scene, all_scenes
+
+
+def test_the_model_is_small_and_holds_only_half_precision_safetensors() -> None:
+    files = [path for path in MODEL.rglob("*") if path.is_file()]
+    weights = [path for path in files if path.suffix == ".safetensors"]
+
+    assert sum(path.stat().st_size for path in files) <= 8_000_000
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert len(weights) == 3
+    assert {dtype for path in weights for dtype in dtypes(path)} == {"F16"}
+
+
+def dtypes(path: Path) -> set[str]:
+    """The tensors' types in a safetensors header: eight bytes of length, then JSON."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    return {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"}
+
+
+def test_the_promise_is_wide_enough() -> None:
+    scenes = list(all_scenes())
+
+    assert len(COLOURS) >= 7
+    assert len(SHAPES) >= 4
+    assert all(
+        len({one.background for one in scenes if (one.colour, one.shape) == (colour, shape)}) >= 6
+        for colour in COLOURS
+        for shape in SHAPES
+    )
+
+
+def test_nearly_all_prompts_are_obeyed_at_the_folders_own_defaults(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "demo/evaluate.py", f"--sheet={tmp_path / 'sheet.png'}", "--least=0.95"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Image.open(tmp_path / "sheet.png").width > 1000
+
+
+def test_the_demo_makes_a_picture_of_its_prompt_and_fetches_only_once() -> None:
+    command = [sys.executable, "demo/run.py", "--prompt", "a white star on a red background"]
+
+    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    again = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300
+    )
+
+    assert "already there" in again.stdout
+    assert look_at(Image.open(OUTPUT / "picture.png")).shows(Scene("white", "star", "red"))

@@ -1,0 +1,82 @@
+"""The project's own files: packages, locks, the Makefile and CI."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+TARGETS = {"demo", "serve", "test", "check", "bench", "images", "manifests", "clean"}
+
+
+def pins(lock: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / lock).read_text("utf-8")
+    return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
+
+
+def test_every_package_is_in_the_distribution() -> None:
+    folders = {
+        str(init.parent.relative_to(ROOT)).replace("/", ".")
+        for top in ("predictor", "downloader", "modelstore")
+        for init in (ROOT / top).rglob("__init__.py")
+    }
+
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
+
+
+def test_torch_is_pinned_and_xformers_is_only_in_the_gpu_lock() -> None:
+    assert pins("predictor.lock")["torch"] == "2.13.0"
+    assert pins("predictor.lock")["xformers"] == "0.0.35"
+    assert pins("dev.lock")["torch"] == "2.13.0"
+    for lock in ("dev.lock", "downloader.lock", "predictor-cpu.lock"):
+        assert "xformers" not in pins(lock)
+        assert not [name for name in pins(lock) if name.startswith("nvidia-")]
+
+
+def test_the_downloaders_lock_holds_no_torch() -> None:
+    assert pins("downloader.lock").keys().isdisjoint({"torch", "diffusers", "transformers"})
+    assert "huggingface-hub" in pins("downloader.lock")
+
+
+@pytest.mark.parametrize("lock", ["predictor.lock", "predictor-cpu.lock", "downloader.lock"])
+def test_every_pin_of_an_image_has_a_hash(lock: str) -> None:
+    text = (ROOT / "requirements" / lock).read_text("utf-8")
+
+    assert all(
+        "--hash=sha256:" in entry for entry in re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
+    )
+
+
+def test_what_is_tested_is_what_is_shipped() -> None:
+    tested = pins("dev.lock")
+    for lock in ("predictor.lock", "predictor-cpu.lock", "downloader.lock"):
+        shipped = pins(lock)
+        differing = {
+            name for name in shipped.keys() & tested.keys() if shipped[name] != tested[name]
+        }
+        assert differing == set(), lock
+
+
+def test_make_help_lists_every_target() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert {line.split()[0] for line in done.stdout.splitlines()} >= TARGETS
+
+
+def test_ci_runs_the_tests_and_the_checks() -> None:
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+
+    assert re.findall(r"^make (\w+)$", script, re.MULTILINE) == ["test", "check"]
+
+
+def test_one_version_everywhere() -> None:
+    version = PROJECT["project"]["version"]
+
+    assert f"appVersion: {version}" in (ROOT / "helm" / "Chart.yaml").read_text().replace('"', "")
+    for dockerfile in ("Dockerfile", "Dockerfile.downloader"):
+        assert f"ARG VERSION={version}" in (ROOT / dockerfile).read_text()
