@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +24,6 @@ sys.path.insert(0, str(ROOT))
 from demo.run import NAME, VOLUME, ask, free_port, publish, server  # noqa: E402
 from predictor.pipeline import DiffusersPipeline, load_pipeline  # noqa: E402
 from predictor.settings import Settings  # noqa: E402
-from predictor.types import GenerationRequest  # noqa: E402
 
 PROMPT = "a red circle on a blue background"
 RESULTS = ROOT / "bench" / "results" / "serving.json"
@@ -67,17 +67,7 @@ def _measure(
 
 
 def _timed_bare(pipeline: DiffusersPipeline, seed: int) -> float:
-    defaults = pipeline.profile.defaults
-    request = GenerationRequest(
-        PROMPT,
-        "",
-        seed,
-        defaults.width,
-        defaults.height,
-        defaults.num_inference_steps,
-        defaults.guidance_scale,
-        defaults.scheduler,
-    )
+    request = replace(pipeline.profile.default_request(PROMPT), seed=seed)
     started = time.perf_counter()
     pipeline.generate(request, lambda: False)
     return time.perf_counter() - started

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from kserve import Model
 
 from predictor.engine import Engine
+from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
 from predictor.protocol import Picture, decode, encode
 from predictor.settings import Settings
@@ -27,12 +28,20 @@ class Loaded(NamedTuple):
 
 
 def load(settings: Settings) -> Loaded:
-    """Load the model folder into an engine; seconds to minutes, so never on the event loop."""
+    """Load the model folder into an engine; seconds to minutes, so never on the event loop.
+
+    Raises:
+        ModelLoadError: it cannot be served under these settings.
+    """
     # torch and diffusers take seconds to import: the port opens before that.
     from predictor.engine import SerialEngine
     from predictor.pipeline import load_pipeline
 
     pipeline = load_pipeline(settings)
+    try:
+        Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
+    except InvalidRequestError as error:
+        raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
     return Loaded(SerialEngine(pipeline, settings.max_queue_length), pipeline.profile)
 
 

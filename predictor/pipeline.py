@@ -6,6 +6,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,17 +124,8 @@ class DiffusersPipeline:
         Raises:
             ModelLoadError: it failed.
         """
-        defaults = self._profile.defaults
-        request = GenerationRequest(
-            prompt="warm-up",
-            negative_prompt="",
-            seed=0,
-            width=defaults.width,
-            height=defaults.height,
-            num_inference_steps=WARM_UP_STEPS,
-            guidance_scale=defaults.guidance_scale,
-            scheduler=defaults.scheduler,
-        )
+        request = self._profile.default_request("warm-up")
+        request = replace(request, num_inference_steps=WARM_UP_STEPS)
         try:
             self.generate(request, lambda: False)
         except Exception as error:

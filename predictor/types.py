@@ -65,3 +65,7 @@ class ModelProfile:
     defaults: GenerationDefaults
     size_multiple: int
     schedulers: tuple[str, ...]
+
+    def default_request(self, prompt: str) -> GenerationRequest:
+        """What a request with a prompt alone asks for, with seed 0."""
+        return GenerationRequest(prompt, negative_prompt="", seed=0, **asdict(self.defaults))

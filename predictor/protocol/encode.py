@@ -13,6 +13,9 @@ from predictor.protocol.accept import JSON
 from predictor.protocol.decode import Call
 from predictor.types import GenerationResult
 
+# Proxies refuse long headers, most of them above 8 KiB for all together.
+_MAX_HEADER_LENGTH = 1024
+
 
 @dataclass(frozen=True)
 class EncodedResponse:
@@ -69,7 +72,7 @@ def _headers(results: Sequence[GenerationResult]) -> dict[str, str]:
     }
     warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
     if warnings:
-        headers["x-warning"] = _as_header("; ".join(warnings))
+        headers["x-warning"] = _as_header("; ".join(warnings))[:_MAX_HEADER_LENGTH]
     return headers
 
 

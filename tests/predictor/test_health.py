@@ -89,6 +89,16 @@ def test_metrics_count_predictions(client: httpx.Client) -> None:
     assert count() == before + 1
 
 
+def test_settings_that_forbid_the_models_own_defaults_end_the_process(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    with Server.started(demo_model, tmp_path / "log", max_num_inference_steps=10) as server:
+        assert server.process.wait(timeout=60) == 1
+
+    last_line = server.log.read_text().splitlines()[-1]
+    assert "own defaults: num_inference_steps: 20 is not between 1 and 10" in last_line
+
+
 def test_nobody_can_take_the_model_away_over_http(client: httpx.Client) -> None:
     response = client.post(f"/v2/repository/models/{MODEL_NAME}/unload")
 
