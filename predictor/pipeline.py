@@ -170,7 +170,8 @@ class DiffusersPipeline:
 
         arguments = {
             "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
+            # None, not "": SDXL was trained with zeros where there is no negative prompt.
+            "negative_prompt": request.negative_prompt or None,
             "width": request.width,
             "height": request.height,
             "num_inference_steps": request.num_inference_steps,
