@@ -52,9 +52,9 @@ class Placement:
     def random(cls, rng: random.Random) -> Placement:
         """A placement near the middle, the whole shape well inside the frame."""
         return cls(
-            x=SIZE / 2 + rng.uniform(-5, 5),
-            y=SIZE / 2 + rng.uniform(-5, 5),
-            radius=rng.uniform(17, 23),
+            x=SIZE / 2 + rng.uniform(-3, 3),
+            y=SIZE / 2 + rng.uniform(-3, 3),
+            radius=rng.uniform(18, 23),
         )
 
 

@@ -54,7 +54,7 @@ def main() -> None:
     pixels = _draw_all(scenes, rng)
 
     vae = _build_vae()
-    _train_vae(vae, pixels, options.vae_steps, batch_size=32)
+    _train_vae(vae, pixels, options.vae_steps, batch_size=24)
     latents = _whiten(vae, pixels)
 
     tokenizer = build_tokenizer(_phrasings(all_scenes()))
@@ -83,7 +83,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("demo/model"))
     parser.add_argument("--seed", type=int, default=20261121)
     parser.add_argument("--vae-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=4000)
     return parser.parse_args()
 
 
@@ -239,7 +239,7 @@ def _train_denoiser(
         tokens = tokenizer(prompts, padding="max_length", max_length=WINDOW, return_tensors="pt")
         clean = latents[picked]
         noise = torch.randn_like(clean)
-        timesteps = torch.randint(1000, (batch_size,))
+        timesteps = _draw_timesteps(batch_size)
         alpha, sigma = signal[timesteps, None, None, None], noise_level[timesteps, None, None, None]
         hidden = text_encoder(tokens.input_ids)[0]
         predicted = unet(alpha * clean + sigma * noise, timesteps, hidden).sample
@@ -253,6 +253,11 @@ def _train_denoiser(
             parameter.copy_(mean)
     text_encoder.eval()
     unet.eval()
+
+
+def _draw_timesteps(count: int) -> Tensor:
+    """More often noisy than clean: the prompt decides what a picture shows while little is seen."""
+    return (1000 * torch.rand(count) ** 0.7).long()
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

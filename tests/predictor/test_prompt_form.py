@@ -8,6 +8,7 @@ import pytest
 
 from demo.judge import look_at
 from demo.shapes import Scene
+from demo.tokenizer import WINDOW
 from modelstore import Marker
 from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
 
@@ -89,7 +90,8 @@ def test_more_than_one_picture_comes_as_json(client: httpx.Client) -> None:
 def test_a_prompt_beyond_the_window_is_answered_with_what_was_dropped(
     client: httpx.Client,
 ) -> None:
-    kept = "a red star on a white background" + " red" * 68
+    sentence = "a red star on a white background"
+    kept = sentence + " red" * (WINDOW - 2 - len(sentence.split()))
     prompt = f"{kept} Überlange Zebras, dropped"
 
     response = client.post(PREDICT, json={"prompt": prompt})
