@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from modelstore import IncompleteModelError, Marker
+from modelstore.layout import MODEL_INDEX_NAME
 from predictor.device import pick_device, pick_dtype
 from predictor.engine.seam import GenerationCancelledError
 from predictor.errors import ModelLoadError
@@ -46,6 +48,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
             variant=marker.variant,
             use_safetensors=True,
             local_files_only=True,
+            **_absent_components(settings.model_dir),
         ).to(device)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
@@ -53,6 +56,12 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     loaded = DiffusersPipeline(pipeline, _profile(pipeline, settings.model_dir, marker.revision))
     loaded.warm_up()
     return loaded
+
+
+def _absent_components(folder: Path) -> dict[str, None]:
+    """The components that the index leaves empty (SD3 without T5), which diffusers must be told."""
+    index = json.loads((folder / MODEL_INDEX_NAME).read_text(encoding="utf-8"))
+    return {name: None for name, entry in index.items() if entry == [None, None]}
 
 
 def _read_marker(folder: Path) -> Marker:

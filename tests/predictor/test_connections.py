@@ -15,7 +15,7 @@ from tests.serving import MODEL_NAME, PREDICT, Server
 SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 LONG = {
     "prompt": "a red star",
-    "parameters": {"num_inference_steps": 150, "width": 256, "height": 256},
+    "parameters": {"num_inference_steps": 150, "width": 128, "height": 128},
 }
 
 
