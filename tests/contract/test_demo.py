@@ -56,7 +56,8 @@ def test_nearly_all_prompts_are_obeyed_at_the_folders_own_defaults(tmp_path: Pat
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert Image.open(tmp_path / "sheet.png").width > 1000
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 1000
 
 
 def test_the_demo_makes_a_picture_of_its_prompt_and_fetches_only_once() -> None:
@@ -68,4 +69,5 @@ def test_the_demo_makes_a_picture_of_its_prompt_and_fetches_only_once() -> None:
     )
 
     assert "already there" in again.stdout
-    assert look_at(Image.open(OUTPUT / "picture.png")).shows(Scene("white", "star", "red"))
+    with Image.open(OUTPUT / "picture.png") as picture:
+        assert look_at(picture).shows(Scene("white", "star", "red"))

@@ -88,7 +88,8 @@ def test_the_curl_lines_of_the_interface_work_as_written(
     if promised:
         assert json.loads(printed) == json.loads(promised[1])
     for picture in [*tmp_path.glob("*.png"), *tmp_path.glob("*.webp")]:
-        assert Image.open(picture).format == picture.suffix[1:].upper()
+        with Image.open(picture) as opened:
+            assert opened.format == picture.suffix[1:].upper()
     for answer in tmp_path.glob("*.json"):
         assert len(json.loads(answer.read_text())["predictions"]) == 2
 
@@ -99,9 +100,10 @@ def test_the_readmes_curl_lines_bring_the_pictures_that_they_promise(
     for block in curl_blocks(README):
         run_as_written(block, server, tmp_path)
 
-    star = Image.open(tmp_path / "star.png")
+    with Image.open(tmp_path / "star.png") as star:
+        seen = look_at(star)
     predictions = json.loads((tmp_path / "answer.json").read_text())["predictions"]
-    assert look_at(star).shows(Scene("yellow", "star", "purple"))
+    assert seen.shows(Scene("yellow", "star", "purple"))
     assert [one["prompt"] for one in predictions] == [
         "a red circle on a blue background",
         "a white square on a green background",
