@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from downloader.errors import NotFoundError
+from downloader.errors import NotFoundError, SourceError
 from downloader.sources.remote import Digest, RemoteFile
 from downloader.spec import FolderSpec
 
@@ -45,7 +45,10 @@ class FolderSource:
     def _files(self) -> tuple[RemoteFile, ...]:
         if not self.spec.path.is_dir():
             raise NotFoundError(f"{self.uri}: there is no such folder")
-        return tuple(self._read(path) for path in sorted(_visible_files(self.spec.path)))
+        try:
+            return tuple(self._read(path) for path in sorted(_visible_files(self.spec.path)))
+        except OSError as error:
+            raise SourceError(f"{self.uri}: {error.filename}: {error.strerror}") from error
 
     def _read(self, path: Path) -> RemoteFile:
         with path.open("rb") as stream:

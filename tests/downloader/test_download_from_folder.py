@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from downloader.download import Report, download_model
-from downloader.errors import InUseError, NoSpaceError, NotFoundError, StorageError
+from downloader.errors import InUseError, NoSpaceError, NotFoundError, SourceError, StorageError
 from downloader.lock import exclusive
 from downloader.publish import recover
 from downloader.settings import Settings
@@ -199,6 +202,28 @@ def test_no_framework_is_imported(target: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert Marker.read(target / "sd").name == "sd"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(folder: Path, target: Path) -> None:
+    unreadable = folder / "vae" / "config.json"
+    unreadable.chmod(0)
+
+    with pytest.raises(SourceError, match=r"vae/config\.json: Permission denied"):
+        download(folder, target)
+
+
+def test_a_source_that_fails_while_it_is_read_is_told_in_one_sentence(
+    folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", "vae/config.json")
+
+    monkeypatch.setattr(hashlib, "file_digest", stale)
+
+    with pytest.raises(SourceError, match=r"vae/config\.json: Stale file handle"):
+        download(folder, target)
+    assert not (target / "sd").exists()
 
 
 def test_an_empty_folder_of_a_pod_that_came_too_early_is_no_model(
