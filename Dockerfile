@@ -1,6 +1,6 @@
 # The predictor. Build it from the repository's root:
 #   docker build --tag stable-diffusion-predictor:0.1.0 .
-# For a CPU, add --build-arg LOCK=requirements/predictor-cpu.lock --build-arg TORCH=torch==2.13.0
+# For a CPU, add --build-arg LOCK=requirements/predictor-cpu.lock --build-arg TORCH=torch==2.13.0+cpu
 # and the index of torch's CPU builds as --build-arg PIP_EXTRA_INDEX_URL=...
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 

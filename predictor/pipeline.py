@@ -50,7 +50,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
             local_files_only=True,
             **_absent_components(settings.model_dir),
         ).to(device)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     loaded = DiffusersPipeline(pipeline, _profile(pipeline, settings.model_dir, marker.revision))

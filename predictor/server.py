@@ -112,6 +112,11 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         except ModelLoadError as error:
             self._load_error = error
             self._stop()
+        except Exception as error:
+            # A broken installation, say; left alone, the pod would stay not ready for ever.
+            logger.exception("loading failed")
+            self._load_error = ModelLoadError(f"loading failed: {error}")
+            self._stop()
 
     def _drain(self) -> None:
         """Leave the endpoints first, close the port later: requests arrive until both are known."""

@@ -34,8 +34,13 @@ class Server:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, model: Path, log: Path, **settings: Any) -> Iterator[Server]:
-        """Start the predictor on ``model``; killed at the end if it still runs."""
+    def started(
+        cls, model: Path, log: Path, *, python_path: Path | None = None, **settings: Any
+    ) -> Iterator[Server]:
+        """Start the predictor on ``model``; killed at the end if it still runs.
+
+        Modules in ``python_path`` go before the installed ones.
+        """
         port = free_port()
         flags = {"model_dir": model, "host": "127.0.0.1", "drain_seconds": 0, **settings}
         command = [sys.executable, "-m", "predictor", f"--http_port={port}"]
@@ -44,6 +49,8 @@ class Server:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PREDICTOR_")
         }
+        if python_path:
+            environment["PYTHONPATH"] = str(python_path)
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment

@@ -132,11 +132,29 @@ def with_weights_of_another_shape(folder: Path) -> None:
     list_sizes_anew(folder)
 
 
+def without_a_class(folder: Path) -> None:
+    index = folder / "model_index.json"
+    document = json.loads(index.read_text())
+    del document["_class_name"]
+    index.write_text(json.dumps(document))
+    list_sizes_anew(folder)
+
+
 def list_sizes_anew(folder: Path) -> None:
     marker = json.loads((folder / MARKER_NAME).read_text())
     for entry in marker["files"]:
         entry["size"] = (folder / entry["path"]).stat().st_size
     (folder / MARKER_NAME).write_text(json.dumps(marker))
+
+
+def test_a_broken_installation_ends_the_process_too(demo_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text('raise ValueError("libcuda is not where it should be")')
+
+    with Server.started(demo_model, tmp_path / "log", python_path=tmp_path) as server:
+        assert server.process.wait(timeout=60) == 1
+
+    last_line = server.log.read_text().splitlines()[-1]
+    assert last_line == "predictor: loading failed: libcuda is not where it should be"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +164,7 @@ def list_sizes_anew(folder: Path) -> None:
         (with_a_truncated_file, ["unet/diffusion_pytorch_model", "bytes", "python -m downloader"]),
         (with_wrong_defaults, ["generation_defaults.json", "num_inference_steps", "'20'"]),
         (with_weights_of_another_shape, ["does not load"]),
+        (without_a_class, ["does not load", "_class_name"]),
     ],
 )
 def test_a_model_that_cannot_be_served_ends_the_process_with_the_reason(
