@@ -16,6 +16,7 @@ from kserve.errors import (
 
 from predictor.errors import (
     BodyTooLargeError,
+    DeadlineExceededError,
     GenerationFailedError,
     InvalidRequestError,
     OverloadedError,
@@ -32,6 +33,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     UnsupportedProtocol: HTTPStatus.NOT_IMPLEMENTED,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     ServerNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 
 _RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}

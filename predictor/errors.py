@@ -4,6 +4,7 @@ PredictorError
 ├── InvalidRequestError   the caller's request is wrong: names the field and the reason
 ├── BodyTooLargeError     the body is longer than the limit
 ├── OverloadedError       the queue is full; a retry helps
+├── DeadlineExceededError the pictures took longer than a request may
 ├── GenerationFailedError the engine could not make this picture; the log has the cause
 └── ModelLoadError        the model folder cannot be served; ends the process
 """
@@ -34,6 +35,10 @@ class BodyTooLargeError(PredictorError):
 
 class OverloadedError(PredictorError):
     """More pictures are waiting than ``max_queue_length``."""
+
+
+class DeadlineExceededError(PredictorError):
+    """The pictures were not done within ``request_timeout_seconds``."""
 
 
 class GenerationFailedError(PredictorError):

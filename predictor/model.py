@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from kserve import Model
 
 from predictor.engine import Engine
-from predictor.errors import InvalidRequestError, ModelLoadError
+from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
 from predictor.protocol import Picture, decode, encode
 from predictor.settings import Settings
@@ -34,7 +34,7 @@ def load(settings: Settings) -> Loaded:
         ModelLoadError: it cannot be served under these settings.
     """
     # torch and diffusers take seconds to import: the port opens before that.
-    from predictor.engine import SerialEngine
+    from predictor.engine_choice import open_engine
     from predictor.pipeline import load_pipeline
 
     pipeline = load_pipeline(settings)
@@ -42,7 +42,7 @@ def load(settings: Settings) -> Loaded:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
-    return Loaded(SerialEngine(pipeline, settings.max_queue_length), pipeline.profile)
+    return Loaded(open_engine(pipeline, settings), pipeline.profile)
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
@@ -89,7 +89,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         assert self._loaded is not None
         engine, profile = self._loaded
         call = decode(payload, (headers or {}).get("accept"), Limits(self._settings, profile))
-        results = await _submit_all(engine, call.pictures)
+        results = await self._make_in_time(engine, call.pictures)
         response = await asyncio.to_thread(
             encode,
             call,
@@ -101,6 +101,16 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         if response_headers is not None:
             response_headers.update(response.headers)
         return response.body
+
+    async def _make_in_time(
+        self, engine: Engine, pictures: Sequence[Picture]
+    ) -> list[GenerationResult]:
+        seconds = self._settings.request_timeout_seconds
+        try:
+            async with asyncio.timeout(seconds or None):
+                return await _submit_all(engine, pictures)
+        except TimeoutError:
+            raise DeadlineExceededError(f"not done within {seconds:g} s") from None
 
 
 async def _submit_all(engine: Engine, pictures: Sequence[Picture]) -> list[GenerationResult]:

@@ -116,7 +116,7 @@ class DiffusersPipeline:
     """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time."""
 
     def __init__(self, pipeline: DiffusionPipeline, profile: ModelProfile) -> None:
-        self._pipeline = pipeline
+        self.diffusers = pipeline
         self._profile = profile
         parts = pipeline.components.items()
         self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
@@ -156,13 +156,13 @@ class DiffusersPipeline:
             request=request,
             image=output.images[0],
             seconds=time.perf_counter() - started,
-            warnings=self._warnings(request),
+            warnings=self.warnings(request),
         )
 
     def _view(self, scheduler: str) -> DiffusionPipeline:
         """The shared weights with a scheduler of the request's own."""
-        view = copy.copy(self._pipeline)
-        view.scheduler = make_scheduler(scheduler, self._pipeline.scheduler)
+        view = copy.copy(self.diffusers)
+        view.scheduler = make_scheduler(scheduler, self.diffusers.scheduler)
         return view
 
     def _arguments(
@@ -189,7 +189,8 @@ class DiffusersPipeline:
         }
         return {name: value for name, value in arguments.items() if name in self._accepted}
 
-    def _warnings(self, request: GenerationRequest) -> tuple[str, ...]:
+    def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
+        """The parts of the prompts that no text encoder reads."""
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         told = [truncation_warning(name, self._tokenizers, text) for name, text in fields.items()]
         return tuple(warning for warning in told if warning)

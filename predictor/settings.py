@@ -55,8 +55,20 @@ class Settings(BaseSettings):
     max_queue_length: int = Field(
         default=64,
         ge=1,
-        description="The most pictures waiting. Beyond it a request is refused with 429 rather "
-        "than left to time out.",
+        description="The most pictures waiting behind those under way. Beyond it a request is "
+        "refused with 429 rather than left to time out.",
+    )
+    max_lanes: int = Field(
+        default=64,
+        ge=2,
+        description="The most samples in one forward pass of the denoiser; a guided picture takes "
+        "two. Fewer are used where the device gains nothing from more, measured at start.",
+    )
+    request_timeout_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long the pictures of one request may take, waiting included; 504 after "
+        "that. 0 sets no bound.",
     )
     max_body_bytes: int = Field(
         default=1_048_576, ge=1024, description="The largest request body, refused with 413 above."

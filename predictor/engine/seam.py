@@ -1,11 +1,21 @@
-"""The two seams of the engine: what it offers the server, and what it needs of a pipeline."""
+"""The seams of the engine: what it offers the server, and what it needs of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
+
+if TYPE_CHECKING:
+    # The server imports this module before its port opens; torch takes seconds.
+    import torch
+    from PIL import Image
+
+    from predictor.engine.denoising import Denoising
+
+    # What a text encoder made of one prompt: the tensors that the denoiser takes, one row of each.
+    Conditioning: TypeAlias = tuple[torch.Tensor, ...]
 
 
 class GenerationCancelledError(Exception):
@@ -28,7 +38,7 @@ class Engine(Protocol):
 
 
 class Pipeline(Protocol):
-    """One loaded model on one device; called from a single thread."""
+    """A model that makes one whole picture at a time; called from a single thread."""
 
     @property
     def profile(self) -> ModelProfile:
@@ -42,3 +52,37 @@ class Pipeline(Protocol):
         Raises:
             GenerationCancelledError: once ``is_cancelled`` has said so.
         """
+
+
+class Denoiser(Protocol):
+    """A model whose steps the engine runs itself; all but ``finish`` from a single thread.
+
+    A lane is one sample of a batch. A picture under classifier-free guidance takes two.
+    """
+
+    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """Encode all prompts at once; an empty one stands for no prompt at all."""
+
+    def begin(self, request: GenerationRequest) -> Denoising:
+        """The noise that the picture begins as, with a scheduler of its own."""
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Sequence[Conditioning],
+    ) -> torch.Tensor:
+        """One forward pass over lanes of one shape, each at its own timestep."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents of one shape to images; on a GPU it need not be over when this returns."""
+
+    def finish(self, image: torch.Tensor) -> Image.Image:
+        """One decoded image as a picture; called from other threads than the rest.
+
+        Raises:
+            ArithmeticError: it holds NaN or infinity.
+        """
+
+    def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
+        """What the caller should know of what the model makes of the request."""

@@ -17,6 +17,10 @@ LONG = {
     "prompt": "a red star",
     "parameters": {"num_inference_steps": 150, "width": 128, "height": 128},
 }
+LARGE = {
+    "prompt": "a red star",
+    "parameters": {"num_inference_steps": 20, "width": 256, "height": 256},
+}
 
 
 def test_a_caller_who_hangs_up_frees_the_engine(client: httpx.Client, server: Server) -> None:
@@ -38,20 +42,35 @@ def test_a_caller_who_hangs_up_frees_the_engine(client: httpx.Client, server: Se
 def test_a_full_queue_refuses_instead_of_letting_callers_wait(
     demo_model: Path, tmp_path: Path
 ) -> None:
-    with Server.started(demo_model, tmp_path / "log", max_queue_length=2) as server:
+    settings = {"max_queue_length": 2, "max_lanes": 2}
+    with Server.started(demo_model, tmp_path / "log", **settings) as server:
         server.wait_until_ready()
-        with ThreadPoolExecutor(8) as callers:
+        with ThreadPoolExecutor(14) as callers:
             answers = list(
                 callers.map(
-                    lambda _: httpx.post(server.url + PREDICT, json=LONG, timeout=120), [0] * 8
+                    lambda _: httpx.post(server.url + PREDICT, json=LARGE, timeout=120), [0] * 14
                 )
             )
 
+    # Eight take turns whatever fits into one forward pass, and two wait.
     statuses = sorted(answer.status_code for answer in answers)
-    assert statuses == [200] * 3 + [429] * 5
+    assert statuses == [200] * 10 + [429] * 4
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert "2 pictures are waiting" in refused.json()["error"]
     assert int(refused.headers["retry-after"]) > 0
+
+
+def test_a_request_that_takes_too_long_is_given_up(demo_model: Path, tmp_path: Path) -> None:
+    with Server.started(demo_model, tmp_path / "log", request_timeout_seconds=0.5) as server:
+        server.wait_until_ready()
+        late = httpx.post(server.url + PREDICT, json=LONG, timeout=120)
+        in_time = httpx.post(server.url + PREDICT, json=SHORT, timeout=120)
+        log = server.log.read_text()
+
+    assert late.status_code == 504
+    assert late.json() == {"error": "not done within 0.5 s"}
+    assert in_time.status_code == 200
+    assert "the caller left at step" in log
 
 
 def test_sigterm_fails_the_probes_serves_what_arrives_and_ends_well(

@@ -1,0 +1,115 @@
+"""How much fits into one turn of the engine: measured when the model is loaded, not guessed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from predictor.engine.job import Job
+from predictor.engine.seam import Denoiser
+from predictor.types import GenerationRequest
+
+logger = logging.getLogger(__name__)
+
+# Doubling the batch must bring this much more pictures a second.
+_LEAST_GAIN = 0.05
+# Where batches bring no throughput, jobs still take turns: a short one need not wait for long ones.
+_LEAST_JOBS_UNDER_WAY = 8
+# A decoder takes more memory than a step, and gains little from batches.
+_MOST_DECODED_TOGETHER = 4
+
+
+@dataclass
+class Capacity:
+    """Bounds of one turn.
+
+    ``lanes`` fit into one forward pass at ``latent_pixels``, the model's default shape.
+    ``steps_per_decode`` is the time of decoding a picture, in the step time of a guided picture.
+    """
+
+    lanes: int
+    latent_pixels: int
+    steps_per_decode: float
+
+    @property
+    def jobs_under_way(self) -> int:
+        """The most guided pictures that are denoised in turns."""
+        return max(self.lanes // 2, _LEAST_JOBS_UNDER_WAY)
+
+    def fitting(self, jobs: Iterable[Job]) -> list[Job]:
+        """The first of the jobs, all of one shape, that fit into one forward pass; at least one."""
+        batch: list[Job] = []
+        used = 0.0
+        for job in jobs:
+            used += self._cost(job)
+            if batch and used > self.lanes:
+                break
+            batch.append(job)
+        return batch
+
+    def decodes(self, stepped: int) -> int:
+        """How many pictures to decode after a step of so many, so as to take no longer than it."""
+        return max(1, min(_MOST_DECODED_TOGETHER, int(stepped / self.steps_per_decode)))
+
+    def shrink(self, jobs: list[Job]) -> None:
+        """These did not fit: half of them is the bound from now on."""
+        self.lanes = max(1, int(min(self.lanes, sum(map(self._cost, jobs)) / 2)))
+        logger.warning("out of memory: at most %d lanes from now on", self.lanes)
+
+    def _cost(self, job: Job) -> float:
+        """The job's lanes, counted in those of the default shape."""
+        pixels = job.shape[-1] * job.shape[-2]
+        return job.lanes * max(1.0, pixels / self.latent_pixels)
+
+
+@torch.inference_mode()
+def measure_capacity(denoiser: Denoiser, request: GenerationRequest, max_lanes: int) -> Capacity:
+    """Step and decode at the shape of ``request``, the model's default."""
+    denoising = denoiser.begin(request)
+    conditioning = denoiser.encode(["", request.prompt])
+    latents = denoising.model_input()
+
+    def step(pairs: int) -> torch.Tensor:
+        timesteps = torch.full((2 * pairs,), denoising.timestep)
+        lanes = latents.repeat(2 * pairs, 1, 1, 1)
+        return denoiser.predict(lanes, timesteps, conditioning * pairs)
+
+    pairs, seconds = find_best_batch(lambda pairs: _seconds(lambda: step(pairs)), max_lanes // 2)
+    decode_seconds = _seconds(lambda: denoiser.decode(latents))
+    capacity = Capacity(
+        lanes=2 * pairs,
+        latent_pixels=latents.shape[-1] * latents.shape[-2],
+        steps_per_decode=decode_seconds / (seconds / pairs),
+    )
+    logger.info("measured: %s, %.1f guided steps a second", capacity, pairs / seconds)
+    return capacity
+
+
+def find_best_batch(seconds_of: Callable[[int], float], most: int) -> tuple[int, float]:
+    """Double the batch while that brings more a second; the batch and its seconds."""
+    size, seconds = 1, seconds_of(1)
+    while 2 * size <= most:
+        try:
+            doubled = seconds_of(2 * size)
+        except torch.OutOfMemoryError:
+            break
+        if 2 * seconds / doubled < 1 + _LEAST_GAIN:
+            break
+        size, seconds = 2 * size, doubled
+    torch.cuda.empty_cache()
+    return size, seconds
+
+
+def _seconds(work: Callable[[], torch.Tensor]) -> float:
+    """The best of three runs, or of the first where that takes seconds."""
+    times: list[float] = []
+    while len(times) < 3 and sum(times) < 1:
+        started = time.perf_counter()
+        if work().is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,110 @@
+"""Where requests wait: put there by the event loop, taken by the engine's thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+
+import torch
+
+from predictor.engine.seam import GenerationCancelledError
+from predictor.errors import GenerationFailedError
+from predictor.types import GenerationRequest, GenerationResult
+
+logger = logging.getLogger(__name__)
+
+
+class Ticket:
+    """One caller's claim to a picture; the caller gives it up by cancelling the future."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.arrived = time.perf_counter()
+        self.future: Future[GenerationResult] = Future()
+
+    @property
+    def lanes(self) -> int:
+        """Guidance takes a lane without the prompt beside the one with it."""
+        return 2 if self.request.guidance_scale > 1 else 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the caller has an answer, or has left."""
+        return self.future.done()
+
+    def succeed(self, result: GenerationResult) -> None:
+        """Hand the picture over."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the log the cause and the caller what is fit to be told."""
+        if self.is_over:
+            return
+        if not isinstance(error, GenerationCancelledError):
+            logger.error("a picture failed", exc_info=error)
+            error = _told(error)
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+def _told(error: Exception) -> GenerationFailedError:
+    if isinstance(error, torch.OutOfMemoryError):
+        return GenerationFailedError(
+            "the picture does not fit into the device's memory; ask for fewer pixels"
+        )
+    if isinstance(error, ArithmeticError):
+        return GenerationFailedError(
+            f"{error}; try another scheduler, more steps or a lower guidance_scale"
+        )
+    return GenerationFailedError("the picture could not be made; the server's log has the cause")
+
+
+class Inbox:
+    """A queue in order of arrival, for one thread that takes."""
+
+    def __init__(self) -> None:
+        self._tickets: deque[Ticket] = deque()
+        self._changed = threading.Condition()
+        self.is_closed = False
+
+    def put(self, ticket: Ticket) -> None:
+        """Let a ticket wait; after ``close`` it fails at once."""
+        with self._changed:
+            if not self.is_closed:
+                self._tickets.append(ticket)
+                self._changed.notify()
+                return
+        ticket.fail(GenerationCancelledError())
+
+    def take(self, lanes: int) -> list[Ticket]:
+        """The longest waiting tickets that fit; none overtakes another, so that none starves."""
+        taken: list[Ticket] = []
+        with self._changed:
+            while self._tickets:
+                ticket = self._tickets[0]
+                if not ticket.is_over:
+                    if ticket.lanes > lanes:
+                        break
+                    lanes -= ticket.lanes
+                    taken.append(ticket)
+                self._tickets.popleft()
+        return taken
+
+    def wait(self) -> None:
+        """Return when a ticket waits, or at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._tickets or self.is_closed)
+
+    def close(self) -> None:
+        """Fail what waits and let nothing more in."""
+        with self._changed:
+            self.is_closed = True
+            waiting = list(self._tickets)
+            self._tickets.clear()
+            self._changed.notify()
+        for ticket in waiting:
+            ticket.fail(GenerationCancelledError())

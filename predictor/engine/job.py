@@ -1,0 +1,56 @@
+"""A request under way: the caller's ticket, and the state of its denoising."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from predictor.engine.denoising import Denoising
+from predictor.engine.inbox import Ticket
+
+if TYPE_CHECKING:
+    from predictor.engine.seam import Conditioning
+
+
+@dataclass(eq=False)
+class Job:
+    """``conditioning`` holds one entry a lane: without the prompt first, where there are two.
+
+    ``waiting_since`` is the first of the engine's turns in which the next step could be taken.
+    """
+
+    ticket: Ticket
+    denoising: Denoising
+    conditioning: list[Conditioning]
+    warnings: tuple[str, ...]
+    waiting_since: int
+    admitted: float = field(default_factory=time.perf_counter)
+
+    @property
+    def lanes(self) -> int:
+        """How many samples of a batch the job takes."""
+        return len(self.conditioning)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Jobs of one latent shape can share a forward pass."""
+        shape: torch.Size = self.denoising.latents.shape
+        return shape
+
+    def guided(self, predictions: torch.Tensor) -> torch.Tensor:
+        """Classifier-free guidance over the predictions of the job's own lanes."""
+        if self.lanes == 1:
+            return predictions
+        unconditional, conditional = predictions.chunk(2)
+        scale = self.ticket.request.guidance_scale
+        return unconditional + scale * (conditional - unconditional)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the caller."""
+        self.ticket.fail(error)
+
+    def __str__(self) -> str:
+        return f"step {self.denoising.step} of {self.denoising.steps}"

@@ -1,0 +1,192 @@
+"""Continuous batching: requests share the denoiser step by step.
+
+A request joins at any step and leaves when it is done, whatever its number of steps, guidance,
+scheduler and prompt. One thread takes turns; each turn drops, admits, chooses, steps and decodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from predictor.engine.capacity import Capacity
+from predictor.engine.embeddings import EmbeddingCache
+from predictor.engine.inbox import Inbox, Ticket
+from predictor.engine.isolation import run_isolated
+from predictor.engine.job import Job
+from predictor.engine.seam import Denoiser, GenerationCancelledError
+from predictor.errors import OverloadedError
+from predictor.types import GenerationRequest, GenerationResult
+
+logger = logging.getLogger(__name__)
+
+
+class StepEngine:
+    """An ``Engine`` over a ``Denoiser``; the event loop's thread only waits."""
+
+    def __init__(self, denoiser: Denoiser, capacity: Capacity, max_queue_length: int) -> None:
+        self._denoiser = denoiser
+        self._capacity = capacity
+        self._max_queue_length = max_queue_length
+        self._unfinished = 0
+        self._inbox = Inbox()
+        with torch.inference_mode():
+            self._embeddings = EmbeddingCache(denoiser.encode)
+        self._under_way: list[Job] = []
+        self._denoised: list[Job] = []
+        self._turn = 0
+        self._finishers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="finisher")
+        self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._worker.start()
+
+    async def submit(self, request: GenerationRequest) -> GenerationResult:
+        """Make one picture; see ``Engine.submit``."""
+        # Counted here and not in the inbox: whether the thread has looked there yet is chance.
+        if self._unfinished >= self._max_queue_length + self._capacity.jobs_under_way:
+            raise OverloadedError(
+                f"{self._max_queue_length} pictures are waiting already; try again later"
+            )
+        ticket = Ticket(request)
+        self._unfinished += 1
+        try:
+            self._inbox.put(ticket)
+            return await asyncio.wrap_future(ticket.future)
+        finally:
+            self._unfinished -= 1
+
+    def close(self) -> None:
+        """Drop what waits and stop what runs at its next step."""
+        self._inbox.close()
+        self._worker.join()
+        self._finishers.shutdown(wait=True)
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while not self._inbox.is_closed:
+            try:
+                self._take_turn()
+            except Exception as error:
+                # A mistake of our own must not leave callers waiting for ever.
+                self._fail_all(error)
+        self._fail_all(GenerationCancelledError())
+
+    def _take_turn(self) -> None:
+        if not self._under_way and not self._denoised:
+            self._inbox.wait()
+        self._turn += 1
+        self._drop()
+        self._admit()
+        batch = self._choose()
+        if batch:
+            run_isolated(self._step, batch, self._capacity.shrink)
+        self._retire()
+        self._decode(len(batch))
+
+    def _drop(self) -> None:
+        """Forget the jobs that failed, and those whose callers have left."""
+        for job in self._under_way:
+            if job.ticket.future.cancelled():
+                logger.info("the caller left at %s", job)
+        self._under_way = [job for job in self._under_way if not job.ticket.is_over]
+        self._denoised = [job for job in self._denoised if not job.ticket.is_over]
+
+    def _admit(self) -> None:
+        """Let waiting requests join, as many as there is room for.
+
+        Those that wait to be decoded count too: else they would pile up behind a slow decoder.
+        """
+        used = sum(job.lanes for job in [*self._under_way, *self._denoised])
+        tickets = self._inbox.take(2 * self._capacity.jobs_under_way - used)
+        if tickets:
+            run_isolated(self._begin, tickets)
+
+    def _begin(self, tickets: list[Ticket]) -> None:
+        """Encode the prompts of all in one call and give each its noise and its scheduler."""
+        prompts = [_prompts(ticket) for ticket in tickets]
+        encoded = self._embeddings.get(prompt for both in prompts for prompt in both)
+        self._under_way += [
+            Job(
+                ticket,
+                self._denoiser.begin(ticket.request),
+                [encoded[prompt] for prompt in both],
+                self._denoiser.warnings(ticket.request),
+                self._turn,
+            )
+            for ticket, both in zip(tickets, prompts, strict=True)
+        ]
+
+    def _choose(self) -> list[Job]:
+        """The job that has waited longest, with as many others of its shape as fit.
+
+        So whatever the shapes, none waits for more turns than there are jobs under way.
+        """
+        in_turn = sorted(self._under_way, key=lambda job: job.waiting_since)
+        return self._capacity.fitting(job for job in in_turn if job.shape == in_turn[0].shape)
+
+    def _step(self, batch: list[Job]) -> None:
+        """One forward pass for all lanes of the batch, then each job by its own scheduler."""
+        lanes = [job for job in batch for _ in job.conditioning]
+        inputs = {job: job.denoising.model_input() for job in batch}
+        predictions = self._denoiser.predict(
+            torch.cat([inputs[job] for job in lanes]),
+            torch.tensor([job.denoising.timestep for job in lanes]),
+            [conditioning for job in batch for conditioning in job.conditioning],
+        )
+        own = predictions.split_with_sizes([job.lanes for job in batch])
+        for job, prediction in zip(batch, own, strict=True):
+            job.waiting_since = self._turn + 1
+            try:
+                job.denoising.advance(job.guided(prediction))
+            except Exception as error:
+                job.fail(error)
+
+    def _retire(self) -> None:
+        """Free the lanes of the jobs that are denoised."""
+        self._denoised += [job for job in self._under_way if job.denoising.is_done]
+        self._under_way = [job for job in self._under_way if not job.denoising.is_done]
+
+    def _decode(self, stepped: int) -> None:
+        """Decode a few pictures: no more than hold up the next step by the time of one."""
+        shape = next((job.shape for job in self._denoised), None)
+        ready = [job for job in self._denoised if job.shape == shape]
+        ready = ready[: self._capacity.decodes(stepped)]
+        self._denoised = [job for job in self._denoised if job not in ready]
+        if ready:
+            run_isolated(self._decode_together, ready)
+
+    def _decode_together(self, jobs: list[Job]) -> None:
+        images = self._denoiser.decode(torch.cat([job.denoising.latents for job in jobs]))
+        for job, image in zip(jobs, images.chunk(len(jobs)), strict=True):
+            self._finishers.submit(self._finish, job, image)
+
+    def _finish(self, job: Job, image: torch.Tensor) -> None:
+        """Hand the picture over; on a thread of its own, as steps need not wait for it."""
+        try:
+            picture = self._denoiser.finish(image)
+        except Exception as error:
+            job.fail(error)
+            return
+        result = GenerationResult(
+            request=job.ticket.request,
+            image=picture,
+            seconds=time.perf_counter() - job.admitted,
+            queue_seconds=job.admitted - job.ticket.arrived,
+            warnings=job.warnings,
+        )
+        job.ticket.succeed(result)
+
+    def _fail_all(self, error: Exception) -> None:
+        for job in [*self._under_way, *self._denoised]:
+            job.fail(error)
+        self._under_way, self._denoised = [], []
+
+
+def _prompts(ticket: Ticket) -> list[str]:
+    """One for each lane: that without the prompt first, where the picture is guided."""
+    request = ticket.request
+    return [request.negative_prompt, request.prompt] if ticket.lanes == 2 else [request.prompt]

@@ -1,0 +1,148 @@
+"""A denoiser that computes nothing: it counts turns, runs out of memory and fails when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+from predictor.engine.capacity import Capacity
+from predictor.engine.denoising import Denoising
+from predictor.engine.step_loop import StepEngine
+from predictor.types import GenerationRequest
+
+Conditioning = tuple[torch.Tensor, ...]
+
+
+def request(
+    prompt: str, steps: int = 3, *, guidance_scale: float = 2.0, width: int = 64, height: int = 64
+) -> GenerationRequest:
+    """A request that the fake knows again by its prompt."""
+    return GenerationRequest(prompt, "", 0, width, height, steps, guidance_scale, "fake")
+
+
+class FakeScheduler:
+    """Counts down; fails where the prompt says so."""
+
+    init_noise_sigma = 1.0
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
+
+    def set_timesteps(self, steps: int) -> None:
+        if self._prompt == "no timesteps":
+            raise ValueError("secret detail")
+        self.timesteps = torch.arange(steps, 0, -1)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor:
+        return sample
+
+    def step(
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool
+    ) -> tuple[torch.Tensor]:
+        if self._prompt == "no step":
+            raise ValueError("secret detail")
+        return (sample + model_output * (float("nan") if self._prompt == "nan" else 1),)
+
+
+class FakeDenoiser:
+    """``gate`` lets one forward pass through each time it is released.
+
+    ``passes`` lists the prompts of each, ``events`` passes and decodings as they came.
+    """
+
+    def __init__(self, memory_in_lanes: int = 10_000) -> None:
+        self.memory_in_lanes = memory_in_lanes
+        self.gate = threading.Semaphore(0)
+        self.waiting = threading.Semaphore(0)
+        self.passes: list[list[str]] = []
+        self.lanes: list[int] = []
+        self.events: list[str] = []
+        self.encoded: list[list[str]] = []
+        self._prompts: list[str] = []
+
+    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        self.encoded.append(list(prompts))
+        first = len(self._prompts)
+        self._prompts += prompts
+        return [(torch.tensor(index),) for index in range(first, len(self._prompts))]
+
+    def begin(self, request: GenerationRequest) -> Denoising:
+        noise = torch.zeros(1, 4, request.height // 8, request.width // 8)
+        scheduler = FakeScheduler(request.prompt)
+        return Denoising(scheduler, request.num_inference_steps, noise, torch.Generator())
+
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Sequence[Conditioning]
+    ) -> torch.Tensor:
+        assert len(latents) == len(timesteps) == len(conditioning)
+        self.waiting.release()
+        self.gate.acquire()
+        prompts = [self._prompts[int(one[0])] for one in conditioning]
+        if len(latents) > self.memory_in_lanes:
+            raise torch.OutOfMemoryError("secret detail")
+        if "no prediction" in prompts:
+            raise RuntimeError("secret detail")
+        self.passes.append([prompt for prompt in prompts if prompt])
+        self.lanes.append(len(latents))
+        self.events.append("step")
+        return torch.ones_like(latents)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self.events.append(f"decode {len(latents)}")
+        return latents
+
+    def finish(self, image: torch.Tensor) -> Image.Image:
+        if image.isnan().any():
+            raise ArithmeticError("the picture came out as NaN or infinity")
+        return Image.new("RGB", (image.shape[-1] * 8, image.shape[-2] * 8))
+
+    def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
+        return ()
+
+
+class Story:
+    """An engine over a fake, and what a test does with both."""
+
+    def __init__(self, denoiser: FakeDenoiser, lanes: int, queue: int) -> None:
+        self.denoiser = denoiser
+        self.capacity = Capacity(lanes, latent_pixels=64, steps_per_decode=2.0)
+        self.engine = StepEngine(denoiser, self.capacity, queue)
+
+    def submit(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
+        return [asyncio.create_task(self.engine.submit(one)) for one in requests]
+
+    async def stepping(self) -> None:
+        """Wait until a forward pass is about to begin."""
+        assert await asyncio.to_thread(self.denoiser.waiting.acquire, timeout=5)
+
+    async def submit_all(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
+        """Submit so that the second forward pass has them all before it."""
+        tasks = self.submit(*requests)
+        await self.stepping()
+        return tasks
+
+    def run_free(self) -> None:
+        """Let all forward passes through from now on."""
+        self.denoiser.gate.release(100_000)
+
+
+def tell(
+    story: Callable[[Story], Awaitable[None]],
+    denoiser: FakeDenoiser | None = None,
+    *,
+    lanes: int = 16,
+    queue: int = 64,
+) -> FakeDenoiser:
+    """Run a story to its end."""
+    scene = Story(denoiser or FakeDenoiser(), lanes, queue)
+    try:
+        asyncio.run(story(scene))  # type: ignore[arg-type]
+    finally:
+        scene.run_free()
+        scene.engine.close()
+    return scene.denoiser

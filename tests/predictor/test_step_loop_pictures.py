@@ -1,0 +1,262 @@
+"""The step loop over real pipelines draws what diffusers' own ``__call__`` draws."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline, UniPCMultistepScheduler
+from PIL import Image
+
+from predictor.engine.capacity import Capacity
+from predictor.engine.denoising import Denoising
+from predictor.engine.step_loop import StepEngine
+from predictor.engine_choice import open_engine
+from predictor.errors import GenerationFailedError
+from predictor.pipeline import DiffusersPipeline, load_pipeline
+from predictor.schedulers import scheduler_names
+from predictor.settings import Settings
+from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.unet import denoiser_for, supports
+from tests.predictor.pictures import largest_difference
+from tests.predictor.random_pipelines import build_sd3, build_sdxl
+
+SCHEDULERS = scheduler_names(UniPCMultistepScheduler())
+REQUEST = GenerationRequest("a red circle on a yellow background", "", 3, 64, 64, 12, 2.0, "unipc")
+# As far as sums in another order may take a channel, of 255.
+TOLERANCE = 2
+
+
+@pytest.fixture(scope="module")
+def demo(demo_model: Path) -> DiffusersPipeline:
+    return load_pipeline(Settings(model_dir=demo_model))
+
+
+@pytest.fixture(scope="module")
+def epsilon(demo: DiffusersPipeline) -> DiffusersPipeline:
+    """The demo model taken for what it is not: it draws noise, the same in both ways."""
+    pipeline = copy.copy(demo.diffusers)
+    own = pipeline.scheduler
+    pipeline.scheduler = type(own).from_config(own.config, prediction_type="epsilon")
+    return DiffusersPipeline(pipeline, demo.profile)
+
+
+@pytest.fixture(scope="module")
+def sdxl() -> DiffusersPipeline:
+    pipeline = build_sdxl()
+    pipeline.set_progress_bar_config(disable=True)
+    defaults = GenerationDefaults(128, 128, 3, 5.0, "unipc")
+    return DiffusersPipeline(pipeline, ModelProfile("r1", defaults, 8, SCHEDULERS))
+
+
+@contextmanager
+def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
+    engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=64)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
+    """All pictures at once, through the step loop."""
+
+    async def submit_all() -> list[Image.Image]:
+        with engine_over(pipeline) as engine:
+            results = await asyncio.gather(*(engine.submit(one) for one in requests))
+        return [result.image for result in results]
+
+    return asyncio.run(submit_all())
+
+
+def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
+    return pipeline.generate(request, lambda: False).image
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("family", ["demo", "epsilon", "sdxl"])
+def test_every_scheduler_draws_what_diffusers_own_call_draws(
+    request: pytest.FixtureRequest, family: str, scheduler: str
+) -> None:
+    pipeline = request.getfixturevalue(family)
+    asked = replace(REQUEST, scheduler=scheduler)
+
+    (picture,) = make(pipeline, asked)
+
+    assert largest_difference(picture, own_call(pipeline, asked)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["demo", "sdxl"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"negative_prompt": "a star"},
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 0.0, "negative_prompt": "a star"},
+        {"width": 128, "scheduler": "euler_a", "guidance_scale": 7.5},
+        {"num_inference_steps": 1},
+    ],
+    ids=str,
+)
+def test_every_parameter_means_what_it_means_to_diffusers(
+    request: pytest.FixtureRequest, family: str, changes: dict[str, object]
+) -> None:
+    pipeline = request.getfixturevalue(family)
+    asked = replace(REQUEST, **changes)  # type: ignore[arg-type]
+
+    (picture,) = make(pipeline, asked)
+
+    assert picture.size == (asked.width, asked.height)
+    assert largest_difference(picture, own_call(pipeline, asked)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["demo", "sdxl"])
+@pytest.mark.parametrize("scheduler", ["unipc", "euler_a", "heun", "pndm"])
+def test_a_crowd_does_not_change_a_picture(
+    request: pytest.FixtureRequest, family: str, scheduler: str
+) -> None:
+    pipeline = request.getfixturevalue(family)
+    asked = replace(REQUEST, scheduler=scheduler)
+    crowd = [
+        replace(
+            REQUEST,
+            prompt=f"a {colour} star on a white background",
+            negative_prompt="a circle" if index % 2 else "",
+            seed=index,
+            num_inference_steps=4 + 3 * index,
+            guidance_scale=0.5 * index,
+            scheduler=SCHEDULERS[index],
+            width=128 if index == 5 else 64,
+        )
+        for index, colour in enumerate(
+            ["red", "green", "blue", "white", "black", "yellow", "purple", "orange"]
+        )
+    ]
+
+    (alone,) = make(pipeline, asked)
+    together = make(pipeline, *crowd[:4], asked, *crowd[4:])
+
+    assert largest_difference(alone, together[4]) <= TOLERANCE
+    for other, picture in zip(crowd, [*together[:4], *together[5:]], strict=True):
+        assert largest_difference(picture, own_call(pipeline, other)) <= TOLERANCE
+
+
+def test_sdxl_with_a_mean_and_deviation_of_its_latents(sdxl: DiffusersPipeline) -> None:
+    pipeline = copy.copy(sdxl.diffusers)
+    pipeline.vae = copy.deepcopy(pipeline.vae)
+    pipeline.vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1, 2, 3, 0.5])
+    whitened = DiffusersPipeline(pipeline, sdxl.profile)
+
+    (picture,) = make(whitened, REQUEST)
+
+    assert largest_difference(picture, own_call(whitened, REQUEST)) <= TOLERANCE
+
+
+def test_a_flagged_picture_is_black_and_its_neighbour_is_not(demo: DiffusersPipeline) -> None:
+    pipeline = copy.copy(demo.diffusers)
+    pipeline.feature_extractor = lambda pictures, return_tensors: _Features(pictures)
+    pipeline.safety_checker = _flag_dark_corners
+
+    checked = DiffusersPipeline(pipeline, demo.profile)
+    requests = [
+        replace(REQUEST, prompt=f"a red circle on a {colour} background", num_inference_steps=20)
+        for colour in ("black", "white")
+    ]
+    pictures = make(checked, *requests)
+
+    assert pictures[0].getextrema() == ((0, 0),) * 3
+    assert pictures[1].getextrema() != ((0, 0),) * 3
+    for asked, picture in zip(requests, pictures, strict=True):
+        assert largest_difference(picture, own_call(checked, asked)) <= TOLERANCE
+
+
+class _Features(SimpleNamespace):
+    def __init__(self, pictures: list[Image.Image]) -> None:
+        super().__init__(pixel_values=torch.zeros(len(pictures)))
+
+    def to(self, _: torch.device) -> _Features:
+        return self
+
+
+def _flag_dark_corners(
+    images: torch.Tensor, clip_input: torch.Tensor
+) -> tuple[torch.Tensor, list[bool]]:
+    flagged = [bool(image[:, 0, 0].mean() < 0) for image in images]
+    for image, is_dark in zip(images, flagged, strict=True):
+        if is_dark:
+            image.zero_()
+    return images, flagged
+
+
+def test_a_picture_of_nan_fails_alone(
+    demo: DiffusersPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = denoiser_for(demo)
+    begin = denoiser.begin
+
+    def poisoned(request: GenerationRequest) -> Denoising:
+        denoising = begin(request)
+        if request.seed == 13:
+            denoising.latents[0, 0, 0, 0] = torch.nan
+        return denoising
+
+    monkeypatch.setattr(denoiser, "begin", poisoned)
+
+    async def story() -> list[object]:
+        engine = StepEngine(denoiser, Capacity(32, 16 * 16, 1.0), max_queue_length=8)
+        requests = [replace(REQUEST, seed=seed) for seed in (12, 13, 14)]
+        try:
+            return await asyncio.gather(
+                *(engine.submit(one) for one in requests), return_exceptions=True
+            )
+        finally:
+            engine.close()
+
+    before, failed, after = asyncio.run(story())
+    assert isinstance(failed, GenerationFailedError)
+    assert "NaN" in str(failed)
+    for seed, result in ((12, before), (14, after)):
+        expected = own_call(demo, replace(REQUEST, seed=seed))
+        assert largest_difference(result.image, expected) <= TOLERANCE  # type: ignore[attr-defined]
+
+
+def test_a_prompt_that_is_cut_off_is_told(demo: DiffusersPipeline) -> None:
+    asked = replace(REQUEST, prompt="a red star " * 40, num_inference_steps=1)
+
+    async def story() -> tuple[str, ...]:
+        with engine_over(demo) as engine:
+            return (await engine.submit(asked)).warnings
+
+    (warning,) = asyncio.run(story())
+    assert warning.startswith("prompt is longer than the text encoder reads")
+
+
+def test_only_the_plain_pipelines_of_the_two_families_are_run_step_by_step(
+    demo: DiffusersPipeline, sdxl: DiffusersPipeline
+) -> None:
+    parts = demo.diffusers.components
+    inpainting = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+
+    assert supports(demo.diffusers)
+    assert supports(sdxl.diffusers)
+    assert not supports(inpainting)
+    assert not supports(build_sd3())
+
+
+def test_the_engine_is_chosen_and_measured_for_the_model(demo: DiffusersPipeline) -> None:
+    async def story() -> Image.Image:
+        engine = open_engine(demo, Settings(max_lanes=4))
+        try:
+            assert isinstance(engine, StepEngine)
+            return (await engine.submit(REQUEST)).image
+        finally:
+            engine.close()
+
+    assert largest_difference(asyncio.run(story()), own_call(demo, REQUEST)) <= TOLERANCE
