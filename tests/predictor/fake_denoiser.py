@@ -141,7 +141,7 @@ def tell(
     """Run a story to its end."""
     scene = Story(denoiser or FakeDenoiser(), lanes, queue)
     try:
-        asyncio.run(story(scene))  # type: ignore[arg-type]
+        asyncio.run(asyncio.wait_for(story(scene), 30))
     finally:
         scene.run_free()
         scene.engine.close()

@@ -28,6 +28,7 @@ def test_a_short_request_among_long_ones_is_done_first() -> None:
     async def story(scene: Story) -> None:
         long = await scene.submit_all(*(request(f"long {index}", 50) for index in range(4)))
         (short,) = scene.submit(request("short", 4))
+        await asyncio.sleep(0.05)
         scene.denoiser.gate.release(10)
         result = await short
         assert result.request.prompt == "short"
