@@ -36,8 +36,9 @@ format: $(INSTALLED) ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Measure serving against the bare pipeline; results in bench/results/
+bench: $(INSTALLED) ## Measure what serving adds and what sharing steps brings; results in bench/results/
 	$(BIN)/python bench/serving.py
+	$(BIN)/python bench/engine.py
 
 train: $(INSTALLED) ## Train the demo model again (20 minutes on two cores)
 	$(BIN)/python demo/train.py

@@ -60,6 +60,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     def start(self) -> None:
         """Begin to load; called by KServe's server before its event loop runs."""
         self.loading = self._loader.submit(self._load)
+        # The thread must not outlive its work: OpenMP counts its idle pool of threads as busy, and
+        # on a CPU the engine's own steps then take twice as long.
+        self._loader.shutdown(wait=False)
 
     def _load(self) -> None:
         self._loaded = load(self._settings)
@@ -75,7 +78,6 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
     def stop(self) -> None:
         """Give up what is queued and running."""
-        self._loader.shutdown(wait=False, cancel_futures=True)
         if self._loaded is not None:
             self._loaded.engine.close()
 
