@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 try:
     from isal import isal_zlib
 except ImportError:
-    isal_zlib = None
+    isal_zlib = None  # type: ignore[assignment]  # mypy has no optional modules
 
 # Level 1 takes a quarter of the time of Pillow's default and adds a few per cent of bytes.
 _LEVEL = 1
