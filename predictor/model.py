@@ -52,17 +52,17 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         super().__init__(name, return_response_headers=True)
         self._settings = settings
         self._loaded: Loaded | None = None
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         self.loading: Future[None] | None = None
         # KServe opens its port only for a model that says so; ``healthy`` tells the truth.
         self.ready = True
 
     def start(self) -> None:
         """Begin to load; called by KServe's server before its event loop runs."""
-        self.loading = self._loader.submit(self._load)
+        loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+        self.loading = loader.submit(self._load)
         # The thread must not outlive its work: OpenMP counts its idle pool of threads as busy, and
         # on a CPU the engine's own steps then take twice as long.
-        self._loader.shutdown(wait=False)
+        loader.shutdown(wait=False)
 
     def _load(self) -> None:
         self._loaded = load(self._settings)

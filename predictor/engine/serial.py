@@ -1,4 +1,4 @@
-"""The first engine: one picture after another, in the order of arrival, on one worker thread."""
+"""The engine for pipelines that the step loop does not know: one picture after another."""
 
 from __future__ import annotations
 
