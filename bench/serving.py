@@ -69,7 +69,7 @@ def _measure(
 def _timed_bare(pipeline: DiffusersPipeline, seed: int) -> float:
     request = replace(pipeline.profile.default_request(PROMPT), seed=seed)
     started = time.perf_counter()
-    pipeline.generate(request, lambda: False)
+    pipeline.generate([request], lambda step, steps: None)
     return time.perf_counter() - started
 
 

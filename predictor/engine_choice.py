@@ -1,10 +1,11 @@
-"""Which engine runs a loaded pipeline: the step loop for the families it knows, else the serial."""
+"""Which engine runs a loaded pipeline: the step loop where it knows the family."""
 
 from __future__ import annotations
 
-from predictor.engine import Engine, SerialEngine
-from predictor.engine.capacity import measure_capacity
+from predictor.engine import Engine
+from predictor.engine.capacity import measure_capacity, measure_whole_batch
 from predictor.engine.step_loop import StepEngine
+from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
 from predictor.pipeline import DiffusersPipeline
 from predictor.settings import Settings
@@ -17,12 +18,17 @@ def open_engine(pipeline: DiffusersPipeline, settings: Settings) -> Engine:
     Raises:
         ModelLoadError: the denoiser's own parts do not run.
     """
-    if not supports(pipeline.diffusers):
-        return SerialEngine(pipeline, settings.max_queue_length)
-    denoiser = denoiser_for(pipeline)
-    request = pipeline.profile.default_request("warm-up")
     try:
-        capacity = measure_capacity(denoiser, request, settings.max_lanes)
-        return StepEngine(denoiser, capacity, settings.max_queue_length)
+        if supports(pipeline.diffusers):
+            return _open_step_engine(pipeline, settings)
+        most = measure_whole_batch(pipeline, pipeline.warm_up_request(), settings.max_lanes // 2)
+        return WholeBatchEngine(pipeline, most, settings.max_queue_length)
     except Exception as error:
         raise ModelLoadError(f"the warm-up steps failed: {error}") from error
+
+
+def _open_step_engine(pipeline: DiffusersPipeline, settings: Settings) -> StepEngine:
+    denoiser = denoiser_for(pipeline)
+    request = pipeline.profile.default_request("warm-up")
+    capacity = measure_capacity(denoiser, request, settings.max_lanes)
+    return StepEngine(denoiser, capacity, settings.max_queue_length)

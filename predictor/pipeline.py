@@ -6,7 +6,7 @@ import copy
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from modelstore import IncompleteModelError, Marker
 from modelstore.layout import MODEL_INDEX_NAME
 from predictor.device import pick_device, pick_dtype
-from predictor.engine.seam import GenerationCancelledError
+from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
 from predictor.generation_defaults import read_generation_defaults
 from predictor.prompts import truncation_warning
@@ -133,31 +133,31 @@ class DiffusersPipeline:
         Raises:
             ModelLoadError: it failed.
         """
-        request = self._profile.default_request("warm-up")
-        request = replace(request, num_inference_steps=WARM_UP_STEPS)
         try:
-            self.generate(request, lambda: False)
+            self.generate([self.warm_up_request()], lambda step, steps: None)
         except Exception as error:
             raise ModelLoadError(f"the warm-up picture failed: {error}") from error
 
+    def warm_up_request(self) -> GenerationRequest:
+        """What the model makes by default, in few steps."""
+        request = self._profile.default_request("warm-up")
+        return replace(request, num_inference_steps=WARM_UP_STEPS)
+
     def generate(
-        self, request: GenerationRequest, is_cancelled: Callable[[], bool]
-    ) -> GenerationResult:
+        self, requests: Sequence[GenerationRequest], on_step: StepListener
+    ) -> list[GenerationResult]:
         """See ``Pipeline.generate``."""
-        if is_cancelled():
-            raise GenerationCancelledError
         started = time.perf_counter()
-        view = self._view(request.scheduler)
+        view = self._view(requests[0].scheduler)
         # A CPU generator draws the same noise whatever device the pipeline runs on.
-        generator = torch.Generator("cpu").manual_seed(request.seed)
+        generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         with torch.inference_mode():
-            output = view(**self._arguments(request, is_cancelled), generator=generator)
-        return GenerationResult(
-            request=request,
-            image=output.images[0],
-            seconds=time.perf_counter() - started,
-            warnings=self.warnings(request),
-        )
+            output = view(**self._arguments(requests, on_step), generator=generators)
+        seconds = time.perf_counter() - started
+        return [
+            GenerationResult(request, image, seconds, warnings=self.warnings(request))
+            for request, image in zip(requests, output.images, strict=True)
+        ]
 
     def _view(self, scheduler: str) -> DiffusionPipeline:
         """The shared weights with a scheduler of the request's own."""
@@ -166,26 +166,27 @@ class DiffusersPipeline:
         return view
 
     def _arguments(
-        self, request: GenerationRequest, is_cancelled: Callable[[], bool]
+        self, requests: Sequence[GenerationRequest], on_step: StepListener
     ) -> dict[str, Any]:
-        """The request in diffusers' own argument names, less those this pipeline does not take."""
+        """The requests in diffusers' argument names, less those this pipeline does not take."""
+        request = requests[0]
 
-        def stop_if_cancelled(
-            pipeline: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Any]
+        def on_step_end(
+            pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]
         ) -> dict[str, Any]:
-            if is_cancelled():
-                raise GenerationCancelledError
+            on_step(step + 1, getattr(pipeline, "num_timesteps", request.num_inference_steps))
             return tensors
 
+        negative_prompts = [one.negative_prompt for one in requests]
         arguments = {
-            "prompt": request.prompt,
+            "prompt": [one.prompt for one in requests],
             # None, not "": SDXL was trained with zeros where there is no negative prompt.
-            "negative_prompt": request.negative_prompt or None,
+            "negative_prompt": negative_prompts if request.negative_prompt else None,
             "width": request.width,
             "height": request.height,
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
-            "callback_on_step_end": stop_if_cancelled,
+            "callback_on_step_end": on_step_end,
         }
         return {name: value for name, value in arguments.items() if name in self._accepted}
 

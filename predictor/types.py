@@ -33,13 +33,15 @@ class GenerationRequest:
 class GenerationResult:
     """A finished picture with what the engine has to say about it.
 
-    ``seconds`` is the time in the pipeline, ``queue_seconds`` the wait before it.
+    ``seconds`` is the time in the pipeline, ``queue_seconds`` the wait before it;
+    ``first_step_seconds`` is the time from the arrival to the end of the first denoising step.
     """
 
     request: GenerationRequest
     image: Image.Image
     seconds: float
     queue_seconds: float = 0.0
+    first_step_seconds: float = 0.0
     warnings: tuple[str, ...] = ()
 
 

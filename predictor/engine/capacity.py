@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from predictor.engine.job import Job
-from predictor.engine.seam import Denoiser
+from predictor.engine.seam import Denoiser, Pipeline
 from predictor.types import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
-# Doubling the batch must bring this much more pictures a second.
+# A larger batch must bring this much more pictures a second. One that does not may have met noise,
+# so the search looks one doubling further.
 _LEAST_GAIN = 0.05
 # Where batches bring no throughput, jobs still take turns: a short one need not wait for long ones.
 _LEAST_JOBS_UNDER_WAY = 8
@@ -89,27 +90,40 @@ def measure_capacity(denoiser: Denoiser, request: GenerationRequest, max_lanes: 
     return capacity
 
 
+def measure_whole_batch(pipeline: Pipeline, request: GenerationRequest, most: int) -> int:
+    """How many pictures like ``request`` one call of the pipeline should make at most."""
+
+    def make(pictures: int) -> float:
+        return _seconds(lambda: pipeline.generate([request] * pictures, lambda step, steps: None))
+
+    size, seconds = find_best_batch(make, most)
+    logger.info("up to %d pictures in one call: %.0f ms of warm-up", size, seconds * 1000)
+    return size
+
+
 def find_best_batch(seconds_of: Callable[[int], float], most: int) -> tuple[int, float]:
-    """Double the batch while that brings more a second; the batch and its seconds."""
-    size, seconds = 1, seconds_of(1)
-    while 2 * size <= most:
+    """Double the batch until that has twice brought no more a second; the best and its seconds."""
+    best, seconds = 1, seconds_of(1)
+    size = 2
+    while size <= min(most, 4 * best):
         try:
-            doubled = seconds_of(2 * size)
+            taken = seconds_of(size)
         except torch.OutOfMemoryError:
             break
-        if 2 * seconds / doubled < 1 + _LEAST_GAIN:
-            break
-        size, seconds = 2 * size, doubled
+        if size / taken >= (1 + _LEAST_GAIN) * best / seconds:
+            best, seconds = size, taken
+        size *= 2
     torch.cuda.empty_cache()
-    return size, seconds
+    return best, seconds
 
 
-def _seconds(work: Callable[[], torch.Tensor]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     """The best of three runs, or of the first where that takes seconds."""
     times: list[float] = []
     while len(times) < 3 and sum(times) < 1:
         started = time.perf_counter()
-        if work().is_cuda:
+        work()
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return min(times)

@@ -6,11 +6,13 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from dataclasses import replace
 
 import torch
 
-from predictor.engine.seam import GenerationCancelledError
+from predictor.engine.seam import GenerationCancelledError, StepListener
 from predictor.errors import GenerationFailedError
 from predictor.types import GenerationRequest, GenerationResult
 
@@ -20,10 +22,12 @@ logger = logging.getLogger(__name__)
 class Ticket:
     """One caller's claim to a picture; the caller gives it up by cancelling the future."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, on_step: StepListener | None = None) -> None:
         self.request = request
         self.arrived = time.perf_counter()
         self.future: Future[GenerationResult] = Future()
+        self._on_step = on_step
+        self._first_step_seconds = 0.0
 
     @property
     def lanes(self) -> int:
@@ -35,8 +39,16 @@ class Ticket:
         """Whether the caller has an answer, or has left."""
         return self.future.done()
 
+    def stepped(self, step: int, steps: int) -> None:
+        """Tell the caller that ``step`` of ``steps`` are done."""
+        if not self._first_step_seconds:
+            self._first_step_seconds = time.perf_counter() - self.arrived
+        if self._on_step is not None:
+            self._on_step(step, steps)
+
     def succeed(self, result: GenerationResult) -> None:
         """Hand the picture over."""
+        result = replace(result, first_step_seconds=self._first_step_seconds)
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(result)
 
@@ -92,6 +104,18 @@ class Inbox:
                     lanes -= ticket.lanes
                     taken.append(ticket)
                 self._tickets.popleft()
+        return taken
+
+    def take_alike(
+        self, likeness: Callable[[GenerationRequest], Hashable], most: int
+    ) -> list[Ticket]:
+        """The longest waiting ticket, and those of the others whose requests are like its own."""
+        with self._changed:
+            waiting = [ticket for ticket in self._tickets if not ticket.is_over]
+            kind = likeness(waiting[0].request) if waiting else None
+            alike = [ticket for ticket in waiting if likeness(ticket.request) == kind]
+            taken = alike[:most]
+            self._tickets = deque(ticket for ticket in waiting if ticket not in taken)
         return taken
 
     def wait(self) -> None:

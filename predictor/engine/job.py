@@ -40,8 +40,13 @@ class Job:
         shape: torch.Size = self.denoising.latents.shape
         return shape
 
-    def guided(self, predictions: torch.Tensor) -> torch.Tensor:
-        """Classifier-free guidance over the predictions of the job's own lanes."""
+    def advance(self, predictions: torch.Tensor) -> None:
+        """Go one step by the predictions of the job's own lanes."""
+        self.denoising.advance(self._guided(predictions))
+        self.ticket.stepped(self.denoising.step, self.denoising.steps)
+
+    def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
+        """Classifier-free guidance."""
         if self.lanes == 1:
             return predictions
         unconditional, conditional = predictions.chunk(2)

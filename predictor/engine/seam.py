@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
 
+# Told how many steps are done and how many there are, on the engine's own thread.
+StepListener: TypeAlias = Callable[[int, int], None]
+
 if TYPE_CHECKING:
     # The server imports this module before its port opens; torch takes seconds.
     import torch
@@ -25,7 +28,9 @@ class GenerationCancelledError(Exception):
 class Engine(Protocol):
     """Makes pictures for many callers at once."""
 
-    async def submit(self, request: GenerationRequest) -> GenerationResult:
+    async def submit(
+        self, request: GenerationRequest, on_step: StepListener | None = None
+    ) -> GenerationResult:
         """Make one picture; cancelling the await drops it from the queue or stops it at a step.
 
         Raises:
@@ -38,19 +43,18 @@ class Engine(Protocol):
 
 
 class Pipeline(Protocol):
-    """A model that makes one whole picture at a time; called from a single thread."""
+    """A model that makes whole pictures; called from a single thread."""
 
     @property
     def profile(self) -> ModelProfile:
         """What the protocol must know of the model."""
 
     def generate(
-        self, request: GenerationRequest, is_cancelled: Callable[[], bool]
-    ) -> GenerationResult:
-        """Make one picture, asking ``is_cancelled`` at every denoising step.
+        self, requests: Sequence[GenerationRequest], on_step: StepListener
+    ) -> list[GenerationResult]:
+        """Make the pictures of requests that differ in prompt and seed alone, in one call.
 
-        Raises:
-            GenerationCancelledError: once ``is_cancelled`` has said so.
+        What ``on_step`` raises ends the call.
         """
 
 

@@ -19,7 +19,7 @@ from predictor.engine.embeddings import EmbeddingCache
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
-from predictor.engine.seam import Denoiser, GenerationCancelledError
+from predictor.engine.seam import Denoiser, GenerationCancelledError, StepListener
 from predictor.errors import OverloadedError
 from predictor.types import GenerationRequest, GenerationResult
 
@@ -44,14 +44,16 @@ class StepEngine:
         self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
         self._worker.start()
 
-    async def submit(self, request: GenerationRequest) -> GenerationResult:
+    async def submit(
+        self, request: GenerationRequest, on_step: StepListener | None = None
+    ) -> GenerationResult:
         """Make one picture; see ``Engine.submit``."""
         # Counted here and not in the inbox: whether the thread has looked there yet is chance.
         if self._unfinished >= self._max_queue_length + self._capacity.jobs_under_way:
             raise OverloadedError(
                 f"{self._max_queue_length} pictures are waiting already; try again later"
             )
-        ticket = Ticket(request)
+        ticket = Ticket(request, on_step)
         self._unfinished += 1
         try:
             self._inbox.put(ticket)
@@ -141,7 +143,7 @@ class StepEngine:
         for job, prediction in zip(batch, own, strict=True):
             job.waiting_since = self._turn + 1
             try:
-                job.denoising.advance(job.guided(prediction))
+                job.advance(prediction)
             except Exception as error:
                 job.fail(error)
 

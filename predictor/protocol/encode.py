@@ -69,6 +69,7 @@ def _headers(results: Sequence[GenerationResult]) -> dict[str, str]:
         "x-seed": ", ".join(str(result.request.seed) for result in results),
         "x-generation-seconds": f"{sum(result.seconds for result in results):.3f}",
         "x-queue-seconds": f"{max(result.queue_seconds for result in results):.3f}",
+        "x-first-step-seconds": f"{min(result.first_step_seconds for result in results):.3f}",
     }
     warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
     if warnings:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UniPCMultistepScheduler
+from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import Scene
@@ -26,6 +27,11 @@ from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
 SCENE = Scene("red", "circle", "yellow")
 REQUEST = GenerationRequest(SCENE.prompt, "", 3, 64, 64, 20, 2.0, "unipc")
+
+
+def made_alone(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
+    (result,) = pipeline.generate([request], lambda step, steps: None)
+    return result.image
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def test_the_picture_equals_the_pipelines_own_call(
         generator=torch.Generator("cpu").manual_seed(3),
     ).images[0]
 
-    assert np.array_equal(pipeline.generate(REQUEST, lambda: False).image, expected)
+    assert np.array_equal(made_alone(pipeline, REQUEST), expected)
 
 
 @pytest.mark.parametrize("name", scheduler_names(UniPCMultistepScheduler()))
@@ -65,21 +71,24 @@ def test_every_scheduler_draws_what_the_prompt_says(pipeline: DiffusersPipeline,
     steps = 100 if name == "ddpm" else 30
     request = dataclasses.replace(REQUEST, scheduler=name, num_inference_steps=steps)
 
-    picture = pipeline.generate(request, lambda: False).image
+    picture = made_alone(pipeline, request)
 
     assert look_at(picture).shows(SCENE), look_at(picture)
 
 
-def test_cancelling_stops_at_the_next_step(pipeline: DiffusersPipeline) -> None:
-    asked: list[int] = []
+def test_steps_are_told_and_what_the_listener_raises_ends_the_call(
+    pipeline: DiffusersPipeline,
+) -> None:
+    told: list[tuple[int, int]] = []
 
-    def after_three_steps() -> bool:
-        asked.append(len(asked))
-        return len(asked) > 3
+    def until_the_third(step: int, steps: int) -> None:
+        told.append((step, steps))
+        if step == 3:
+            raise GenerationCancelledError
 
     with pytest.raises(GenerationCancelledError):
-        pipeline.generate(REQUEST, after_three_steps)
-    assert len(asked) == 4
+        pipeline.generate([REQUEST], until_the_third)
+    assert told == [(1, 20), (2, 20), (3, 20)]
 
 
 def test_a_scheduler_is_made_anew_for_each_request() -> None:
@@ -120,7 +129,7 @@ def test_another_family_is_published_loaded_and_served(
     request = dataclasses.replace(
         REQUEST, width=128, height=64, num_inference_steps=3, scheduler=profile.defaults.scheduler
     )
-    first, again = (loaded.generate(request, lambda: False).image for _ in range(2))
+    first, again = (made_alone(loaded, request) for _ in range(2))
 
     assert (profile.size_multiple, profile.schedulers) == (multiple, schedulers)
     assert (profile.defaults.width, profile.defaults.height) == (128, 128)

@@ -77,7 +77,8 @@ def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Imag
 
 
 def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    return pipeline.generate(request, lambda: False).image
+    (result,) = pipeline.generate([request], lambda step, steps: None)
+    return result.image
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -1,0 +1,94 @@
+"""The engine for pipelines that the step loop does not know: alike requests in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from dataclasses import replace
+
+from predictor.engine.inbox import Inbox, Ticket
+from predictor.engine.isolation import run_isolated
+from predictor.engine.seam import GenerationCancelledError, Pipeline, StepListener
+from predictor.errors import OverloadedError
+from predictor.types import GenerationRequest, GenerationResult
+
+logger = logging.getLogger(__name__)
+
+
+class WholeBatchEngine:
+    """An ``Engine`` over a pipeline's own call, which runs a batch from its first step to its last.
+
+    Requests are alike where they differ in prompt and seed alone. Those that wait join the one that
+    has waited longest, up to ``max_batch``; nobody is waited for.
+    """
+
+    def __init__(self, pipeline: Pipeline, max_batch: int, max_queue_length: int) -> None:
+        self._pipeline = pipeline
+        self._max_batch = max_batch
+        self._max_queue_length = max_queue_length
+        self._unfinished = 0
+        self._inbox = Inbox()
+        self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._worker.start()
+
+    async def submit(
+        self, request: GenerationRequest, on_step: StepListener | None = None
+    ) -> GenerationResult:
+        """Make one picture; see ``Engine.submit``."""
+        # One batch runs besides those that wait.
+        if self._unfinished >= self._max_queue_length + self._max_batch:
+            raise OverloadedError(
+                f"{self._max_queue_length} pictures are waiting already; try again later"
+            )
+        ticket = Ticket(request, on_step)
+        self._unfinished += 1
+        try:
+            self._inbox.put(ticket)
+            return await asyncio.wrap_future(ticket.future)
+        finally:
+            self._unfinished -= 1
+
+    def close(self) -> None:
+        """Drop what waits and stop what runs at its next step."""
+        self._inbox.close()
+        self._worker.join()
+
+    def _run(self) -> None:
+        while not self._inbox.is_closed:
+            self._inbox.wait()
+            tickets = self._inbox.take_alike(_likeness, self._max_batch)
+            if tickets:
+                run_isolated(self._generate, tickets, self._shrink)
+
+    def _generate(self, tickets: list[Ticket]) -> None:
+        """Make the pictures of all in one call, and give up where nobody waits for any of them."""
+        begun = time.perf_counter()
+
+        def on_step(step: int, steps: int) -> None:
+            if self._inbox.is_closed or all(ticket.is_over for ticket in tickets):
+                raise GenerationCancelledError
+            for ticket in tickets:
+                ticket.stepped(step, steps)
+
+        try:
+            results = self._pipeline.generate([ticket.request for ticket in tickets], on_step)
+        except GenerationCancelledError as error:
+            for ticket in tickets:
+                ticket.fail(error)
+            return
+        for ticket, result in zip(tickets, results, strict=True):
+            ticket.succeed(replace(result, queue_seconds=begun - ticket.arrived))
+
+    def _shrink(self, tickets: list[Ticket]) -> None:
+        """So many did not fit: half of them is the bound from now on."""
+        self._max_batch = max(1, len(tickets) // 2)
+        logger.warning("out of memory: at most %d pictures together from now on", self._max_batch)
+
+
+def _likeness(request: GenerationRequest) -> GenerationRequest:
+    """Equal for requests that one call of a pipeline can make together."""
+    # Whether there is a negative prompt counts: SDXL takes zeros where there is none.
+    negative_prompt = "any" if request.negative_prompt else ""
+    return replace(request, prompt="", negative_prompt=negative_prompt, seed=0)

@@ -1,0 +1,208 @@
+"""The engine of whole batches over a pipeline of the tests' own: who is made with whom."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from predictor.engine import StepListener
+from predictor.engine.seam import GenerationCancelledError
+from predictor.engine.whole_batch import WholeBatchEngine
+from predictor.errors import GenerationFailedError, OverloadedError
+from predictor.types import GenerationDefaults, GenerationRequest, GenerationResult, ModelProfile
+
+PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 20, 2.0, "unipc"), 8, ("unipc",))
+
+
+class GatedPipeline:
+    """Makes a step each time the gate opens; fails for the prompt "fail"."""
+
+    profile = PROFILE
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.started = threading.Semaphore(0)
+        self.batches: list[list[str]] = []
+        self.stopped: list[list[str]] = []
+        self.most = 100
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], on_step: StepListener
+    ) -> list[GenerationResult]:
+        prompts = [request.prompt for request in requests]
+        self.batches.append(prompts)
+        self.started.release()
+        if len(requests) > self.most:
+            raise torch.OutOfMemoryError("secret detail")
+        for step in (1, 2):
+            self.gate.acquire()
+            try:
+                on_step(step, 2)
+            except GenerationCancelledError:
+                self.stopped.append(prompts)
+                raise
+        if "fail" in prompts:
+            raise RuntimeError("secret detail")
+        picture = Image.new("RGB", (64, 64))
+        return [GenerationResult(request, picture, seconds=0.5) for request in requests]
+
+
+def request(prompt: str) -> GenerationRequest:
+    return GenerationRequest(prompt, "", 0, 64, 64, 20, 2.0, "unipc")
+
+
+async def next_start(pipeline: GatedPipeline) -> None:
+    assert await asyncio.to_thread(pipeline.started.acquire, timeout=5)
+
+
+def run(
+    story: Callable[[WholeBatchEngine, GatedPipeline], object],
+    *,
+    batch: int = 4,
+    queue: int = 8,
+    pipeline: GatedPipeline | None = None,
+) -> GatedPipeline:
+    pipeline = pipeline or GatedPipeline()
+    engine = WholeBatchEngine(pipeline, batch, max_queue_length=queue)
+    try:
+        asyncio.run(asyncio.wait_for(story(engine, pipeline), 30))  # type: ignore[arg-type]
+    finally:
+        pipeline.gate.release(1_000)
+        engine.close()
+    return pipeline
+
+
+async def submit_behind_one(
+    engine: WholeBatchEngine, pipeline: GatedPipeline, *requests: GenerationRequest
+) -> list[GenerationResult | BaseException]:
+    """Let all of the requests wait behind one that runs, then let everything run."""
+    first = asyncio.create_task(engine.submit(request("first")))
+    await next_start(pipeline)
+    tasks = [asyncio.create_task(engine.submit(one)) for one in requests]
+    await asyncio.sleep(0.02)
+    pipeline.gate.release(1_000)
+    await first
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_alike_requests_are_made_together_and_others_in_their_turn() -> None:
+    longer = replace(request("longer"), num_inference_steps=30)
+    negative = replace(request("negative"), negative_prompt="blurry")
+    seeded = replace(request("seeded"), seed=7)
+
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        asked = [request("a"), longer, seeded, negative, request("b")]
+        results = await submit_behind_one(engine, pipeline, *asked)
+        assert [result.request for result in results] == asked  # type: ignore[union-attr]
+
+    batches = run(story).batches
+    assert batches == [["first"], ["a", "seeded", "b"], ["longer"], ["negative"]]
+
+
+def test_no_more_are_made_together_than_the_bound() -> None:
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        await submit_behind_one(engine, pipeline, *(request(name) for name in "abc"))
+
+    assert run(story, batch=2).batches == [["first"], ["a", "b"], ["c"]]
+
+
+def test_what_does_not_fit_is_made_in_halves_from_then_on() -> None:
+    pipeline = GatedPipeline()
+    pipeline.most = 2
+
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        for _ in range(2):
+            await submit_behind_one(engine, pipeline, *(request(name) for name in "abcd"))
+
+    assert run(story, pipeline=pipeline).batches == [
+        *(["first"], ["a", "b", "c", "d"], ["a", "b"], ["c", "d"]),
+        *(["first"], ["a", "b"], ["c", "d"]),
+    ]
+
+
+def test_the_waits_and_the_steps_are_told() -> None:
+    told: list[tuple[int, int]] = []
+
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        first = asyncio.create_task(engine.submit(request("a")))
+        await next_start(pipeline)
+        second = asyncio.create_task(
+            engine.submit(request("b"), lambda step, steps: told.append((step, steps)))
+        )
+        await asyncio.sleep(0.02)
+        pipeline.gate.release(4)
+        results = [await first, await second]
+        assert results[1].queue_seconds >= 0.02
+        assert results[1].first_step_seconds >= results[1].queue_seconds
+
+    run(story)
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_a_failure_is_told_without_its_detail_and_its_batch_mates_are_made() -> None:
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        failed, done = await submit_behind_one(engine, pipeline, request("fail"), request("b"))
+        assert isinstance(failed, GenerationFailedError)
+        assert "secret" not in str(failed)
+        assert isinstance(done, GenerationResult)
+
+    run(story)
+
+
+def test_a_batch_stops_only_when_nobody_waits_for_any_of_it() -> None:
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        first = asyncio.create_task(engine.submit(request("first")))
+        await next_start(pipeline)
+        both = [asyncio.create_task(engine.submit(request(name))) for name in "ab"]
+        left = asyncio.create_task(engine.submit(replace(request("c"), seed=1, width=128)))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        pipeline.gate.release()
+        await next_start(pipeline)
+        both[0].cancel()
+        left.cancel()
+        pipeline.gate.release(2)
+        assert (await both[1]).request.prompt == "b"
+
+    pipeline = run(story)
+    assert pipeline.stopped == [["first"]]
+    assert pipeline.batches == [["first"], ["a", "b"]]
+
+
+def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        running, waiting = (asyncio.create_task(engine.submit(request(name))) for name in "ab")
+        await next_start(pipeline)
+        with pytest.raises(OverloadedError, match="1 pictures"):
+            await engine.submit(request("c"))
+        pipeline.gate.release(2)
+        await running
+        later = asyncio.create_task(engine.submit(request("d")))
+        pipeline.gate.release(4)
+        assert (await waiting).request.prompt == "b"
+        assert (await later).request.prompt == "d"
+
+    run(story, batch=1, queue=1)
+
+
+def test_closing_stops_what_runs_and_what_waits() -> None:
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        running = asyncio.create_task(engine.submit(request("a")))
+        await next_start(pipeline)
+        waiting = asyncio.create_task(engine.submit(replace(request("b"), width=128)))
+        await asyncio.sleep(0.02)
+        closing = asyncio.create_task(asyncio.to_thread(engine.close))
+        with pytest.raises(GenerationCancelledError):
+            await waiting
+        pipeline.gate.release()
+        with pytest.raises(GenerationCancelledError):
+            await running
+        await closing
+
+    assert run(story).stopped == [["a"]]
