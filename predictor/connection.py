@@ -1,13 +1,15 @@
-"""What KServe's server leaves open: a bound on the body, and a caller who hangs up."""
+"""What KServe's server leaves open: a bound on bodies, a type of streams, callers who hang up."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from predictor.errors import BodyTooLargeError
+from predictor.protocol.events import EVENT_STREAM
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,26 @@ class BodyLimitMiddleware:
             return message
 
         await self._app(scope, bounded_receive if scope["type"] == "http" else receive, send)
+
+
+class StreamTypeMiddleware:
+    """Name the type of a stream: KServe sends one without, and all of ours are events."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the header where a response has neither a type nor a length."""
+
+        async def typed_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if not {"content-type", "content-length"} & {*headers}:
+                    headers["content-type"] = EVENT_STREAM
+                    headers["cache-control"] = "no-store"
+            await send(message)
+
+        await self._app(scope, receive, typed_send if scope["type"] == "http" else send)
 
 
 class HangUpMiddleware:

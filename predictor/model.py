@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ from kserve import Model
 from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
-from predictor.protocol import Picture, decode, encode
+from predictor.progress import Progress
+from predictor.protocol import Call, EncodedResponse, Picture, decode, encode
 from predictor.settings import Settings
+from predictor.stream import stream
 from predictor.types import GenerationResult, ModelProfile
 
 logger = logging.getLogger(__name__)
@@ -86,38 +88,50 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         payload: Any,
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
-    ) -> bytes | dict[str, Any]:
+    ) -> bytes | dict[str, Any] | AsyncIterator[bytes]:
         """Answer one ``:predict`` call; ``response_headers`` is filled for KServe to send."""
         assert self._loaded is not None
-        engine, profile = self._loaded
-        call = decode(payload, (headers or {}).get("accept"), Limits(self._settings, profile))
-        results = await self._make_in_time(engine, call.pictures)
-        response = await asyncio.to_thread(
-            encode,
-            call,
-            results,
-            model_name=self.name,
-            revision=profile.revision,
-            embed_metadata=self._settings.embed_metadata,
-        )
+        limits = Limits(self._settings, self._loaded.profile)
+        call = decode(payload, (headers or {}).get("accept"), limits)
+        progress = Progress([picture.request for picture in call.pictures], call.as_events)
+        if call.as_events:
+            return await stream(self._answer(call, progress), progress)
+        response = await self._answer(call, progress)
         if response_headers is not None:
             response_headers.update(response.headers)
         return response.body
 
+    async def _answer(self, call: Call, progress: Progress) -> EncodedResponse:
+        assert self._loaded is not None
+        results = await self._make_in_time(self._loaded.engine, call.pictures, progress)
+        return await asyncio.to_thread(
+            encode,
+            call,
+            results,
+            model_name=self.name,
+            revision=self._loaded.profile.revision,
+            embed_metadata=self._settings.embed_metadata,
+        )
+
     async def _make_in_time(
-        self, engine: Engine, pictures: Sequence[Picture]
+        self, engine: Engine, pictures: Sequence[Picture], progress: Progress
     ) -> list[GenerationResult]:
         seconds = self._settings.request_timeout_seconds
         try:
             async with asyncio.timeout(seconds or None):
-                return await _submit_all(engine, pictures)
+                return await _submit_all(engine, pictures, progress)
         except TimeoutError:
-            raise DeadlineExceededError(f"not done within {seconds:g} s") from None
+            raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
 
 
-async def _submit_all(engine: Engine, pictures: Sequence[Picture]) -> list[GenerationResult]:
+async def _submit_all(
+    engine: Engine, pictures: Sequence[Picture], progress: Progress
+) -> list[GenerationResult]:
     """Make all pictures of a call; the first failure, or a caller who left, drops the others."""
-    tasks = [asyncio.create_task(engine.submit(picture.request)) for picture in pictures]
+    tasks = [
+        asyncio.create_task(engine.submit(picture.request, progress.listener(index)))
+        for index, picture in enumerate(pictures)
+    ]
     try:
         return await asyncio.gather(*tasks)
     finally:

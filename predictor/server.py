@@ -13,7 +13,7 @@ from kserve import ModelRepository, ModelServer
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
-from predictor.connection import BodyLimitMiddleware, HangUpMiddleware
+from predictor.connection import BodyLimitMiddleware, HangUpMiddleware, StreamTypeMiddleware
 from predictor.error_responses import register_error_responses
 from predictor.errors import ModelLoadError
 from predictor.model import DiffusionModel
@@ -68,6 +68,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         )
         self._settings = settings
         self.dataplane = _DataPlane(model_registry=self.registered_models)
+        app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
 

@@ -15,9 +15,9 @@ from predictor.types import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
-# A larger batch must bring this much more pictures a second. One that does not may have met noise,
-# so the search looks one doubling further.
-_LEAST_GAIN = 0.05
+# A doubled batch doubles the wait for a place in the next one, so it must bring this much more
+# pictures a second. One that does not may have met noise: the search looks one doubling further.
+_LEAST_GAIN = 0.1
 # Where batches bring no throughput, jobs still take turns: a short one need not wait for long ones.
 _LEAST_JOBS_UNDER_WAY = 8
 # A decoder takes more memory than a step, and gains little from batches.

@@ -58,9 +58,12 @@ class WholeBatchEngine:
     def _run(self) -> None:
         while not self._inbox.is_closed:
             self._inbox.wait()
-            tickets = self._inbox.take_alike(_likeness, self._max_batch)
+            tickets = self._next_batch()
             if tickets:
                 run_isolated(self._generate, tickets, self._shrink)
+
+    def _next_batch(self) -> list[Ticket]:
+        return self._inbox.take_alike(likeness, self._max_batch)
 
     def _generate(self, tickets: list[Ticket]) -> None:
         """Make the pictures of all in one call, and give up where nobody waits for any of them."""
@@ -87,7 +90,7 @@ class WholeBatchEngine:
         logger.warning("out of memory: at most %d pictures together from now on", self._max_batch)
 
 
-def _likeness(request: GenerationRequest) -> GenerationRequest:
+def likeness(request: GenerationRequest) -> GenerationRequest:
     """Equal for requests that one call of a pipeline can make together."""
     # Whether there is a negative prompt counts: SDXL takes zeros where there is none.
     negative_prompt = "any" if request.negative_prompt else ""

@@ -12,6 +12,7 @@ from predictor.errors import InvalidRequestError
 from predictor.images import FORMATS, OutputFormat
 from predictor.limits import Limits
 from predictor.protocol.accept import JSON, preferred
+from predictor.protocol.events import EVENT_STREAM
 from predictor.protocol.fields import Instance, InstancesBody, validated
 from predictor.types import GenerationRequest
 
@@ -28,10 +29,15 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP call: the pictures it asks for, and whether the answer is JSON or the bare file."""
+    """One HTTP call: the pictures it asks for, and how it is answered.
+
+    ``as_json``: predictions rather than the bare file; ``as_events``: these at the end of a stream
+    that tells the steps.
+    """
 
     pictures: tuple[Picture, ...]
     as_json: bool
+    as_events: bool = False
 
 
 def decode(payload: object, accept: str | None, limits: Limits) -> Call:
@@ -41,12 +47,14 @@ def decode(payload: object, accept: str | None, limits: Limits) -> Call:
         InvalidRequestError: names the field and the reason.
     """
     document = _document(payload)
-    media_type = preferred(accept, (JSON, *FORMATS))
+    media_type = preferred(accept, (JSON, EVENT_STREAM, *FORMATS))
     accepted = FORMATS.get(media_type or "", "png")
+    as_events = media_type == EVENT_STREAM
     if "instances" in document:
-        return Call(_from_instances(document, accepted, limits), as_json=True)
+        return Call(_from_instances(document, accepted, limits), as_json=True, as_events=as_events)
     pictures = _from_prompt(document, accepted, limits)
-    return Call(pictures, as_json=media_type == JSON or len(pictures) > 1)
+    as_json = as_events or media_type == JSON or len(pictures) > 1
+    return Call(pictures, as_json, as_events)
 
 
 def _document(payload: object) -> dict[str, Any]:

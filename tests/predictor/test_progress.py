@@ -1,0 +1,96 @@
+"""Progress as a stream of events: steps that grow, then the answer or the reason."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from demo.judge import look_at
+from demo.shapes import Scene
+from tests.serving import PREDICT, Server
+
+SCENE = Scene("blue", "star", "white")
+EVENTS = {"accept": "text/event-stream"}
+LONG = {
+    "prompt": SCENE.prompt,
+    "parameters": {"num_inference_steps": 150, "width": 128, "height": 128},
+}
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    """Name and data of each event, as they come."""
+    name = ""
+    for line in lines:
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            yield name, json.loads(value)
+
+
+def test_the_steps_are_told_and_the_answer_comes_last(client: httpx.Client) -> None:
+    body = {
+        "prompt": SCENE.prompt,
+        "parameters": {"seed": 5, "num_images_per_prompt": 2, "num_inference_steps": 15},
+    }
+    with client.stream("POST", PREDICT, json=body, headers=EVENTS) as response:
+        told = list(events(response.iter_lines()))
+
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *progress, (name, answer) = told
+    assert {name for name, _ in progress} == {"progress"}
+    steps = [data["step"] for _, data in progress]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 3
+    assert {data["steps"] for _, data in progress} == {30}
+    assert name == "result"
+    assert [one["seed"] for one in answer["predictions"]] == [5, 6]
+    file = base64.b64decode(answer["predictions"][0]["image"]["b64"])
+    assert look_at(Image.open(io.BytesIO(file))).shows(SCENE)
+
+
+def test_what_is_wrong_from_the_start_has_its_status(client: httpx.Client) -> None:
+    refused = client.post(PREDICT, json={"prompt": ""}, headers=EVENTS)
+
+    assert refused.status_code == 400
+    assert refused.json() == {"error": "prompt: is empty"}
+
+
+def test_what_goes_wrong_later_is_the_last_event(demo_model: Path, tmp_path: Path) -> None:
+    with Server.started(demo_model, tmp_path / "log", request_timeout_seconds=0.5) as server:
+        server.wait_until_ready()
+        with httpx.stream(
+            "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
+        ) as response:
+            *progress, (name, data) = events(response.iter_lines())
+        again = httpx.post(server.url + PREDICT, json={"prompt": "a red star"}, timeout=120)
+
+    assert response.status_code == 200
+    assert progress
+    assert name == "error"
+    assert data["error"].startswith("not done within 0.5 s: at step ")
+    assert again.status_code == 200
+
+
+def test_a_reader_who_leaves_stops_the_work(demo_model: Path, tmp_path: Path) -> None:
+    with Server.started(demo_model, tmp_path / "log") as server:
+        server.wait_until_ready()
+        with httpx.stream(
+            "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
+        ) as response:
+            next(events(response.iter_lines()))
+        deadline = time.monotonic() + 30
+        while "the caller left at step" not in server.log.read_text():
+            assert time.monotonic() < deadline, server.log.read_text()
+            time.sleep(0.05)
+        log = server.log.read_text()
+
+    assert "Traceback" not in log
