@@ -31,14 +31,17 @@ check: $(INSTALLED) ## Lint, formatting, types, and manifests that equal the cha
 	$(BIN)/mypy
 	$(BIN)/python hack/render_manifests.py --check
 	$(BIN)/python hack/document_settings.py --check
+	$(BIN)/python hack/document_figures.py --check
 
 format: $(INSTALLED) ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Measure what serving adds and what sharing steps brings; results in bench/results/
-	$(BIN)/python bench/serving.py
-	$(BIN)/python bench/engine.py
+bench: $(INSTALLED) ## Measure (an hour on two cores) and write the tables; results in bench/results/
+	$(BIN)/python -m bench.serving
+	$(BIN)/python -m bench.concurrency
+	$(BIN)/python -m bench.gpu
+	$(BIN)/python hack/document_figures.py
 
 train: $(INSTALLED) ## Train the demo model again (20 minutes on two cores)
 	$(BIN)/python demo/train.py
@@ -49,9 +52,10 @@ images: ## Build both images; REGISTRY=host/ goes in front, IMAGE_TOOL=buildah w
 	$(IMAGE_TOOL) build --file Dockerfile.downloader \
 	    --tag $(REGISTRY)stable-diffusion-downloader:$(VERSION) $(BUILD_ARGS) .
 
-manifests: $(INSTALLED) ## Write what derives from the chart and the settings
+manifests: $(INSTALLED) ## Write what derives from the chart, the settings and the measurements
 	$(BIN)/python hack/render_manifests.py
 	$(BIN)/python hack/document_settings.py
+	$(BIN)/python hack/document_figures.py
 
 lock: $(INSTALLED) ## Resolve the lock files again (see CONTRIBUTING.md)
 	sh hack/lock.sh $(BIN)

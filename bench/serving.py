@@ -1,6 +1,6 @@
 """What serving adds to a picture: the bare pipeline and the server, in turns, in one run.
 
-``python bench/serving.py`` prints the figures and writes them to ``bench/results/serving.json``.
+``python -m bench.serving`` prints the figures and writes them to ``bench/results/serving.json``.
 Both make the same pictures of the demo model one after another, so the ratio holds wherever it is
 measured; the seconds hold only for the machine that is named beside them.
 """
@@ -12,18 +12,15 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, Python puts bench/ on the path and not the repository.
-sys.path.insert(0, str(ROOT))
+from demo.run import NAME, VOLUME, ask, free_port, publish, server
+from predictor.pipeline import DiffusersPipeline, load_pipeline
+from predictor.settings import Settings
 
-from demo.run import NAME, VOLUME, ask, free_port, publish, server  # noqa: E402
-from predictor.pipeline import DiffusersPipeline, load_pipeline  # noqa: E402
-from predictor.settings import Settings  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 PROMPT = "a red circle on a blue background"
 RESULTS = ROOT / "bench" / "results" / "serving.json"

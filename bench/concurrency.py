@@ -1,0 +1,251 @@
+"""Many callers at once: the bare pipeline, whole-request batches and the step loop, side by side.
+
+``python -m bench.concurrency [SECTION ...]`` measures over HTTP, prints a table and writes
+``bench/results/concurrency.json`` and ``.svg``. All contestants run in turns within each round and
+are asked for the same pictures, so the ratios hold wherever they are measured; the seconds hold
+only for the machine that is named beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.contestants import BARE, MUSE, OURS, Contestant, Running, running
+from bench.figures import ratios, summary, table
+from bench.load import Run, bodies, closed_loop, poisson, short_among_long
+from demo.run import NAME, VOLUME, publish
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results" / "concurrency.json"
+SCRATCH = ROOT / "demo" / "output"
+
+# A few lengths rather than any between 10 and 50, so that whole batches find something alike.
+MIXED = (10, 20, 30, 40, 50)
+ROUNDS = 5
+CROWD = 16
+
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Measure the sections that are named, or all, and print what is known of all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    names = parser.parse_args().sections or list(SECTIONS)
+    publish(NAME, VOLUME)
+    for name in names:
+        print(f"== {name}", flush=True)
+        figures = SECTIONS[name]()
+        _write(name, figures)
+        print(table(name, figures), flush=True)
+    from bench.plot import draw
+
+    draw(known(), RESULTS.with_suffix(".svg"))
+
+
+def known() -> Figures:
+    """What has been measured so far."""
+    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
+
+
+def _write(name: str, figures: Figures) -> None:
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    stamp = {"machine": machine, "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+    RESULTS.write_text(json.dumps({**known(), name: stamp | figures}, indent=1) + "\n")
+
+
+def tune() -> Figures:
+    """The best size and window of whole batches at 16 users, mixed lengths."""
+    found: Figures = {}
+    for size, window in itertools.product((4, 8, 16), (0.0, 0.1, 0.5)):
+        contestant = Contestant("tuned", "window", size, window)
+        with _all_running(contestant) as servers:
+            run = closed_loop(servers[0].address, bodies(MIXED), CROWD, 4)
+        found[f"size {size}, window {window:g} s"] = summary([run])
+    best = max(found, key=lambda name: found[name]["images_per_second"])
+    size, window = (float(part.split()[1]) for part in best.split(", "))
+    return {"contestants": found, "best": {"size": int(size), "window": window}}
+
+
+def _tuned() -> Contestant:
+    best = known()["tune"]["best"]
+    return Contestant("tuned", "window", best["size"], best["window"])
+
+
+def lone() -> Figures:
+    """One user, 20 steps each time."""
+    return _closed((BARE, _tuned(), OURS), users=1, rounds_each=10, steps=(20,))
+
+
+def crowd() -> Figures:
+    """16 users, mixed lengths: the figures of the first claim."""
+    return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=3)
+
+
+def alike() -> Figures:
+    """16 users who all ask for 20 steps: the best that whole batches can meet."""
+    return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=3, steps=(20,))
+
+
+def few() -> Figures:
+    """5 and 10 users, mixed lengths."""
+    parts = [
+        _closed((BARE, _tuned(), OURS), users=users, rounds_each=3, times=3) for users in (5, 10)
+    ]
+    return {"5 users": parts[0], "10 users": parts[1]}
+
+
+def muse() -> Figures:
+    """Whole batches as Muse makes them beside ours: 1, 5, 10, 16 and 100 users."""
+    return {
+        f"{users} users": _closed((MUSE, OURS), users=users, rounds_each=each, times=1)
+        for users, each in ((1, 3), (5, 2), (10, 2), (CROWD, 2), (100, 1))
+    }
+
+
+def hundreds() -> Figures:
+    """100 users; 300 users; mixed lengths."""
+    every, batching = (BARE, _tuned(), OURS), (_tuned(), OURS)
+    return {
+        "100 users": _closed(every, users=100, rounds_each=1, times=1),
+        # The bare pipeline is left out: its rate is the same for any number of users.
+        "300 users": _closed(batching, users=300, rounds_each=2, times=1),
+    }
+
+
+def burst() -> Figures:
+    """300 requests at once, one of each user."""
+    return _closed((BARE, _tuned(), OURS), users=300, rounds_each=1, times=1)
+
+
+def steady() -> Figures:
+    """Poisson arrivals at 80 % of the step loop's own capacity."""
+    return _poisson(0.8, ROUNDS)
+
+
+def steadier() -> Figures:
+    """Poisson arrivals at 50 and 95 %."""
+    return {"50 %": _poisson(0.5, 1), "95 %": _poisson(0.95, 1)}
+
+
+def short() -> Figures:
+    """Requests of 4 steps while 16 users ask for 50 steps without a pause."""
+
+    def load(server: Running, number: int) -> Run:
+        long, brief = bodies((50,), seed=number), bodies((4,), seed=number)
+        outcomes = short_among_long(server.address, long, brief, CROWD, times=2)
+        return Run(outcomes, sum(outcome.seconds for outcome in outcomes))
+
+    return _in_turns((BARE, _tuned(), OURS), load, ROUNDS)
+
+
+def large() -> Figures:
+    """16 users of a UNet whose arithmetic dominates, 4 to 12 steps."""
+    from bench.random_models import large_on_a_cpu, save
+
+    source = SCRATCH / "large-source"
+    save(large_on_a_cpu, source)
+    flags = [f"--source={source.as_uri()}", "--name=large", f"--target={VOLUME}"]
+    subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
+    best = Contestant("tuned", "window", 4, 0.0)
+
+    def load(server: Running, number: int) -> Run:
+        return closed_loop(server.address, bodies((4, 8, 12), seed=number), CROWD, 1)
+
+    return _in_turns((BARE, best, OURS), load, 3, model="large")
+
+
+def memory() -> Figures:
+    """The memory of the step loop's process after 200 requests and after 2,000."""
+    with _all_running(OURS) as (server,):
+        requests = bodies((2, 4, 6))
+        runs = [closed_loop(server.address, requests, 20, 10)]
+        after_200 = server.resident_bytes()
+        runs.append(closed_loop(server.address, requests, 20, 90))
+        after_2000 = server.resident_bytes()
+    return {
+        "contestants": {OURS.name: summary(runs)},
+        "mib_after_200": round(after_200 / 2**20, 1),
+        "mib_after_2000": round(after_2000 / 2**20, 1),
+        "growth": round(after_2000 / after_200 - 1, 4),
+    }
+
+
+def _closed(
+    contestants: tuple[Contestant, ...],
+    users: int,
+    rounds_each: int,
+    times: int = ROUNDS,
+    steps: tuple[int, ...] = MIXED,
+) -> Figures:
+    def load(server: Running, number: int) -> Run:
+        return closed_loop(server.address, bodies(steps, seed=number), users, rounds_each)
+
+    return _in_turns(contestants, load, times)
+
+
+def _poisson(part: float, times: int) -> Figures:
+    rate = part * _capacity()
+
+    def load(server: Running, number: int) -> Run:
+        return poisson(server.address, bodies(MIXED, seed=number), rate, seconds=30, seed=number)
+
+    return {"rate": round(rate, 2), **_in_turns((BARE, _tuned(), OURS), load, times)}
+
+
+def _capacity() -> float:
+    """The most pictures a second that the step loop was seen to make of mixed lengths."""
+    parts = known()["crowd"], known()["hundreds"]["100 users"]
+    return float(max(part["contestants"]["ours"]["images_per_second"] for part in parts))
+
+
+def _in_turns(
+    contestants: tuple[Contestant, ...],
+    load: Callable[[Running, int], Run],
+    times: int,
+    model: str = NAME,
+) -> Figures:
+    """Each round gives the same load to each, one after another; figures over all rounds."""
+    runs: dict[str, list[Run]] = {contestant.name: [] for contestant in contestants}
+    with _all_running(*contestants, model=model) as servers:
+        for server in servers:
+            closed_loop(server.address, bodies((4,)), 2, 2)
+        for number in range(times):
+            for server in servers:
+                runs[server.contestant.name].append(load(server, number))
+    figures = {name: summary(of) for name, of in runs.items()}
+    return {"rounds": times, "contestants": figures, "ratios": ratios(runs, median)}
+
+
+@contextlib.contextmanager
+def _all_running(*contestants: Contestant, model: str = NAME) -> Iterator[list[Running]]:
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(running(contestant, VOLUME / model, SCRATCH))
+            for contestant in contestants
+        ]
+
+
+SECTIONS: dict[str, Callable[[], Figures]] = {
+    section.__name__: section
+    for section in (
+        *(tune, lone, crowd, alike, few, hundreds, burst, muse),
+        *(steady, steadier, short, large, memory),
+    )
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Pipelines of real shapes with weights of chance: as slow as the real ones, and as large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from demo.shapes import all_scenes
+from demo.tokenizer import build_tokenizer
+
+
+def large_on_a_cpu() -> DiffusionPipeline:
+    """A UNet whose arithmetic dominates on a few CPU cores: 25 M weights, 256x256 pixels."""
+    return _stable_diffusion(
+        {
+            "sample_size": 32,
+            "block_out_channels": (96, 192, 288),
+            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            "layers_per_block": 2,
+            "attention_head_dim": 8,
+            "cross_attention_dim": 256,
+        },
+        text_width=256,
+        vae_channels=[16, 32, 32, 32],
+    )
+
+
+def stable_diffusion_1_5() -> DiffusionPipeline:
+    """The shapes of Stable Diffusion 1.5: a UNet of 860 M weights, 512x512 pixels."""
+    return _stable_diffusion(
+        {"sample_size": 64, "attention_head_dim": 8, "cross_attention_dim": 768},
+        text_width=768,
+        vae_channels=[128, 256, 512, 512],
+    )
+
+
+def stable_diffusion_xl() -> DiffusionPipeline:
+    """The shapes of SDXL's base: a UNet of 2.6 G weights, 1024x1024 pixels."""
+    tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
+    unet = UNet2DConditionModel(
+        sample_size=128,
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(5, 10, 20),
+        transformer_layers_per_block=(1, 2, 10),
+        use_linear_projection=True,
+        cross_attention_dim=2048,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+    return StableDiffusionXLPipeline(
+        vae=_vae([128, 256, 512, 512], sample_size=1024),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, 768, layers=12)),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, 1280, layers=32)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+    )
+
+
+def save(build: Callable[[], DiffusionPipeline], folder: Path) -> None:
+    """Write the pipeline's folder, the weights the same each time, unless it is there."""
+    if not (folder / "model_index.json").exists():
+        torch.manual_seed(0)
+        build().save_pretrained(folder)
+
+
+def _stable_diffusion(
+    unet: dict[str, Any], text_width: int, vae_channels: list[int]
+) -> DiffusionPipeline:
+    tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
+    return StableDiffusionPipeline(
+        vae=_vae(vae_channels, sample_size=8 * unet["sample_size"]),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, text_width, layers=12)),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**unet),
+        scheduler=PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _vae(channels: list[int], sample_size: int) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        block_out_channels=channels,
+        layers_per_block=2,
+        norm_num_groups=min(32, channels[0] // 2),
+        sample_size=sample_size,
+        # The real ones are cast up too, as they overflow in half precision.
+        force_upcast=False,
+    )
+
+
+def _text_config(tokenizer: Any, width: int, layers: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -1,0 +1,130 @@
+"""Writes the speed tables of the documents from ``bench/results/``; ``--check`` only looks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+
+CONTESTANTS = {
+    "bare": "one after another",
+    "tuned": "whole batches, tuned",
+    "muse": "whole batches, 10 s window",
+    "ours": "sharing steps",
+}
+MEASURES = {
+    "images_per_second": "pictures/s",
+    "p50": "p50, s",
+    "p95": "p95, s",
+    "p99": "p99, s",
+    "first_step_p50": "first step p50, s",
+    "first_step_p95": "first step p95, s",
+    "errors": "errors",
+}
+# What the README shows: the load in words, the section, and the measure.
+CLAIMS = (
+    ("1 user, 20 steps", "lone", "p50"),
+    ("16 users, 20 steps", "alike", "images_per_second"),
+    ("16 users, 10 to 50 steps", "crowd", "images_per_second"),
+    ("16 users, 10 to 50 steps", "crowd", "p95"),
+    ("arrivals by chance, 80 % load", "steady", "p95"),
+    ("4 steps, among 16 users of 50", "short", "p50"),
+    ("300 requests at once", "burst", "p95"),
+)
+SECTIONS = {
+    "lone": "1 user, 20 steps",
+    "few": "10 to 50 steps",
+    "crowd": "16 users, 10 to 50 steps",
+    "alike": "16 users, 20 steps each",
+    "hundreds": "10 to 50 steps",
+    "burst": "300 requests at once, 10 to 50 steps",
+    "steadier": "arrivals by chance, 10 to 50 steps",
+    "steady": "arrivals by chance at 80 %, 10 to 50 steps",
+    "short": "4 steps, while 16 users ask for 50",
+    "muse": "10 to 50 steps",
+    "large": "16 users, 28 M weights at 256x256, 4 to 12 steps",
+    "memory": "20 users, 2 to 6 steps",
+}
+
+Figures = Mapping[str, Any]
+
+
+def claims(figures: Figures) -> str:
+    """The README's table: a load a row, a contestant a column, ratios last."""
+    rows = [
+        "| load | measured | one after another | whole batches, tuned | sharing steps | ratios |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for words, section, measure in CLAIMS:
+        part = figures[section]
+        values = [part["contestants"][name][measure] for name in ("bare", "tuned", "ours")]
+        both = [part["ratios"][name][measure] for name in ("bare", "tuned")]
+        cells = [words, MEASURES[measure], *map(_short, values), " and ".join(map(_short, both))]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def everything(figures: Figures) -> str:
+    """The table of ``docs/performance.md``: a contestant in a load a row, a measure a column."""
+    rows = [f"| load | how | {' | '.join(MEASURES.values())} |", "| --- " * 9 + "|"]
+    for section, words in SECTIONS.items():
+        for load, contestant, row in _contestants(words, figures[section]):
+            cells = [load, CONTESTANTS[contestant], *(_short(row[key]) for key in MEASURES)]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _contestants(words: str, figures: Figures) -> Iterator[tuple[str, str, Figures]]:
+    for name, row in figures.get("contestants", {}).items():
+        yield words, name, row
+    for part, inner in figures.items():
+        if isinstance(inner, dict) and "contestants" in inner:
+            yield from _contestants(f"{part}, {words}", inner)
+
+
+def _short(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+TABLES: Mapping[str, Callable[[Figures], str]] = {
+    "README.md": claims,
+    "docs/performance.md": everything,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the tables, or with ``--check`` exit with 1 where they are not up to date."""
+    parser = argparse.ArgumentParser(description="Write the speed tables of the documents.")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a drift")
+    check = parser.parse_args(arguments).check
+    figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
+    old = [name for name, table in TABLES.items() if not _renew(ROOT / name, table(figures), check)]
+    if not check or not old:
+        return 0
+    print(f"{', '.join(old)}: the speed table is old: run `make manifests`", file=sys.stderr)
+    return 1
+
+
+def _renew(path: Path, table: str, check: bool) -> bool:
+    """Put the table between its markers; whether it was there already."""
+    before = path.read_text("utf-8")
+    begin, end = "<!-- figures -->\n", "<!-- /figures -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    after, found = pattern.subn(lambda _: begin + table + end, before)
+    if found != 1:
+        raise SystemExit(f"{path.name} needs one pair of markers {begin.strip()}")
+    if not check:
+        path.write_text(after, "utf-8")
+    return before == after
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""What the measurements are made of: percentiles, ratios, and the tables of the documents."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+
+from bench.figures import percentile, ratios, summary
+from bench.load import Outcome, Run
+from hack.document_figures import main as document_figures
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_a_percentile_is_the_value_that_so_many_do_not_exceed() -> None:
+    values = [float(value) for value in range(100, 0, -1)]
+
+    assert [percentile(values, part) for part in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
+    assert percentile([3.0], 0.5) == 3.0
+
+
+def test_errors_are_counted_and_bring_no_rate() -> None:
+    run = Run([Outcome(1.0, 0.1, None), Outcome(2.0, 0.0, "429 later")], seconds=2.0)
+
+    figures = summary([run])
+
+    assert (figures["requests"], figures["errors"]) == (2, 1)
+    assert figures["images_per_second"] == 0.5
+    assert figures["first_error"] == "429 later"
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    def runs(*seconds: float) -> list[Run]:
+        return [Run([Outcome(one, one, None)], one) for one in seconds]
+
+    found = ratios({"bare": runs(2, 4, 100), "ours": runs(1, 1, 1)}, median)
+
+    assert found["bare"]["p50"] == 0.25
+    assert found["bare"]["images_per_second"] == 4
+
+
+def test_the_speed_tables_are_those_of_the_results() -> None:
+    assert document_figures(["--check"]) == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_gpu_bench_says_so() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "bench.gpu"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert result.returncode == 0
+    assert "no GPU here" in result.stdout
