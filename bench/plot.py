@@ -37,12 +37,13 @@ def draw(known: dict[str, Any], path: Path) -> None:
 def _by_users(known: dict[str, Any]) -> dict[int, Any]:
     """Parts by number of users; that of the same number with more rounds goes before."""
     parts: dict[int, Any] = {}
-    for section in ("muse", "few", "hundreds"):
+    for section in ("muse", "few"):
         for name, part in known.get(section, {}).items():
             if name.endswith(" users"):
                 parts.setdefault(int(name.split()[0]), {}).update(part["contestants"])
-    if "crowd" in known:
-        parts.setdefault(16, {}).update(known["crowd"]["contestants"])
+    for users, section in ((16, "crowd"), (100, "hundred"), (300, "burst")):
+        if section in known:
+            parts.setdefault(users, {}).update(known[section]["contestants"])
     return dict(sorted(parts.items()))
 
 

@@ -36,15 +36,15 @@ CLAIMS = (
     ("16 users, 10 to 50 steps", "crowd", "p95"),
     ("arrivals by chance, 80 % load", "steady", "p95"),
     ("4 steps, among 16 users of 50", "short", "p50"),
-    ("300 requests at once", "burst", "p95"),
+    ("300 users at once", "burst", "p95"),
 )
 SECTIONS = {
     "lone": "1 user, 20 steps",
     "few": "10 to 50 steps",
     "crowd": "16 users, 10 to 50 steps",
     "alike": "16 users, 20 steps each",
-    "hundreds": "10 to 50 steps",
-    "burst": "300 requests at once, 10 to 50 steps",
+    "hundred": "100 users, 10 to 50 steps",
+    "burst": "300 users at once, 10 to 50 steps",
     "steadier": "arrivals by chance, 10 to 50 steps",
     "steady": "arrivals by chance at 80 %, 10 to 50 steps",
     "short": "4 steps, while 16 users ask for 50",

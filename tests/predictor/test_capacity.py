@@ -49,3 +49,22 @@ def test_a_slow_decoder_is_let_one_picture_and_a_fast_one_a_few() -> None:
     assert Capacity(16, 64, steps_per_decode=10.0).decodes(stepped=5) == 1
     assert Capacity(16, 64, steps_per_decode=2.0).decodes(stepped=5) == 2
     assert Capacity(16, 64, steps_per_decode=0.1).decodes(stepped=5) == 4
+
+
+def test_the_first_run_of_a_size_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("predictor.engine.capacity.time.perf_counter", lambda: clock[0])
+    denoiser = FakeDenoiser()
+    denoiser.gate.release(1_000)
+    predict = denoiser.predict
+    seen: set[int] = set()
+
+    def predict_in_time(latents: torch.Tensor, *others: object) -> torch.Tensor:
+        # A step takes as long for any number of lanes, but for the first of its size.
+        clock[0] += 0.1 if len(latents) in seen else 10.0
+        seen.add(len(latents))
+        return predict(latents, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(denoiser, "predict", predict_in_time)
+
+    assert measure_capacity(denoiser, request("any"), max_lanes=16).lanes == 16
