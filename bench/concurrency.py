@@ -91,12 +91,12 @@ def lone() -> Figures:
 
 def crowd() -> Figures:
     """16 users, mixed lengths: the figures of the first claim."""
-    return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=3)
+    return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=2)
 
 
 def alike() -> Figures:
     """16 users who all ask for 20 steps: the best that whole batches can meet."""
-    return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=3, steps=(20,))
+    return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=3, times=3, steps=(20,))
 
 
 def few() -> Figures:
