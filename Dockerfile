@@ -8,7 +8,8 @@ FROM ${BASE_IMAGE} AS builder
 ARG LOCK=requirements/predictor.lock
 ARG TORCH=
 ARG PIP_EXTRA_INDEX_URL=
-RUN python -m venv /opt/venv
+# python3, as it is called on any base.
+RUN python3 -m venv /opt/venv
 COPY ${LOCK} /tmp/requirements.lock
 # pip compiles what it installs: the container cannot write its bytecode later.
 RUN /opt/venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
@@ -16,6 +17,8 @@ RUN /opt/venv/bin/python -m pip install --no-cache-dir --disable-pip-version-che
 # The CPU lock leaves torch out, as every builder's CPU wheel has another hash.
 RUN if [ -n "${TORCH}" ]; then /opt/venv/bin/python -m pip install --no-cache-dir \
     --disable-pip-version-check --no-deps "${TORCH}"; fi
+# What installs software has no place in an image that runs.
+RUN /opt/venv/bin/python -m pip uninstall --yes --quiet pip
 
 FROM ${BASE_IMAGE}
 ARG VERSION=0.1.0
@@ -24,6 +27,7 @@ LABEL org.opencontainers.image.title="stable-diffusion-predictor" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 # A name for the user: PyTorch asks for it when it makes its cache folder.

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 import pytest
+import yaml
 
 from .rendering import ROOT, case
 
@@ -66,9 +67,26 @@ def test_the_user_is_a_number_and_the_one_of_the_chart(program: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_image_holds_its_own_package_and_the_modelstore(program: str) -> None:
-    assert copied_folders(program) == {"modelstore", program}
-    for folder in copied_folders(program):
+    demo = {"demo/model"} if program == "downloader" else set()
+    assert copied_folders(program) == {"modelstore", program} | demo
+    for folder in copied_folders(program) - demo:
         assert (ROOT / folder / "__init__.py").is_file()
+
+
+def test_the_demo_example_publishes_the_model_that_the_image_holds() -> None:
+    (copy,) = [rest for rest in all_of("downloader", "COPY") if rest.startswith("demo/")]
+    source, target = copy.split()
+    assert (ROOT / source / "model_index.json").is_file()
+    values = yaml.safe_load((ROOT / "examples/cpu-demo/values.yaml").read_text("utf-8"))
+    assert values["model"]["source"] == f"file://{target.rstrip('/')}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_image_has_a_writable_home_and_no_pip(program: str) -> None:
+    (environment,) = [item.rest for item in final_stage(program) if item.keyword == "ENV"]
+    assert "HOME=/tmp" in environment.split()
+    removals = [rest for rest in all_of(program, "RUN") if "pip uninstall" in rest]
+    assert len(removals) == 1
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
