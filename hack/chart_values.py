@@ -52,7 +52,7 @@ def with_values_table(readme: str, values_yaml: str) -> str:
 def with_predictor_settings(schema_json: str) -> str:
     """The schema with ``predictor.settings`` renewed, so that Helm refuses unknown settings."""
     schema = json.loads(schema_json)
-    settings = schema["properties"]["predictor"]["properties"]["settings"]
+    settings = schema["$defs"]["predictor"]["properties"]["settings"]
     settings["properties"] = dict(_setting_schemas())
     return json.dumps(schema, indent=2) + "\n"
 

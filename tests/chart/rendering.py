@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,20 +16,36 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm"
 CASES = {path.name.removesuffix("-values.yaml"): path for path in (CHART / "ci").glob("*.yaml")}
 RELEASE = "stable-diffusion"
+HOOK = "helm.sh/hook"
 
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What one set of values makes of the chart."""
+    """What one set of values makes of the chart; ``hooks`` are the objects of ``helm test``."""
 
     objects: list[Object]
+    hooks: list[Object]
     notes: str
 
     def one(self, kind: str) -> Object:
         """The only object of its kind."""
-        return _only([item for item in self.objects if item["kind"] == kind])
+        return _only(self.all_of(kind))
+
+    def all_of(self, kind: str) -> list[Object]:
+        """The objects of a kind."""
+        return [item for item in self.objects if item["kind"] == kind]
+
+    def named(self, kind: str, name: str) -> Object:
+        """The object of a kind and a name."""
+        return _only([item for item in self.all_of(kind) if item["metadata"]["name"] == name])
+
+    @property
+    def predictors(self) -> dict[str, Object]:
+        """The predictors' pods by the names of their InferenceServices."""
+        services = self.all_of("InferenceService")
+        return {item["metadata"]["name"]: item["spec"]["predictor"] for item in services}
 
     def kinds(self) -> list[str]:
         """The kinds of all objects, in alphabetical order."""
@@ -58,12 +75,24 @@ class Rendered:
 
 
 def render(values: Mapping[str, Any] | None = None, release: str = RELEASE) -> Rendered:
-    """Render the chart; the schema is obeyed as in an installation."""
+    """Render the chart; the schema is obeyed as in an installation. Equal values render once."""
+    return _render(json.dumps(values or {}, sort_keys=True), release)
+
+
+@cache
+def _render(values: str, release: str) -> Rendered:
     with helm_python.Chart.load(CHART) as chart:
-        texts = chart.render(dict(values or {}), name=release, namespace="pictures")
+        texts = chart.render(json.loads(values), name=release, namespace="pictures")
     notes = [text for name, text in texts.items() if name.endswith("NOTES.txt")]
-    objects = [yaml.safe_load(text) for name, text in texts.items() if name.endswith(".yaml")]
-    return Rendered([item for item in objects if item], notes[0])
+    parsed = [
+        item
+        for name, text in texts.items()
+        if name.endswith(".yaml")
+        for item in yaml.load_all(text, yaml.CSafeLoader)
+        if item
+    ]
+    objects = [item for item in parsed if HOOK not in item["metadata"].get("annotations", {})]
+    return Rendered(objects, [item for item in parsed if item not in objects], notes[0])
 
 
 @cache

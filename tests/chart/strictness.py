@@ -1,12 +1,14 @@
 """Checks of an InferenceService that fail on an unknown field, where a cluster drops it in silence.
 
 Two sources that know the fields: KServe's CustomResourceDefinition, which may lie beside the clone,
-and the models of KServe's SDK, which are always installed.
+and the models of KServe's SDK, which are always installed. For the Prometheus operator's objects
+the schemas of its own definitions (0.80, Apache-2.0) lie in ``schemas/``, closed in the same way.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import kserve.models
 import kubernetes.client
 import yaml
 
+SCHEMAS = Path(__file__).parent / "schemas"
 PRIMITIVES: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 
 
@@ -40,6 +43,12 @@ def crd_problems(schema: dict[str, Any], item: dict[str, Any]) -> list[str]:
 def sdk_problems(item: dict[str, Any]) -> list[str]:
     """What KServe's SDK has against an InferenceService, with the path of each."""
     return list(_walk(item, "V1beta1InferenceService", "$"))
+
+
+def operator_problems(name: str, item: dict[str, Any]) -> list[str]:
+    """What the schema ``schemas/<name>.json`` has against the object, with the path of each."""
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
+    return crd_problems(schema, item)
 
 
 def _close(schema: Any) -> None:

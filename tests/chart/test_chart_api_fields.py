@@ -9,12 +9,19 @@ import kubernetes_validate
 import pytest
 
 from .rendering import CASES, ROOT, Object, case, render
-from .strictness import crd_problems, inference_service_schema, sdk_problems
+from .strictness import (
+    crd_problems,
+    inference_service_schema,
+    operator_problems,
+    sdk_problems,
+)
 
 ALL_CASES = ["default", *sorted(CASES)]
 CRD = ROOT.parent / "shared/crds/serving.kserve.io_inferenceservices.yaml"
 # The oldest that Chart.yaml admits, and a late one.
 KUBERNETES_VERSIONS = ["1.29", "1.37"]
+SCHEMAS = {"PodMonitor": "pod-monitor", "PrometheusRule": "prometheus-rule"}
+FOREIGN_KINDS = {"InferenceService", *SCHEMAS}
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +50,15 @@ def misspelt(item: Object, where: str) -> Object:
 def test_the_crd_knows_every_field_of_the_inference_service(
     name: str, crd_schema: dict[str, Any]
 ) -> None:
-    assert crd_problems(crd_schema, case(name).one("InferenceService")) == []
+    services = case(name).all_of("InferenceService")
+    assert services
+    assert [crd_problems(crd_schema, service) for service in services] == [[]] * len(services)
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_the_sdk_knows_every_field_of_the_inference_service(name: str) -> None:
-    assert sdk_problems(case(name).one("InferenceService")) == []
+    for service in case(name).all_of("InferenceService"):
+        assert sdk_problems(service) == []
 
 
 @pytest.mark.parametrize("where", ["predictor", "container", "probe"])
@@ -88,11 +98,21 @@ def test_the_crd_knows_the_fields_of_keda_scaling(crd_schema: dict[str, Any]) ->
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_kubernetes_knows_every_field_of_the_other_objects(name: str, version: str) -> None:
-    others = [item for item in case(name).objects if item["kind"] != "InferenceService"]
-    assert others
-    for item in others:
+def test_kubernetes_knows_every_field_of_its_own_objects(name: str, version: str) -> None:
+    rendered = case(name)
+    own = [item for item in rendered.objects if item["kind"] not in FOREIGN_KINDS]
+    assert own
+    for item in own + rendered.hooks:
         assert kubernetes_validate.validate(item, version, strict=True) == version
+
+
+def test_the_prometheus_operator_knows_every_field_of_its_objects() -> None:
+    for kind, name in SCHEMAS.items():
+        item = case("monitored").one(kind)
+        assert operator_problems(name, item) == []
+        item["spec"]["intervall"] = "1s"
+        assert operator_problems(name, item)
+        del item["spec"]["intervall"]
 
 
 def test_a_misspelt_field_of_the_job_is_found() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from downloader.settings import Settings as DownloaderSettings
 from predictor.settings import Settings as PredictorSettings
@@ -16,23 +17,61 @@ ALL_CASES = ["default", *sorted(CASES)]
 STANDARD = {"predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}}}
 
 
+# Settings of the chart's Job that another branch brings; empty this set on merging it.
+SETTINGS_TO_COME = {"spec"}
+# What libraries read; everything else in a container is a setting of the program.
+FOREIGN_VARIABLES = {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "CUDA_CACHE_PATH",
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "STORAGE_URI",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "XDG_CACHE_HOME",
+}
+
+
 def settings_of(container: dict[str, Any], prefix: str) -> set[str]:
     """The names of the settings that a container's variables set."""
-    names = [item["name"] for item in container["env"]]
-    return {name.removeprefix(prefix).lower() for name in names if name.startswith(prefix)}
+    names = {item["name"] for item in container["env"]} - FOREIGN_VARIABLES
+    assert all(name.startswith(prefix) for name in names), names
+    return {name.removeprefix(prefix).lower() for name in names}
+
+
+def containers_of(name: str) -> list[dict[str, Any]]:
+    """The predictors' containers of a case."""
+    return [predictor["containers"][0] for predictor in case(name).predictors.values()]
+
+
+def model_names(name: str) -> list[str]:
+    """The models that a case downloads, in order."""
+    rendered = case(name)
+    env = plain_env(rendered.downloader_container)
+    if "DOWNLOADER_SPEC" not in env:
+        return [env["DOWNLOADER_NAME"]]
+    spec = yaml.safe_load(rendered.one("ConfigMap")["data"]["models.yaml"])
+    return [model["name"] for model in spec["models"]]
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_every_variable_is_a_setting_of_its_program(name: str) -> None:
-    rendered = case(name)
-    predictor = settings_of(rendered.predictor_container, "PREDICTOR_")
-    downloader = settings_of(rendered.downloader_container, "DOWNLOADER_")
-    assert predictor
-    assert predictor <= PredictorSettings.model_fields.keys()
-    assert downloader == DownloaderSettings.model_fields.keys()
+    for container in containers_of(name):
+        predictor = settings_of(container, "PREDICTOR_")
+        assert predictor
+        assert predictor <= PredictorSettings.model_fields.keys()
+    downloader = settings_of(case(name).downloader_container, "DOWNLOADER_")
+    assert {"target", "max_workers"} <= downloader
+    assert downloader - SETTINGS_TO_COME <= DownloaderSettings.model_fields.keys()
 
 
-@pytest.mark.parametrize("name", ALL_CASES)
+@pytest.mark.parametrize("name", [name for name in ALL_CASES if name != "many-models"])
 def test_the_programs_accept_the_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = case(name)
     for container in (rendered.predictor_container, rendered.downloader_container):
@@ -74,32 +113,46 @@ def test_both_programs_look_for_the_volume_where_it_is_mounted(name: str) -> Non
 
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_the_predictor_reads_the_folder_that_the_downloader_publishes(name: str) -> None:
-    rendered = case(name)
-    (volume,) = [item for item in rendered.downloader_pod["volumes"] if item["name"] == "models"]
+    (volume,) = [item for item in case(name).downloader_pod["volumes"] if item["name"] == "models"]
     claim = volume["persistentVolumeClaim"]["claimName"]
-    model = plain_env(rendered.downloader_container)["DOWNLOADER_NAME"]
-    container = rendered.predictor_container
+    for model, predictor in zip(model_names(name), case(name).predictors.values(), strict=True):
+        (container,) = predictor["containers"]
+        assert folder_of(container, predictor["volumes"]) == (claim, model)
+        assert f"--model_name={model}" in container["args"]
+        assert container["readinessProbe"]["httpGet"]["path"] == f"/v2/models/{model}/ready"
+
+
+def folder_of(container: dict[str, Any], volumes: list[dict[str, Any]]) -> tuple[str, str]:
+    """The claim and the folder that the predictor gets read-only, by KServe or by its own mount."""
     uris = [item["value"] for item in container["env"] if item["name"] == "STORAGE_URI"]
-    assert uris == [f"pvc://{claim}/{model}"]
-    assert f"--model_name={model}" in container["args"]
-    assert container["readinessProbe"]["httpGet"]["path"] == f"/v2/models/{model}/ready"
+    mounts = [item for item in container["volumeMounts"] if item["mountPath"] == "/mnt/models"]
+    if uris:
+        assert (len(uris), mounts) == (1, [])
+        claim, _, folder = uris[0].removeprefix("pvc://").partition("/")
+        return claim, folder
+    (mount,) = mounts
+    (volume,) = [item for item in volumes if item["name"] == mount["name"]]
+    assert mount["readOnly"]
+    assert volume["persistentVolumeClaim"]["readOnly"]
+    return volume["persistentVolumeClaim"]["claimName"], mount["subPath"]
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_the_hub_token_reaches_the_downloader_only(name: str) -> None:
-    rendered = case(name)
-    downloader = {item["name"]: item for item in rendered.downloader_container["env"]}
+    downloader = {item["name"]: item for item in case(name).downloader_container["env"]}
     assert downloader["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"] is True
     secret = downloader["HF_TOKEN"]["valueFrom"]["secretKeyRef"]["name"]
-    assert secret not in str(rendered.predictor)
-    assert "TOKEN" not in str(rendered.predictor_container["env"])
+    for predictor in case(name).predictors.values():
+        assert secret not in str(predictor)
+        assert "TOKEN" not in str(predictor["containers"][0]["env"])
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_kserve_would_accept_the_names_of_the_variables(name: str) -> None:
-    names = [item["name"] for item in case(name).predictor_container["env"]]
-    assert "PYTHONPATH" not in names
-    assert len(names) == len(set(names))
+    for container in containers_of(name):
+        names = [item["name"] for item in container["env"]]
+        assert "PYTHONPATH" not in names
+        assert len(names) == len(set(names))
 
 
 def test_the_placeholder_secret_holds_nothing() -> None:
@@ -109,7 +162,9 @@ def test_the_placeholder_secret_holds_nothing() -> None:
 
 def test_what_exists_already_is_used_and_not_made() -> None:
     rendered = case("existing")
-    assert rendered.kinds() == ["InferenceService", "Job"]
+    assert rendered.kinds() == ["InferenceService", "Job", "NetworkPolicy", "NetworkPolicy"]
+    assert rendered.predictor["serviceAccountName"] == "team-predictor"
+    assert rendered.downloader_pod["serviceAccountName"] == "team-downloader"
     (token,) = [item for item in rendered.downloader_container["env"] if "valueFrom" in item]
     reference = {"name": "team-token", "key": "HF_TOKEN", "optional": True}
     assert token["valueFrom"]["secretKeyRef"] == reference
@@ -120,20 +175,6 @@ def test_weights_that_are_there_need_no_job() -> None:
     rendered = render({"downloader": {"enabled": False}})
     assert "Job" not in rendered.kinds()
     assert "job/" not in rendered.notes
-
-
-@pytest.mark.parametrize("name", ALL_CASES)
-def test_containers_are_restricted_and_can_write_to_tmp(name: str) -> None:
-    rendered = case(name)
-    for container in (rendered.predictor_container, rendered.downloader_container):
-        security = container["securityContext"]
-        assert security["allowPrivilegeEscalation"] is False
-        assert security["readOnlyRootFilesystem"] is True
-        assert security["runAsNonRoot"] is True
-        assert security["capabilities"] == {"drop": ["ALL"]}
-        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
-        assert plain_env(container)["HF_HOME"].startswith("/tmp/")
 
 
 def test_both_containers_run_as_the_same_user() -> None:
@@ -174,10 +215,16 @@ def test_an_unchanged_spec_makes_the_same_job() -> None:
 
 def test_a_retry_is_spared_where_it_cannot_help() -> None:
     job = case("default").one("Job")["spec"]
-    (fatal, _) = job["podFailurePolicy"]["rules"]
-    assert fatal["action"] == "FailJob"
-    assert fatal["onExitCodes"]["values"] == [2, 3, 4]
-    assert fatal["onExitCodes"]["containerName"] == case("default").downloader_container["name"]
+    fatal, stopped, drained = job["podFailurePolicy"]["rules"]
+    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4, 5, 8])
+    assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [9])
+    assert (drained["action"], "onPodConditions" in drained) == ("Ignore", True)
+    for rule in (fatal, stopped):
+        container = case("default").downloader_container["name"]
+        assert (rule["onExitCodes"]["containerName"], rule["onExitCodes"]["operator"]) == (
+            container,
+            "In",
+        )
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     assert "ttlSecondsAfterFinished" not in job
 
@@ -187,46 +234,6 @@ def test_the_claim_outlives_the_release_unless_told_otherwise() -> None:
     assert annotations == {"helm.sh/resource-policy": "keep"}
     gone = render({"storage": {"resourcePolicy": "delete"}}).one("PersistentVolumeClaim")
     assert "annotations" not in gone["metadata"]
-
-
-def test_knative_mode_scales_to_zero_and_waits_for_slow_starts() -> None:
-    rendered = case("default")
-    assert rendered.predictor["minReplicas"] == 0
-    assert rendered.one("InferenceService")["metadata"]["annotations"] == {
-        "serving.kserve.io/deploymentMode": "Knative",
-        "autoscaling.knative.dev/scale-to-zero-pod-retention-period": "10m",
-        "serving.knative.dev/progress-deadline": "30m",
-    }
-    assert rendered.predictor_container["resources"]["limits"]["nvidia.com/gpu"] == 1
-
-
-def test_knative_mode_uses_only_fields_that_stock_knative_allows() -> None:
-    pod = case("default").predictor.keys()
-    scaling = {"minReplicas", "maxReplicas", "timeout", "containerConcurrency"}
-    assert pod == scaling | {"containers", "volumes"}
-    (port,) = case("default").predictor_container["ports"]
-    assert port == {"name": "http1", "containerPort": 8080, "protocol": "TCP"}
-    (volume,) = case("default").predictor["volumes"]
-    assert volume.keys() == {"name", "emptyDir"}
-
-
-def test_standard_mode_has_no_knative_annotations_and_time_to_stop() -> None:
-    rendered = case("standard")
-    annotations = rendered.one("InferenceService")["metadata"]["annotations"]
-    assert annotations["serving.kserve.io/deploymentMode"] == "Standard"
-    assert annotations["serving.kserve.io/autoscalerClass"] == "none"
-    assert not [name for name in annotations if "knative" in name.lower()]
-    assert rendered.predictor["terminationGracePeriodSeconds"] == 5 + 300 + 15
-    assert rendered.predictor["automountServiceAccountToken"] is False
-    assert "containerConcurrency" not in rendered.predictor
-
-
-def test_keda_scales_on_its_metrics_down_to_zero() -> None:
-    metric = {"type": "External", "external": {"metric": {"backend": "prometheus"}}}
-    scaling = {"minReplicas": 0, "autoscalerClass": "keda", "metrics": [metric]}
-    rendered = render({"predictor": {"deploymentMode": "Standard", "scaling": scaling}})
-    assert rendered.predictor["autoScaling"] == {"metrics": [metric]}
-    assert rendered.predictor["minReplicas"] == 0
 
 
 def test_a_cpu_needs_no_gpu_in_the_limits() -> None:
@@ -245,11 +252,11 @@ def test_the_startup_probe_can_be_left_out_for_old_knative() -> None:
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_the_notes_ask_the_release_that_was_installed(name: str) -> None:
     rendered = case(name)
-    model = plain_env(rendered.downloader_container)["DOWNLOADER_NAME"]
-    assert f"/v1/models/{model}:predict" in rendered.notes
+    for model in model_names(name):
+        assert f"/v1/models/{model}:predict" in rendered.notes
     assert f"job/{rendered.one('Job')['metadata']['name']}" in rendered.notes
-    service = rendered.one("InferenceService")["metadata"]["name"]
-    assert f"get inferenceservice {service} --output" in rendered.notes
+    for service in rendered.predictors:
+        assert f"get inferenceservice {service} --output" in rendered.notes
     assert "--namespace pictures" in rendered.notes
 
 

@@ -36,6 +36,26 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"predictor": {"scaling": {"minReplicas": "0"}}}, "/predictor/scaling/minReplicas"),
         ({"predictor": {"scaling": {"podRetentionPeriod": "soon"}}}, "podRetentionPeriod"),
         ({"predictor": {"progressDeadline": 600}}, "/predictor/progressDeadline"),
+        ({"predictor": {"concurrency": 0}}, "/predictor/concurrency"),
+        ({"predictor": {"containerConcurrency": 8}}, "'containerConcurrency' not allowed"),
+        ({"predictor": {"env": [{"name": "PYTHONPATH", "value": "/x"}]}}, "/predictor/env/0/name"),
+        ({"predictor": {"env": [{"value": "nameless"}]}}, "/predictor/env/0"),
+        ({"models": [{"name": "a"}]}, "missing property 'source'"),
+        ({"models": [{"name": "a", "source": "hf://o/n", "varian": ""}]}, "'varian' not allowed"),
+        (
+            {"models": [{"name": "a", "source": "https://example.com/a.safetensors"}]},
+            "missing property 'sha256'",
+        ),
+        (
+            {"models": [{"name": "a", "source": "hf://o/n", "predictor": {"concurrency": 0}}]},
+            "/models/0/predictor/concurrency",
+        ),
+        ({"s3": {"accessKey": "x"}}, "'accessKey' not allowed"),
+        ({"storage": {"mount": "nfs"}}, "/storage/mount"),
+        ({"networkPolicy": {"ingressFrom": ["knative"]}}, "/networkPolicy/ingressFrom/0"),
+        ({"monitoring": {"rules": {"errorRatio": 5}}}, "/monitoring/rules/errorRatio"),
+        ({"monitoring": {"rules": {"runbookUrl": "docs"}}}, "/monitoring/rules/runbookUrl"),
+        ({"test": {"timeoutSeconds": 0}}, "/test/timeoutSeconds"),
     ],
     ids=str,
 )
@@ -50,7 +70,41 @@ def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> Non
     [
         (standard(), "minReplicas is 0.*autoscalerClass none.*Use 1"),
         (standard(autoscalerClass="hpa"), "minReplicas is 0.*autoscalerClass hpa"),
-        (standard(autoscalerClass="keda"), "keda scales on metrics"),
+        (standard(minReplicas=1, autoscalerClass="keda"), "keda scales on metrics"),
+        (
+            standard(autoscalerClass="keda", prometheusAddress="http://prometheus"),
+            "minReplicas is 0.*cannot wake them.*metric of the gateway",
+        ),
+        ({"predictor": {"scaling": {"scaleTarget": 4}}}, "predictor.concurrency: set that one"),
+        ({"predictor": {"scaling": {"scaleMetric": "rps"}}}, "rps needs the wanted requests"),
+        (
+            {
+                "predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}},
+                "monitoring": {"podMonitor": {"knativeRequestMetrics": True}},
+            },
+            "only deploymentMode Knative has them",
+        ),
+        (
+            {
+                "models": [
+                    {"name": "a.b", "source": "hf://o/n"},
+                    {"name": "a_b", "source": "hf://o/n"},
+                ]
+            },
+            '"a.b" and "a_b" would both be served as InferenceService stable-diffusion-a-b',
+        ),
+        (
+            {
+                "models": [
+                    {
+                        "name": "a",
+                        "source": "hf://o/n",
+                        "predictor": {"scaling": {"minReplicas": 2}},
+                    }
+                ]
+            },
+            "minReplicas exceeds",
+        ),
         (
             standard(minReplicas=1, autoscalerClass="hpa", scaleMetric="rps"),
             "scaleMetric.*use cpu or memory",

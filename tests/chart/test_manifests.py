@@ -50,9 +50,29 @@ def test_the_folder_holds_every_object_of_the_chart() -> None:
     assert [item for item in applied if item not in case("manifests").objects] == []
 
 
-def test_every_template_has_its_manifest() -> None:
-    templates = {path.name for path in (CHART / "templates").glob("*.yaml")}
-    assert templates == set(render_manifests.TEMPLATES.values())
+def test_every_template_has_its_manifest_or_waits_for_a_value() -> None:
+    folder = CHART / "templates"
+    templates = {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
+    plain = set(render_manifests.TEMPLATES.values())
+    assert templates == plain | render_manifests.OPTIONAL_TEMPLATES
+    assert not plain & render_manifests.OPTIONAL_TEMPLATES
+
+
+def test_the_manifests_are_the_snapshot_of_the_default_rendering() -> None:
+    snapshot = yaml.dump_all(objects_applied_from_the_folder(), sort_keys=True)
+    default = yaml.dump_all(in_the_order_of_the_files(case("default").objects), sort_keys=True)
+    job = case("default").one("Job")["metadata"]["name"]
+    assert (
+        default.replace("managed-by: Helm", "managed-by: kubectl").replace(
+            job, "stable-diffusion-download"
+        )
+        == snapshot
+    )
+
+
+def in_the_order_of_the_files(objects: list[Object]) -> list[Object]:
+    kinds = [item["kind"] for item in objects_applied_from_the_folder()]
+    return sorted(objects, key=lambda item: kinds.index(item["kind"]))
 
 
 def test_the_kustomization_lists_the_manifests_and_is_not_one_of_them() -> None:
@@ -65,7 +85,7 @@ def test_kustomize_builds_what_apply_reads() -> None:
     command = ["kubectl", "kustomize", str(MANIFESTS)]
     built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     objects = list(yaml.safe_load_all(built))
-    assert len(objects) == 4
+    assert len(objects) == len(objects_applied_from_the_folder())
     assert all(item in objects for item in objects_applied_from_the_folder())
 
 
@@ -80,7 +100,7 @@ def test_every_value_is_in_the_table_with_its_default() -> None:
     values_yaml = (CHART / "values.yaml").read_text("utf-8")
     readme = (CHART / "README.md").read_text("utf-8")
     documented = {value.key: value.default for value in chart_values.documented_values(values_yaml)}
-    assert documented["predictor.containerConcurrency"] == 16
+    assert documented["predictor.concurrency"] == 16
     assert documented["storage.accessModes"] == ["ReadWriteMany"]
     for key in documented:
         assert f"\n| `{key}` | " in readme

@@ -1,0 +1,60 @@
+"""Ask each URL for a picture until one comes that decodes; arguments: prompt, seconds, URLs."""
+
+import io
+import json
+import socket
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from PIL import Image
+
+
+def ask(url, prompt, seconds):
+    """The picture's bytes. A port that nobody answers is found out within seconds."""
+    parts = urllib.parse.urlsplit(url)
+    socket.create_connection((parts.hostname, parts.port or 80), timeout=5).close()
+    request = urllib.request.Request(
+        url,
+        json.dumps({"prompt": prompt}).encode(),
+        {"Content-Type": "application/json", "Accept": "image/png"},
+    )
+    with urllib.request.urlopen(request, timeout=seconds) as response:
+        return response.read()
+
+
+def addresses(url):
+    """As given, and on port 8080: KServe's Service may be headless, which maps no ports."""
+    parts = urllib.parse.urlsplit(url)
+    return [url] if parts.port else [url, parts._replace(netloc=f"{parts.hostname}:8080").geturl()]
+
+
+def wait_for_picture(url, prompt, deadline):
+    """Try until the deadline: the model may be loading, or its pod starting from zero."""
+    reason = said = ""
+    while time.monotonic() < deadline:
+        for address in addresses(url):
+            try:
+                picture = Image.open(io.BytesIO(ask(address, prompt, deadline - time.monotonic())))
+                picture.load()
+            except (OSError, ValueError) as error:
+                reason = f"{address}: {error}"
+                if isinstance(error, urllib.error.HTTPError) and error.code in (400, 413, 422):
+                    sys.exit(f"{reason}: {error.read().decode(errors='replace')}")
+            else:
+                print(f"{address}: a {picture.format} of {picture.width} x {picture.height}")
+                return
+        if reason != said:
+            print(f"{reason}; trying again", flush=True)
+            said = reason
+        time.sleep(2)
+    sys.exit(f"no picture in time; the last answer was {said}")
+
+
+if __name__ == "__main__":
+    prompt, seconds, *urls = sys.argv[1:]
+    end = time.monotonic() + float(seconds)
+    for url in urls:
+        wait_for_picture(url, prompt, end)

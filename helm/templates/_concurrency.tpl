@@ -1,0 +1,49 @@
+{{/*
+All from one number N, `predictor.concurrency`; docs/operations.md has the reasons.
+
+  max_lanes             2 N        N guided pictures, each of two lanes, in one pass of the denoiser
+  containerConcurrency  2 N        what Knative sends a pod: a full batch, and the next one waiting in the pod
+  target                N at 70 %  from here on another pod is wanted; what is left bridges its start
+  max_queue_length      4 N        pictures that wait before a request is refused with 429
+*/}}
+{{- define "stable-diffusion.containerConcurrency" -}}
+{{- mul 2 .Values.predictor.concurrency -}}
+{{- end -}}
+
+{{- define "stable-diffusion.targetUtilization" -}}70{{- end -}}
+
+{{/* The predictor's settings as YAML: the derived ones, then those that the values name. The queue takes any one request. */}}
+{{- define "stable-diffusion.settings" -}}
+{{- $settings := .Values.predictor.settings -}}
+{{- $images := default 16 $settings.max_images_per_request -}}
+{{- $derived := dict "max_lanes" (mul 2 .Values.predictor.concurrency) "max_queue_length" (max (mul 4 .Values.predictor.concurrency) $images) -}}
+{{- include "stable-diffusion.merged" (list $derived $settings) -}}
+{{- end -}}
+
+{{/* The wanted value of the metric that is scaled on; empty where KServe's own default holds. */}}
+{{- define "stable-diffusion.scaleTarget" -}}
+{{- if and (eq .Values.predictor.deploymentMode "Knative") (ne .Values.predictor.scaling.scaleMetric "rps") -}}
+{{- int64 .Values.predictor.concurrency -}}
+{{- else if .Values.predictor.scaling.scaleTarget -}}
+{{- int64 .Values.predictor.scaling.scaleTarget -}}
+{{- end -}}
+{{- end -}}
+
+{{/* KEDA's metrics: those of the values, or the requests under way (by Little's law the seconds of work done per second). */}}
+{{- define "stable-diffusion.kedaMetrics" -}}
+{{- $scaling := .Values.predictor.scaling -}}
+{{- if $scaling.metrics -}}
+{{- toYaml $scaling.metrics -}}
+{{- else if $scaling.prometheusAddress -}}
+- type: External
+  external:
+    metric:
+      backend: prometheus
+      serverAddress: {{ $scaling.prometheusAddress }}
+      query: sum(rate(request_predict_seconds_sum{namespace="{{ .Release.Namespace }}",inferenceservice="{{ .model.service }}"}[2m]))
+    # KServe hands it to KEDA as the threshold for each pod.
+    target:
+      type: Value
+      value: {{ printf "%.1f" (divf (mulf .Values.predictor.concurrency (include "stable-diffusion.targetUtilization" . | float64)) 100) | quote }}
+{{- end -}}
+{{- end -}}

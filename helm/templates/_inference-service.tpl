@@ -1,0 +1,141 @@
+{{/* One model's InferenceService. Call it with the values as that model sees them, and `model`. */}}
+{{- define "stable-diffusion.inferenceService" -}}
+{{- include "stable-diffusion.validatePredictor" . -}}
+{{- $isKnative := eq .Values.predictor.deploymentMode "Knative" -}}
+{{- $scaling := .Values.predictor.scaling -}}
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {{ .model.service }}
+  labels:
+    {{- include "stable-diffusion.labels" . | nindent 4 }}
+    app.kubernetes.io/component: predictor
+    {{- with .Values.predictor.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  # KServe copies these to the Knative revision or to the Deployment.
+  annotations:
+    serving.kserve.io/deploymentMode: {{ .Values.predictor.deploymentMode }}
+    {{- if $isKnative }}
+    {{- if ne $scaling.scaleMetric "rps" }}
+    autoscaling.knative.dev/target-utilization-percentage: {{ include "stable-diffusion.targetUtilization" . | quote }}
+    {{- end }}
+    autoscaling.knative.dev/scale-to-zero-pod-retention-period: {{ $scaling.podRetentionPeriod }}
+    serving.knative.dev/progress-deadline: {{ .Values.predictor.progressDeadline }}
+    {{- else }}
+    serving.kserve.io/autoscalerClass: {{ $scaling.autoscalerClass }}
+    {{- end }}
+    {{- with .Values.predictor.annotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  predictor:
+    minReplicas: {{ int64 $scaling.minReplicas }}
+    maxReplicas: {{ int64 $scaling.maxReplicas }}
+    {{- with $isKnative | ternary (default "concurrency" $scaling.scaleMetric) $scaling.scaleMetric }}
+    scaleMetric: {{ . }}
+    {{- end }}
+    {{- with include "stable-diffusion.scaleTarget" . }}
+    scaleTarget: {{ . }}
+    {{- end }}
+    {{- if and (not $isKnative) (eq $scaling.autoscalerClass "keda") }}
+    autoScaling:
+      metrics:
+        {{- include "stable-diffusion.kedaMetrics" . | nindent 8 }}
+    {{- end }}
+    timeout: {{ int64 .Values.predictor.timeoutSeconds }}
+    serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "predictor") }}
+    {{- if $isKnative }}
+    # More than the engine's batch, so that the next one waits in the pod.
+    containerConcurrency: {{ include "stable-diffusion.containerConcurrency" . }}
+    {{- else }}
+    {{- with .Values.predictor.deploymentStrategy }}
+    deploymentStrategy:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    # Knative refuses these three; there the pod has `timeout` seconds to stop.
+    terminationGracePeriodSeconds: {{ include "stable-diffusion.gracePeriodSeconds" . }}
+    automountServiceAccountToken: false
+    securityContext:
+      runAsNonRoot: true
+      seccompProfile:
+        type: RuntimeDefault
+    {{- end }}
+    {{- with .Values.imagePullSecrets }}
+    imagePullSecrets:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.predictor.nodeSelector }}
+    nodeSelector:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.predictor.tolerations }}
+    tolerations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.predictor.affinity }}
+    affinity:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- if .Values.predictor.topologySpreadConstraints }}
+    topologySpreadConstraints:
+      {{- include "stable-diffusion.topologySpread" . | nindent 6 }}
+    {{- end }}
+    containers:
+      - {{ include "stable-diffusion.predictorContainer" . | nindent 8 | trim }}
+    volumes:
+      - name: scratch
+        emptyDir:
+          sizeLimit: {{ .Values.predictor.scratchSize }}
+      {{- if eq .Values.storage.mount "volume" }}
+      - name: models
+        persistentVolumeClaim:
+          claimName: {{ include "stable-diffusion.claimName" . }}
+          readOnly: true
+      {{- end }}
+{{- end -}}
+
+{{- define "stable-diffusion.predictorContainer" -}}
+name: kserve-container
+image: {{ include "stable-diffusion.image" (dict "image" .Values.predictor.image "chart" .Chart) }}
+imagePullPolicy: {{ .Values.predictor.image.pullPolicy }}
+args:
+  - --model_name={{ .model.name }}
+  - --http_port=8080
+env:
+  {{- if eq .Values.storage.mount "storage-uri" }}
+  # KServe mounts this folder at /mnt/models, read-only.
+  - name: STORAGE_URI
+    value: pvc://{{ include "stable-diffusion.claimName" . }}/{{ .model.name }}
+  {{- end }}
+  {{- include "stable-diffusion.cacheEnv" . | nindent 2 }}
+  - name: HF_HUB_OFFLINE
+    value: "1"
+  {{- range $name, $value := include "stable-diffusion.settings" . | fromYaml }}
+  - name: PREDICTOR_{{ upper $name }}
+    value: {{ include "stable-diffusion.envValue" $value | quote }}
+  {{- end }}
+  {{- with .Values.predictor.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+ports:
+  - name: http1
+    containerPort: 8080
+    protocol: TCP
+{{ include "stable-diffusion.probes" . }}
+resources:
+  {{- toYaml .Values.predictor.resources | nindent 2 }}
+securityContext:
+  {{- include "stable-diffusion.containerSecurity" . | nindent 2 }}
+# A model that cannot be served ends the process with one sentence in the log.
+terminationMessagePolicy: FallbackToLogsOnError
+volumeMounts:
+  - name: scratch
+    mountPath: /tmp
+  {{- if eq .Values.storage.mount "volume" }}
+  - name: models
+    mountPath: /mnt/models
+    subPath: {{ .model.name }}
+    readOnly: true
+  {{- end }}
+{{- end -}}

@@ -1,0 +1,167 @@
+{{/* The Job's name: a fixed one, or one that changes with the Job's content. */}}
+{{- define "stable-diffusion.jobName" -}}
+{{- $hash := include "stable-diffusion.jobSpec" . | sha256sum | trunc 8 -}}
+{{- default (printf "%s-download-%s" (include "stable-diffusion.fullname" .) $hash) .Values.downloader.jobName -}}
+{{- end -}}
+
+{{/* The Job's spec apart, as its hash is part of the Job's name. */}}
+{{- define "stable-diffusion.jobSpec" -}}
+{{- $specFile := include "stable-diffusion.specFile" . -}}
+backoffLimit: {{ int64 .Values.downloader.backoffLimit }}
+activeDeadlineSeconds: {{ int64 .Values.downloader.activeDeadlineSeconds }}
+podFailurePolicy:
+  rules:
+    # A wrong specification, a refused token, a missing repository, a full volume, weights that are
+    # not safetensors: a retry changes nothing.
+    - action: FailJob
+      onExitCodes:
+        containerName: downloader
+        operator: In
+        values: [2, 3, 4, 5, 8]
+    # Told to stop, and what is fetched stays: no failure of the download.
+    - action: Ignore
+      onExitCodes:
+        containerName: downloader
+        operator: In
+        values: [9]
+    # Neither is a drained node.
+    - action: Ignore
+      onPodConditions:
+        - type: DisruptionTarget
+          status: "True"
+template:
+  metadata:
+    labels:
+      {{- include "stable-diffusion.labels" . | nindent 6 }}
+      app.kubernetes.io/component: downloader
+      {{- with .Values.downloader.labels }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    {{- $isNamedByContent := and $specFile (not .Values.downloader.jobName) }}
+    {{- if or $isNamedByContent .Values.downloader.annotations }}
+    annotations:
+      {{- if $isNamedByContent }}
+      # Part of what names the Job: another specification is another Job.
+      checksum/model-spec: {{ sha256sum $specFile }}
+      {{- end }}
+      {{- with .Values.downloader.annotations }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    {{- end }}
+  spec:
+    restartPolicy: Never
+    # It stops within 5 seconds, resumably.
+    terminationGracePeriodSeconds: 30
+    serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "downloader") }}
+    automountServiceAccountToken: false
+    {{- with .Values.imagePullSecrets }}
+    imagePullSecrets:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.downloader.nodeSelector }}
+    nodeSelector:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.downloader.tolerations }}
+    tolerations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.downloader.affinity }}
+    affinity:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    securityContext:
+      runAsNonRoot: true
+      {{- with .Values.security.fsGroup }}
+      fsGroup: {{ int64 . }}
+      fsGroupChangePolicy: OnRootMismatch
+      {{- end }}
+      seccompProfile:
+        type: RuntimeDefault
+    containers:
+      - name: downloader
+        image: {{ include "stable-diffusion.image" (dict "image" .Values.downloader.image "chart" .Chart) }}
+        imagePullPolicy: {{ .Values.downloader.image.pullPolicy }}
+        env:
+          {{- include "stable-diffusion.downloaderEnv" . | nindent 10 }}
+        resources:
+          {{- toYaml .Values.downloader.resources | nindent 10 }}
+        securityContext:
+          {{- include "stable-diffusion.containerSecurity" . | nindent 10 }}
+        # Where the summary is missing, as after a crash, the end of the log stands in for it.
+        terminationMessagePolicy: FallbackToLogsOnError
+        volumeMounts:
+          - name: models
+            mountPath: /mnt/models
+          - name: scratch
+            mountPath: /tmp
+          {{- if $specFile }}
+          - name: model-spec
+            mountPath: /etc/downloader
+            readOnly: true
+          {{- end }}
+    volumes:
+      - name: models
+        persistentVolumeClaim:
+          claimName: {{ include "stable-diffusion.claimName" . }}
+      - name: scratch
+        emptyDir:
+          sizeLimit: {{ .Values.downloader.scratchSize }}
+      {{- if $specFile }}
+      - name: model-spec
+        configMap:
+          name: {{ include "stable-diffusion.specName" . }}
+      {{- end }}
+{{- end -}}
+
+{{- define "stable-diffusion.downloaderEnv" -}}
+{{- if include "stable-diffusion.specFile" . -}}
+- name: DOWNLOADER_SPEC
+  value: /etc/downloader/models.yaml
+{{- else -}}
+{{- $model := first (include "stable-diffusion.models" . | fromYaml).models -}}
+- name: DOWNLOADER_SOURCE
+  value: {{ quote $model.source }}
+- name: DOWNLOADER_NAME
+  value: {{ quote $model.name }}
+{{- if hasKey $model "variant" }}
+- name: DOWNLOADER_VARIANT
+  value: {{ quote $model.variant }}
+{{- end }}
+{{- end }}
+- name: DOWNLOADER_TARGET
+  value: /mnt/models
+- name: DOWNLOADER_MAX_WORKERS
+  value: {{ .Values.downloader.maxWorkers | int64 | quote }}
+- name: HF_HOME
+  value: /tmp/huggingface
+{{- with .Values.huggingface.endpoint }}
+- name: HF_ENDPOINT
+  value: {{ quote . }}
+{{- end }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "stable-diffusion.secretName" . }}
+      key: {{ .Values.huggingface.tokenKey }}
+      optional: true
+{{- with .Values.s3.endpoint }}
+- name: AWS_ENDPOINT_URL
+  value: {{ quote . }}
+{{- end }}
+{{- with .Values.s3.region }}
+- name: AWS_REGION
+  value: {{ quote . }}
+{{- end }}
+{{- range $name := ternary (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN") list (ne .Values.s3.existingSecret "") }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.Values.s3.existingSecret }}
+      key: {{ $name }}
+      optional: {{ eq $name "AWS_SESSION_TOKEN" }}
+{{- end }}
+{{- with .Values.downloader.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,54 @@
+{{/* All models as YAML, `models: [...]`, each with the name of its InferenceService as `service`. */}}
+{{- define "stable-diffusion.models" -}}
+{{- $fullname := include "stable-diffusion.fullname" . -}}
+{{- $models := list -}}
+{{- range .Values.models -}}
+{{- $slug := regexReplaceAll "[^a-z0-9]+" (lower .name) "-" -}}
+{{- $service := ternary $slug (printf "%s-%s" $fullname $slug) (hasPrefix (printf "%s-" $fullname) $slug) -}}
+{{- $service = $service | trunc 40 | trimSuffix "-" -}}
+{{- $models = append $models (set (deepCopy .) "service" $service) -}}
+{{- end -}}
+{{- if not $models -}}
+{{- $models = list (set (deepCopy .Values.model) "service" $fullname) -}}
+{{- end -}}
+{{- dict "models" $models | toYaml -}}
+{{- end -}}
+
+{{/* The first mapping with the second one's values in it, as YAML. Unlike `mergeOverwrite` it also takes 0, false and null. */}}
+{{- define "stable-diffusion.merged" -}}
+{{- $result := deepCopy (first .) -}}
+{{- range $key, $value := last . -}}
+{{- $present := index $result $key -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $result $key -}}
+{{- else if and (kindIs "map" $value) (kindIs "map" $present) -}}
+{{- $_ := set $result $key (include "stable-diffusion.merged" (list $present $value) | fromYaml) -}}
+{{- else -}}
+{{- $_ := set $result $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $result -}}
+{{- end -}}
+
+{{/* The values as one model sees them, as YAML. Call it with a dict of `root` and `model`. */}}
+{{- define "stable-diffusion.valuesFor" -}}
+{{- $predictor := default dict .model.predictor -}}
+{{- include "stable-diffusion.merged" (list .root.Values (dict "predictor" $predictor)) -}}
+{{- end -}}
+
+{{/* What the downloader's file says of a model: all but what the chart keeps for itself. */}}
+{{- define "stable-diffusion.modelSpec" -}}
+{{- omit . "predictor" "service" | toYaml -}}
+{{- end -}}
+
+{{/* The downloader's file, where variables cannot say it: several models, or a model of several parts. Empty otherwise. */}}
+{{- define "stable-diffusion.specFile" -}}
+{{- $models := (include "stable-diffusion.models" . | fromYaml).models -}}
+{{- $extras := omit (first $models) "name" "source" "variant" "predictor" "service" -}}
+{{- if or (gt (len $models) 1) $extras -}}
+models:
+{{- range $models }}
+  - {{ include "stable-diffusion.modelSpec" . | nindent 4 | trim }}
+{{- end }}
+{{- end -}}
+{{- end -}}

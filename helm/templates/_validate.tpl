@@ -1,0 +1,66 @@
+{{/* Refuses what KServe or Knative would refuse later, or change without a word: what all models share. */}}
+{{- define "stable-diffusion.validate" -}}
+{{- $models := (include "stable-diffusion.models" . | fromYaml).models -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "stable-diffusion.fullname" .)) -}}
+{{- fail (printf "KServe needs a name of small letters, digits and '-' that begins with a letter, and %q is not: set fullnameOverride" (include "stable-diffusion.fullname" .)) -}}
+{{- end -}}
+{{- $seen := dict -}}
+{{- range $models -}}
+{{- if hasKey $seen .service -}}
+{{- fail (printf "models: %q and %q would both be served as InferenceService %s: choose names that differ in letters and digits, and early enough (40 characters of the whole are kept)" (index $seen .service) .name .service) -}}
+{{- end -}}
+{{- $_ := set $seen .service .name -}}
+{{- end -}}
+{{- if and .Values.monitoring.podMonitor.knativeRequestMetrics (ne .Values.predictor.deploymentMode "Knative") -}}
+{{- fail "monitoring.podMonitor.knativeRequestMetrics: only deploymentMode Knative has them" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The same for one model, with the values as it sees them. */}}
+{{- define "stable-diffusion.validatePredictor" -}}
+{{- $predictor := .Values.predictor -}}
+{{- $scaling := $predictor.scaling -}}
+{{- if gt (int64 $scaling.minReplicas) (int64 $scaling.maxReplicas) -}}
+{{- fail "predictor.scaling.minReplicas exceeds predictor.scaling.maxReplicas" -}}
+{{- end -}}
+{{- if eq $predictor.deploymentMode "Knative" -}}
+{{- include "stable-diffusion.validateKnative" . -}}
+{{- else -}}
+{{- include "stable-diffusion.validateStandard" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "stable-diffusion.validateKnative" -}}
+{{- $scaling := .Values.predictor.scaling -}}
+{{- $grace := include "stable-diffusion.gracePeriodSeconds" . | int64 -}}
+{{- if not (has $scaling.scaleMetric (list "" "concurrency" "rps")) -}}
+{{- fail (printf "predictor.scaling.scaleMetric is %q: with deploymentMode Knative use concurrency or rps" $scaling.scaleMetric) -}}
+{{- end -}}
+{{- if and (eq $scaling.scaleMetric "rps") (not $scaling.scaleTarget) -}}
+{{- fail "predictor.scaling.scaleTarget: scaleMetric rps needs the wanted requests a second for each pod" -}}
+{{- end -}}
+{{- if and (ne $scaling.scaleMetric "rps") $scaling.scaleTarget -}}
+{{- fail "predictor.scaling.scaleTarget: the target of concurrency is predictor.concurrency: set that one" -}}
+{{- end -}}
+{{- if lt (int64 .Values.predictor.timeoutSeconds) $grace -}}
+{{- fail (printf "predictor.timeoutSeconds must be %d at least: with deploymentMode Knative it is also the time that a pod has to stop (drain_seconds + shutdown_seconds + 15)" $grace) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "stable-diffusion.validateStandard" -}}
+{{- $scaling := .Values.predictor.scaling -}}
+{{- $class := $scaling.autoscalerClass -}}
+{{- $ownMetric := and (eq $class "keda") $scaling.prometheusAddress (not $scaling.metrics) -}}
+{{- if and (eq (int64 $scaling.minReplicas) 0) (not (has $class (list "keda" "external"))) -}}
+{{- fail (printf "predictor.scaling.minReplicas is 0: with deploymentMode Standard and autoscalerClass %s nothing would scale from zero. Use 1, or autoscalerClass keda or external" $class) -}}
+{{- end -}}
+{{- if and (eq (int64 $scaling.minReplicas) 0) $ownMetric -}}
+{{- fail "predictor.scaling.minReplicas is 0: pods that are not there count no requests, so prometheusAddress cannot wake them. Use 1, or scale on a metric of the gateway in predictor.scaling.metrics" -}}
+{{- end -}}
+{{- if and (eq $class "hpa") (not (has $scaling.scaleMetric (list "" "cpu" "memory"))) -}}
+{{- fail (printf "predictor.scaling.scaleMetric is %q: with autoscalerClass hpa use cpu or memory" $scaling.scaleMetric) -}}
+{{- end -}}
+{{- if and (eq $class "keda") (or $scaling.scaleMetric (not (or $scaling.metrics $scaling.prometheusAddress))) -}}
+{{- fail "predictor.scaling: autoscalerClass keda scales on metrics or prometheusAddress, not on scaleMetric: set one of the two and leave scaleMetric empty" -}}
+{{- end -}}
+{{- end -}}

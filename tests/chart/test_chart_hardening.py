@@ -1,0 +1,196 @@
+"""Pod Security "restricted", no tokens, bounded networks: what a scanner asks of every pod."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .rendering import CASES, Object, case, plain_env, render
+
+ALL_CASES = ["default", *sorted(CASES)]
+CACHES = {
+    "HF_HOME",
+    "XDG_CACHE_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "CUDA_CACHE_PATH",
+}
+KNATIVE_PORTS = [8012, 8013, 8112, 9090]
+
+
+def pods_of(name: str) -> list[Object]:
+    """Every pod of a case: predictors, Job, test."""
+    (test,) = case(name).hooks
+    return [*case(name).predictors.values(), case(name).downloader_pod, test["spec"]]
+
+
+def policy(rendered: Any, component: str) -> Object:
+    """The spec of a component's network policy."""
+    spec: Object = rendered.named("NetworkPolicy", f"stable-diffusion-{component}")["spec"]
+    return spec
+
+
+def ports(rules: list[Object]) -> list[list[int]]:
+    return [[port["port"] for port in rule["ports"]] for rule in rules]
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_every_container_is_restricted(name: str) -> None:
+    for pod in pods_of(name):
+        (container,) = pod["containers"]
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["runAsNonRoot"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+        assert "memory" in container["resources"]["limits"]
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_no_pod_shares_anything_with_its_node(name: str) -> None:
+    for pod in pods_of(name):
+        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        kinds = {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim", "configMap"}
+        assert not [port for port in pod["containers"][0].get("ports", []) if "hostPort" in port]
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_what_libraries_write_goes_to_the_one_writable_folder(name: str) -> None:
+    for predictor in case(name).predictors.values():
+        (container,) = predictor["containers"]
+        env = plain_env(container)
+        assert env.keys() >= CACHES
+        assert all(env[variable].startswith("/tmp/") for variable in CACHES)
+        writable = [item for item in container["volumeMounts"] if not item.get("readOnly")]
+        assert [item["mountPath"] for item in writable] == ["/tmp"]
+    assert plain_env(case(name).downloader_container)["HF_HOME"].startswith("/tmp/")
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_no_pod_has_a_token_of_its_service_account(name: str) -> None:
+    accounts = {item["metadata"]["name"]: item for item in case(name).all_of("ServiceAccount")}
+    assert all(item["automountServiceAccountToken"] is False for item in accounts.values())
+    for predictor in case(name).predictors.values():
+        # In Knative mode only the account itself can say so.
+        assert (
+            predictor["serviceAccountName"] in accounts
+            or predictor["serviceAccountName"] == "team-predictor"
+        )
+    assert case(name).downloader_pod["automountServiceAccountToken"] is False
+    (test,) = case(name).hooks
+    assert test["spec"]["automountServiceAccountToken"] is False
+
+
+def test_the_account_of_the_download_can_carry_a_clouds_rights() -> None:
+    annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/weights"}
+    rendered = render({"downloader": {"serviceAccountAnnotations": annotations}})
+    downloader = rendered.named("ServiceAccount", "stable-diffusion-downloader")
+    assert downloader["metadata"]["annotations"] == annotations
+    assert (
+        "annotations"
+        not in rendered.named("ServiceAccount", "stable-diffusion-predictor")["metadata"]
+    )
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_images_have_a_version_and_no_secret_has_content(name: str) -> None:
+    for pod in pods_of(name):
+        _, _, tag = pod["containers"][0]["image"].rpartition(":")
+        assert tag[0].isdigit()
+    for secret in case(name).all_of("Secret"):
+        assert not secret.keys() & {"data", "stringData"}
+
+
+def test_the_predictor_reaches_nothing_and_is_reached_where_knative_asks() -> None:
+    spec = policy(case("default"), "predictor")
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["egress"] == []
+    assert ports(spec["ingress"]) == [KNATIVE_PORTS]
+    assert "from" not in spec["ingress"][0]
+
+
+def test_in_standard_mode_the_predictors_own_port_is_asked() -> None:
+    assert ports(policy(case("standard"), "predictor")["ingress"]) == [[8080]]
+
+
+def test_the_policy_selects_the_pods_of_every_model() -> None:
+    selector = policy(case("many-models"), "predictor")["podSelector"]
+    (expression,) = selector["matchExpressions"]
+    assert expression["key"] == "serving.kserve.io/inferenceservice"
+    assert expression["values"] == list(case("many-models").predictors)
+
+
+def test_named_callers_and_the_test_are_admitted_and_metrics_apart() -> None:
+    serving, metrics = policy(case("monitored"), "predictor")["ingress"]
+    (test,) = case("monitored").hooks
+    assert ports([serving, metrics]) == [KNATIVE_PORTS, [8080, 9091]]
+    assert [peer for peer in serving["from"] if "namespaceSelector" in peer] == serving["from"][:2]
+    labels = serving["from"][2]["podSelector"]["matchLabels"]
+    assert labels.items() <= test["metadata"]["labels"].items()
+    assert len(metrics["from"]) == 1
+
+
+def test_the_job_asks_names_and_fetches_and_nobody_asks_it() -> None:
+    rendered = case("default")
+    spec = policy(rendered, "downloader")
+    assert spec["ingress"] == []
+    assert ports(spec["egress"]) == [[53, 53], [443]]
+    labels = rendered.one("Job")["spec"]["template"]["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"s3": {"endpoint": "https://objects.example.com:9443"}}, [443, 9443]),
+        ({"s3": {"endpoint": "http://minio.storage"}}, [443, 80]),
+        ({"huggingface": {"endpoint": "http://hub.example.com:8080/mirror"}}, [443, 8080]),
+        ({"huggingface": {"endpoint": "https://hub.example.com"}}, [443]),
+    ],
+    ids=str,
+)
+def test_the_job_reaches_the_ports_of_its_sources(
+    values: dict[str, Any], expected: list[int]
+) -> None:
+    assert ports(policy(render(values), "downloader")["egress"])[1] == expected
+
+
+def test_a_budget_is_made_where_there_are_pods_to_spare() -> None:
+    assert "PodDisruptionBudget" not in case("default").kinds()
+    budget = case("standard").one("PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"] == {
+        "serving.kserve.io/inferenceservice": "stable-diffusion"
+    }
+    none = render({"predictor": {"maxUnavailable": None, "scaling": {"maxReplicas": 3}}})
+    assert "PodDisruptionBudget" not in none.kinds()
+
+
+def test_a_spread_constraint_counts_the_pods_of_its_own_service() -> None:
+    constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    selector = {"matchLabels": {"app": "other"}}
+    rendered = render(
+        {
+            "predictor": {
+                "topologySpreadConstraints": [constraint, {**constraint, "labelSelector": selector}]
+            }
+        }
+    )
+    own, other = rendered.predictor["topologySpreadConstraints"]
+    label = {"serving.kserve.io/inferenceservice": "stable-diffusion"}
+    assert own == {**constraint, "labelSelector": {"matchLabels": label}}
+    assert other["labelSelector"] == selector
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_a_pod_that_stops_may_finish_its_pictures(name: str) -> None:
+    for predictor in case(name).predictors.values():
+        env = plain_env(predictor["containers"][0])
+        needed = float(env["PREDICTOR_DRAIN_SECONDS"]) + float(env["PREDICTOR_SHUTDOWN_SECONDS"])
+        # In Knative mode a pod has as long to stop as a request may take.
+        assert predictor.get("terminationGracePeriodSeconds", predictor["timeout"]) > needed
+    assert case(name).downloader_pod["terminationGracePeriodSeconds"] == 30

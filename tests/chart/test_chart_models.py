@@ -1,0 +1,114 @@
+"""Several models: one Job fetches them, each is served by an InferenceService of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from .rendering import Rendered, case, case_values, plain_env, render
+
+TWO = [
+    {"name": "first", "source": "hf://owner/first@main"},
+    {"name": "second", "source": "hf://owner/second@main"},
+]
+
+
+def spec_of(rendered: Rendered) -> list[dict[str, Any]]:
+    """The models of the downloader's file."""
+    models: list[dict[str, Any]] = yaml.safe_load(rendered.one("ConfigMap")["data"]["models.yaml"])[
+        "models"
+    ]
+    return models
+
+
+def test_the_file_says_what_the_values_say() -> None:
+    given = case_values("many-models")["models"]
+    expected = [
+        {field: value for field, value in model.items() if field != "predictor"} for model in given
+    ]
+    assert spec_of(case("many-models")) == expected
+
+
+def test_the_job_reads_the_file_and_nothing_beside_it() -> None:
+    rendered = case("many-models")
+    env = plain_env(rendered.downloader_container)
+    assert env["DOWNLOADER_SPEC"] == "/etc/downloader/models.yaml"
+    assert not env.keys() & {"DOWNLOADER_SOURCE", "DOWNLOADER_NAME", "DOWNLOADER_VARIANT"}
+    mounts = {item["name"]: item for item in rendered.downloader_container["volumeMounts"]}
+    assert mounts["model-spec"]["mountPath"] == "/etc/downloader"
+    (volume,) = [item for item in rendered.downloader_pod["volumes"] if "configMap" in item]
+    assert volume["configMap"]["name"] == rendered.one("ConfigMap")["metadata"]["name"]
+
+
+def test_one_plain_model_needs_no_file() -> None:
+    for values in ({}, {"models": TWO[:1]}):
+        assert "ConfigMap" not in render(values).kinds()
+    assert plain_env(render({"models": TWO[:1]}).downloader_container)["DOWNLOADER_NAME"] == "first"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"refiner": "hf://owner/refiner"},
+        {"allow_patterns": ["unet/*"]},
+        {"safety_classifier": "hf://owner/classifier"},
+    ],
+    ids=str,
+)
+def test_a_model_of_several_parts_needs_the_file(more: dict[str, Any]) -> None:
+    rendered = render({"model": more})
+    (model,) = spec_of(rendered)
+    assert more.items() <= model.items()
+    assert list(rendered.predictors) == ["stable-diffusion"]
+
+
+def test_each_model_has_its_inference_service() -> None:
+    assert list(case("many-models").predictors) == [
+        "stable-diffusion-small-v1-5",
+        "stable-diffusion-sdxl",
+        "stable-diffusion-single-file",
+    ]
+
+
+def test_a_model_named_after_the_release_does_not_say_it_twice() -> None:
+    models = [{**TWO[0], "name": "stable-diffusion-xl"}, TWO[1]]
+    services = list(render({"models": models}).predictors)
+    assert services == ["stable-diffusion-xl", "stable-diffusion-second"]
+
+
+def test_a_models_own_values_are_its_own() -> None:
+    small, sdxl, single = case("many-models").predictors.values()
+    assert (sdxl["minReplicas"], sdxl["maxReplicas"], sdxl["containerConcurrency"]) == (1, 3, 4)
+    assert sdxl["containers"][0]["resources"]["limits"] == {"memory": "16Gi", "amd.com/gpu": 1}
+    assert plain_env(sdxl["containers"][0])["PREDICTOR_EMBED_METADATA"] == "false"
+    for other in (small, single):
+        assert (other["minReplicas"], other["containerConcurrency"]) == (0, 32)
+        assert other["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+        assert "PREDICTOR_EMBED_METADATA" not in plain_env(other["containers"][0])
+
+
+def test_a_changed_list_makes_another_job() -> None:
+    before = render({"models": TWO}).one("Job")
+    after = render({"models": [TWO[0], {**TWO[1], "variant": ""}]}).one("Job")
+    assert before["metadata"]["name"] != after["metadata"]["name"]
+    elsewhere = [TWO[0], {**TWO[1], "predictor": {"concurrency": 2}}]
+    assert render({"models": elsewhere}).one("Job") == before
+
+
+def test_a_job_of_a_fixed_name_is_not_marked_by_its_content() -> None:
+    job = render({"models": TWO, "downloader": {"jobName": "fetch"}}).one("Job")
+    assert "annotations" not in job["spec"]["template"]["metadata"]
+
+
+def test_a_bucket_needs_its_keys_and_its_port() -> None:
+    rendered = case("many-models")
+    env = {item["name"]: item for item in rendered.downloader_container["env"]}
+    assert plain_env(rendered.downloader_container)["AWS_REGION"] == "eu-central-1"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        reference = {"name": "team-bucket", "key": name, "optional": False}
+        assert env[name]["valueFrom"]["secretKeyRef"] == reference
+    assert env["AWS_SESSION_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"] is True
+    for predictor in rendered.predictors.values():
+        assert "AWS" not in str(predictor)

@@ -1,0 +1,192 @@
+"""Every value does something: switched once, it shows in the rendering."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from hack import chart_values
+
+from .rendering import CHART, Object, render
+
+DOCUMENTED = chart_values.documented_values((CHART / "values.yaml").read_text("utf-8"))
+STANDARD: Object = {"predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}}}
+HPA: Object = {
+    "predictor": {
+        "deploymentMode": "Standard",
+        "scaling": {"minReplicas": 1, "autoscalerClass": "hpa"},
+    }
+}
+KEDA: Object = {
+    "predictor": {
+        "deploymentMode": "Standard",
+        "scaling": {
+            "minReplicas": 1,
+            "autoscalerClass": "keda",
+            "prometheusAddress": "http://before.example.com",
+        },
+    }
+}
+SCRAPED: Object = {"monitoring": {"podMonitor": {"enabled": True}}}
+RULES: Object = {"monitoring": {"rules": {"enabled": True}}}
+NODE: Object = {"kubernetes.io/os": "linux"}
+LABEL: Object = {"team": "pictures"}
+PEER: Object = {"podSelector": {"matchLabels": LABEL}}
+VARIABLE: Object = {"name": "SHOWN", "value": "yes"}
+TOLERATION: Object = {"key": "shown", "operator": "Exists"}
+RULE: Object = {"ports": [{"port": 15012}]}
+AFFINITY: Object = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+SPREAD: Object = {"maxSkew": 3, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}
+STRATEGY: Object = {"type": "Recreate"}
+METRIC: Object = {"type": "Resource", "resource": {"name": "cpu"}}
+TWO: list[Object] = [{"name": "one", "source": "hf://a/b"}, {"name": "two", "source": "hf://a/b"}]
+
+
+class Switch(NamedTuple):
+    """Another value, the text that then appears, and what must be set for it to matter.
+
+    An empty text means that something must disappear.
+    """
+
+    value: Any
+    shown: str
+    given: Object | None = None
+
+
+SWITCHES = {
+    "nameOverride": Switch("other", "app.kubernetes.io/name: other"),
+    "fullnameOverride": Switch("other", "name: other"),
+    "managedBy": Switch("argo", "managed-by: argo"),
+    "labels": Switch(LABEL, "team: pictures"),
+    "imagePullSecrets": Switch([{"name": "my-registry"}], "- name: my-registry"),
+    "model.name": Switch("other", "pvc://stable-diffusion-models/other"),
+    "model.source": Switch("hf://a/b", "value: hf://a/b"),
+    "model.variant": Switch("bf16", "value: bf16"),
+    "models": Switch(TWO, "--model_name=two"),
+    "storage.existingClaim": Switch("team-models", "claimName: team-models"),
+    "storage.size": Switch("99Gi", "storage: 99Gi"),
+    "storage.accessModes": Switch(["ReadWriteOnce"], "- ReadWriteOnce"),
+    "storage.storageClassName": Switch("files", "storageClassName: files"),
+    "storage.mount": Switch("volume", "subPath: stable-diffusion-v1-5"),
+    "storage.resourcePolicy": Switch("delete", ""),
+    "huggingface.existingSecret": Switch("team-token", "name: team-token"),
+    "huggingface.tokenKey": Switch("hf", "key: hf"),
+    "huggingface.endpoint": Switch("https://hub.example.com", "value: https://hub.example.com"),
+    "s3.existingSecret": Switch("team-bucket", "name: team-bucket"),
+    "s3.endpoint": Switch("https://s3.example.com", "value: https://s3.example.com"),
+    "s3.region": Switch("eu-west-1", "value: eu-west-1"),
+    "security.runAsUser": Switch(1234, "runAsUser: 1234"),
+    "security.runAsGroup": Switch(1234, "runAsGroup: 1234"),
+    "security.fsGroup": Switch(1234, "fsGroup: 1234"),
+    "downloader.enabled": Switch(False, ""),
+    "downloader.image.repository": Switch("host/other", "image: host/other:0.1.0"),
+    "downloader.image.tag": Switch("9.9.9", "stable-diffusion-downloader:9.9.9"),
+    "downloader.image.pullPolicy": Switch("Always", "imagePullPolicy: Always"),
+    "downloader.jobName": Switch("fetch", "name: fetch"),
+    "downloader.maxWorkers": Switch(3, "value: '3'"),
+    "downloader.backoffLimit": Switch(11, "backoffLimit: 11"),
+    "downloader.activeDeadlineSeconds": Switch(77, "activeDeadlineSeconds: 77"),
+    "downloader.scratchSize": Switch("7Gi", "sizeLimit: 7Gi"),
+    "downloader.labels": Switch(LABEL, "team: pictures"),
+    "downloader.annotations": Switch(LABEL, "team: pictures"),
+    "downloader.env": Switch([VARIABLE], "name: SHOWN"),
+    "downloader.serviceAccountName": Switch("team", "serviceAccountName: team"),
+    "downloader.serviceAccountAnnotations": Switch(LABEL, "team: pictures"),
+    "downloader.resources": Switch({"limits": {"memory": "3Gi"}}, "memory: 3Gi"),
+    "downloader.nodeSelector": Switch(NODE, "kubernetes.io/os: linux"),
+    "downloader.tolerations": Switch([TOLERATION], "key: shown"),
+    "downloader.affinity": Switch(AFFINITY, "podAntiAffinity"),
+    "predictor.image.repository": Switch("host/other", "image: host/other:0.1.0"),
+    "predictor.image.tag": Switch("9.9.9", "stable-diffusion-predictor:9.9.9"),
+    "predictor.image.pullPolicy": Switch("Always", "imagePullPolicy: Always"),
+    "predictor.deploymentMode": Switch("Standard", "deploymentMode: Standard", STANDARD),
+    "predictor.labels": Switch(LABEL, "team: pictures"),
+    "predictor.annotations": Switch(LABEL, "team: pictures"),
+    "predictor.env": Switch([VARIABLE], "name: SHOWN"),
+    "predictor.serviceAccountName": Switch("team", "serviceAccountName: team"),
+    "predictor.concurrency": Switch(5, "containerConcurrency: 10"),
+    "predictor.settings": Switch({"max_side": 640}, "PREDICTOR_MAX_SIDE"),
+    "predictor.scaling.minReplicas": Switch(1, "minReplicas: 1"),
+    "predictor.scaling.maxReplicas": Switch(9, "maxReplicas: 9"),
+    "predictor.scaling.autoscalerClass": Switch("external", "autoscalerClass: external", STANDARD),
+    "predictor.scaling.scaleMetric": Switch("memory", "scaleMetric: memory", HPA),
+    "predictor.scaling.scaleTarget": Switch(66, "scaleTarget: 66", HPA),
+    "predictor.scaling.prometheusAddress": Switch(
+        "http://p.example.com", "serverAddress: http://p.example.com", KEDA
+    ),
+    "predictor.scaling.metrics": Switch([METRIC], "name: cpu", KEDA),
+    "predictor.scaling.podRetentionPeriod": Switch("33m", "retention-period: 33m"),
+    "predictor.timeoutSeconds": Switch(444, "timeout: 444"),
+    "predictor.progressDeadline": Switch("44m", "progress-deadline: 44m"),
+    "predictor.startupSeconds": Switch(55, "failureThreshold: 11"),
+    "predictor.deploymentStrategy": Switch(STRATEGY, "type: Recreate", STANDARD),
+    "predictor.maxUnavailable": Switch(
+        2, "maxUnavailable: 2", {"predictor": {"scaling": {"maxReplicas": 3}}}
+    ),
+    "predictor.scratchSize": Switch("7Gi", "sizeLimit: 7Gi"),
+    "predictor.resources": Switch({"limits": {"memory": "17Gi"}}, "memory: 17Gi"),
+    "predictor.nodeSelector": Switch(NODE, "kubernetes.io/os: linux"),
+    "predictor.tolerations": Switch([TOLERATION], "key: shown"),
+    "predictor.affinity": Switch(AFFINITY, "podAntiAffinity"),
+    "predictor.topologySpreadConstraints": Switch([SPREAD], "topologyKey: rack"),
+    "networkPolicy.enabled": Switch(False, ""),
+    "networkPolicy.ingressFrom": Switch([PEER], "team: pictures"),
+    "networkPolicy.monitoringFrom": Switch([PEER], "team: pictures", SCRAPED),
+    "networkPolicy.predictorEgress": Switch([RULE], "port: 15012"),
+    "networkPolicy.downloaderEgress": Switch([RULE], "port: 15012"),
+    "monitoring.podMonitor.enabled": Switch(True, "kind: PodMonitor"),
+    "monitoring.podMonitor.labels": Switch(LABEL, "team: pictures", SCRAPED),
+    "monitoring.podMonitor.interval": Switch("7s", "interval: 7s", SCRAPED),
+    "monitoring.podMonitor.knativeRequestMetrics": Switch(True, "portNumber: 9091", SCRAPED),
+    "monitoring.rules.enabled": Switch(True, "kind: PrometheusRule"),
+    "monitoring.rules.labels": Switch(LABEL, "team: pictures", RULES),
+    "monitoring.rules.errorRatio": Switch(0.33, "> 0.33", RULES),
+    "monitoring.rules.latencySeconds": Switch(33, "> 33", RULES),
+    "monitoring.rules.runbookUrl": Switch(
+        "https://e.example/o.md", "https://e.example/o.md#", RULES
+    ),
+    "monitoring.dashboard.enabled": Switch(True, "Stable Diffusion on KServe"),
+    "monitoring.dashboard.labels": Switch(
+        LABEL, "team: pictures", {"monitoring": {"dashboard": {"enabled": True}}}
+    ),
+    "test.prompt": Switch("a lighthouse", "- a lighthouse"),
+    "test.timeoutSeconds": Switch(33, "- '33'"),
+}
+
+
+def with_value(given: Object, key: str, value: Any) -> Object:
+    """The values with one more in them."""
+    values = copy.deepcopy(given)
+    *path, last = key.split(".")
+    place = values
+    for part in path:
+        place = place.setdefault(part, {})
+    place[last] = value
+    return values
+
+
+def text_of(values: Object) -> str:
+    rendered = render(values)
+    return yaml.dump_all(rendered.objects + rendered.hooks, width=1000)
+
+
+def test_every_value_is_switched_below() -> None:
+    assert [value.key for value in DOCUMENTED] == list(SWITCHES)
+
+
+@pytest.mark.parametrize("key", SWITCHES)
+def test_a_value_shows_where_it_is_switched(key: str) -> None:
+    switch = SWITCHES[key]
+    given = switch.given or {}
+    before, after = text_of(given), text_of(with_value(given, key, switch.value))
+    if key == "predictor.deploymentMode":
+        before = text_of({})
+    assert switch.shown in after
+    assert before != after
+    if switch.shown:
+        assert switch.shown not in before
+    else:
+        assert len(after) < len(before)

@@ -1,0 +1,126 @@
+"""The script of ``helm test``, run as its pod runs it, against a server in the predictor's part."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from .rendering import case
+
+
+class Predictor(http.server.ThreadingHTTPServer):
+    """Answers each POST with the next of ``answers``, and the last for ever."""
+
+    def __init__(self, answers: list[tuple[int, bytes]]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = answers
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/models/any:predict"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Predictor
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, body))
+        answers = self.server.answers
+        status, content = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def predictor() -> Iterator[Predictor]:
+    with Predictor([(200, png())]) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def run_test(*urls: str, seconds: str = "30") -> subprocess.CompletedProcess[str]:
+    """What the rendered pod runs, with other URLs."""
+    (pod,) = case("default").hooks
+    (container,) = pod["spec"]["containers"]
+    assert container["command"] == ["python", "-c"]
+    script, prompt, _, _ = container["args"]
+    command = [sys.executable, "-c", script, prompt, seconds, *urls]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+
+
+def test_it_asks_every_model_by_the_clusters_own_address() -> None:
+    (pod,) = case("many-models").hooks
+    _, _, seconds, *urls = pod["spec"]["containers"][0]["args"]
+    services = case("many-models").predictors
+    assert [url.split("/")[2] for url in urls] == [
+        f"{name}-predictor.pictures.svc" for name in services
+    ]
+    assert urls[0].endswith("/v1/models/small.v1_5:predict")
+    assert int(seconds) < pod["spec"]["activeDeadlineSeconds"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+
+
+def test_a_picture_that_decodes_is_a_success(predictor: Predictor) -> None:
+    done = run_test(predictor.url, predictor.url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("a PNG of 3 x 2") == 2
+    path, body = predictor.asked[0]
+    assert path == "/v1/models/any:predict"
+    assert body == {"prompt": "a red circle on a blue background"}
+
+
+def test_it_waits_while_the_model_is_not_ready(predictor: Predictor) -> None:
+    predictor.answers[:0] = [(503, b"loading"), (404, b"no route yet")]
+    done = run_test(predictor.url)
+    assert done.returncode == 0, done.stderr
+    assert "503" in done.stdout
+    assert "404" in done.stdout
+
+
+def test_what_does_not_decode_is_a_failure(predictor: Predictor) -> None:
+    predictor.answers = [(200, b"no picture")]
+    done = run_test(predictor.url, seconds="1")
+    assert done.returncode == 1
+    assert "no picture in time" in done.stderr
+    assert "cannot identify image" in done.stderr
+
+
+def test_a_refused_prompt_is_told_at_once(predictor: Predictor) -> None:
+    predictor.answers = [(400, b'{"error": "prompt: is empty"}')]
+    done = run_test(predictor.url)
+    assert done.returncode == 1
+    assert "prompt: is empty" in done.stderr
+    assert len(predictor.asked) == 1
+
+
+def test_a_port_that_nobody_answers_is_a_failure_within_the_time() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        closed = server.server_port
+    done = run_test(f"http://127.0.0.1:{closed}/", seconds="1")
+    assert done.returncode == 1
+    assert "refused" in done.stderr
