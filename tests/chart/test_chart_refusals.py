@@ -50,6 +50,7 @@ def standard(**scaling: Any) -> dict[str, Any]:
             {"models": [{"name": "a", "source": "hf://o/n", "predictor": {"concurrency": 0}}]},
             "/models/0/predictor/concurrency",
         ),
+        ({"model": {"refiner": "https://example.com/a.safetensors"}}, "/model/refiner"),
         ({"s3": {"accessKey": "x"}}, "'accessKey' not allowed"),
         ({"storage": {"mount": "nfs"}}, "/storage/mount"),
         ({"networkPolicy": {"ingressFrom": ["knative"]}}, "/networkPolicy/ingressFrom/0"),
