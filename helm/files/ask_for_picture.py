@@ -39,7 +39,7 @@ def wait_for_picture(url, prompt, deadline):
             try:
                 picture = Image.open(io.BytesIO(ask(address, prompt, deadline - time.monotonic())))
                 picture.load()
-            except (OSError, ValueError) as error:
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow's own, too
                 reason = f"{address}: {error}"
                 if isinstance(error, urllib.error.HTTPError) and error.code in (400, 413, 422):
                     sys.exit(f"{reason}: {error.read().decode(errors='replace')}")

@@ -47,9 +47,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def png() -> bytes:
+def png(size: tuple[int, int] = (3, 2)) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (3, 2)).save(stream, "PNG")
+    Image.effect_noise(size, 50).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -108,6 +108,14 @@ def test_what_does_not_decode_is_a_failure(predictor: Predictor) -> None:
     assert done.returncode == 1
     assert "no picture in time" in done.stderr
     assert "cannot identify image" in done.stderr
+
+
+def test_half_a_picture_is_a_failure(predictor: Predictor) -> None:
+    whole = png((64, 64))
+    predictor.answers = [(200, whole[: len(whole) // 2])]
+    done = run_test(predictor.url, seconds="1")
+    assert done.returncode == 1
+    assert "no picture in time" in done.stderr
 
 
 def test_a_refused_prompt_is_told_at_once(predictor: Predictor) -> None:
