@@ -1,0 +1,47 @@
+"""``python -m deploy VERB``: one verb, an exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from deploy.cli import read_verb
+from deploy.console import Reporter
+from deploy.errors import INTERRUPTED, DeployError, exit_code
+from deploy.settings import Doctor, Down, Logs, Predict, Status, Up
+from deploy.verbs import doctor, down, logs, predict, status, up
+
+_VERBS: dict[type[Any], Callable[[Any, Reporter], None]] = {
+    Up: up.run,
+    Doctor: doctor.run,
+    Status: status.run,
+    Predict: predict.run,
+    Logs: logs.run,
+    Down: down.run,
+}
+
+
+def main(arguments: list[str] | None = None, reporter: Reporter | None = None) -> int:
+    """Run the verb; what goes wrong is one sentence on stderr."""
+    reporter = reporter or Reporter()
+    # urllib3 logs each retry; what comes of them is told by our own error.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    try:
+        verb = read_verb(sys.argv[1:] if arguments is None else arguments)
+        _VERBS[type(verb)](verb, reporter)
+    except DeployError as error:
+        reporter.complain(str(error))
+        return exit_code(error)
+    except KeyboardInterrupt:
+        reporter.complain(
+            "interrupted. Everything stays as it is on the cluster and goes on there; "
+            "`python -m deploy status` looks at it, `up` again takes up the wait."
+        )
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

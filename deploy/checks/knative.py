@@ -1,0 +1,83 @@
+"""Knative: whether it is there, and whether its feature flags admit what our objects use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from deploy.checks.finding import Finding
+from deploy.checks.kserve import default_mode
+from deploy.cluster import Cluster
+from deploy.explain.refusal import (
+    EMPTY_DIR_FLAG,
+    FIELD_REF_FLAG,
+    FLAG_OF_FIELD,
+    PVC_FLAG,
+    PVC_WRITE_FLAG,
+    feature_patch,
+)
+from deploy.objects import Object, dig
+from deploy.workload import INFERENCE_SERVICE, containers, deployment_mode, services
+
+TITLE = "Knative"
+NAMESPACE = "knative-serving"
+# Of the flags that we need these are on in a stock Knative; all others are off.
+_ON_BY_DEFAULT = {EMPTY_DIR_FLAG}
+# For these `allowed` is not enough (knative/serving, pkg/apis/serving/k8s_validation.go).
+_MUST_BE_ENABLED = {PVC_FLAG, PVC_WRITE_FLAG, EMPTY_DIR_FLAG, FLAG_OF_FIELD["initContainers"]}
+
+
+def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
+    """Nothing where no service of ours runs in Knative mode."""
+    if not cluster.knows(*INFERENCE_SERVICE):
+        return
+    default = default_mode(cluster)
+    ours = [one for one in services(objects) if deployment_mode(one, default) == "Knative"]
+    if not ours:
+        return
+    if not cluster.knows("serving.knative.dev/v1", "Service"):
+        yield Finding(
+            "fail",
+            "our service asks for Knative mode, and Knative Serving is not installed",
+            "Install it, or deploy in Standard mode "
+            "(chart value predictor.deploymentMode=Standard).",
+        )
+        return
+    features = cluster.get("v1", "ConfigMap", "config-features", NAMESPACE)
+    off = {
+        flag: why
+        for service in ours
+        for flag, why in flags_needed(service).items()
+        if not _is_on(flag, dig(features, "data") or {})
+    }
+    if not off:
+        yield Finding("ok", "Knative is there, and its feature flags admit our objects")
+        return
+    told = ", ".join(f"{flag} (for {why})" for flag, why in sorted(off.items()))
+    yield Finding(
+        "fail",
+        f"Knative will refuse our service; it needs {told}",
+        f"An administrator switches it on: {feature_patch(off)}",
+    )
+
+
+def flags_needed(service: Object) -> dict[str, str]:
+    """The feature flags that a service's predictor needs, each with the field that needs it."""
+    spec = dig(service, "spec", "predictor") or {}
+    needed = {flag: field for field, flag in FLAG_OF_FIELD.items() if spec.get(field)}
+    for volume in spec.get("volumes") or ():
+        if claim := volume.get("persistentVolumeClaim"):
+            needed[PVC_FLAG] = f"the claim {claim.get('claimName')}"
+            if not claim.get("readOnly"):
+                needed[PVC_WRITE_FLAG] = "a claim that is not readOnly"
+        if "emptyDir" in volume:
+            needed[EMPTY_DIR_FLAG] = f"the volume {volume.get('name')}"
+    for container in containers(spec):
+        for variable in container.get("env") or ():
+            if {"fieldRef", "resourceFieldRef"} & (variable.get("valueFrom") or {}).keys():
+                needed[FIELD_REF_FLAG] = f"the variable {variable['name']}"
+    return needed
+
+
+def _is_on(flag: str, data: dict[str, str]) -> bool:
+    value = str(data.get(flag) or ("enabled" if flag in _ON_BY_DEFAULT else "disabled")).lower()
+    return value == "enabled" or (value == "allowed" and flag not in _MUST_BE_ENABLED)

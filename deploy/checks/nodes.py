@@ -1,0 +1,89 @@
+"""Nodes: one of them has the GPU, or whatever else of a device plugin, that our pods ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from deploy.checks.finding import Finding
+from deploy.cluster import Cluster
+from deploy.objects import Object, dig, name_of, title
+from deploy.workload import extended_resources, pod_specs, quantity
+
+TITLE = "nodes"
+
+
+def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
+    """A missing GPU warns only: a cluster autoscaler may bring a node once a pod waits."""
+    wanting = [
+        (item, spec, wanted)
+        for item, spec in pod_specs(objects)
+        if (wanted := extended_resources(spec))
+    ]
+    if not wanting:
+        yield Finding("ok", "our pods ask for no GPU")
+        return
+    nodes = cluster.list("v1", "Node")
+    for item, spec, wanted in wanting:
+        yield _for_pod(title(item), spec, wanted, nodes)
+
+
+def _for_pod(who: str, spec: Object, wanted: Mapping[str, int], nodes: Sequence[Object]) -> Finding:
+    told = ", ".join(f"{count} {name}" for name, count in wanted.items())
+    having = [
+        node
+        for node in nodes
+        if all(
+            quantity(dig(node, "status", "allocatable", name) or 0) >= count
+            for name, count in wanted.items()
+        )
+    ]
+    if not having:
+        return Finding(
+            "warn",
+            f"no node has {told}, which {who} asks for",
+            "Add a GPU node and its device plugin (https://github.com/NVIDIA/k8s-device-plugin). "
+            "Where a cluster autoscaler starts GPU nodes, nothing is to be done.",
+        )
+    selected = [node for node in having if _matches(node, spec.get("nodeSelector") or {})]
+    if not selected:
+        return Finding(
+            "warn",
+            f"nodes with {told} do not have the labels of {who}'s nodeSelector",
+            "Compare it with `kubectl get nodes --show-labels`.",
+        )
+    open_nodes = [node for node in selected if not _untolerated(node, spec)]
+    if not open_nodes:
+        taints = sorted({taint for node in selected for taint in _untolerated(node, spec)})
+        return Finding(
+            "warn",
+            f"every node with {told} is tainted {', '.join(taints)}, which {who} does not tolerate",
+            "Add a toleration (chart value predictor.tolerations; on Knative it needs the flag "
+            "kubernetes.podspec-tolerations). Clusters with the ExtendedResourceToleration plugin, "
+            "GKE's among them, add one for a taint named like the resource by themselves.",
+        )
+    return Finding("ok", f"{', '.join(map(name_of, open_nodes))} can give {who} its {told}")
+
+
+def _matches(node: Object, selector: Mapping[str, str]) -> bool:
+    labels = dig(node, "metadata", "labels") or {}
+    return all(labels.get(name) == value for name, value in selector.items())
+
+
+def _untolerated(node: Object, spec: Object) -> list[str]:
+    tolerations = spec.get("tolerations") or ()
+    return [
+        f"{taint['key']}={taint.get('value', '')}:{taint['effect']}"
+        for taint in dig(node, "spec", "taints") or ()
+        if taint.get("effect") != "PreferNoSchedule"
+        and not any(_tolerates(one, taint) for one in tolerations)
+    ]
+
+
+def _tolerates(toleration: Object, taint: Object) -> bool:
+    """As in https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/."""
+    if toleration.get("effect") not in (None, "", taint.get("effect")):
+        return False
+    if toleration.get("operator") == "Exists":
+        return toleration.get("key") in (None, "", taint["key"])
+    same_value = (toleration.get("value") or "") == (taint.get("value") or "")
+    return toleration.get("key") == taint["key"] and same_value

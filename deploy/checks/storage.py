@@ -1,0 +1,141 @@
+"""Storage: each claim has a class that can give the access mode that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from deploy.checks.finding import Finding
+from deploy.cluster import Cluster
+from deploy.objects import Object, dig, name_of, of_kind
+from deploy.workload import claims_used
+
+TITLE = "storage"
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+# Block devices: one node at a time (the drivers' own documentation).
+_ONE_NODE = (
+    "ebs.csi.aws.com",
+    "kubernetes.io/aws-ebs",
+    "pd.csi.storage.gke.io",
+    "kubernetes.io/gce-pd",
+    "disk.csi.azure.com",
+    "kubernetes.io/azure-disk",
+    "rancher.io/local-path",
+    "k8s.io/minikube-hostpath",
+    "csi.hetzner.cloud",
+    "dobs.csi.digitalocean.com",
+    "cinder.csi.openstack.org",
+    "kubernetes.io/no-provisioner",
+)
+# File storage: many nodes at a time. A name may have a prefix, as Rook's and NFS's have.
+_MANY_NODES = (
+    "efs.csi.aws.com",
+    "fsx.csi.aws.com",
+    "filestore.csi.storage.gke.io",
+    "file.csi.azure.com",
+    "kubernetes.io/azure-file",
+    "cephfs.csi.ceph.com",
+    "nfs.csi.k8s.io",
+    "nfs-subdir-external-provisioner",
+    "smb.csi.k8s.io",
+    "driver.longhorn.io",
+    "csi.juicefs.com",
+    "beegfs.csi.netapp.com",
+    "weka.io",
+    "csi.vast",
+    "lustre.csi",
+)
+
+
+def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
+    """Our own claims by their storage class, those of others by being there."""
+    ours = of_kind(objects, "PersistentVolumeClaim")
+    for claim in ours:
+        existing = cluster.get("v1", "PersistentVolumeClaim", name_of(claim))
+        yield _existing(claim, existing) if _is_bound(existing) else _new(cluster, claim)
+    for name in sorted(claims_used(objects).keys() - {name_of(claim) for claim in ours}):
+        existing = cluster.get("v1", "PersistentVolumeClaim", name)
+        if existing is None:
+            yield Finding(
+                "fail",
+                f"there is no claim {name!r}, which our pods mount",
+                f"Create it in namespace {cluster.namespace}, or let the chart do it "
+                "(storage.existingClaim empty).",
+            )
+        else:
+            yield Finding("ok", f"claim {name!r} is there ({dig(existing, 'status', 'phase')})")
+
+
+def _is_bound(claim: Object | None) -> bool:
+    return bool(dig(claim, "status", "phase") == "Bound")
+
+
+def _existing(claim: Object, existing: Object | None) -> Finding:
+    wanted = set(dig(claim, "spec", "accessModes") or ())
+    has = set(dig(existing, "status", "accessModes") or dig(existing, "spec", "accessModes") or ())
+    if wanted <= has:
+        return Finding("ok", f"claim {name_of(claim)!r} is bound, {', '.join(sorted(has))}")
+    return Finding(
+        "fail",
+        f"claim {name_of(claim)!r} is bound as {', '.join(sorted(has))}, and a claim cannot be "
+        f"changed to {', '.join(sorted(wanted))}",
+        "Ask for what it has, or delete the claim (the weights are then fetched again).",
+    )
+
+
+def _new(cluster: Cluster, claim: Object) -> Finding:
+    name, wanted = name_of(claim), dig(claim, "spec", "accessModes") or []
+    asked = dig(claim, "spec", "storageClassName")
+    classes = cluster.list("storage.k8s.io/v1", "StorageClass")
+    if asked == "":
+        return Finding("warn", f"claim {name!r} waits for a volume made by hand (empty class)")
+    storage_class = _class_of(classes, asked)
+    if storage_class is None:
+        what = (
+            f"there is no storage class {asked!r}" if asked else "there is no default storage class"
+        )
+        known = ", ".join(name_of(one) for one in classes) or "none"
+        return Finding(
+            "fail",
+            f"claim {name!r} cannot be bound: {what}",
+            "Name one in storageClassName (chart value storage.storageClassName). "
+            f"There are: {known}",
+        )
+    return _capable(claim, storage_class, classes, "ReadWriteMany" in wanted)
+
+
+def _class_of(classes: Sequence[Object], name: str | None) -> Object | None:
+    if name:
+        return next((one for one in classes if name_of(one) == name), None)
+    default = [
+        one for one in classes if dig(one, "metadata", "annotations", _DEFAULT_CLASS) == "true"
+    ]
+    return default[0] if default else None
+
+
+def _capable(
+    claim: Object, storage_class: Object, classes: Sequence[Object], many: bool
+) -> Finding:
+    name, provisioner = name_of(storage_class), str(storage_class.get("provisioner"))
+    told = f"claim {name_of(claim)!r}: storage class {name!r} ({provisioner})"
+    if not many:
+        return Finding("ok", f"{told} gives a volume for one node at a time")
+    if _is_one_of(provisioner, _MANY_NODES):
+        return Finding("ok", f"{told} can do ReadWriteMany")
+    if not _is_one_of(provisioner, _ONE_NODE):
+        return Finding(
+            "warn",
+            f"{told} is not known here; it must be able to do ReadWriteMany",
+            "If it cannot, the claim stays Pending. See its driver's documentation.",
+        )
+    able = [name_of(one) for one in classes if _is_one_of(str(one.get("provisioner")), _MANY_NODES)]
+    choice = f"Name {' or '.join(able)}" if able else "Install a file storage class"
+    return Finding(
+        "fail",
+        f"{told} cannot do ReadWriteMany",
+        f"{choice} (chart value storage.storageClassName), or ask for ReadWriteOnce and let all "
+        "pods run on one node.",
+    )
+
+
+def _is_one_of(provisioner: str, names: Sequence[str]) -> bool:
+    return any(name in provisioner for name in names)

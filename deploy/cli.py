@@ -1,0 +1,55 @@
+"""From the command line to one verb's settings, or to one sentence of complaint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsError,
+    get_subcommand,
+)
+
+from deploy.errors import UsageError
+from deploy.settings import Settings, Verb
+
+
+class _CommandLine(Settings):
+    """The settings without the environment: a variable named `UP` is not meant for us."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def read_verb(arguments: Sequence[str]) -> Verb:
+    """The settings of the verb that ``arguments`` name.
+
+    Raises:
+        UsageError: names the flag and the reason.
+        SystemExit: ``--help`` was asked for.
+    """
+    try:
+        settings = _CommandLine(
+            _cli_parse_args=list(arguments),
+            _cli_prog_name="python -m deploy",
+            _cli_exit_on_error=False,
+        )  # type: ignore[call-arg]  # the verb comes from the command line
+        return cast(Verb, get_subcommand(settings, cli_exit_on_error=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = str(first["loc"][-1]).replace("_", "-")
+        raise UsageError(f"--{flag}: {first['msg'].removeprefix('Value error, ')}") from None
+    except SettingsError as error:
+        message = str(error).removeprefix("error parsing CLI: ").removeprefix("Error: ")
+        raise UsageError(f"{message}; --help says more") from None

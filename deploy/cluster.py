@@ -1,0 +1,259 @@
+"""The cluster's API: the one module that talks to it, by the `kubernetes` package's dynamic client.
+
+Everything in and out is plain dictionaries; every refusal becomes an error of this package.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client, config, dynamic
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
+
+from deploy.errors import ClusterError, ConflictError, ForbiddenError, RefusedError
+from deploy.objects import Object, dig, name_of
+
+FIELD_MANAGER = "stable-diffusion-deploy"
+_REQUEST_SECONDS = 30.0
+_IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Cluster:
+    """One cluster, seen from one namespace."""
+
+    def __init__(self, api: Any, namespace: str) -> None:
+        self.namespace = namespace
+        # Discovery is cached for this process only: a shared file could name yesterday's resources.
+        self._cache = tempfile.TemporaryDirectory(prefix="deploy-")
+        cache_file = str(Path(self._cache.name, "resources.json"))
+        self._client: Any = _answered(lambda: dynamic.DynamicClient(api, cache_file=cache_file))
+
+    @classmethod
+    def connect(
+        cls, kubeconfig: Path | None, context: str | None, namespace: str | None
+    ) -> Cluster:
+        """Read the kubeconfig as kubectl does; within a pod, its service account.
+
+        Raises:
+            ClusterError: there is no kubeconfig, or the cluster does not answer.
+        """
+        path = str(kubeconfig) if kubeconfig else None
+        try:
+            api = config.new_client_from_config(path, context=context, persist_config=False)
+            _, active = config.list_kube_config_contexts(path)
+        except ConfigException as error:
+            if path or context or not _IN_POD.exists():
+                raise ClusterError(f"kubeconfig: {error}") from None
+            config.load_incluster_config()
+            return cls(client.ApiClient(), namespace or _IN_POD.read_text("utf-8").strip())
+        if context:
+            contexts, _ = config.list_kube_config_contexts(path)
+            active = next(one for one in contexts if one["name"] == context)
+        return cls(api, namespace or dig(active, "context", "namespace") or "default")
+
+    def knows(self, api_version: str, kind: str) -> bool:
+        """Whether the API serves this kind: for a custom resource, whether its CRD is installed."""
+        return self._resource(api_version, kind) is not None
+
+    def get(
+        self, api_version: str, kind: str, name: str, namespace: str | None = None
+    ) -> Object | None:
+        """One object, or None where it, or its kind, does not exist."""
+        resource = self._resource(api_version, kind)
+        if resource is None:
+            return None
+        try:
+            place = namespace or self._place(resource)
+            found: Object = self._call(resource.get, name=name, namespace=place)
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+    def list(
+        self, api_version: str, kind: str, *, labels: str = "", namespace: str | None = None
+    ) -> list[Object]:
+        """All objects of a kind in the namespace; none where the API does not know the kind."""
+        resource = self._resource(api_version, kind)
+        if resource is None:
+            return []
+        answer = self._call(
+            resource.get,
+            namespace=namespace or self._place(resource),
+            label_selector=labels or None,
+        )
+        return list(answer.get("items") or ())
+
+    def apply(self, item: Object, *, dry_run: bool = False, force: bool = False) -> Object:
+        """Server-side apply, which creates or changes; the object as the API then holds it.
+
+        Raises:
+            ConflictError: another manager set one of the fields to another value.
+            RefusedError: anything else that the API has against it.
+        """
+        resource = self._resource(item["apiVersion"], item["kind"])
+        if resource is None:
+            raise RefusedError(
+                f"no matches for kind {item['kind']!r} in version {item['apiVersion']!r}", 404
+            )
+        applied: Object = self._call(
+            resource.server_side_apply,
+            body=item,
+            name=name_of(item),
+            namespace=self._place(resource),
+            field_manager=FIELD_MANAGER,
+            force_conflicts=force or None,
+            dry_run="All" if dry_run else None,
+        )
+        return applied
+
+    def delete(self, item: Object, *, dry_run: bool = False) -> bool:
+        """Delete an object and what it owns; whether it was there."""
+        resource = self._resource(item["apiVersion"], item["kind"])
+        if resource is None:
+            return False
+        try:
+            self._call(
+                resource.delete,
+                name=name_of(item),
+                namespace=self._place(resource),
+                propagation_policy="Foreground",
+                dry_run="All" if dry_run else None,
+            )
+        except RefusedError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def wait_for_change(self, item: Object, seconds: float) -> None:
+        """Return when the object changes, or after ``seconds``; only a hint to look again."""
+        resource = self._resource(item["apiVersion"], item["kind"])
+        begun = time.monotonic()
+        try:
+            response = self._client.get(
+                resource,
+                namespace=self._place(resource),
+                field_selector=f"metadata.name={name_of(item)}",
+                resource_version=dig(item, "metadata", "resourceVersion"),
+                watch=True,
+                timeout_seconds=max(1, round(seconds)),
+                _request_timeout=(_REQUEST_SECONDS, seconds + 1),
+                serialize=False,
+            )
+            changed = bool(next(_lines(response), ""))
+            response.close()
+        except (ApiException, urllib3.exceptions.HTTPError):
+            changed = False
+        if not changed:
+            # A watch that was refused or cut must not turn the caller's loop into a hot one.
+            time.sleep(max(0.0, min(seconds, 1.0) - (time.monotonic() - begun)))
+
+    def log(
+        self, pod: str, container: str, *, follow: bool, tail: int | None = None, quiet: float = 30
+    ) -> Iterator[str]:
+        """The lines of a container's log, to its end or until ``quiet`` seconds bring nothing."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
+        query = [("container", container), ("follow", str(follow).lower())]
+        query += [("tailLines", str(tail))] if tail is not None else []
+        response = self._call(
+            self._client.request,
+            "get",
+            path,
+            query_params=query,
+            header_params={"Accept": "*/*"},
+            _request_timeout=(_REQUEST_SECONDS, quiet),
+            serialize=False,
+        )
+        try:
+            yield from _lines(response)
+        except urllib3.exceptions.HTTPError:
+            return
+        finally:
+            response.close()
+
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        """Whether we may, by a SelfSubjectAccessReview in the namespace."""
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {
+                "resourceAttributes": {
+                    "namespace": self.namespace,
+                    "verb": verb,
+                    "group": group,
+                    "resource": resource,
+                }
+            },
+        }
+        kind = self._resource("authorization.k8s.io/v1", "SelfSubjectAccessReview")
+        return kind is None or bool(dig(self._call(kind.create, body=review), "status", "allowed"))
+
+    def plural(self, api_version: str, kind: str) -> str:
+        """The kind's name in paths and permissions, as in `inferenceservices`."""
+        resource = self._resource(api_version, kind)
+        return str(resource.name) if resource else f"{kind.lower()}s"
+
+    def _resource(self, api_version: str, kind: str) -> Any:
+        group, _, version = api_version.rpartition("/")
+        query = {"prefix": "apis", "group": group} if group else {"prefix": "api"}
+        try:
+            return _answered(
+                lambda: self._client.resources.get(api_version=version, kind=kind, **query)
+            )
+        except ResourceNotFoundError:
+            return None
+
+    def _place(self, resource: Any) -> str | None:
+        return self.namespace if resource.namespaced else None
+
+    def _call(self, function: Callable[..., Any], *positional: Any, **arguments: Any) -> Any:
+        arguments.setdefault("_request_timeout", _REQUEST_SECONDS)
+        answer = _answered(lambda: function(*positional, **arguments))
+        return answer.to_dict() if hasattr(answer, "to_dict") else answer
+
+
+def _answered(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except ApiException as error:
+        raise _refusal(error) from None
+    except urllib3.exceptions.HTTPError as error:
+        reason = getattr(error, "reason", None) or error
+        raise ClusterError(f"the cluster does not answer: {reason}") from None
+
+
+def _refusal(error: ApiException) -> ClusterError | RefusedError:
+    try:
+        status = json.loads(error.body or "")
+    except ValueError:
+        status = {}
+    message = str(dig(status, "message") or error.body or error.reason)
+    causes = dig(status, "details", "causes") or ()
+    if error.status == 401:
+        return ClusterError(f"the cluster does not know these credentials: {message}")
+    if error.status == 409 and any(one.get("reason") == "FieldManagerConflict" for one in causes):
+        return ConflictError(message, 409, causes)
+    # Quota and admission refuse with 403 too; only the authoriser says who cannot do what.
+    if error.status == 403 and " cannot " in message:
+        return ForbiddenError(message, 403, causes)
+    return RefusedError(message, error.status or 0, causes)
+
+
+def _lines(response: Any) -> Iterator[str]:
+    """Whole lines of a streamed answer, as they come."""
+    rest = b""
+    for chunk in response.stream(4096, decode_content=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode("utf-8", "replace") for line in lines)
+    if rest:
+        yield rest.decode("utf-8", "replace")

@@ -1,0 +1,78 @@
+"""What the operator sees: a line for each thing done; bars only where a terminal listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.prompt import Confirm
+from rich.text import Text
+
+from deploy.explain import Explanation
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+class Reporter:
+    """Writes to a rich console, which leaves colours out where no terminal listens."""
+
+    def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
+        # Without soft_wrap rich would break commands that are there to be copied.
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.errors = errors or Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a bar can be drawn and a question asked."""
+        return self.console.is_terminal
+
+    def say(self, line: str, style: str = "") -> None:
+        """One plain line; nothing in it is taken for markup."""
+        self.console.print(Text(line, style=style))
+
+    def finding(self, level: str, what: str, advice: str = "") -> None:
+        """A line that begins with ok, warn or fail, and under it what to do."""
+        self.console.print(Text(f"{level:<4}", style=_STYLES[level]) + Text(f"  {what}"))
+        for line in advice.splitlines():
+            self.console.print(Text(f"      {line}"))
+
+    def waits(self, explanation: Explanation) -> None:
+        """Why nothing happens at the moment."""
+        self.finding("warn" if explanation.advice else "ok", explanation.reason, explanation.advice)
+
+    def complain(self, message: str) -> None:
+        """An error, to stderr."""
+        self.errors.print(Text("error: ", style="bold red") + Text(message))
+
+    def confirm(self, question: str) -> bool:
+        """Ask a person; no without asking where there is none."""
+        return self.is_terminal and Confirm.ask(Text(question), console=self.console, default=False)
+
+    @contextmanager
+    def bars(self) -> Iterator[Progress]:
+        """Bars for downloads; invisible where no terminal listens."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
+        with Progress(*columns, console=self.console, disable=not self.is_terminal) as progress:
+            yield progress
+
+
+class Waits:
+    """Tells each reason of a wait once, as a loop that looks again and again finds it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._told: Explanation | None = None
+
+    def tell(self, explanation: Explanation) -> None:
+        """Say why nothing happens, unless that was said last."""
+        if explanation != self._told:
+            self._told = explanation
+            self._reporter.waits(explanation)

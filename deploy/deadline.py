@@ -1,0 +1,34 @@
+"""The one time limit of a command, shared by all its waits."""
+
+from __future__ import annotations
+
+import time
+
+from deploy.errors import NotReadyError
+from deploy.explain import Explanation
+
+
+class Deadline:
+    """So many seconds from now, by the monotonic clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no time is left."""
+        return time.monotonic() >= self._end
+
+    def at_most(self, seconds: float) -> float:
+        """``seconds``, or what is left where that is less; never quite nothing."""
+        return max(0.1, min(seconds, self._end - time.monotonic()))
+
+    def check(self, state: str, explanation: Explanation | None) -> None:
+        """Raise NotReadyError once the time is up, with the reason of the wait."""
+        if self.is_over:
+            why = f": {explanation}" if explanation else "."
+            raise NotReadyError(
+                f"{state} after {self._seconds:.0f} s{why}\n"
+                "Nothing was undone; `up` again takes up the wait (--timeout makes it longer)."
+            )

@@ -1,0 +1,183 @@
+"""Why a pod does not run: scheduling, image, configuration, volumes, crashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from deploy.explain.claims import explain_claim
+from deploy.explain.explanation import Explanation
+from deploy.explain.snapshot import Snapshot, condition
+from deploy.objects import Object, dig, name_of
+
+_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_CONFIGURATION = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_OUT_OF_MEMORY = "OOMKilled"
+
+
+def explain_pods(seen: Snapshot) -> Explanation | None:
+    """The first reason that any of the pods gives; None where all run and are ready."""
+    for pod in seen.pods:
+        if dig(pod, "metadata", "deletionTimestamp"):
+            continue
+        if explanation := explain_pod(pod, seen):
+            return explanation
+    return None
+
+
+def explain_pod(pod: Object, seen: Snapshot) -> Explanation | None:
+    """Why ``pod`` is not ready; None where it is, or has ended."""
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return _explain_scheduling(pod, str(scheduled.get("message") or ""), seen)
+    statuses = list(_statuses(pod))
+    for status in statuses:
+        if explanation := _explain_waiting(pod, status, seen) or _explain_crash(pod, status):
+            return explanation
+    return _explain_volume(pod, seen) or _explain_start(pod, statuses)
+
+
+def last_termination(pod: Object) -> tuple[str, Object] | None:
+    """The first container that ended badly, with its `terminated` state."""
+    for status in _statuses(pod):
+        for state in ("state", "lastState"):
+            terminated = dig(status, state, "terminated")
+            if terminated and terminated.get("exitCode"):
+                return str(status["name"]), terminated
+    return None
+
+
+def _statuses(pod: Object) -> Iterator[Object]:
+    for kind in ("initContainerStatuses", "containerStatuses"):
+        yield from dig(pod, "status", kind) or ()
+
+
+def _explain_scheduling(pod: Object, message: str, seen: Snapshot) -> Explanation:
+    name = name_of(pod)
+    events = {str(event.get("reason")) for event in seen.events_about(pod)}
+    if "TriggeredScaleUp" in events:
+        return Explanation(f"Pod {name} waits for a node that the cluster autoscaler is starting.")
+    if "unbound immediate PersistentVolumeClaims" in message or "persistentvolumeclaim" in message:
+        for claim in seen.claims:
+            if explanation := explain_claim(claim, seen):
+                return explanation
+    advice = list(_scheduling_advice(message))
+    if "NotTriggerScaleUp" in events and any("nodes" in line for line in advice):
+        advice.append("The cluster autoscaler has no node group that would fit.")
+    # What follows is about preempting others, which says nothing of what is missing.
+    reason = message.partition(" preemption:")[0].strip()
+    return Explanation(f"No node can take pod {name}: {reason}", " ".join(advice))
+
+
+def _scheduling_advice(message: str) -> Iterator[str]:
+    missing = dict.fromkeys(re.findall(r"Insufficient ([\w./-]+\w)", message))
+    for resource in missing:
+        if "/" in resource:
+            yield (
+                f"Nodes lack a free {resource}: start a GPU node, install its device plugin, or "
+                f"see who holds it: kubectl describe nodes | grep {resource}"
+            )
+        else:
+            yield f"Nodes lack free {resource}: lower the pod's requests or add nodes."
+    for taint in dict.fromkeys(re.findall(r"taint \{([^}]*)\}", message)):
+        yield (
+            f"A node is tainted {taint.rstrip(': ')}: if it is meant for this pod, add a "
+            "toleration (on Knative this needs kubernetes.podspec-tolerations)."
+        )
+    if "node affinity/selector" in message or "node selector" in message:
+        yield "Compare the pod's nodeSelector and affinity with `kubectl get nodes --show-labels`."
+    if "volume node affinity conflict" in message:
+        yield "The volume lies in another zone than the nodes; a ReadWriteMany volume would not."
+    if "available persistent volumes to bind" in message:
+        yield "No volume fits the claim: see `kubectl describe pvc`."
+    if missed := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
+        yield f"Create the claim {missed[1]!r}, or name an existing one."
+
+
+def _explain_waiting(pod: Object, status: Object, seen: Snapshot) -> Explanation | None:
+    waiting = dig(status, "state", "waiting") or {}
+    reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
+    if reason in _IMAGE:
+        return _explain_image(pod, status, message, seen)
+    if reason in _CONFIGURATION:
+        return Explanation(
+            f"Container {status['name']} of pod {name_of(pod)} cannot be made: {message or reason}",
+            _configuration_advice(message),
+        )
+    return None
+
+
+def _configuration_advice(message: str) -> str:
+    if missing := re.search(r'secret "([^"]+)" not found', message):
+        return f"Create the secret: kubectl create secret generic {missing[1]} --from-file=token=…"
+    if re.search(r"runAsNonRoot|non-root", message):
+        return "The image runs as root; build ours from its Dockerfile, which does not."
+    return ""
+
+
+def _explain_image(pod: Object, status: Object, message: str, seen: Snapshot) -> Explanation:
+    pulls = [
+        str(event.get("message"))
+        for event in seen.events_about(pod)
+        if str(event.get("message")).startswith("Failed to pull image")
+    ]
+    # The kubelet alternates between the cause and a bare "Back-off pulling image".
+    cause = message if "rpc error" in message or not pulls else pulls[0]
+    image = status.get("image") or "?"
+    if re.search(r"not found|manifest unknown|NotFound", cause):
+        advice = "Push the image, or correct its name and tag in the manifests."
+    elif re.search(r"unauthorized|authoriz|denied|401|403", cause, re.IGNORECASE):
+        advice = "Create a pull secret and name it in imagePullSecrets, or make the image public."
+    elif re.search(r"timeout|no such host|connection refused|dial tcp", cause):
+        advice = "The node cannot reach the registry: look at its network, DNS and proxy."
+    elif "/" not in str(image):
+        advice = "The name has no registry in front: push the image and write its full name."
+    else:
+        advice = "Try the pull by hand on a node, and look at imagePullSecrets."
+    return Explanation(f"The image {image} of pod {name_of(pod)} cannot be pulled: {cause}", advice)
+
+
+def _explain_crash(pod: Object, status: Object) -> Explanation | None:
+    ended = dig(status, "lastState", "terminated") or dig(status, "state", "terminated") or {}
+    if status.get("ready") or not ended.get("exitCode"):
+        return None
+    said = str(ended.get("message") or "").strip()
+    name, container = name_of(pod), status["name"]
+    if ended.get("reason") == _OUT_OF_MEMORY:
+        return Explanation(
+            f"Container {container} of pod {name} needed more memory than its limit (OOMKilled).",
+            "Raise resources.limits.memory; loading takes about twice the bytes of the weights.",
+        )
+    count = status.get("restartCount") or 0
+    ends = f"has ended {count} times, last" if count > 1 else "ended"
+    return Explanation(
+        f"Container {container} of pod {name} {ends} with exit code {ended['exitCode']}"
+        + (f": {said.splitlines()[-1]}" if said else "."),
+        f"Its log: kubectl logs {name} --container {container}" + (" --previous" if count else ""),
+    )
+
+
+def _explain_volume(pod: Object, seen: Snapshot) -> Explanation | None:
+    for event in seen.events_about(pod):
+        message = str(event.get("message") or "")
+        if event.get("reason") not in ("FailedMount", "FailedAttachVolume"):
+            continue
+        if "Multi-Attach" in message:
+            return Explanation(
+                f"The volume of pod {name_of(pod)} is attached to another node: {message}",
+                "A ReadWriteOnce volume serves one node: use ReadWriteMany, or one node for all.",
+            )
+        if dig(pod, "status", "phase") == "Pending":
+            return Explanation(f"A volume of pod {name_of(pod)} cannot be mounted: {message}")
+    return None
+
+
+def _explain_start(pod: Object, statuses: list[Object]) -> Explanation | None:
+    name = name_of(pod)
+    phase = dig(pod, "status", "phase")
+    if phase == "Pending":
+        return Explanation(f"Pod {name} has a node and is being started: the image is pulled.")
+    unready = [str(one["name"]) for one in statuses if not one.get("ready")]
+    if phase == "Running" and unready:
+        return Explanation(f"Pod {name} runs; {', '.join(unready)} is loading the weights.")
+    return None

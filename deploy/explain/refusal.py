@@ -1,0 +1,149 @@
+"""What an API server, a webhook or a controller says when it refuses an object."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+from deploy.explain.explanation import Explanation
+
+# The field within `spec.template.spec` that Knative's webhook names, and the flag that admits it
+# (knative/serving, pkg/apis/serving/fieldmask.go and pkg/apis/config/features.go).
+FLAG_OF_FIELD: Mapping[str, str] = {
+    "affinity": "kubernetes.podspec-affinity",
+    "dnsConfig": "kubernetes.podspec-dnsconfig",
+    "dnsPolicy": "kubernetes.podspec-dnspolicy",
+    "hostAliases": "kubernetes.podspec-hostaliases",
+    "hostIPC": "kubernetes.podspec-hostipc",
+    "hostNetwork": "kubernetes.podspec-hostnetwork",
+    "hostPID": "kubernetes.podspec-hostpid",
+    "initContainers": "kubernetes.podspec-init-containers",
+    "nodeSelector": "kubernetes.podspec-nodeselector",
+    "priorityClassName": "kubernetes.podspec-priorityclassname",
+    "runtimeClassName": "kubernetes.podspec-runtimeclassname",
+    "schedulerName": "kubernetes.podspec-schedulername",
+    "securityContext": "kubernetes.podspec-securitycontext",
+    "shareProcessNamespace": "kubernetes.podspec-shareprocessnamespace",
+    "tolerations": "kubernetes.podspec-tolerations",
+    "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
+}
+PVC_FLAG = "kubernetes.podspec-persistent-volume-claim"
+PVC_WRITE_FLAG = "kubernetes.podspec-persistent-volume-write"
+EMPTY_DIR_FLAG = "kubernetes.podspec-volumes-emptydir"
+FIELD_REF_FLAG = "kubernetes.podspec-fieldref"
+_FLAG_OF_SENTENCE = {
+    "Persistent volume claim support is disabled": PVC_FLAG,
+    "Persistent volume write support is disabled": PVC_WRITE_FLAG,
+    "EmptyDir volume support is disabled": EMPTY_DIR_FLAG,
+    "pod spec support for init-containers is off": FLAG_OF_FIELD["initContainers"],
+}
+
+
+def explain_refusal(message: str) -> Explanation | None:
+    """Explain a refusal that is known; None for any other."""
+    return (
+        _feature_flag(message)
+        or _quota(message)
+        or _pod_security(message)
+        or _webhook_down(message)
+        or _unknown_kind(message)
+        or _no_namespace(message)
+    )
+
+
+def feature_patch(flags: Iterable[str]) -> str:
+    """The command that switches Knative features on."""
+    data = json.dumps({"data": dict.fromkeys(sorted(flags), "enabled")}, separators=(",", ":"))
+    return (
+        "kubectl --namespace knative-serving patch configmap config-features "
+        f"--type merge --patch '{data}'"
+    )
+
+
+def _feature_flag(message: str) -> Explanation | None:
+    flags = {flag for sentence, flag in _FLAG_OF_SENTENCE.items() if sentence in message}
+    for field in re.findall(r"spec\.template\.spec\.([\w.\[\]]+)", message):
+        if field.endswith(("valueFrom.fieldRef", "valueFrom.resourceFieldRef")):
+            flags.add(FIELD_REF_FLAG)
+        elif "must not set the field" in message and field in FLAG_OF_FIELD:
+            flags.add(FLAG_OF_FIELD[field])
+    if not flags:
+        return None
+    return Explanation(
+        f"Knative refuses the InferenceService: {', '.join(sorted(flags))} not switched on.",
+        f"An administrator switches it on: {feature_patch(flags)}",
+        fatal=True,
+    )
+
+
+def _quota(message: str) -> Explanation | None:
+    exceeded = re.search(
+        r"exceeded quota: (?P<name>[^,]+), requested: (?P<asked>.+?), used: (?P<used>.+?), "
+        r"limited: (?P<limit>[^;\n]+)",
+        message,
+    )
+    if exceeded:
+        return Explanation(
+            f"The quota {exceeded['name']!r} is exceeded: asked {exceeded['asked']}, "
+            f"used {exceeded['used']}, allowed {exceeded['limit'].rstrip('. ')}.",
+            "Delete what holds it, lower the requests, or ask for a larger ResourceQuota.",
+        )
+    unset = re.search(r"failed quota: (?P<name>[^:]+): must specify (?P<what>\S.*)", message)
+    if unset:
+        return Explanation(
+            f"The quota {unset['name']!r} refuses pods that do not set {unset['what']}.",
+            "Set it in the resources of every container; a LimitRange can set it for sidecars.",
+        )
+    return None
+
+
+def _pod_security(message: str) -> Explanation | None:
+    violated = re.search(r'violates PodSecurity "([^"]+)": (.+)', message, re.DOTALL)
+    if not violated:
+        return None
+    return Explanation(
+        f"Pod Security {violated[1]!r} forbids the pod: {violated[2].strip()}.",
+        "Our pods keep to `restricted`; if a sidecar breaks it, inject none into this namespace.",
+        fatal=True,
+    )
+
+
+def _webhook_down(message: str) -> Explanation | None:
+    called = re.search(r'failed calling webhook "([^"]+)"', message)
+    if not called:
+        return None
+    whose = "Knative" if "knative" in called[1] else "KServe" if "kserve" in called[1] else "its"
+    return Explanation(
+        f"The webhook {called[1]} does not answer: {whose} controller is down or just starting.",
+        "Look at it: kubectl get pods --all-namespaces | grep -E 'kserve|knative'",
+    )
+
+
+def _unknown_kind(message: str) -> Explanation | None:
+    unknown = re.search(r"no matches for kind ['\"](\w+)['\"] in version ['\"](\S+?)['\"]", message)
+    if not unknown:
+        return None
+    kind, version = unknown[1], unknown[2]
+    if kind == "InferenceService":
+        return Explanation(
+            "KServe is not installed: the cluster does not know InferenceService.",
+            "Install it: https://kserve.github.io/website/docs/admin-guide/overview",
+            fatal=True,
+        )
+    return Explanation(
+        f"The cluster does not know {kind} of {version}.",
+        f"Install what brings its CRD, or leave the {kind} out of the folder.",
+        fatal=True,
+    )
+
+
+def _no_namespace(message: str) -> Explanation | None:
+    missing = re.search(r'namespaces "([^"]+)" not found', message)
+    if not missing:
+        return None
+    return Explanation(
+        f"There is no namespace {missing[1]!r}.",
+        f"Create it: kubectl create namespace {missing[1]}",
+        fatal=True,
+    )

@@ -1,0 +1,48 @@
+"""What the cluster shows of an InferenceService or a Job, gathered for an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deploy.cluster import Cluster
+from deploy.errors import ForbiddenError
+from deploy.explain import Snapshot
+from deploy.objects import Object, dig, name_of
+from deploy.workload import claims_used
+
+ISVC_LABEL = "serving.kserve.io/inferenceservice"
+JOB_LABEL = "job-name"
+
+
+def look(cluster: Cluster, item: Object) -> Snapshot | None:
+    """The object as it is now, with what tells about it; None where it is not there."""
+    found = cluster.get(item["apiVersion"], item["kind"], name_of(item))
+    if found is None:
+        return None
+    label = JOB_LABEL if item["kind"] == "Job" else ISVC_LABEL
+    pods = _list(cluster, "Pod", f"{label}={name_of(item)}")
+    names = {*claims_used([item]), *_claims_of(pods)}
+    claims = (cluster.get("v1", "PersistentVolumeClaim", name) for name in sorted(names))
+    return Snapshot(
+        found,
+        sorted(pods, key=_age, reverse=True),
+        [claim for claim in claims if claim],
+        _list(cluster, "Event"),
+    )
+
+
+def _list(cluster: Cluster, kind: str, labels: str = "") -> list[Object]:
+    try:
+        return cluster.list("v1", kind, labels=labels)
+    except ForbiddenError:
+        # Less can be explained without them, but nothing else needs them.
+        return []
+
+
+def _claims_of(pods: Iterable[Object]) -> list[str]:
+    volumes = [volume for pod in pods for volume in dig(pod, "spec", "volumes") or ()]
+    return [name for one in volumes if (name := dig(one, "persistentVolumeClaim", "claimName"))]
+
+
+def _age(pod: Object) -> str:
+    return str(dig(pod, "metadata", "creationTimestamp") or "")

@@ -1,0 +1,135 @@
+"""One picture through the service, and the curl line that does the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from deploy.errors import PredictError
+from deploy.objects import Object, dig, name_of
+from deploy.workload import deployment_mode, model_name
+
+_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP"}
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a model answers: connect to ``address``, ask for ``host``."""
+
+    address: str
+    host: str
+    path: str
+
+    @property
+    def url(self) -> str:
+        """The whole URL of `:predict`."""
+        return f"{self.address}{self.path}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The answer's bytes, their format, and the seed that makes the same picture again."""
+
+    content: bytes
+    format: str
+    seed: str
+
+
+def endpoint_of(service: Object, address: str | None) -> Endpoint:
+    """Read the URL from the status; with ``address`` only its host name counts.
+
+    Raises:
+        PredictError: KServe has not given it a URL yet.
+    """
+    url = dig(service, "status", "url")
+    if not url:
+        raise PredictError(f"{name_of(service)} has no URL yet; `status` says why")
+    path = f"/v1/models/{model_name(service)}:predict"
+    host = urlsplit(str(url)).netloc
+    return Endpoint((address or str(url)).rstrip("/"), host, path)
+
+
+def curl_of(endpoint: Endpoint, body: Mapping[str, object], output: Path) -> str:
+    """The command for a shell that asks for the same picture."""
+    words = ["curl", "--fail-with-body", endpoint.url]
+    if urlsplit(endpoint.address).netloc != endpoint.host:
+        words += ["--header", f"Host: {endpoint.host}"]
+    words += ["--header", "Content-Type: application/json", "--output", str(output)]
+    words += ["--data", json.dumps(body, ensure_ascii=False)]
+    return shlex.join(words)
+
+
+def make_picture(
+    endpoint: Endpoint, body: Mapping[str, object], service: Object, seconds: float
+) -> Picture:
+    """Ask once; a pod that must be started first is waited for by the cluster, not by us.
+
+    Raises:
+        PredictError: what the service answered instead, or why nobody did.
+    """
+    target = urlsplit(endpoint.address)
+    # The certificate is that of the service's name, also where the connection goes elsewhere.
+    name = endpoint.host.partition(":")[0]
+    tls: dict[str, Any] = {"server_hostname": name, "assert_hostname": name}
+    pool = urllib3.PoolManager(retries=False, **(tls if target.scheme == "https" else {}))
+    try:
+        response = pool.request(
+            "POST",
+            endpoint.url,
+            body=json.dumps(body).encode(),
+            headers={"Host": endpoint.host, "Content-Type": "application/json"},
+            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=seconds),
+        )
+    except urllib3.exceptions.HTTPError as error:
+        raise PredictError(_unreachable(endpoint, service, error)) from None
+    return _picture(response, endpoint)
+
+
+def _picture(response: urllib3.BaseHTTPResponse, endpoint: Endpoint) -> Picture:
+    content = response.data
+    kind = next((name for mark, name in _SIGNATURES.items() if content.startswith(mark)), None)
+    if response.status == 200 and kind:
+        return Picture(content, kind, response.headers.get("x-seed", ""))
+    told = _error_of(content)
+    if response.status == 404 and "x-model-name" not in response.headers:
+        told += (
+            f"\nIf the predictor did not say that, the gateway does not know the host "
+            f"{endpoint.host!r}: --address must lead to the gateway that KServe uses."
+        )
+    raise PredictError(f"{endpoint.url} answered {response.status}: {told}")
+
+
+def _error_of(content: bytes) -> str:
+    text = content[:2000].decode("utf-8", "replace").strip()
+    try:
+        return str(dig(json.loads(text), "error") or text)
+    except ValueError:
+        return text or "an empty body"
+
+
+def _unreachable(endpoint: Endpoint, service: Object, error: Exception) -> str:
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+        return f"{endpoint.url} did not answer in time; `logs predictor` shows what it does"
+    lines = [f"{endpoint.url} cannot be reached from here: {error}"]
+    if urlsplit(endpoint.address).netloc == endpoint.host:
+        forward = {
+            "Standard": f"kubectl port-forward service/{name_of(service)}-predictor 8080:80",
+        }.get(
+            deployment_mode(service),
+            "kubectl --namespace istio-system port-forward service/istio-ingressgateway 8080:80 "
+            "(with Kourier: --namespace kourier-system service/kourier)",
+        )
+        lines += [
+            "The service itself is ready. If its name is not in your DNS, go through the gateway:",
+            f"  {forward}",
+            "and in another terminal say the same with --address http://127.0.0.1:8080",
+        ]
+    return "\n".join(lines)

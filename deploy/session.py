@@ -1,0 +1,40 @@
+"""What every verb begins with: the folder's objects and a connection to the cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.apply import place
+from deploy.cluster import Cluster
+from deploy.errors import UsageError
+from deploy.objects import Object, load_objects, name_of
+from deploy.settings import ClusterFlags
+from deploy.workload import services
+
+
+@dataclass(frozen=True)
+class Session:
+    """The objects, in the order of application, and where they go."""
+
+    cluster: Cluster
+    objects: list[Object]
+
+    @classmethod
+    def open(cls, flags: ClusterFlags, folder: Path) -> Session:
+        """Read the folder before the cluster is asked for anything."""
+        objects = load_objects(folder)
+        cluster = Cluster.connect(flags.kubeconfig, flags.context, flags.namespace)
+        return cls(cluster, [place(item, cluster.namespace) for item in objects])
+
+    def service(self, name: str | None) -> Object:
+        """The InferenceService of that name, or the only one.
+
+        Raises:
+            UsageError: there is none, or the name is needed to choose.
+        """
+        found = [item for item in services(self.objects) if name in (None, name_of(item))]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(map(name_of, services(self.objects))) or "none"
+        raise UsageError(f"--service: name one InferenceService of the folder; there are: {names}")

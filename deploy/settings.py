@@ -1,0 +1,142 @@
+"""Every verb and flag, documented once: the command line and its help derive from these classes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSubCommand,
+    CliToggleFlag,
+    SettingsConfigDict,
+)
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+PROMPT = "a lighthouse at dusk, oil painting"
+
+
+def _seconds(value: object) -> object:
+    """Seconds of ``90s``, ``30m`` or ``1h30m``, the form that kubectl takes."""
+    text = str(value)
+    if not re.fullmatch(r"(\d+[smh])+", text):
+        raise ValueError("say it as in 90s, 30m or 1h30m")
+    return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([smh])", text))
+
+
+Duration = Annotated[int, BeforeValidator(_seconds)]
+Folder = Field(
+    default=Path("manifests"),
+    description="A folder of YAML files, a kustomize overlay, or one YAML file.",
+)
+Address = Field(
+    default=None,
+    description="Where to send requests instead of the service's own URL, as in "
+    "http://127.0.0.1:8080 of a port-forward; the Host header stays the service's.",
+)
+Output = Field(default=Path("picture.png"), description="The file to write the picture to.")
+Service = Field(default=None, description="Which InferenceService, where the folder has several.")
+
+
+class ClusterFlags(BaseModel):
+    """Which cluster; named as in kubectl."""
+
+    namespace: str | None = Field(
+        default=None, description="Where the objects go; else the context's namespace."
+    )
+    context: str | None = Field(default=None, description="The kubeconfig's context; else its own.")
+    kubeconfig: Path | None = Field(
+        default=None, description="The kubeconfig file; else $KUBECONFIG or ~/.kube/config."
+    )
+
+
+class Up(ClusterFlags):
+    """Check the cluster, apply the folder, follow the download, wait, and make a picture."""
+
+    folder: CliPositionalArg[Path] = Folder
+    timeout: Duration = Field(
+        default=3600, description="How long all of it may take, as in 90s, 30m or 1h30m."
+    )
+    dry_run: CliToggleFlag[bool] = Field(
+        default=False, description="Let the cluster check everything and change nothing."
+    )
+    force_conflicts: CliToggleFlag[bool] = Field(
+        default=False, description="Take over fields that another manager has set."
+    )
+    address: str | None = Address
+    prompt: str = Field(default=PROMPT, description="What the picture shows.")
+    output: Path = Output
+
+
+class Doctor(ClusterFlags):
+    """Check whether the cluster has what the folder's objects need; changes nothing."""
+
+    folder: CliPositionalArg[Path] = Folder
+
+
+class Status(ClusterFlags):
+    """Say how the download and the services fare, and why they wait."""
+
+    folder: CliPositionalArg[Path] = Folder
+
+
+class Predict(ClusterFlags):
+    """Ask the service for a picture."""
+
+    prompt: CliPositionalArg[str] = Field(description="What the picture shows.")
+    folder: Path = Folder
+    service: str | None = Service
+    address: str | None = Address
+    seed: int | None = Field(default=None, description="The seed; else one is drawn.")
+    output: Path = Output
+    timeout: Duration = Field(
+        default=600, description="How long the picture may take, the start of a pod included."
+    )
+
+
+class Logs(ClusterFlags):
+    """Print the log of the download or of the predictor."""
+
+    what: CliPositionalArg[Literal["download", "predictor"]] = Field(
+        default="predictor", description="Whose log."
+    )
+    folder: Path = Folder
+    service: str | None = Service
+    follow: CliToggleFlag[bool] = Field(default=False, description="Go on until it ends.")
+
+
+class Down(ClusterFlags):
+    """Delete the folder's objects; asks before it deletes the weights."""
+
+    folder: CliPositionalArg[Path] = Folder
+    yes: CliToggleFlag[bool] = Field(default=False, description="Delete the weights unasked.")
+    keep_weights: CliToggleFlag[bool] = Field(
+        default=False, description="Leave the claim with the weights where it is."
+    )
+    dry_run: CliToggleFlag[bool] = Field(
+        default=False, description="Say what would be deleted and delete nothing."
+    )
+
+
+class Settings(BaseSettings):
+    """Deploys Stable Diffusion on KServe, waits for the first picture, and explains every wait."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_shortcuts={"namespace": "n", "follow": "f", "yes": "y"},
+    )
+
+    up: CliSubCommand[Up] = Field(description=Up.__doc__)
+    doctor: CliSubCommand[Doctor] = Field(description=Doctor.__doc__)
+    status: CliSubCommand[Status] = Field(description=Status.__doc__)
+    predict: CliSubCommand[Predict] = Field(description=Predict.__doc__)
+    logs: CliSubCommand[Logs] = Field(description=Logs.__doc__)
+    down: CliSubCommand[Down] = Field(description=Down.__doc__)
+
+
+Verb = Up | Doctor | Status | Predict | Logs | Down

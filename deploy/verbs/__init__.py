@@ -1,0 +1,1 @@
+"""The verbs, one module each: ``run(settings, reporter)`` tells the story of one command."""

@@ -1,0 +1,42 @@
+"""``doctor``: check the cluster before anything is applied."""
+
+from __future__ import annotations
+
+from deploy.checks import Finding, examine
+from deploy.console import Reporter
+from deploy.errors import NotPreparedError
+from deploy.session import Session
+from deploy.settings import Doctor
+
+
+def run(flags: Doctor, reporter: Reporter) -> None:
+    """Print every finding.
+
+    Raises:
+        NotPreparedError: one of them would stop the deployment.
+    """
+    session = Session.open(flags, flags.folder)
+    findings = []
+    for finding in examine(session.cluster, session.objects):
+        findings.append(finding)
+        reporter.finding(finding.level, finding.what, finding.advice)
+    refuse(findings)
+
+
+def check_before(session: Session, reporter: Reporter) -> None:
+    """The same for `up`: only what is not well is printed."""
+    findings = list(examine(session.cluster, session.objects))
+    well = [one for one in findings if one.level == "ok"]
+    reporter.finding("ok", f"{len(well)} of {len(findings)} checks of the cluster passed")
+    for finding in findings:
+        if finding.level != "ok":
+            reporter.finding(finding.level, finding.what, finding.advice)
+    refuse(findings)
+
+
+def refuse(findings: list[Finding]) -> None:
+    """Raise NotPreparedError where a finding is a failure."""
+    failures = [one.what for one in findings if one.level == "fail"]
+    if failures:
+        count = "one thing has" if len(failures) == 1 else f"{len(failures)} things have"
+        raise NotPreparedError(f"{count} to be mended first: {'; '.join(failures)}")

@@ -1,0 +1,56 @@
+"""``down``: delete our objects; the weights only if somebody says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deploy.console import Reporter
+from deploy.errors import NotConfirmedError
+from deploy.objects import Object, dig, name_of, of_kind, title
+from deploy.session import Session
+from deploy.settings import Down
+
+# Deleting a namespace would delete the weights with it, and what others keep there.
+_LEFT = ("Namespace",)
+
+
+def run(flags: Down, reporter: Reporter) -> None:
+    """Delete in the reverse order of application, so that nothing loses what it still uses.
+
+    Raises:
+        NotConfirmedError: the weights would go, and nobody can be asked; nothing was deleted.
+    """
+    session = Session.open(flags, flags.folder)
+    claims = of_kind(session.objects, "PersistentVolumeClaim")
+    kept = [] if _may_delete(session, claims, flags, reporter) else claims
+    for item in reversed(session.objects):
+        if item in kept or item["kind"] in _LEFT:
+            reporter.say(f"{title(item)} is kept")
+        elif session.cluster.delete(item, dry_run=flags.dry_run):
+            told = "would be deleted (dry run)" if flags.dry_run else "is being deleted"
+            reporter.say(f"{title(item)} {told}")
+        else:
+            reporter.say(f"{title(item)} is not there")
+
+
+def _may_delete(
+    session: Session, claims: Sequence[Object], flags: Down, reporter: Reporter
+) -> bool:
+    if flags.keep_weights or not claims:
+        return False
+    found = [session.cluster.get("v1", "PersistentVolumeClaim", name_of(one)) for one in claims]
+    there = [one for one in found if one]
+    if flags.yes or flags.dry_run or not there:
+        return True
+    if not reporter.is_terminal:
+        raise NotConfirmedError(
+            "this deletes the downloaded weights; say --yes, or --keep-weights to leave them. "
+            "Nothing was deleted."
+        )
+    names = ", ".join(
+        f"{name_of(one)} ({dig(one, 'status', 'capacity', 'storage') or 'size unknown'})"
+        for one in there
+    )
+    return reporter.confirm(
+        f"Delete the weights on {names} too? They would have to be downloaded again."
+    )

@@ -1,0 +1,56 @@
+"""``logs``: what the download or the predictor writes."""
+
+from __future__ import annotations
+
+from deploy.console import Reporter
+from deploy.errors import NotReadyError, UsageError
+from deploy.explain import Snapshot, explain_job, explain_service
+from deploy.looking import look
+from deploy.objects import Object, dig, name_of, title
+from deploy.session import Session
+from deploy.settings import Logs
+from deploy.workload import MODEL_CONTAINER, jobs
+
+_QUIET_SECONDS = 3600.0
+
+
+def run(flags: Logs, reporter: Reporter) -> None:
+    """Print the newest pod's log.
+
+    Raises:
+        NotReadyError: there is no container that could have written one, and why.
+    """
+    session = Session.open(flags, flags.folder)
+    item = _job(session) if flags.what == "download" else session.service(flags.service)
+    seen = look(session.cluster, item)
+    found = _container(seen) if seen else None
+    if seen is None or found is None:
+        raise NotReadyError(f"{title(item)} has no log yet: {_why(item, seen)}")
+    pod, container = found
+    for line in session.cluster.log(pod, container, follow=flags.follow, quiet=_QUIET_SECONDS):
+        reporter.say(line)
+
+
+def _job(session: Session) -> Object:
+    found = jobs(session.objects)
+    if not found:
+        raise UsageError("the folder has no download Job")
+    return found[0]
+
+
+def _container(seen: Snapshot) -> tuple[str, str] | None:
+    for pod in seen.pods:
+        statuses = dig(pod, "status", "containerStatuses") or ()
+        begun = [one for one in statuses if "waiting" not in (one.get("state") or {})]
+        # A Knative pod has a queue-proxy beside the predictor.
+        begun.sort(key=lambda one: one["name"] != MODEL_CONTAINER)
+        if begun:
+            return name_of(pod), str(begun[0]["name"])
+    return None
+
+
+def _why(item: Object, seen: Snapshot | None) -> str:
+    if seen is None:
+        return "it is not deployed; `up` does it"
+    explanation = explain_job(seen) if item["kind"] == "Job" else explain_service(seen)
+    return str(explanation or "it has no pod at the moment; a request starts one")

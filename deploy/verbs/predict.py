@@ -1,0 +1,54 @@
+"""``predict``: one picture through a service that is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.console import Reporter
+from deploy.deadline import Deadline
+from deploy.errors import NotReadyError, UsageError
+from deploy.objects import Object, name_of, title
+from deploy.predict import curl_of, endpoint_of, make_picture
+from deploy.session import Session
+from deploy.settings import Predict
+
+
+def run(flags: Predict, reporter: Reporter) -> None:
+    """Ask, write the file, print the curl line that does the same."""
+    session = Session.open(flags, flags.folder)
+    wanted = session.service(flags.service)
+    service = session.cluster.get(wanted["apiVersion"], wanted["kind"], name_of(wanted))
+    if service is None:
+        raise NotReadyError(f"{title(wanted)} is not deployed; `up` does it")
+    body: dict[str, object] = {"prompt": flags.prompt}
+    if flags.seed is not None:
+        body["parameters"] = {"seed": flags.seed}
+    draw(service, flags.address, body, flags.output, Deadline(flags.timeout), reporter)
+
+
+def draw(
+    service: Object,
+    address: str | None,
+    body: Mapping[str, object],
+    output: Path,
+    deadline: Deadline,
+    reporter: Reporter,
+) -> None:
+    """Make one picture and say where it is.
+
+    Raises:
+        PredictError: there was no picture in the answer, or no answer.
+        UsageError: the file cannot be written.
+    """
+    endpoint = endpoint_of(service, address)
+    begun = time.monotonic()
+    picture = make_picture(endpoint, body, service, deadline.at_most(600))
+    try:
+        output.write_bytes(picture.content)
+    except OSError as error:
+        raise UsageError(f"--output: {error}") from None
+    seed = f", seed {picture.seed}" if picture.seed else ""
+    reporter.finding("ok", f"{output}: {picture.format}, {time.monotonic() - begun:.1f} s{seed}")
+    reporter.say(f"\n{curl_of(endpoint, body, output)}")

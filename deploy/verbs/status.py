@@ -1,0 +1,71 @@
+"""``status``: how everything fares, and why it waits."""
+
+from __future__ import annotations
+
+from deploy.console import Reporter
+from deploy.errors import DeployError, DownloadError, NotReadyError, ServiceError
+from deploy.explain import Explanation, Snapshot, explain_job, explain_service
+from deploy.explain.snapshot import condition
+from deploy.looking import look
+from deploy.objects import Object, dig, name_of, of_kind, title
+from deploy.session import Session
+from deploy.settings import Status
+from deploy.workload import jobs, services
+
+
+def run(flags: Status, reporter: Reporter) -> None:
+    """Print a line for each claim, Job and service.
+
+    Raises:
+        DownloadError, ServiceError: one of them has failed.
+        NotReadyError: one of them is not ready, or not there.
+    """
+    session = Session.open(flags, flags.folder)
+    for claim in of_kind(session.objects, "PersistentVolumeClaim"):
+        _claim(session, claim, reporter)
+    worst: DeployError | None = None
+    for item in [*jobs(session.objects), *services(session.objects)]:
+        worst = _worse(worst, _tell(item, look(session.cluster, item), reporter))
+    if worst:
+        raise worst
+
+
+def _claim(session: Session, claim: Object, reporter: Reporter) -> None:
+    found = session.cluster.get("v1", "PersistentVolumeClaim", name_of(claim))
+    phase = dig(found, "status", "phase") if found else "not there"
+    size = dig(found, "status", "capacity", "storage")
+    level = "ok" if phase == "Bound" else "warn"
+    reporter.finding(level, f"{title(claim)}: {phase}{f', {size}' if size else ''}")
+
+
+def _tell(item: Object, seen: Snapshot | None, reporter: Reporter) -> DeployError | None:
+    is_job = item["kind"] == "Job"
+    if seen is None:
+        # A Job may have been removed by its TTL once it was done.
+        reporter.finding("warn", f"{title(item)}: not there")
+        return None if is_job else NotReadyError(f"{title(item)} is not deployed; `up` does it")
+    explanation = explain_job(seen) if is_job else explain_service(seen)
+    if is_job and explanation is None:
+        complete = condition(seen.item, "Complete").get("status") == "True"
+        reporter.finding("ok", f"{title(item)}: {'complete' if complete else 'downloading'}")
+        return None if complete else NotReadyError(f"{title(item)} is still downloading")
+    if explanation is None:
+        reporter.finding("ok", f"{title(item)}: ready at {dig(seen.item, 'status', 'url')}")
+        return None
+    return _told(item, explanation, reporter)
+
+
+def _told(item: Object, explanation: Explanation, reporter: Reporter) -> DeployError:
+    level = "fail" if explanation.fatal else "warn"
+    reporter.finding(level, f"{title(item)}: {explanation.reason}", explanation.advice)
+    if not explanation.fatal:
+        return NotReadyError(f"{title(item)} is not ready")
+    failed = DownloadError if item["kind"] == "Job" else ServiceError
+    return failed(f"{title(item)} has failed")
+
+
+def _worse(one: DeployError | None, other: DeployError | None) -> DeployError | None:
+    """A failure before a wait, and the earlier of two equals: it is the cause of the later."""
+    if one is None or (isinstance(one, NotReadyError) and other):
+        return other if not isinstance(other, NotReadyError) or one is None else one
+    return one

@@ -1,0 +1,55 @@
+"""Wait for an InferenceService, telling each reason of the wait once."""
+
+from __future__ import annotations
+
+import time
+
+from deploy.apply import Applied
+from deploy.cluster import Cluster
+from deploy.console import Reporter, Waits
+from deploy.deadline import Deadline
+from deploy.errors import ServiceError
+from deploy.explain import explain_service
+from deploy.explain.service import is_ready
+from deploy.looking import look
+from deploy.objects import Object, dig, title
+
+_LOOK_SECONDS = 5.0
+# How long KServe may take to notice a change; before that its old status says Ready.
+_NOTICE_SECONDS = 15.0
+
+
+def wait_for_service(
+    cluster: Cluster, applied: Applied, reporter: Reporter, deadline: Deadline
+) -> Object:
+    """The InferenceService once it is ready.
+
+    Raises:
+        ServiceError: it cannot become ready as it is.
+        NotReadyError: the time is up.
+    """
+    waits = Waits(reporter)
+    begun = time.monotonic()
+    while True:
+        seen = look(cluster, applied.item)
+        if seen is None:
+            raise ServiceError(f"{title(applied.item)} is gone: somebody deleted it")
+        if not _is_stale(applied, seen.item, begun):
+            explanation = explain_service(seen)
+            if is_ready(seen):
+                reporter.finding("ok", f"{title(seen.item)} is ready")
+                return seen.item
+            if explanation and explanation.fatal:
+                raise ServiceError(f"{title(seen.item)}: {explanation}")
+            deadline.check(f"{title(seen.item)} is not ready", explanation)
+            if explanation:
+                waits.tell(explanation)
+        cluster.wait_for_change(seen.item, deadline.at_most(_LOOK_SECONDS))
+
+
+def _is_stale(applied: Applied, item: Object, begun: float) -> bool:
+    """Whether the status is still the one of the spec before this change."""
+    if applied.outcome != "configured" or applied.before is None:
+        return False
+    same = dig(item, "status") == applied.before.get("status")
+    return same and time.monotonic() - begun < _NOTICE_SECONDS
