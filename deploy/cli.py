@@ -6,30 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from pydantic import ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsError,
-    get_subcommand,
-)
+from pydantic_settings import SettingsError, get_subcommand
 
 from deploy.errors import UsageError
 from deploy.settings import Settings, Verb
-
-
-class _CommandLine(Settings):
-    """The settings without the environment: a variable named `UP` is not meant for us."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
 
 def read_verb(arguments: Sequence[str]) -> Verb:
@@ -40,7 +20,7 @@ def read_verb(arguments: Sequence[str]) -> Verb:
         SystemExit: ``--help`` was asked for.
     """
     try:
-        settings = _CommandLine(
+        settings = Settings(
             _cli_parse_args=list(arguments),
             _cli_prog_name="python -m deploy",
             _cli_exit_on_error=False,

@@ -31,10 +31,11 @@ class Cluster:
 
     def __init__(self, api: Any, namespace: str) -> None:
         self.namespace = namespace
-        # Discovery is cached for this process only: a shared file could name yesterday's resources.
-        self._cache = tempfile.TemporaryDirectory(prefix="deploy-")
-        cache_file = str(Path(self._cache.name, "resources.json"))
-        self._client: Any = _answered(lambda: dynamic.DynamicClient(api, cache_file=cache_file))
+        # The library keeps what it discovered in a file that all processes share, where it could
+        # name yesterday's resources. It goes on without one that it cannot write.
+        with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
+            cache = str(Path(folder, "resources.json"))
+            self._client: Any = _answered(lambda: dynamic.DynamicClient(api, cache_file=cache))
 
     @classmethod
     def connect(

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
     CliSubCommand,
     CliToggleFlag,
+    PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
@@ -19,15 +20,18 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 PROMPT = "a lighthouse at dusk, oil painting"
 
 
-def _seconds(value: object) -> object:
+def seconds_of(duration: str) -> int:
     """Seconds of ``90s``, ``30m`` or ``1h30m``, the form that kubectl takes."""
-    text = str(value)
+    return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([smh])", duration))
+
+
+def _is_duration(text: str) -> str:
     if not re.fullmatch(r"(\d+[smh])+", text):
         raise ValueError("say it as in 90s, 30m or 1h30m")
-    return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([smh])", text))
+    return text
 
 
-Duration = Annotated[int, BeforeValidator(_seconds)]
+Duration = Annotated[str, AfterValidator(_is_duration)]
 Folder = Field(
     default=Path("manifests"),
     description="A folder of YAML files, a kustomize overlay, or one YAML file.",
@@ -58,7 +62,7 @@ class Up(ClusterFlags):
 
     folder: CliPositionalArg[Path] = Folder
     timeout: Duration = Field(
-        default=3600, description="How long all of it may take, as in 90s, 30m or 1h30m."
+        default="1h", description="How long all of it may take, as in 90s, 30m or 1h30m."
     )
     dry_run: CliToggleFlag[bool] = Field(
         default=False, description="Let the cluster check everything and change nothing."
@@ -93,7 +97,7 @@ class Predict(ClusterFlags):
     seed: int | None = Field(default=None, description="The seed; else one is drawn.")
     output: Path = Output
     timeout: Duration = Field(
-        default=600, description="How long the picture may take, the start of a pod included."
+        default="10m", description="How long the picture may take, the start of a pod included."
     )
 
 
@@ -128,6 +132,7 @@ class Settings(BaseSettings):
         frozen=True,
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_parse_none_str="unset",
         cli_shortcuts={"namespace": "n", "follow": "f", "yes": "y"},
     )
 
@@ -137,6 +142,18 @@ class Settings(BaseSettings):
     predict: CliSubCommand[Predict] = Field(description=Predict.__doc__)
     logs: CliSubCommand[Logs] = Field(description=Logs.__doc__)
     down: CliSubCommand[Down] = Field(description=Down.__doc__)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags only: a variable of the environment named `UP` or `LOGS` is not meant for us."""
+        return (init_settings,)
 
 
 Verb = Up | Doctor | Status | Predict | Logs | Down

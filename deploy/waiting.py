@@ -16,7 +16,7 @@ from deploy.objects import Object, dig, title
 
 _LOOK_SECONDS = 5.0
 # How long KServe may take to notice a change; before that its old status says Ready.
-_NOTICE_SECONDS = 15.0
+_NOTICE_SECONDS = 10.0
 
 
 def wait_for_service(

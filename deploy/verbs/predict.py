@@ -12,7 +12,7 @@ from deploy.errors import NotReadyError, UsageError
 from deploy.objects import Object, name_of, title
 from deploy.predict import curl_of, endpoint_of, make_picture
 from deploy.session import Session
-from deploy.settings import Predict
+from deploy.settings import Predict, seconds_of
 
 
 def run(flags: Predict, reporter: Reporter) -> None:
@@ -25,7 +25,7 @@ def run(flags: Predict, reporter: Reporter) -> None:
     body: dict[str, object] = {"prompt": flags.prompt}
     if flags.seed is not None:
         body["parameters"] = {"seed": flags.seed}
-    draw(service, flags.address, body, flags.output, Deadline(flags.timeout), reporter)
+    draw(service, flags.address, body, flags.output, Deadline(seconds_of(flags.timeout)), reporter)
 
 
 def draw(

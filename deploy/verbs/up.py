@@ -10,7 +10,7 @@ from deploy.deadline import Deadline
 from deploy.download import follow_download
 from deploy.objects import Object, name_of, of_kind, title
 from deploy.session import Session
-from deploy.settings import Up
+from deploy.settings import Up, seconds_of
 from deploy.verbs.doctor import check_before
 from deploy.verbs.predict import draw
 from deploy.waiting import wait_for_service
@@ -19,7 +19,7 @@ from deploy.workload import jobs, services
 
 def run(flags: Up, reporter: Reporter) -> None:
     """Safe to repeat: what is there already is left as it is."""
-    deadline = Deadline(flags.timeout)
+    deadline = Deadline(seconds_of(flags.timeout))
     session = Session.open(flags, flags.folder)
     reporter.say(f"{flags.folder} goes to namespace {session.cluster.namespace}")
     check_before(session, reporter)

@@ -1,0 +1,249 @@
+"""``up``: from a folder to a picture, and again, and what stops it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from deploy.cluster import FIELD_MANAGER
+from tests.deploy import shapes
+from tests.deploy.conftest import Deployment
+
+
+def test_up_ends_with_a_picture_and_a_curl_line_that_makes_the_same(
+    deployment: Deployment,
+) -> None:
+    done = deployment.run("up")
+
+    assert (done.code, done.err) == (0, "")
+    with Image.open(deployment.folder / "picture.png") as picture:
+        assert picture.format == "PNG"
+    (body,) = deployment.predictor.bodies
+    assert body == {"prompt": "a lighthouse at dusk, oil painting"}
+    curl = done.out.strip().splitlines()[-1]
+    (deployment.folder / "picture.png").unlink()
+    subprocess.run(shlex.split(curl), check=True, capture_output=True, timeout=30)
+    assert (deployment.folder / "picture.png").stat().st_size > 0
+    assert deployment.predictor.bodies == [body, body]
+
+
+def test_up_applies_in_order_and_the_service_only_after_the_download(
+    deployment: Deployment,
+) -> None:
+    deployment.run("up")
+
+    applied = [path.split("/")[-2] for path in deployment.api.asked("PATCH")]
+    assert applied == ["secrets", "persistentvolumeclaims", "jobs", "inferenceservices"]
+    asked = [
+        (method, path) for method, path, query in deployment.api.requests if "dryRun" not in query
+    ]
+    log = next(i for i, (_, path) in enumerate(asked) if path.endswith("/log"))
+    service = next(i for i, one in enumerate(asked) if one[0] == "PATCH" and "inferences" in one[1])
+    assert log < service
+
+
+def test_the_download_is_told_in_plain_lines_where_no_terminal_listens(
+    deployment: Deployment,
+) -> None:
+    done = deployment.run("up")
+
+    assert "1.20 of 2.74 GB (43 %), 85.3 MB/s, 18 s left" in done.out
+    assert "\x1b" not in done.out
+
+
+def test_the_download_is_a_bar_on_a_terminal(deployment: Deployment) -> None:
+    done = deployment.run("up", terminal=True)
+
+    assert done.code == 0
+    assert "━" in done.out
+    assert "1.20 of 2.74 GB (43 %)" not in done.out
+
+
+def test_up_again_changes_nothing(deployment: Deployment) -> None:
+    deployment.run("up")
+    before = {
+        key: item["metadata"]["resourceVersion"] for key, item in deployment.api.objects.items()
+    }
+
+    done = deployment.run("up")
+
+    after = {
+        key: item["metadata"]["resourceVersion"] for key, item in deployment.api.objects.items()
+    }
+    assert done.code == 0
+    assert after == before
+    assert done.out.count("unchanged") == 4
+
+
+def test_every_write_is_a_server_side_apply_of_our_field_manager(deployment: Deployment) -> None:
+    deployment.run("up")
+
+    writes = [query for method, _, query in deployment.api.requests if method == "PATCH"]
+    assert {query["fieldManager"] for query in writes} == {FIELD_MANAGER}
+    assert not any("force" in query for query in writes)
+
+
+def test_a_dry_run_changes_nothing_and_says_what_would_happen(deployment: Deployment) -> None:
+    before = dict(deployment.api.objects)
+
+    done = deployment.run("up", "--dry-run")
+
+    assert done.code == 0
+    assert deployment.api.objects == before
+    assert deployment.api.asked("PATCH") == []
+    assert f"inferenceservice/{shapes.SERVICE} created (dry run)" in done.out
+
+
+def test_what_the_cluster_refuses_is_refused_before_anything_is_applied(
+    deployment: Deployment,
+) -> None:
+    deployment.api.refusals["InferenceService"] = (
+        400,
+        'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: '
+        "the InferenceService is invalid: minReplicas cannot be greater than maxReplicas",
+    )
+
+    done = deployment.run("up")
+
+    assert done.code == 6
+    assert "minReplicas cannot be greater" in done.err
+    assert deployment.api.asked("PATCH") == []
+
+
+def test_a_conflict_names_the_field_and_its_owner_and_can_be_forced(deployment: Deployment) -> None:
+    deployment.run("up")
+    key = ("InferenceService", "default", shapes.SERVICE)
+    path = ("spec", "predictor", "maxReplicas")
+    deployment.api.objects[key]["spec"]["predictor"]["maxReplicas"] = 7
+    deployment.api.owners[key][path] = "helm"
+
+    refused = deployment.run("up")
+    forced = deployment.run("up", "--force-conflicts")
+
+    assert refused.code == 7
+    assert "'helm' has set .spec.predictor.maxReplicas" in refused.err
+    assert "--force-conflicts" in refused.err
+    assert forced.code == 0
+    assert deployment.api.objects[key]["spec"]["predictor"]["maxReplicas"] == 1
+
+
+def test_a_changed_job_is_made_anew_instead_of_refused(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deployment.run("up")
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    for source in deployment.manifests.glob("*.yaml"):
+        text = source.read_text().replace("stable-diffusion-v1-5@main", "stable-diffusion-v1-5@abc")
+        (folder / source.name).write_text(text)
+    deployment.manifests = folder
+
+    done = deployment.run("up")
+
+    assert done.code == 0
+    assert f"job/{shapes.JOB} replaced" in done.out
+    job = deployment.api.find("Job", shapes.JOB)
+    assert job
+    assert "v1-5@abc" in yaml.safe_dump(job)
+
+
+def test_a_failed_job_is_tried_again(deployment: Deployment) -> None:
+    fine = deployment.api.controllers.pop("Job")
+    deployment.api.controllers["Job"] = lambda api, _: (
+        api.put(shapes.job_pod(5, "the target needs 2 bytes more")),
+        api.update("Job", shapes.JOB, status=shapes.failed_job(5)["status"]),
+    )[0]
+    first = deployment.run("up")
+    deployment.api.controllers["Job"] = fine
+
+    second = deployment.run("up")
+
+    assert (first.code, second.code) == (8, 0)
+    assert "the volume is full" in first.err
+    assert "replaced" in second.out
+
+
+def test_the_service_is_not_believed_ready_by_the_status_of_its_former_spec(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deployment.run("up")
+    text = (deployment.manifests / "03-inference-service.yaml").read_text()
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(text.replace("maxReplicas: 1", "maxReplicas: 2"))
+    deployment.manifests = changed
+    deployment.api.controllers["InferenceService"] = lambda api, item: api.update(
+        "InferenceService",
+        shapes.SERVICE,
+        status={
+            **shapes.ready_status(),
+            "components": {"predictor": {"latestCreatedRevision": "b", "latestReadyRevision": "a"}},
+        },
+    )
+
+    done = deployment.run("up", "--timeout", "2s")
+
+    assert done.code == 10
+    assert deployment.predictor.bodies == [{"prompt": "a lighthouse at dusk, oil painting"}]
+
+
+def test_the_time_limit_says_what_it_waited_for(deployment: Deployment) -> None:
+    deployment.api.controllers["InferenceService"] = lambda api, _: (
+        api.put(shapes.pod(scheduled="0/3 nodes are available: 3 Insufficient nvidia.com/gpu."))
+        and None
+    )
+
+    done = deployment.run("up", "--timeout", "2s")
+
+    assert done.code == 10
+    assert "3 Insufficient nvidia.com/gpu" in done.err
+    assert "device plugin" in done.out
+    assert done.out.count("No node can take pod") == 1
+
+
+def test_a_service_that_answers_no_picture_is_told_with_its_own_words(
+    deployment: Deployment,
+) -> None:
+    deployment.predictor.answer = (503, "application/json", b'{"error": "the model is loading"}')
+
+    done = deployment.run("up")
+
+    assert done.code == 11
+    assert "answered 503: the model is loading" in done.err
+
+
+def test_an_address_that_does_not_answer_is_told_with_the_port_forward(
+    deployment: Deployment,
+) -> None:
+    deployment.run("up")
+    address = deployment.predictor.address
+    deployment.predictor.stop()
+
+    done = deployment.run("predict", "a fish", "--folder", deployment.manifests, folder=False)
+
+    assert done.code == 11
+    assert f"{address}/v1/models" in done.err
+
+
+@pytest.mark.parametrize("verb", ["up", "doctor", "status"])
+def test_a_folder_that_is_not_there_is_a_wrong_flag(deployment: Deployment, verb: str) -> None:
+    deployment.manifests = deployment.folder / "nowhere"
+
+    done = deployment.run(verb)
+
+    assert done.code == 2
+    assert "nowhere does not exist" in done.err
+    assert deployment.api.requests == []
+
+
+def test_a_cluster_that_does_not_answer_is_its_own_exit_code(deployment: Deployment) -> None:
+    deployment.api.stop()
+
+    done = deployment.run("status")
+
+    assert done.code == 3
+    assert "the cluster does not answer" in done.err
