@@ -49,6 +49,8 @@ class Deployment:
         out, err = io.StringIO(), io.StringIO()
         arguments = [verb, *([str(self.manifests)] if folder else []), *map(str, flags)]
         arguments += ["--kubeconfig", str(self.kubeconfig)]
+        if verb == "up" and "--timeout" not in flags:
+            arguments += ["--timeout", "30s"]
         if verb in ("up", "predict"):
             arguments += ["--address", self.predictor.address]
             arguments += ["--output", str(self.folder / "picture.png")]

@@ -1,0 +1,287 @@
+"""``doctor``: what a cluster lacks is found before anything is applied, with what to do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.checks import CHECKS
+from tests.deploy import shapes
+from tests.deploy.api_server import KNATIVE, KSERVE
+from tests.deploy.conftest import Deployment
+
+Object = dict[str, Any]
+
+
+def change(deployment: Deployment, tmp_path: Path, name: str, **predictor: Any) -> None:
+    """Deploy the manifests with further fields of the predictor."""
+    folder = tmp_path / "changed"
+    shutil.copytree(deployment.manifests, folder)
+    path = folder / name
+    item = yaml.safe_load(path.read_text())
+    item["spec"]["predictor"].update(predictor)
+    path.write_text(yaml.safe_dump(item))
+    deployment.manifests = folder
+
+
+def test_a_good_cluster_passes_every_check(deployment: Deployment) -> None:
+    done = deployment.run("doctor")
+
+    assert done.code == 0
+    levels = [line[:4].strip() for line in done.out.splitlines()]
+    assert set(levels) == {"ok"}
+    assert len(levels) >= len(CHECKS)
+    assert "KServe v0.21.0 runs" in done.out
+    assert not [method for method, *_ in deployment.api.requests if method in ("PATCH", "DELETE")]
+
+
+def test_without_kserve_nothing_is_applied(deployment: Deployment) -> None:
+    del deployment.api.kinds[next(iter(KSERVE))]
+
+    doctor, up = deployment.run("doctor"), deployment.run("up")
+
+    assert (doctor.code, up.code) == (5, 5)
+    assert "KServe is not installed" in doctor.out
+    assert "https://kserve.github.io" in doctor.out
+    assert deployment.api.asked("PATCH") == []
+
+
+def test_knative_mode_without_knative(deployment: Deployment) -> None:
+    del deployment.api.kinds[next(iter(KNATIVE))]
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "predictor.deploymentMode=Standard" in done.out
+
+
+def test_knatives_flags_are_computed_from_our_objects(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    change(
+        deployment,
+        tmp_path,
+        "03-inference-service.yaml",
+        nodeSelector={"kubernetes.io/hostname": "gpu-1"},
+        tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        volumes=[{"name": "m", "persistentVolumeClaim": {"claimName": "c"}}],
+    )
+    deployment.api.put(
+        shapes.config_map(
+            "config-features",
+            "knative-serving",
+            # `allowed` admits a field, and is not enough for a claim.
+            {
+                "kubernetes.podspec-tolerations": "Allowed",
+                "kubernetes.podspec-persistent-volume-claim": "allowed",
+            },
+        )
+    )
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert (
+        "kubectl --namespace knative-serving patch configmap config-features --type merge --patch "
+        '\'{"data":{"kubernetes.podspec-nodeselector":"enabled",'
+        '"kubernetes.podspec-persistent-volume-claim":"enabled",'
+        '"kubernetes.podspec-persistent-volume-write":"enabled"}}\'' in done.out
+    )
+
+
+def test_standard_mode_needs_no_flags(deployment: Deployment, tmp_path: Path) -> None:
+    change(deployment, tmp_path, "03-inference-service.yaml", nodeSelector={"a": "b"})
+    path = deployment.manifests / "03-inference-service.yaml"
+    path.write_text(path.read_text().replace("deploymentMode: Knative", "deploymentMode: Standard"))
+    del deployment.api.kinds[next(iter(KNATIVE))]
+
+    done = deployment.run("doctor")
+
+    assert done.code == 0
+    assert "runs in Standard mode (as it asks)" in done.out
+
+
+def test_a_mode_cannot_be_switched(deployment: Deployment) -> None:
+    running = shapes.service(**shapes.ready_status())
+    running["status"] = {**shapes.ready_status(), "deploymentMode": "RawDeployment"}
+    deployment.api.put(running)
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "KServe refuses to change it to Knative" in done.out
+
+
+@pytest.mark.parametrize(
+    ("version", "available", "level", "told"),
+    [
+        ("v0.15.2", 1, "warn", "former names"),
+        ("v0.21.0", 0, "fail", "its controller does not run"),
+        ("latest", 1, "ok", "of unknown version"),
+    ],
+)
+def test_kserves_own_state(
+    deployment: Deployment, version: str, available: int, level: str, told: str
+) -> None:
+    deployment.api.put(shapes.kserve_controller(version, available))
+
+    done = deployment.run("doctor")
+
+    (line,) = [line for line in done.out.splitlines() if told in line]
+    assert line.startswith(level)
+
+
+@pytest.mark.parametrize(
+    ("classes", "level", "told"),
+    [
+        ([("gp3", "ebs.csi.aws.com", True)], "fail", "Install a file storage class"),
+        (
+            [("gp3", "ebs.csi.aws.com", True), ("efs", "efs.csi.aws.com", False)],
+            "fail",
+            "Name efs (chart value storage.storageClassName)",
+        ),
+        ([("odd", "example.com/odd", True)], "warn", "must be able to do ReadWriteMany"),
+        ([("nfs", "nfs.csi.k8s.io", False)], "fail", "there is no default storage class"),
+        ([("cephfs", "rook-ceph.cephfs.csi.ceph.com", True)], "ok", "can do ReadWriteMany"),
+    ],
+)
+def test_the_storage_class_must_give_the_access_mode(
+    deployment: Deployment, classes: list[tuple[str, str, bool]], level: str, told: str
+) -> None:
+    deployment.api.remove("StorageClass", "nfs")
+    for name, provisioner, default in classes:
+        deployment.api.put(shapes.storage_class(name, provisioner, default=default))
+
+    done = deployment.run("doctor")
+
+    assert told in done.out
+    assert done.code == (5 if level == "fail" else 0)
+
+
+def test_a_bound_claim_is_judged_by_itself(deployment: Deployment) -> None:
+    bound = {
+        **shapes.claim("Bound"),
+        "status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"]},
+    }
+    deployment.api.put(bound)
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "is bound as ReadWriteOnce" in done.out
+
+
+def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path) -> None:
+    folder = tmp_path / "without-claim"
+    folder.mkdir()
+    for path in deployment.manifests.glob("0[123]*.yaml"):
+        shutil.copy(path, folder)
+    deployment.manifests = folder
+
+    missing = deployment.run("doctor")
+    deployment.api.put(shapes.claim("Bound"))
+    there = deployment.run("doctor")
+
+    assert (missing.code, there.code) == (5, 0)
+    assert "there is no claim 'stable-diffusion-models'" in missing.out
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ([], "no node has 1 nvidia.com/gpu"),
+        ([{"gpus": 0}], "no node has 1 nvidia.com/gpu"),
+        (
+            [{"taints": [{"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}]}],
+            "tainted nvidia.com/gpu=present:NoSchedule",
+        ),
+    ],
+)
+def test_a_missing_gpu_only_warns_as_an_autoscaler_may_bring_one(
+    deployment: Deployment, nodes: list[Object], told: str
+) -> None:
+    deployment.api.remove("Node", "gpu-1")
+    for fields in nodes:
+        deployment.api.put(shapes.node(**fields))
+
+    done = deployment.run("doctor")
+
+    assert done.code == 0
+    assert f"warn  {told}" in done.out or told in done.out
+    assert "warn" in done.out
+
+
+def test_a_secret_that_is_needed_must_be_there(deployment: Deployment, tmp_path: Path) -> None:
+    change(
+        deployment,
+        tmp_path,
+        "03-inference-service.yaml",
+        imagePullSecrets=[{"name": "registry"}],
+    )
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "secret 'registry' is not there" in done.out
+
+
+def test_an_empty_placeholder_is_enough_for_public_models(deployment: Deployment) -> None:
+    assert "enough for public models" in deployment.run("doctor").out
+
+
+@pytest.mark.parametrize(("used", "level"), [("4", "warn"), ("3", "ok")])
+def test_what_the_quota_leaves(deployment: Deployment, used: str, level: str) -> None:
+    name = "requests.nvidia.com/gpu"
+    deployment.api.put(
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "gpus"},
+            "status": {"hard": {name: "4"}, "used": {name: used}},
+        }
+    )
+
+    done = deployment.run("doctor")
+
+    (line,) = [line for line in done.out.splitlines() if "gpus" in line]
+    assert line.startswith(level)
+
+
+def test_what_we_may_not_do_fails_and_what_we_may_not_read_warns(deployment: Deployment) -> None:
+    deployment.api.denied |= {("patch", "inferenceservices"), ("list", "nodes"), ("list", "events")}
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "you may not patch inferenceservices.serving.kserve.io in namespace default" in done.out
+    assert "warn  nodes: cannot be checked" in done.out
+    assert "warn  you may not list events" in done.out
+
+
+def test_a_namespace_that_is_not_there(deployment: Deployment) -> None:
+    done = deployment.run("doctor", "--namespace", "images")
+
+    assert done.code == 5
+    assert "kubectl create namespace images" in done.out
+
+
+def test_a_kind_without_its_crd(deployment: Deployment, tmp_path: Path) -> None:
+    folder = tmp_path / "monitored"
+    shutil.copytree(deployment.manifests, folder)
+    (folder / "Kustomization").unlink()
+    monitor = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": {"name": "m"},
+    }
+    (folder / "04-monitor.yaml").write_text(yaml.safe_dump(monitor))
+    deployment.manifests = folder
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "does not know PodMonitor of monitoring.coreos.com/v1" in done.out

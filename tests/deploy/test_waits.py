@@ -1,0 +1,155 @@
+"""A failure on the cluster is told by the verbs as it is explained, and decides their exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.deploy import shapes
+from tests.deploy.api_server import ApiServer
+from tests.deploy.conftest import Deployment
+
+Object = dict[str, Any]
+QUOTA = (
+    'Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: '
+    "requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4"
+)
+
+
+@pytest.mark.parametrize(
+    ("objects", "told"),
+    [
+        (
+            [shapes.pod(scheduled="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")],
+            "3 Insufficient nvidia.com/gpu",
+        ),
+        (
+            [
+                shapes.pod(statuses=[shapes.waiting("ImagePullBackOff", "Back-off pulling image")]),
+                shapes.event(
+                    "Pod", shapes.POD, "Failed", 'Failed to pull image "x": rpc error: not found'
+                ),
+            ],
+            "Push the image",
+        ),
+        (
+            [shapes.event("ReplicaSet", "stable-diffusion-predictor-00001", "FailedCreate", QUOTA)],
+            "The quota 'gpus' is exceeded",
+        ),
+        (
+            [
+                shapes.claim(),
+                shapes.event(
+                    "PersistentVolumeClaim",
+                    shapes.CLAIM,
+                    "ProvisioningFailed",
+                    'Failed to provision volume with StorageClass "standard": invalid AccessModes '
+                    "[ReadWriteMany]: only AccessModes [ReadWriteOnce] are supported",
+                ),
+            ],
+            "file storage class",
+        ),
+    ],
+    ids=["no GPU", "no image", "quota", "access mode"],
+)
+def test_status_tells_why_the_service_waits(
+    deployment: Deployment, objects: list[Object], told: str
+) -> None:
+    deployment.run("up")
+    deployment.api.update("InferenceService", shapes.SERVICE, status={})
+    for item in objects:
+        deployment.api.put(item)
+
+    done = deployment.run("status")
+
+    assert done.code == 10
+    assert told in done.out
+    assert "is not ready" in done.err
+
+
+def test_status_of_what_works(deployment: Deployment) -> None:
+    deployment.run("up")
+
+    done = deployment.run("status")
+
+    assert done.code == 0
+    assert "Bound, 20Gi" in done.out
+    assert f"job/{shapes.JOB}: complete" in done.out
+    assert f"ready at http://{shapes.HOST}" in done.out
+
+
+def test_status_of_what_is_not_deployed(deployment: Deployment) -> None:
+    done = deployment.run("status")
+
+    assert done.code == 10
+    assert "is not deployed; `up` does it" in done.err
+
+
+def gated(api: ApiServer, _: Object) -> None:
+    api.put(shapes.job_pod(3, "it is gated: accept its terms at https://hub.example/model"))
+    api.logs[shapes.JOB_POD] = ["error: it is gated"]
+    api.update("Job", shapes.JOB, status=shapes.failed_job(3)["status"])
+
+
+def test_a_gated_model_ends_up_at_once_and_no_gpu_is_asked_for(deployment: Deployment) -> None:
+    deployment.api.controllers["Job"] = gated
+
+    up, status = deployment.run("up"), deployment.run("status")
+
+    assert (up.code, status.code) == (8, 8)
+    assert "accept its terms at https://hub.example/model" in up.err
+    assert "Accept the model's terms" in up.err
+    assert deployment.api.find("InferenceService", shapes.SERVICE) is None
+
+
+def refuse(api: ApiServer, _: Object) -> None:
+    api.put(
+        shapes.event(
+            "InferenceService",
+            shapes.SERVICE,
+            "InternalError",
+            'fails to reconcile predictor: admission webhook "validation.webhook.serving.knative.'
+            'dev" denied the request: validation failed: must not set the field(s): '
+            "spec.template.spec.runtimeClassName",
+        )
+    )
+
+
+def miss_deadline(api: ApiServer, _: Object) -> None:
+    failed = shapes.condition(
+        "PredictorReady",
+        "False",
+        "RevisionFailed",
+        'Revision "stable-diffusion-predictor-00001" failed with message: Initial scale was never '
+        "achieved.",
+    )
+    api.update("InferenceService", shapes.SERVICE, status={"conditions": [failed]})
+
+
+@pytest.mark.parametrize(
+    ("controller", "told"),
+    [(refuse, "kubernetes.podspec-runtimeclassname"), (miss_deadline, "progress-deadline")],
+)
+def test_what_waiting_cannot_mend_ends_up_at_once(
+    deployment: Deployment, controller: Any, told: str
+) -> None:
+    deployment.api.controllers["InferenceService"] = controller
+
+    done = deployment.run("up")
+
+    assert done.code == 9
+    assert told in done.err
+
+
+def test_a_download_that_waits_for_its_volume_says_so(deployment: Deployment) -> None:
+    deployment.api.controllers = {
+        "PersistentVolumeClaim": lambda api, item: (
+            api.put({**item, "status": {"phase": "Pending"}}) and None
+        )
+    }
+
+    done = deployment.run("up", "--timeout", "1s")
+
+    assert done.code == 10
+    assert "waits for a volume" in done.err
