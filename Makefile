@@ -11,7 +11,7 @@ REGISTRY ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench train images manifests lock clean
+.PHONY: help demo serve test check format bench train images manifests deploy lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ manifests: $(INSTALLED) ## Write what derives from the chart, the settings and t
 	$(BIN)/python hack/render_manifests.py
 	$(BIN)/python hack/document_settings.py
 	$(BIN)/python hack/document_figures.py
+
+deploy: $(INSTALLED) ## Deploy manifests/ on the kubeconfig's cluster; FLAGS="--namespace images" and so on
+	$(BIN)/python -m deploy up $(FLAGS)
 
 lock: $(INSTALLED) ## Resolve the lock files again (see CONTRIBUTING.md)
 	sh hack/lock.sh $(BIN)

@@ -6,6 +6,7 @@ Everything in and out is plain dictionaries; every refusal becomes an error of t
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+import yaml
 from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -50,7 +52,7 @@ class Cluster:
         try:
             api = config.new_client_from_config(path, context=context, persist_config=False)
             _, active = config.list_kube_config_contexts(path)
-        except ConfigException as error:
+        except (ConfigException, OSError, yaml.YAMLError) as error:
             if path or context or not _IN_POD.exists():
                 raise ClusterError(f"kubeconfig: {error}") from None
             config.load_incluster_config()
@@ -159,13 +161,10 @@ class Cluster:
             # A watch that was refused or cut must not turn the caller's loop into a hot one.
             time.sleep(max(0.0, min(seconds, 1.0) - (time.monotonic() - begun)))
 
-    def log(
-        self, pod: str, container: str, *, follow: bool, tail: int | None = None, quiet: float = 30
-    ) -> Iterator[str]:
+    def log(self, pod: str, container: str, *, follow: bool, quiet: float = 60) -> Iterator[str]:
         """The lines of a container's log, to its end or until ``quiet`` seconds bring nothing."""
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
         query = [("container", container), ("follow", str(follow).lower())]
-        query += [("tailLines", str(tail))] if tail is not None else []
         response = self._call(
             self._client.request,
             "get",
@@ -183,7 +182,8 @@ class Cluster:
             response.close()
 
     def may(self, verb: str, group: str, resource: str) -> bool:
-        """Whether we may, by a SelfSubjectAccessReview in the namespace."""
+        """Whether we may, by a SelfSubjectAccessReview; ``resource`` as in RBAC (`pods/log`)."""
+        name, _, subresource = resource.partition("/")
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
@@ -192,7 +192,8 @@ class Cluster:
                     "namespace": self.namespace,
                     "verb": verb,
                     "group": group,
-                    "resource": resource,
+                    "resource": name,
+                    "subresource": subresource,
                 }
             },
         }
@@ -244,8 +245,8 @@ def _refusal(error: ApiException) -> ClusterError | RefusedError:
         return ClusterError(f"the cluster does not know these credentials: {message}")
     if error.status == 409 and any(one.get("reason") == "FieldManagerConflict" for one in causes):
         return ConflictError(message, 409, causes)
-    # Quota and admission refuse with 403 too; only the authoriser says who cannot do what.
-    if error.status == 403 and " cannot " in message:
+    # Quota and webhooks refuse with 403 too; only the authoriser says which user cannot do what.
+    if error.status == 403 and re.search(r'User "[^"]*" cannot ', message):
         return ForbiddenError(message, 403, causes)
     return RefusedError(message, error.status or 0, causes)
 

@@ -15,6 +15,8 @@ from deploy.objects import Object, dig, name_of, title
 from deploy.progress_log import LogLine, parse_line
 
 _LOOK_SECONDS = 5.0
+# The downloader says something every few seconds; a stream that says nothing for so long is dead.
+_QUIET_SECONDS = 60.0
 
 
 def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline: Deadline) -> None:
@@ -44,41 +46,46 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
 
 
 class _Follower:
-    """Reads each container's log once, from its beginning."""
+    """Shows each container's log once, however often the stream is cut."""
 
     def __init__(self, cluster: Cluster, reporter: Reporter) -> None:
         self._cluster = cluster
         self._reporter = reporter
-        self._read: set[str] = set()
+        self._shown: dict[str, int] = {}
+        self._done: set[str] = set()
 
     def follow(self, seen: Snapshot, deadline: Deadline) -> bool:
-        """Read the log of the newest pod that has begun and was not read; whether there was one."""
+        """Show what is new in the logs of the containers that have begun; whether anything was."""
+        news = False
         for pod in seen.pods:
             for status in dig(pod, "status", "containerStatuses") or ():
                 state = status.get("state") or {}
                 key = f"{name_of(pod)}/{status['name']}/{status.get('restartCount', 0)}"
-                if key in self._read or not ("running" in state or "terminated" in state):
+                if key in self._done or not ("running" in state or "terminated" in state):
                     continue
-                shown = self._show(name_of(pod), str(status["name"]), deadline)
-                if shown:
-                    self._read.add(key)
-                return shown
-        return False
+                news |= self._show(key, name_of(pod), str(status["name"]), deadline)
+                if "terminated" in state:
+                    self._done.add(key)
+        return news
 
-    def _show(self, pod: str, container: str, deadline: Deadline) -> bool:
-        """Show the log until the container ends; False where the time ended first."""
-        with self._reporter.bars() as progress:
-            bars = _Bars(progress, self._reporter)
-            try:
-                quiet = deadline.at_most(3600)
-                for line in self._cluster.log(pod, container, follow=True, quiet=quiet):
-                    bars.show(parse_line(line))
+    def _show(self, key: str, pod: str, container: str, deadline: Deadline) -> bool:
+        """Show the log until it ends, falls silent or the time is up; whether it had new lines."""
+        before = self._shown.get(key, 0)
+        quiet = deadline.at_most(_QUIET_SECONDS)
+        try:
+            with self._reporter.bars() as progress:
+                bars = _Bars(progress, self._reporter)
+                lines = self._cluster.log(pod, container, follow=True, quiet=quiet)
+                for number, line in enumerate(lines, start=1):
+                    if number > before:
+                        bars.show(parse_line(line))
+                        self._shown[key] = number
                     if deadline.is_over:
-                        return False
-            except RefusedError:
-                # The container is only just being started, or its pod is already gone.
-                return False
-        return True
+                        break
+        except RefusedError:
+            # The container is only just being started, or its pod is already gone.
+            return False
+        return self._shown.get(key, 0) > before
 
 
 class _Bars:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("predictor", "downloader", "modelstore")
+PACKAGES = ("predictor", "downloader", "modelstore", "deploy")
 
 
 def imported_modules(path: Path) -> Iterator[str]:
@@ -41,6 +41,8 @@ def importers(package: str, forbidden: set[str]) -> list[str]:
     [
         ("predictor", {"downloader", "demo", "tests", "bench", "huggingface_hub"}),
         ("downloader", {"predictor", "demo", "tests", "torch", "diffusers", "transformers"}),
+        ("deploy", {"predictor", "downloader", "demo", "tests", "torch", "diffusers", "kserve"}),
+        ("deploy/explain", {"kubernetes", "deploy.cluster", "rich", "urllib3"}),
         ("predictor/protocol", {"torch", "diffusers", "transformers", "kserve"}),
         ("predictor/engine", {"kserve", "fastapi", "starlette", "predictor.protocol"}),
     ],
@@ -66,6 +68,12 @@ def test_only_the_server_side_knows_kserve() -> None:
     assert knowing == {
         f"predictor/{name}.py"
         for name in ("arguments", "error_responses", "logs", "model", "server")
+    }
+
+
+def test_one_module_of_the_deploy_command_talks_to_the_cluster() -> None:
+    assert {line.split()[0] for line in importers("deploy", {"kubernetes"})} == {
+        "deploy/cluster.py"
     }
 
 

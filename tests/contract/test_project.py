@@ -22,7 +22,7 @@ def pins(lock: str) -> dict[str, str]:
 def test_every_package_is_in_the_distribution() -> None:
     folders = {
         str(init.parent.relative_to(ROOT)).replace("/", ".")
-        for top in ("predictor", "downloader", "modelstore")
+        for top in ("predictor", "downloader", "modelstore", "deploy")
         for init in (ROOT / top).rglob("__init__.py")
     }
 

@@ -11,7 +11,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from tests.deploy.apply_semantics import FieldConflict, Owners, merge
+from tests.deploy.apply_semantics import FieldConflictError, Owners, merge
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]  # kind, namespace ("" for the cluster's), name
@@ -54,7 +53,7 @@ class ApiServer:
     kinds: dict[str, dict[str, tuple[str, bool]]]
     objects: dict[Key, Object] = field(default_factory=dict)
     owners: dict[Key, Owners] = field(default_factory=dict)
-    logs: dict[str, Iterable[str]] = field(default_factory=dict)
+    logs: dict[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
     # Called after an object of the kind was applied or deleted: the part of controllers.
     controllers: dict[str, Callable[[ApiServer, Object], None]] = field(default_factory=dict)
     # kind -> (status, message): what a webhook or the quota says to an apply of that kind.
@@ -137,8 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.api.requests.append((self.command, url.path, query))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        with suppress(ConnectionError):
+        try:
             self._route(url.path.strip("/").split("/"), query, body)
+        except ConnectionError:
+            self.close_connection = True
 
     do_GET = do_PATCH = do_POST = do_DELETE = _handle  # noqa: N815
 
@@ -255,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
                 query["fieldManager"],
                 query.get("force", "").lower() == "true",
             )
-        except FieldConflict as conflict:
+        except FieldConflictError as conflict:
             return self._answer(conflict.status(), 409)
         if (
             kind == "Job"
@@ -311,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
                 400, f'container "{query["container"]}" in pod "{pod}" is waiting to start'
             )
         self._begin_stream("text/plain")
-        for line in self.api.logs[pod]:
+        for line in self.api.logs[pod]():
             self._chunk(line + "\n")
         return self._chunk("")
 

@@ -1,4 +1,4 @@
-"""Server-side apply as the API server does it, as far as these tests go: owners, conflicts, removal.
+"""Server-side apply as the API server does it: owners, conflicts, removal.
 
 Lists are taken as wholes, where the real server merges those that have keys.
 """
@@ -14,7 +14,7 @@ Path = tuple[str, ...]
 Owners = dict[Path, str]
 
 
-class FieldConflict(Exception):
+class FieldConflictError(Exception):
     """Fields that another manager has set to another value."""
 
     def __init__(self, fields: dict[Path, str]) -> None:
@@ -55,9 +55,9 @@ def leaves(item: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def merge(
     existing: Object | None, owners: Owners, applied: Object, manager: str, force: bool
 ) -> tuple[Object, Owners]:
-    """The object and its owners after ``manager`` applied; raises FieldConflict."""
+    """The object and its owners after ``manager`` applied; raises FieldConflictError."""
     result = copy.deepcopy(existing) if existing else {}
-    wanted = {path: value for path, value in leaves(applied) if path[0] not in ("status",)}
+    wanted = {path: value for path, value in leaves(applied) if path[0] != "status"}
     current = dict(leaves(result))
     conflicts = {
         path: owners[path]
@@ -65,7 +65,7 @@ def merge(
         if path in current and current[path] != value and owners.get(path, manager) != manager
     }
     if conflicts and not force:
-        raise FieldConflict(conflicts)
+        raise FieldConflictError(conflicts)
     after = {path: owner for path, owner in owners.items() if owner != manager or path in wanted}
     for path in owners.keys() - after.keys():
         _remove(result, path)

@@ -64,10 +64,11 @@ class Deployment:
 def complete_download(api: ApiServer, item: dict[str, Any]) -> None:
     """What the Job controller and a downloader do when all goes well."""
     api.put(shapes.job_pod())
-    api.logs[shapes.JOB_POD] = _downloading(api)
+    api.logs[shapes.JOB_POD] = lambda: downloading(api)
 
 
-def _downloading(api: ApiServer) -> Iterator[str]:
+def downloading(api: ApiServer) -> Iterator[str]:
+    """A log that goes on while it is read; the Job is complete at its end."""
     yield from PROGRESS
     api.put(shapes.job_pod(0))
     api.update("Job", shapes.JOB, status={"conditions": [shapes.condition("Complete", "True")]})

@@ -1,4 +1,4 @@
-"""A tiny server that answers the v1 protocol with a picture, as the predictor behind a gateway does."""
+"""A tiny server that answers the v1 protocol with a picture, as a predictor behind a gateway."""
 
 from __future__ import annotations
 

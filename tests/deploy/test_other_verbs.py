@@ -89,7 +89,7 @@ def test_several_services_must_be_chosen_from(deployment: Deployment, tmp_path: 
 
 def test_logs_of_the_download(deployment: Deployment) -> None:
     deployment.run("up")
-    deployment.api.logs[shapes.JOB_POD] = PROGRESS
+    deployment.api.logs[shapes.JOB_POD] = lambda: PROGRESS
 
     done = deployment.run("logs", "download", "--folder", deployment.manifests, folder=False)
 
@@ -113,7 +113,7 @@ def test_logs_of_the_predictor_leave_the_sidecar_out(deployment: Deployment) -> 
         shapes.container(state={"running": {}}),
     ]
     deployment.api.put(shapes.pod(phase="Running", statuses=both))
-    deployment.api.logs[shapes.POD] = ["[loading] not markup"]
+    deployment.api.logs[shapes.POD] = lambda: ["[loading] not markup"]
 
     done = deployment.run("logs", "predictor", "--folder", deployment.manifests, folder=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from deploy.cluster import FIELD_MANAGER
 from tests.deploy import shapes
-from tests.deploy.conftest import Deployment
+from tests.deploy.conftest import PROGRESS, Deployment, downloading
 
 
 def test_up_ends_with_a_picture_and_a_curl_line_that_makes_the_same(
@@ -64,6 +65,29 @@ def test_the_download_is_a_bar_on_a_terminal(deployment: Deployment) -> None:
     assert "1.20 of 2.74 GB (43 %)" not in done.out
 
 
+def test_a_log_that_is_cut_is_taken_up_where_it_was(deployment: Deployment) -> None:
+    reads = []
+
+    def log() -> Iterator[str]:
+        reads.append(1)
+        if len(reads) > 1:
+            yield from downloading(deployment.api)
+            return
+        yield from PROGRESS[:2]
+        raise ConnectionResetError
+
+    deployment.api.controllers["Job"] = lambda api, _: (
+        api.logs.update({shapes.JOB_POD: log}),
+        api.put(shapes.job_pod()),
+    )[0]
+
+    done = deployment.run("up")
+
+    assert done.code == 0
+    assert len(reads) > 1
+    assert [done.out.count(line) for line in PROGRESS] == [1, 1, 1]
+
+
 def test_up_again_changes_nothing(deployment: Deployment) -> None:
     deployment.run("up")
     before = {
@@ -103,7 +127,7 @@ def test_what_the_cluster_refuses_is_refused_before_anything_is_applied(
     deployment: Deployment,
 ) -> None:
     deployment.api.refusals["InferenceService"] = (
-        400,
+        403,
         'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: '
         "the InferenceService is invalid: minReplicas cannot be greater than maxReplicas",
     )

@@ -88,7 +88,7 @@ def test_status_of_what_is_not_deployed(deployment: Deployment) -> None:
 
 def gated(api: ApiServer, _: Object) -> None:
     api.put(shapes.job_pod(3, "it is gated: accept its terms at https://hub.example/model"))
-    api.logs[shapes.JOB_POD] = ["error: it is gated"]
+    api.logs[shapes.JOB_POD] = lambda: ["error: it is gated"]
     api.update("Job", shapes.JOB, status=shapes.failed_job(3)["status"])
 
 

@@ -1,0 +1,67 @@
+"""The command line: what is wrong is named, help names everything."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.cli import read_verb
+from deploy.errors import EXIT_CODES, DeployError, UsageError, exit_code
+from deploy.settings import Down, Logs, Up, seconds_of
+
+
+def test_flags_are_spelled_as_kubectls() -> None:
+    verb = read_verb(["up", "there", "-n", "images", "--dry-run", "--force-conflicts"])
+
+    assert isinstance(verb, Up)
+    assert (verb.namespace, verb.dry_run, verb.force_conflicts) == ("images", True, True)
+    assert str(verb.folder) == "there"
+
+
+def test_short_flags() -> None:
+    down, logs = read_verb(["down", "-y"]), read_verb(["logs", "download", "-f"])
+
+    assert isinstance(down, Down)
+    assert isinstance(logs, Logs)
+    assert down.yes
+    assert logs.follow
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "up, doctor, status, predict, logs, down"),
+        (["start"], "invalid choice: 'start'"),
+        (["up", "--timeout", "ten"], "--timeout: say it as in 90s, 30m or 1h30m"),
+        (["up", "--nope"], "--nope"),
+        (["predict"], "PROMPT"),
+        (["predict", "a", "--seed", "x"], "--seed"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments: list[str], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        read_verb(arguments)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400)])
+def test_durations(text: str, seconds: int) -> None:
+    assert seconds_of(text) == seconds
+
+
+def test_the_environment_gives_no_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UP", '{"namespace": "elsewhere"}')
+    monkeypatch.setenv("NAMESPACE", "elsewhere")
+
+    verb = read_verb(["up"])
+
+    assert verb.namespace is None
+
+
+def test_each_error_has_a_code_of_its_own() -> None:
+    kinds = [DeployError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+
+    codes = [exit_code(kind("")) for kind in kinds]
+
+    assert len(set(codes)) == len(codes) == len(EXIT_CODES) + 1
+    assert not {0, 130} & set(codes)

@@ -1,0 +1,83 @@
+"""What our objects ask of a cluster is read from the objects."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.objects import load_objects, of_kind
+from deploy.workload import (
+    claims_used,
+    deployment_mode,
+    extended_resources,
+    model_name,
+    quantity,
+    requests_of,
+    secrets_used,
+)
+from tests.deploy.conftest import ROOT
+
+OBJECTS = load_objects(ROOT / "manifests")
+(SERVICE,) = of_kind(OBJECTS, "InferenceService")
+PREDICTOR = SERVICE["spec"]["predictor"]
+
+
+def test_the_manifests_ask_for_one_gpu() -> None:
+    assert extended_resources(PREDICTOR) == {"nvidia.com/gpu": 1}
+
+
+def test_the_claim_is_found_in_a_volume_and_in_a_storage_uri() -> None:
+    (users,) = claims_used(OBJECTS).values()
+
+    assert users == ["job/stable-diffusion-download", "inferenceservice/stable-diffusion"]
+
+
+def test_the_token_is_optional() -> None:
+    (use,) = secrets_used(OBJECTS)
+
+    assert (use.secret, use.key, use.optional) == ("stable-diffusion-huggingface", "token", True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--model_name=sdxl"], "sdxl"),
+        (["--http_port=8080", "--model_name", "sdxl"], "sdxl"),
+        ([], "stable-diffusion"),
+    ],
+)
+def test_the_name_in_the_path(arguments: list[str], name: str) -> None:
+    container = {**PREDICTOR["containers"][0], "args": arguments}
+    service = {**SERVICE, "spec": {"predictor": {"containers": [container]}}}
+
+    assert model_name(service) == name
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "mode"),
+    [
+        (None, "Serverless", "Knative"),
+        (None, "RawDeployment", "Standard"),
+        ("Standard", "Knative", "Standard"),
+        ("Serverless", "Standard", "Knative"),
+    ],
+)
+def test_the_mode_by_its_new_and_old_names(annotation: str, default: str, mode: str) -> None:
+    annotations = {"serving.kserve.io/deploymentMode": annotation} if annotation else {}
+
+    assert deployment_mode({"metadata": {"annotations": annotations}}, default) == mode
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("500m", 0.5), ("2", 2), (1, 1), ("16Gi", 16 * 2**30), ("1k", 1000), ("1e3", 1000), ("x", 0)],
+)
+def test_quantities(text: object, number: float) -> None:
+    assert quantity(text) == number
+
+
+def test_a_limit_without_a_request_counts_as_one() -> None:
+    counted = requests_of(PREDICTOR)
+
+    assert counted["requests.nvidia.com/gpu"] == 1
+    assert counted["requests.memory"] == counted["memory"] == 8 * 2**30
+    assert counted["limits.memory"] == 16 * 2**30
