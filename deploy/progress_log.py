@@ -12,7 +12,7 @@ _TEXT = re.compile(
     r"(?:\d\d:\d\d:\d\d )?(?P<model>[^\s:]+): "
     r"(?P<done>[\d.]+)(?: (?P<done_unit>[kKMGT]?B))? of (?P<total>[\d.]+) (?P<unit>[kKMGT]?B)\b"
     r"(?:.*?, (?P<rate>[\d.]+) (?P<rate_unit>[kKMGT]?B)/s)?"
-    r"(?:.*?, (?P<left>\d[^,]*?) left)?"
+    r"(?:.*?, (?P<left>[\d,]+ s left|stalled))?"
 )
 
 
@@ -51,7 +51,7 @@ def parse_line(line: str) -> LogLine:
         _bytes(match["done"], match["done_unit"] or unit),
         _bytes(match["total"], unit),
         _bytes(match["rate"], match["rate_unit"]) if match["rate"] else None,
-        f"{match['left']} left" if match["left"] else "",
+        match["left"] or "",
     )
 
 
@@ -66,7 +66,7 @@ def _from_json(entry: dict[str, object], line: str) -> LogLine:
         int(float(str(entry.get("done_bytes") or 0))),
         int(float(str(entry.get("total_bytes") or 0))),
         float(str(rate)) if rate is not None else None,
-        f"{float(str(left)):.0f} s left" if left is not None else "",
+        f"{float(str(left)):,.0f} s left" if left is not None else "stalled",
     )
 
 

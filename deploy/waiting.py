@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from deploy.apply import Applied
 from deploy.cluster import Cluster
@@ -11,6 +12,7 @@ from deploy.deadline import Deadline
 from deploy.errors import ServiceError
 from deploy.explain import explain_service
 from deploy.explain.service import is_ready
+from deploy.explain.snapshot import event_mark
 from deploy.looking import look
 from deploy.objects import Object, dig, title
 
@@ -30,10 +32,14 @@ def wait_for_service(
     """
     waits = Waits(reporter)
     begun = time.monotonic()
+    known: frozenset[str] | None = frozenset() if applied.outcome == "created" else None
     while True:
         seen = look(cluster, applied.item)
         if seen is None:
             raise ServiceError(f"{title(applied.item)} is gone: somebody deleted it")
+        if known is None:
+            known = frozenset(map(event_mark, seen.events))
+        seen = replace(seen, known=known)
         if not _is_stale(applied, seen.item, begun):
             explanation = explain_service(seen)
             if is_ready(seen):

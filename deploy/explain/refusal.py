@@ -72,7 +72,8 @@ def _feature_flag(message: str) -> Explanation | None:
         return None
     return Explanation(
         f"Knative refuses the InferenceService: {', '.join(sorted(flags))} not switched on.",
-        f"An administrator switches it on: {feature_patch(flags)}",
+        "An administrator switches it on (KServe then tries again by itself, within minutes): "
+        f"{feature_patch(flags)}",
         fatal=True,
     )
 

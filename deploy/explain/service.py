@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from deploy.explain.claims import explain_claim
 from deploy.explain.explanation import Explanation
 from deploy.explain.pods import explain_pods
 from deploy.explain.refusal import explain_refusal
-from deploy.explain.snapshot import Snapshot, condition
+from deploy.explain.snapshot import Snapshot, condition, event_mark
 from deploy.objects import dig, name_of
 
 _DEADLINE = ("Initial scale was never achieved", "ProgressDeadlineExceeded")
@@ -47,11 +48,14 @@ def _explain_controller(seen: Snapshot) -> Explanation | None:
     refused = next((one for one in events if one.get("type") == "Warning"), None)
     if seen.pods or refused is None or refused.get("reason") not in _REFUSALS:
         return None
-    message = str(refused.get("message") or "")
-    if (
-        refused["reason"] == "ServerlessModeRejected"
-        or "Knative Serving is not available" in message
-    ):
+    explanation = _explain_refused(str(refused["reason"]), str(refused.get("message") or ""))
+    # KServe tries again only after minutes: what it said before may be mended in the meantime.
+    is_old = event_mark(refused) in seen.known
+    return replace(explanation, fatal=False) if is_old else explanation
+
+
+def _explain_refused(reason: str, message: str) -> Explanation:
+    if reason == "ServerlessModeRejected" or "Knative Serving is not available" in message:
         return Explanation(
             "The InferenceService asks for Knative mode and Knative Serving is not installed.",
             "Install Knative Serving, or deploy in Standard mode (chart value "

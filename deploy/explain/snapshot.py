@@ -10,12 +10,16 @@ from deploy.objects import Object, dig, name_of
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The object waited for, its pods, the claims that they use, and the namespace's events."""
+    """The object waited for, its pods, the claims that they use, and the namespace's events.
+
+    ``known`` are the marks of events from before the wait: they may be about what is mended now.
+    """
 
     item: Object
     pods: Sequence[Object] = ()
     claims: Sequence[Object] = ()
     events: Sequence[Object] = field(default=(), repr=False)
+    known: frozenset[str] = frozenset()
 
     def events_of(self, kind: str, prefix: str = "") -> list[Object]:
         """Events about objects of ``kind`` whose names begin with ``prefix``, latest first."""
@@ -36,6 +40,11 @@ class Snapshot:
             if dig(event, "involvedObject", "name") == name_of(item)
             and dig(event, "involvedObject", "uid") in (uid, None)
         ]
+
+
+def event_mark(event: Object) -> str:
+    """Tells an event from its own repetition, which the API counts in the same object."""
+    return f"{dig(event, 'metadata', 'name')} {event.get('count')} {event_time(event)}"
 
 
 def event_time(event: Object) -> str:

@@ -21,6 +21,20 @@ GB = 1_000_000_000
             85.3e6,
             "67 s left",
         ),
+        (
+            "12:00:05 sdxl: 0.02 of 6.94 GB (0 %), 1.3 MB/s, 5,323 s left",
+            0.02 * GB,
+            6.94 * GB,
+            1.3e6,
+            "5,323 s left",
+        ),
+        (
+            "12:00:05 sdxl: 0.02 of 6.94 GB (0 %), 0.0 MB/s, stalled",
+            0.02 * GB,
+            6.94 * GB,
+            0,
+            "stalled",
+        ),
         ("sdxl: 512 B of 1.5 kB (34 %)", 512, 1500, None, ""),
         ("12:00:05 sdxl: 900 MB of 6.94 GB (12 %), 0 B/s", 0.9 * GB, 6.94 * GB, 0, ""),
     ],
@@ -60,7 +74,7 @@ def test_json_with_nothing_known_of_the_rest() -> None:
     )
 
     assert seen.is_progress
-    assert seen.left == ""
+    assert seen.left == "stalled"
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,23 @@ def test_a_folder_that_is_not_there_is_a_wrong_flag(deployment: Deployment, verb
     assert deployment.api.requests == []
 
 
+def test_a_context_that_is_not_there(deployment: Deployment) -> None:
+    done = deployment.run("status", "--context", "nowhere")
+
+    assert done.code == 3
+    assert "nowhere" in done.err
+
+
+def test_credentials_that_the_cluster_does_not_know(deployment: Deployment) -> None:
+    deployment.api.token = "another"
+
+    done = deployment.run("status")
+
+    assert done.code == 3
+    assert "does not know these credentials: Unauthorized" in done.err
+    assert "a-token-of-the-test" not in done.out + done.err
+
+
 def test_a_cluster_that_does_not_answer_is_its_own_exit_code(deployment: Deployment) -> None:
     deployment.api.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -140,6 +141,23 @@ def test_what_waiting_cannot_mend_ends_up_at_once(
 
     assert done.code == 9
     assert told in done.err
+
+
+def test_a_refusal_from_before_is_told_and_waited_out(deployment: Deployment) -> None:
+    """The flag was switched on in the meantime, and KServe has not tried again yet."""
+    good = deployment.api.controllers["InferenceService"]
+    deployment.api.controllers["InferenceService"] = refuse
+    first = deployment.run("up")
+    item = deployment.api.find("InferenceService", shapes.SERVICE)
+    assert item
+    later = threading.Timer(1.0, good, [deployment.api, item])
+    later.start()
+
+    second = deployment.run("up")
+
+    later.join()
+    assert (first.code, second.code) == (9, 0)
+    assert "kubernetes.podspec-runtimeclassname" in second.out
 
 
 def test_a_download_that_waits_for_its_volume_says_so(deployment: Deployment) -> None:
