@@ -37,6 +37,8 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
     "apps/v1": {"Deployment": ("deployments", True)},
     "authorization.k8s.io/v1": {"SelfSubjectAccessReview": ("selfsubjectaccessreviews", False)},
     "batch/v1": {"Job": ("jobs", True)},
+    "networking.k8s.io/v1": {"NetworkPolicy": ("networkpolicies", True)},
+    "policy/v1": {"PodDisruptionBudget": ("poddisruptionbudgets", True)},
     "storage.k8s.io/v1": {"StorageClass": ("storageclasses", False)},
 }
 KSERVE = {"serving.kserve.io/v1beta1": {"InferenceService": ("inferenceservices", True)}}

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from rich.prompt import Confirm
 
+from deploy.objects import load_objects
 from tests.deploy import shapes
-from tests.deploy.conftest import PROGRESS, Deployment
+from tests.deploy.conftest import PROGRESS, ROOT, Deployment
 
-FOUR = 4
+COUNT = len(load_objects(ROOT / "manifests"))
 
 
 def test_predict_asks_with_the_seed_and_prints_the_curl(deployment: Deployment) -> None:
@@ -177,7 +178,7 @@ def test_down_tells_what_it_would_delete(deployment: Deployment) -> None:
 
     assert done.code == 0
     assert deployment.api.objects == before
-    assert done.out.count("would be deleted (dry run)") == FOUR
+    assert done.out.count("would be deleted (dry run)") == COUNT
 
 
 def test_down_twice_is_no_error(deployment: Deployment) -> None:
@@ -187,7 +188,7 @@ def test_down_twice_is_no_error(deployment: Deployment) -> None:
     done = deployment.run("down")
 
     assert done.code == 0
-    assert done.out.count("is not there") == FOUR
+    assert done.out.count("is not there") == COUNT
 
 
 def test_down_leaves_a_namespace_and_what_others_keep_in_it(
