@@ -431,6 +431,12 @@ def test_pods_that_pod_security_forbids() -> None:
     assert "istio-init" in explain_download(shapes.job(), events=[refused])
 
 
+def test_why_there_was_no_pod_is_history_once_there_is_one() -> None:
+    refused = event("Job", shapes.JOB, "FailedCreate", "Error creating: exceeded quota")
+
+    assert explain_job(Snapshot(shapes.job(), [shapes.job_pod()], [], [refused])) is None
+
+
 def test_a_former_objects_events_are_not_this_ones() -> None:
     job = shapes.job()
     job["metadata"]["uid"] = "new"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,14 +204,17 @@ def test_the_service_is_not_believed_ready_by_the_status_of_its_former_spec(
     changed = tmp_path / "changed.yaml"
     changed.write_text(text.replace("maxReplicas: 1", "maxReplicas: 2"))
     deployment.manifests = changed
-    deployment.api.controllers["InferenceService"] = lambda api, item: api.update(
-        "InferenceService",
-        shapes.SERVICE,
-        status={
-            **shapes.ready_status(),
-            "components": {"predictor": {"latestCreatedRevision": "b", "latestReadyRevision": "a"}},
-        },
+    rolling_out = {
+        **shapes.ready_status(),
+        "components": {"predictor": {"latestCreatedRevision": "b", "latestReadyRevision": "a"}},
+    }
+    noticed = threading.Timer(
+        0.5,
+        deployment.api.update,
+        ["InferenceService", shapes.SERVICE],
+        {"status": rolling_out},
     )
+    deployment.api.controllers["InferenceService"] = lambda *_: noticed.start()
 
     done = deployment.run("up", "--timeout", "2s")
 

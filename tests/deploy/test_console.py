@@ -1,0 +1,34 @@
+"""What the operator sees."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from deploy.console import Reporter, Waits
+from deploy.explain import Explanation
+
+
+def reporter(out: io.StringIO) -> Reporter:
+    return Reporter(Console(file=out, soft_wrap=True, highlight=False))
+
+
+def test_a_reason_is_told_once_until_another_comes() -> None:
+    out = io.StringIO()
+    waits = Waits(reporter(out))
+
+    for reason in ("no GPU", "no GPU", "loading", "no GPU"):
+        waits.tell(Explanation(reason))
+
+    assert [line[6:] for line in out.getvalue().splitlines()] == ["no GPU", "loading", "no GPU"]
+
+
+def test_a_command_to_copy_is_neither_broken_nor_taken_for_markup() -> None:
+    out = io.StringIO()
+    command = f"kubectl patch [red]{'x' * 300}[/red]"
+
+    reporter(out).finding("fail", "off", command)
+
+    assert command in out.getvalue()
+    assert "\x1b" not in out.getvalue()
