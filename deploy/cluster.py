@@ -20,11 +20,18 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-from deploy.errors import ClusterError, ConflictError, ForbiddenError, RefusedError
+from deploy.errors import (
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    RefusedError,
+    UnreachableError,
+)
 from deploy.objects import Object, dig, name_of
 
 FIELD_MANAGER = "stable-diffusion-deploy"
 _REQUEST_SECONDS = 30.0
+_OVERLOADED = (429, 502, 503, 504)
 _IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -231,7 +238,7 @@ def _answered(ask: Callable[[], Any]) -> Any:
         raise _refusal(error) from None
     except urllib3.exceptions.HTTPError as error:
         reason = getattr(error, "reason", None) or error
-        raise ClusterError(f"the cluster does not answer: {reason}") from None
+        raise UnreachableError(f"the cluster does not answer: {reason}") from None
 
 
 def _refusal(error: ApiException) -> ClusterError | RefusedError:
@@ -243,6 +250,9 @@ def _refusal(error: ApiException) -> ClusterError | RefusedError:
     causes = dig(status, "details", "causes") or ()
     if error.status == 401:
         return ClusterError(f"the cluster does not know these credentials: {message}")
+    # A webhook's failure is a 500 too, and told as what it is.
+    if error.status in _OVERLOADED:
+        return UnreachableError(f"the cluster does not answer: {error.status}, {message}")
     if error.status == 409 and any(one.get("reason") == "FieldManagerConflict" for one in causes):
         return ConflictError(message, 409, causes)
     # Quota and webhooks refuse with 403 too; only the authoriser says which user cannot do what.

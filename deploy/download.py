@@ -7,10 +7,10 @@ from rich.progress import Progress, TaskID
 from deploy.cluster import Cluster
 from deploy.console import Reporter, Waits
 from deploy.deadline import Deadline
-from deploy.errors import DownloadError, RefusedError
+from deploy.errors import DownloadError, RefusedError, UnreachableError
 from deploy.explain import Snapshot, explain_job
 from deploy.explain.snapshot import condition
-from deploy.looking import look
+from deploy.looking import look_again
 from deploy.objects import Object, dig, name_of, title
 from deploy.progress_log import LogLine, parse_line
 
@@ -28,7 +28,7 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
     """
     follower, waits = _Follower(cluster, reporter), Waits(reporter)
     while True:
-        seen = look(cluster, job)
+        seen = look_again(cluster, job, waits, deadline)
         if seen is None:
             raise DownloadError(f"{title(job)} is gone: somebody deleted it, or its TTL ran out")
         if condition(seen.item, "Complete").get("status") == "True":
@@ -82,7 +82,7 @@ class _Follower:
                         self._shown[key] = number
                     if deadline.is_over:
                         break
-        except RefusedError:
+        except (RefusedError, UnreachableError):
             # The container is only just being started, or its pod is already gone.
             return False
         return self._shown.get(key, 0) > before

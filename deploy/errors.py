@@ -2,7 +2,8 @@
 
 DeployError
 ├── UsageError               a flag, a file or the folder's content is wrong
-├── ClusterError             the cluster cannot be reached or does not know us
+├── ClusterError             the cluster does not let us in
+│   └── UnreachableError     it does not answer, or only with an error of its own
 ├── NotPreparedError         the doctor found something that must be mended first
 ├── RefusedError             the cluster's API refused a request
 │   ├── ForbiddenError       for lack of permission
@@ -28,7 +29,11 @@ class UsageError(DeployError):
 
 
 class ClusterError(DeployError):
-    """The cluster cannot be reached or does not know us."""
+    """The cluster does not let us in: no kubeconfig, or credentials that it does not know."""
+
+
+class UnreachableError(ClusterError):
+    """The cluster does not answer, or only with an error of its own; it may in a moment."""
 
 
 class NotPreparedError(DeployError):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from deploy.cluster import Cluster
-from deploy.errors import ForbiddenError
-from deploy.explain import Snapshot
-from deploy.objects import Object, dig, name_of
+from deploy.console import Waits
+from deploy.deadline import Deadline
+from deploy.errors import ForbiddenError, UnreachableError
+from deploy.explain import Explanation, Snapshot
+from deploy.objects import Object, dig, name_of, title
 from deploy.workload import claims_used
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 JOB_LABEL = "job-name"
+_PAUSE_SECONDS = 1.0
 
 
 def look(cluster: Cluster, item: Object) -> Snapshot | None:
@@ -29,6 +33,18 @@ def look(cluster: Cluster, item: Object) -> Snapshot | None:
         [claim for claim in claims if claim],
         _list(cluster, "Event"),
     )
+
+
+def look_again(cluster: Cluster, item: Object, waits: Waits, deadline: Deadline) -> Snapshot | None:
+    """The same within a long wait, which an API server that restarts does not end."""
+    while True:
+        try:
+            return look(cluster, item)
+        except UnreachableError as error:
+            explanation = Explanation(f"{error}; trying again")
+            deadline.check(f"{title(item)} cannot be looked at", explanation)
+            waits.tell(explanation)
+            time.sleep(deadline.at_most(_PAUSE_SECONDS))
 
 
 def _list(cluster: Cluster, kind: str, labels: str = "") -> list[Object]:

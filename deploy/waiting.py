@@ -13,7 +13,7 @@ from deploy.errors import ServiceError
 from deploy.explain import explain_service
 from deploy.explain.service import is_ready
 from deploy.explain.snapshot import event_mark
-from deploy.looking import look
+from deploy.looking import look_again
 from deploy.objects import Object, dig, title
 
 _LOOK_SECONDS = 5.0
@@ -34,7 +34,7 @@ def wait_for_service(
     begun = time.monotonic()
     known: frozenset[str] | None = frozenset() if applied.outcome == "created" else None
     while True:
-        seen = look(cluster, applied.item)
+        seen = look_again(cluster, applied.item, waits, deadline)
         if seen is None:
             raise ServiceError(f"{title(applied.item)} is gone: somebody deleted it")
         if known is None:

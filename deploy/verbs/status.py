@@ -23,11 +23,14 @@ def run(flags: Status, reporter: Reporter) -> None:
     session = Session.open(flags, flags.folder)
     for claim in of_kind(session.objects, "PersistentVolumeClaim"):
         _claim(session, claim, reporter)
-    worst: DeployError | None = None
-    for item in [*jobs(session.objects), *services(session.objects)]:
-        worst = _worse(worst, _tell(item, look(session.cluster, item), reporter))
-    if worst:
-        raise worst
+    told = [
+        _tell(item, look(session.cluster, item), reporter)
+        for item in [*jobs(session.objects), *services(session.objects)]
+    ]
+    # A failure counts before a wait, and the download before the service that waits for it.
+    wrong = sorted(filter(None, told), key=lambda error: isinstance(error, NotReadyError))
+    if wrong:
+        raise wrong[0]
 
 
 def _claim(session: Session, claim: Object, reporter: Reporter) -> None:
@@ -62,10 +65,3 @@ def _told(item: Object, explanation: Explanation, reporter: Reporter) -> DeployE
         return NotReadyError(f"{title(item)} is not ready")
     failed = DownloadError if item["kind"] == "Job" else ServiceError
     return failed(f"{title(item)} has failed")
-
-
-def _worse(one: DeployError | None, other: DeployError | None) -> DeployError | None:
-    """A failure before a wait, and the earlier of two equals: it is the cause of the later."""
-    if one is None or (isinstance(one, NotReadyError) and other):
-        return other if not isinstance(other, NotReadyError) or one is None else one
-    return one

@@ -40,6 +40,10 @@ class ApiHandler(BaseHTTPRequestHandler):
             if self.headers["Authorization"] != f"Bearer {self.api.token}":
                 self._fail(401, "Unauthorized", "Unauthorized")
                 return
+            if self.api.failures:
+                self.api.failures -= 1
+                self._fail(503, "the apiserver is shutting down", "ServiceUnavailable")
+                return
             self._route(url.path.strip("/").split("/"), query, body)
         except ConnectionError:
             self.close_connection = True

@@ -60,6 +60,8 @@ class ApiServer:
     denied: set[tuple[str, str]] = field(default_factory=set)  # (verb, plural)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     token: str = "a-token-of-the-test"
+    # So many further requests are answered as by a server that is just restarting.
+    failures: int = 0
     version: int = 100
     changed: threading.Condition = field(default_factory=threading.Condition)
 

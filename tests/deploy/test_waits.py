@@ -160,6 +160,24 @@ def test_a_refusal_from_before_is_told_and_waited_out(deployment: Deployment) ->
     assert "kubernetes.podspec-runtimeclassname" in second.out
 
 
+@pytest.mark.parametrize("kind", ["Job", "InferenceService"])
+def test_an_api_server_that_restarts_does_not_end_the_wait(
+    deployment: Deployment, kind: str
+) -> None:
+    good = deployment.api.controllers[kind]
+
+    def restart(api: ApiServer, item: Object) -> None:
+        good(api, item)
+        api.failures = 2
+
+    deployment.api.controllers[kind] = restart
+
+    done = deployment.run("up")
+
+    assert (done.code, deployment.api.failures) == (0, 0)
+    assert "503, the apiserver is shutting down; trying again" in done.out
+
+
 def test_a_download_that_waits_for_its_volume_says_so(deployment: Deployment) -> None:
     deployment.api.controllers = {
         "PersistentVolumeClaim": lambda api, item: (
