@@ -13,6 +13,7 @@ from kserve import Model
 from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
+from predictor.metrics import ENGINES
 from predictor.progress import Progress
 from predictor.protocol import Call, EncodedResponse, Picture, decode, encode
 from predictor.settings import Settings
@@ -68,6 +69,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
     def _load(self) -> None:
         self._loaded = load(self._settings)
+        ENGINES.watch(self.name, self._loaded.engine)
         logger.info("model %s is ready", self.name)
 
     def load(self) -> bool:

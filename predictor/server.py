@@ -16,6 +16,7 @@ from kserve.protocol.dataplane import DataPlane
 from predictor.connection import BodyLimitMiddleware, HangUpMiddleware, StreamTypeMiddleware
 from predictor.error_responses import register_error_responses
 from predictor.errors import ModelLoadError
+from predictor.metrics import MetricsMiddleware
 from predictor.model import DiffusionModel
 from predictor.settings import Settings
 
@@ -78,6 +79,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         Raises:
             ModelLoadError: the model could not be loaded.
         """
+        app.add_middleware(MetricsMiddleware, model_name=model.name)
         self._model = model
         self._load_error: ModelLoadError | None = None
         # KServe answers through a FastAPI class that is deprecated: not for our log to say.

@@ -30,11 +30,13 @@ class Capacity:
 
     ``lanes`` fit into one forward pass at ``latent_pixels``, the model's default shape.
     ``steps_per_decode`` is the time of decoding a picture, in the step time of a guided picture.
+    ``out_of_memory`` counts the passes that did not fit.
     """
 
     lanes: int
     latent_pixels: int
     steps_per_decode: float
+    out_of_memory: int = 0
 
     @property
     def jobs_under_way(self) -> int:
@@ -58,6 +60,7 @@ class Capacity:
 
     def shrink(self, jobs: list[Job]) -> None:
         """These did not fit: half of them is the bound from now on."""
+        self.out_of_memory += 1
         self.lanes = max(1, int(min(self.lanes, sum(map(self._cost, jobs)) / 2)))
         logger.warning("out of memory: at most %d lanes from now on", self.lanes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
 
@@ -25,8 +25,25 @@ class GenerationCancelledError(Exception):
     """Nobody waits for the picture any more; never seen outside the engine."""
 
 
+class EngineState(NamedTuple):
+    """What an engine is busy with.
+
+    ``waiting`` and ``under_way`` are pictures, ``lanes`` is the most samples of one forward pass,
+    ``out_of_memory`` counts the passes that did not fit.
+    """
+
+    waiting: int
+    under_way: int
+    lanes: int
+    out_of_memory: int
+
+
 class Engine(Protocol):
     """Makes pictures for many callers at once."""
+
+    @property
+    def state(self) -> EngineState:
+        """How it fares at the moment."""
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None

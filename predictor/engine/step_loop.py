@@ -19,7 +19,12 @@ from predictor.engine.embeddings import EmbeddingCache
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
-from predictor.engine.seam import Denoiser, GenerationCancelledError, StepListener
+from predictor.engine.seam import (
+    Denoiser,
+    EngineState,
+    GenerationCancelledError,
+    StepListener,
+)
 from predictor.errors import OverloadedError
 from predictor.types import GenerationRequest, GenerationResult
 
@@ -43,6 +48,13 @@ class StepEngine:
         self._finishers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="finisher")
         self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
         self._worker.start()
+
+    @property
+    def state(self) -> EngineState:
+        """See ``Engine.state``."""
+        under_way = len(self._under_way) + len(self._denoised)
+        waiting = max(0, self._unfinished - under_way)
+        return EngineState(waiting, under_way, self._capacity.lanes, self._capacity.out_of_memory)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None

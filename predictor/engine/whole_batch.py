@@ -10,7 +10,12 @@ from dataclasses import replace
 
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.isolation import run_isolated
-from predictor.engine.seam import GenerationCancelledError, Pipeline, StepListener
+from predictor.engine.seam import (
+    EngineState,
+    GenerationCancelledError,
+    Pipeline,
+    StepListener,
+)
 from predictor.errors import OverloadedError
 from predictor.types import GenerationRequest, GenerationResult
 
@@ -29,9 +34,17 @@ class WholeBatchEngine:
         self._max_batch = max_batch
         self._max_queue_length = max_queue_length
         self._unfinished = 0
+        self._under_way = 0
+        self._out_of_memory = 0
         self._inbox = Inbox()
         self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
         self._worker.start()
+
+    @property
+    def state(self) -> EngineState:
+        """See ``Engine.state``."""
+        waiting = max(0, self._unfinished - self._under_way)
+        return EngineState(waiting, self._under_way, self._max_batch, self._out_of_memory)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
@@ -60,7 +73,9 @@ class WholeBatchEngine:
             self._inbox.wait()
             tickets = self._next_batch()
             if tickets:
+                self._under_way = len(tickets)
                 run_isolated(self._generate, tickets, self._shrink)
+                self._under_way = 0
 
     def _next_batch(self) -> list[Ticket]:
         return self._inbox.take_alike(likeness, self._max_batch)
@@ -86,6 +101,7 @@ class WholeBatchEngine:
 
     def _shrink(self, tickets: list[Ticket]) -> None:
         """So many did not fit: half of them is the bound from now on."""
+        self._out_of_memory += 1
         self._max_batch = max(1, len(tickets) // 2)
         logger.warning("out of memory: at most %d pictures together from now on", self._max_batch)
 

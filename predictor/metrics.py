@@ -1,0 +1,94 @@
+"""What Prometheus is told beside KServe's own metrics, whose buckets end at 10 seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from predictor.engine import Engine
+
+REQUESTS = Counter(
+    "diffusion_requests",
+    "Predict calls by HTTP status; 499: the caller left.",
+    ["model_name", "code"],
+)
+REQUEST_SECONDS = Histogram(
+    "diffusion_request_seconds",
+    "Duration of predict calls, waiting included.",
+    ["model_name"],
+    buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
+)
+
+_CALLER_LEFT = 499
+_SERVER_ERROR = 500
+
+
+class MetricsMiddleware:
+    """Count and time the predict calls of one model; other names would make labels without end."""
+
+    def __init__(self, app: ASGIApp, model_name: str) -> None:
+        self._app = app
+        self._model_name = model_name
+        self._path = f"/v1/models/{model_name}:predict"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Note the status that is sent, and the time until all is sent."""
+        if scope["type"] != "http" or scope["path"] != self._path:
+            return await self._app(scope, receive, send)
+        code, started = _CALLER_LEFT, time.perf_counter()
+
+        async def noting_send(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting_send)
+        except Exception:
+            code = _SERVER_ERROR
+            raise
+        finally:
+            REQUESTS.labels(self._model_name, code).inc()
+            REQUEST_SECONDS.labels(self._model_name).observe(time.perf_counter() - started)
+
+
+class EngineCollector(Collector):
+    """Asks the engines when Prometheus asks."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Engine] = {}
+
+    def watch(self, model_name: str, engine: Engine) -> None:
+        """Tell of this engine from now on."""
+        self._engines[model_name] = engine
+
+    def collect(self) -> Iterable[Metric]:
+        """The state of each engine; see ``EngineState``."""
+        pictures = GaugeMetricFamily(
+            "diffusion_pictures",
+            "Pictures waiting for the engine and under way in it.",
+            labels=["model_name", "state"],
+        )
+        lanes = GaugeMetricFamily(
+            "diffusion_lanes", "The most samples of one forward pass.", labels=["model_name"]
+        )
+        out_of_memory = CounterMetricFamily(
+            "diffusion_out_of_memory", "Forward passes that did not fit.", labels=["model_name"]
+        )
+        for name, engine in self._engines.items():
+            state = engine.state
+            pictures.add_metric([name, "waiting"], state.waiting)
+            pictures.add_metric([name, "under_way"], state.under_way)
+            lanes.add_metric([name], state.lanes)
+            out_of_memory.add_metric([name], state.out_of_memory)
+        return pictures, lanes, out_of_memory
+
+
+ENGINES = EngineCollector()
+REGISTRY.register(ENGINES)

@@ -1,0 +1,88 @@
+"""The metrics of a running server: calls by status, and what the engine is busy with."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from predictor.metrics import REQUEST_SECONDS
+from tests.serving import MODEL_NAME, PREDICT, Server
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
+LONG = {
+    "prompt": "a red star",
+    "parameters": {
+        "num_inference_steps": 100,
+        "width": 128,
+        "height": 128,
+        "num_images_per_prompt": 12,
+    },
+}
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    """The sample of that name with these labels, 0 where there is none yet."""
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
+    samples = (sample for family in families for sample in family.samples)
+    wanted = {"model_name": MODEL_NAME, **labels}
+    return next((one.value for one in samples if one.name == name and one.labels == wanted), 0.0)
+
+
+def wait_for_metric(url: str, name: str, least: float, **labels: str) -> None:
+    deadline = time.monotonic() + 60
+    while metric(url, name, **labels) < least:
+        assert time.monotonic() < deadline, f"{name} {labels} is not {least}"
+        time.sleep(0.05)
+
+
+def test_calls_are_counted_by_status(client: httpx.Client, server: Server) -> None:
+    def counts() -> list[float]:
+        return [
+            metric(server.url, "diffusion_requests_total", code=code) for code in ("200", "400")
+        ]
+
+    before, timed = counts(), metric(server.url, "diffusion_request_seconds_count")
+    client.post(PREDICT, json=SHORT)
+    client.post(PREDICT, json={"prompt": ""})
+    client.post("/v1/models/another:predict", json=SHORT)
+
+    assert counts() == [number + 1 for number in before]
+    assert metric(server.url, "diffusion_request_seconds_count") == timed + 2
+    assert 'model_name="another"' not in httpx.get(f"{server.url}/metrics").text
+
+
+def test_pictures_are_told_while_they_wait_and_are_made(server: Server) -> None:
+    left = metric(server.url, "diffusion_requests_total", code="499")
+    with ThreadPoolExecutor(1) as caller:
+        with httpx.Client(base_url=server.url, timeout=120) as leaving:
+            asked = caller.submit(leaving.post, PREDICT, json=LONG)
+            wait_for_metric(server.url, "diffusion_pictures", 1, state="under_way")
+            total = sum(
+                metric(server.url, "diffusion_pictures", state=state)
+                for state in ("waiting", "under_way")
+            )
+        with contextlib.suppress(httpx.HTTPError, RuntimeError):
+            asked.result()
+    wait_for_metric(server.url, "diffusion_requests_total", left + 1, code="499")
+
+    assert total <= 12
+    assert metric(server.url, "diffusion_lanes") >= 2
+    assert metric(server.url, "diffusion_out_of_memory_total") == 0
+
+
+def test_the_document_names_every_metric(server: Server) -> None:
+    text = httpx.get(f"{server.url}/metrics").text
+    exported = set(re.findall(r"^# TYPE (diffusion_\w+) ", text, re.MULTILINE))
+    api = (ROOT / "docs" / "api.md").read_text("utf-8")
+
+    documented = set(re.findall(r"^\| `(diffusion_\w+)` \|", api, re.MULTILINE))
+
+    assert documented == {name for name in exported if not name.endswith("_created")}
+    assert REQUEST_SECONDS._upper_bounds[-2] == 600
