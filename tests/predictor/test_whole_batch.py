@@ -167,6 +167,7 @@ def test_a_batch_stops_only_when_nobody_waits_for_any_of_it() -> None:
         await next_start(pipeline)
         both[0].cancel()
         left.cancel()
+        await asyncio.sleep(0.02)
         pipeline.gate.release(2)
         assert (await both[1]).request.prompt == "b"
 
