@@ -163,6 +163,7 @@ def test_a_batch_stops_only_when_nobody_waits_for_any_of_it() -> None:
         left = asyncio.create_task(engine.submit(replace(request("c"), seed=1, width=128)))
         await asyncio.sleep(0.02)
         first.cancel()
+        await asyncio.sleep(0.02)
         pipeline.gate.release()
         await next_start(pipeline)
         both[0].cancel()
