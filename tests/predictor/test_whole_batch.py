@@ -82,6 +82,10 @@ async def submit_behind_one(
     engine: WholeBatchEngine, pipeline: GatedPipeline, *requests: GenerationRequest
 ) -> list[GenerationResult | BaseException]:
     """Let all of the requests wait behind one that runs, then let everything run."""
+    while pipeline.gate.acquire(blocking=False):
+        pass
+    while pipeline.started.acquire(blocking=False):
+        pass
     first = asyncio.create_task(engine.submit(request("first")))
     await next_start(pipeline)
     tasks = [asyncio.create_task(engine.submit(one)) for one in requests]
