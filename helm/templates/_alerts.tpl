@@ -6,37 +6,26 @@ namespace="{{ .Release.Namespace }}",inferenceservice="{{ .model.service }}"
 {{ .prefix }}namespace="{{ .Release.Namespace }}",{{ .prefix }}pod=~"{{ .model.service }}-predictor-.*"
 {{- end -}}
 
-{{/* The share of requests that failed. KServe counts a request's end as prediction, and as postprocessing only where it succeeded. */}}
+{{/* The share of requests that the service failed. What the caller did is none: 400, 429 (a full queue) and 499 (gone). */}}
 {{- define "stable-diffusion.errorRatio" -}}
 {{- $labels := include "stable-diffusion.metricLabels" . -}}
-{{- if .Values.monitoring.podMonitor.knativeRequestMetrics -}}
-sum(rate(kn_serving_invocation_duration_seconds_count{ {{- $labels }},http_response_status_code=~"5.."}[5m]))
-/ sum(rate(kn_serving_invocation_duration_seconds_count{ {{- $labels }}}[5m]))
-{{- else -}}
-1 - (sum(rate(request_postprocess_seconds_count{ {{- $labels }}}[5m])) or vector(0))
-/ sum(rate(request_predict_seconds_count{ {{- $labels }}}[5m]))
-{{- end -}}
+sum(rate(diffusion_requests_total{ {{- $labels }},code=~"5.."}[5m]))
+/ sum(rate(diffusion_requests_total{ {{- $labels }}}[5m]))
 {{- end -}}
 
-{{/* The seconds of a request: the buckets of the histogram end at 10, so that a larger percentile cannot be told. */}}
+{{/* The seconds that 19 of 20 requests stay below, waiting included. */}}
 {{- define "stable-diffusion.latency" -}}
-{{- $labels := include "stable-diffusion.metricLabels" . -}}
-{{- if le (float64 .Values.monitoring.rules.latencySeconds) 10.0 -}}
-histogram_quantile(0.95, sum by (le) (rate(request_predict_seconds_bucket{ {{- $labels }}}[10m])))
-{{- else -}}
-sum(rate(request_predict_seconds_sum{ {{- $labels }}}[10m]))
-/ sum(rate(request_predict_seconds_count{ {{- $labels }}}[10m]))
-{{- end -}}
+histogram_quantile(0.95, sum by (le) (rate(diffusion_request_seconds_bucket{ {{- include "stable-diffusion.metricLabels" . }}}[10m])))
 {{- end -}}
 
-{{/* The requests in a pod: counted by Knative's proxy, else by Little's law the seconds of work done per second. */}}
-{{- define "stable-diffusion.requestsInPod" -}}
-{{- $labels := include "stable-diffusion.metricLabels" . -}}
-{{- if .Values.monitoring.podMonitor.knativeRequestMetrics -}}
-avg(avg_over_time(kn_serving_queue_depth{ {{- $labels }}}[5m]))
-{{- else -}}
-sum(rate(request_predict_seconds_sum{ {{- $labels }}}[5m])) / count(up{ {{- $labels }}} == 1)
+{{/* The pictures in each pod, smoothed, as one moment says little. Waiting ones alone would not do: Knative lets no more than N wait. */}}
+{{- define "stable-diffusion.picturesInPod" -}}
+avg(sum by (pod) (avg_over_time(diffusion_pictures{ {{- include "stable-diffusion.metricLabels" . }}}[5m])))
 {{- end -}}
+
+{{/* The passes that did not fit into the GPU's memory; known without an exporter of the GPU. */}}
+{{- define "stable-diffusion.outOfMemory" -}}
+sum(increase(diffusion_out_of_memory_total{ {{- include "stable-diffusion.metricLabels" . }}}[30m]))
 {{- end -}}
 
 {{- define "stable-diffusion.gpuMemory" -}}
@@ -86,10 +75,13 @@ DCGM_FI_DEV_FB_USED{ {{- $labels }}} / (DCGM_FI_DEV_FB_USED{ {{- $labels }}} + D
   "summary" (printf "%s: {{ $value | humanizePercentage }} of the requests fail." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionSlow" "severity" "warning" "for" "10m"
   "expr" (printf "%s\n> %v" (include "stable-diffusion.latency" .) $rules.latencySeconds)
-  "summary" (printf "%s: requests take {{ $value | humanizeDuration }}." $service)) $base) }}
+  "summary" (printf "%s: one request in twenty takes longer than {{ $value | humanizeDuration }}." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionQueue" "severity" "warning" "for" "10m"
-  "expr" (printf "%s\n> %d" (include "stable-diffusion.requestsInPod" .) (int64 .Values.predictor.concurrency))
-  "summary" (printf "%s: {{ $value | humanize }} requests in each pod, more than it can work on at once." $service)) $base) }}
+  "expr" (printf "%s\n> %d" (include "stable-diffusion.picturesInPod" .) (int64 .Values.predictor.concurrency))
+  "summary" (printf "%s: {{ $value | humanize }} pictures in each pod, more than it should work on at once." $service)) $base) }}
+{{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionOutOfMemory" "severity" "warning" "for" "1m"
+  "expr" (printf "%s > 0" (include "stable-diffusion.outOfMemory" .))
+  "summary" (printf "%s: forward passes did not fit into the GPU's memory; batches are smaller since." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionGpuMemory" "severity" "warning" "for" "10m"
   "expr" (printf "(\n%s\nor\n%s\n) > 0.95"
     (include "stable-diffusion.gpuMemory" (merge (dict "prefix" "") .))

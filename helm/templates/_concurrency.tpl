@@ -29,7 +29,7 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
 {{- end -}}
 {{- end -}}
 
-{{/* KEDA's metrics: those of the values, or the requests under way (by Little's law the seconds of work done per second). */}}
+{{/* KEDA's metrics: those of the values, or the pictures that wait or are under way in all pods. */}}
 {{- define "stable-diffusion.kedaMetrics" -}}
 {{- $scaling := .Values.predictor.scaling -}}
 {{- if $scaling.metrics -}}
@@ -40,7 +40,7 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
     metric:
       backend: prometheus
       serverAddress: {{ $scaling.prometheusAddress }}
-      query: sum(rate(request_predict_seconds_sum{namespace="{{ .Release.Namespace }}",inferenceservice="{{ .model.service }}"}[2m]))
+      query: sum(diffusion_pictures{ {{- include "stable-diffusion.metricLabels" . }}})
     # KServe hands it to KEDA as the threshold for each pod.
     target:
       type: Value

@@ -11,9 +11,6 @@
 {{- end -}}
 {{- $_ := set $seen .service .name -}}
 {{- end -}}
-{{- if and .Values.monitoring.podMonitor.knativeRequestMetrics (ne .Values.predictor.deploymentMode "Knative") -}}
-{{- fail "monitoring.podMonitor.knativeRequestMetrics: only deploymentMode Knative has them" -}}
-{{- end -}}
 {{- end -}}
 
 {{/* The same for one model, with the values as it sees them. */}}
@@ -55,7 +52,7 @@
 {{- fail (printf "predictor.scaling.minReplicas is 0: with deploymentMode Standard and autoscalerClass %s nothing would scale from zero. Use 1, or autoscalerClass keda or external" $class) -}}
 {{- end -}}
 {{- if and (eq (int64 $scaling.minReplicas) 0) $ownMetric -}}
-{{- fail "predictor.scaling.minReplicas is 0: pods that are not there count no requests, so prometheusAddress cannot wake them. Use 1, or scale on a metric of the gateway in predictor.scaling.metrics" -}}
+{{- fail "predictor.scaling.minReplicas is 0: pods that are not there count no pictures, so prometheusAddress cannot wake them. Use 1, or scale on a metric of the gateway in predictor.scaling.metrics" -}}
 {{- end -}}
 {{- if and (eq $class "hpa") (not (has $scaling.scaleMetric (list "" "cpu" "memory"))) -}}
 {{- fail (printf "predictor.scaling.scaleMetric is %q: with autoscalerClass hpa use cpu or memory" $scaling.scaleMetric) -}}

@@ -127,7 +127,7 @@ def test_the_policy_selects_the_pods_of_every_model() -> None:
 def test_named_callers_and_the_test_are_admitted_and_metrics_apart() -> None:
     serving, metrics = policy(case("monitored"), "predictor")["ingress"]
     (test,) = case("monitored").hooks
-    assert ports([serving, metrics]) == [KNATIVE_PORTS, [8080, 9091]]
+    assert ports([serving, metrics]) == [KNATIVE_PORTS, [8080]]
     assert [peer for peer in serving["from"] if "namespaceSelector" in peer] == serving["from"][:2]
     labels = serving["from"][2]["podSelector"]["matchLabels"]
     assert labels.items() <= test["metadata"]["labels"].items()

@@ -7,20 +7,28 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import kserve.metrics
 import promql_parser
 import pytest
 from prometheus_client import REGISTRY
 
-from .rendering import CASES, ROOT, Rendered, case, render
+from .rendering import CASES, CHART, ROOT, Rendered, case, case_values, render
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
 MONITORED = {"monitoring": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}}
+# The contract with predictor/metrics.py: what queries may ask it for, and by which labels.
+PREDICTOR_METRICS = {
+    "diffusion_requests_total": {"model_name", "code"},
+    "diffusion_request_seconds_bucket": {"model_name", "le"},
+    "diffusion_pictures": {"model_name", "state"},
+    "diffusion_lanes": {"model_name"},
+    "diffusion_out_of_memory_total": {"model_name"},
+}
+# What a scrape adds.
+SCRAPE_LABELS = {"namespace", "inferenceservice", "pod"}
+# prometheus_client's, of the process itself.
+PROCESS_METRICS = {"process_resident_memory_bytes"}
 # Real names, by who exports them.
 OPERATOR_METRICS = {
-    # Knative 1.21's proxy, where request-metrics-protocol is prometheus
-    "kn_serving_invocation_duration_seconds_count",
-    "kn_serving_queue_depth",
     # kube-state-metrics
     "kube_job_failed",
     "kube_pod_container_status_restarts_total",
@@ -29,40 +37,60 @@ OPERATOR_METRICS = {
     "DCGM_FI_DEV_FB_FREE",
     "DCGM_FI_DEV_FB_USED",
     "DCGM_FI_DEV_GPU_UTIL",
-    # Prometheus itself
-    "up",
 }
+KNOWN = PREDICTOR_METRICS.keys() | PROCESS_METRICS | OPERATOR_METRICS
+SERIES = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
 ALERTS = {
     "StableDiffusionDown",
     "StableDiffusionRestarts",
     "StableDiffusionErrors",
     "StableDiffusionSlow",
     "StableDiffusionQueue",
+    "StableDiffusionOutOfMemory",
     "StableDiffusionGpuMemory",
     "StableDiffusionDownloadFailed",
 }
 
 
-def exported_by_the_predictor() -> set[str]:
-    """What KServe's ``/metrics`` really shows: its registry, histograms in their three series."""
-    kserve.metrics.PREDICT_HIST_TIME.labels(model_name="any")
-    kserve.metrics.POST_HIST_TIME.labels(model_name="any")
-    return {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
+def series_in_the_registry() -> set[str]:
+    """What KServe's ``/metrics`` shows once each label has been used."""
+    return {
+        metric.name + suffix
+        for metric in REGISTRY.collect()
+        for suffix in SERIES.get(metric.type, [""])
+    }
 
 
-def metrics_of(node: Any) -> Iterator[str]:
-    """The names of the metrics in a parsed query."""
+def selectors_of(node: Any) -> Iterator[promql_parser.VectorSelector]:
+    """The metrics that a parsed query selects."""
     if isinstance(node, promql_parser.VectorSelector):
-        yield node.name
+        yield node
     elif isinstance(node, promql_parser.MatrixSelector):
-        yield from metrics_of(node.vector_selector)
+        yield node.vector_selector
     elif isinstance(node, promql_parser.Call):
         for argument in node.args:
-            yield from metrics_of(argument)
+            yield from selectors_of(argument)
     else:
         for attribute in ("lhs", "rhs", "expr"):
             if (child := getattr(node, attribute, None)) is not None:
-                yield from metrics_of(child)
+                yield from selectors_of(child)
+
+
+def metrics_of(query: str) -> list[str]:
+    """The names of the metrics in a query."""
+    return [selector.name for selector in selectors_of(promql_parser.parse(query))]
+
+
+def problems_of(query: str) -> list[str]:
+    """The metrics and labels of a query that nobody exports, whose series would never be found."""
+    found: list[str] = []
+    for selector in selectors_of(promql_parser.parse(query)):
+        matched = {matcher.name for matcher in selector.matchers.matchers}
+        labels = PREDICTOR_METRICS.get(selector.name, matched) | SCRAPE_LABELS
+        found += [f"{selector.name}{{{label}}}" for label in sorted(matched - labels)]
+        if selector.name not in KNOWN:
+            found.append(selector.name)
+    return found
 
 
 def rules_of(rendered: Rendered) -> list[dict[str, Any]]:
@@ -90,34 +118,56 @@ def queries_of_the_dashboard() -> list[str]:
 
 
 def test_the_parser_finds_metrics_wherever_they_stand() -> None:
-    parsed = promql_parser.parse(
-        '1 - (sum(rate(a{x="y"}[5m])) or vector(0)) / -b offset 5m > bool 2'
-    )
-    assert list(metrics_of(parsed)) == ["a", "b"]
+    query = '1 - (sum(rate(a{x="y"}[5m])) or vector(0)) / -b offset 5m > bool 2'
+    assert metrics_of(query) == ["a", "b"]
 
 
-@pytest.mark.parametrize("values", [MONITORED, "monitored"], ids=["without Knative's", "all"])
+def test_the_predictor_exports_what_the_queries_build_on() -> None:
+    metrics = pytest.importorskip("predictor.metrics")
+    assert PREDICTOR_METRICS.keys() | PROCESS_METRICS <= series_in_the_registry()
+    # The largest bound, which no percentile can exceed: latencySeconds must stay below.
+    bounds = metrics.REQUEST_SECONDS.labels(model_name="any")._upper_bounds
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    rules = schema["properties"]["monitoring"]["properties"]["rules"]["properties"]
+    assert bounds[-2] == rules["latencySeconds"]["exclusiveMaximum"]
+
+
+@pytest.mark.parametrize("values", [MONITORED, case_values("monitored")], ids=["least", "all"])
 def test_alerts_ask_for_metrics_that_exist(values: Any) -> None:
-    rendered = case(values) if isinstance(values, str) else render(values)
-    known = exported_by_the_predictor() | OPERATOR_METRICS
+    rendered = render(values)
     assert {rule["alert"] for rule in rules_of(rendered)} == ALERTS
     for alert in rules_of(rendered):
-        names = set(metrics_of(promql_parser.parse(alert["expr"])))
-        assert names
-        assert names <= known, alert["alert"]
+        assert metrics_of(alert["expr"])
+        assert problems_of(alert["expr"]) == []
 
 
 def test_the_dashboard_asks_for_metrics_that_exist() -> None:
-    known = exported_by_the_predictor() | OPERATOR_METRICS
     queries = queries_of_the_dashboard()
     assert len(queries) >= 10
     for query in queries:
-        assert set(metrics_of(promql_parser.parse(query))) <= known, query
+        assert problems_of(query) == []
+    assert PREDICTOR_METRICS.keys() <= {name for query in queries for name in metrics_of(query)}
 
 
-def test_a_query_on_a_metric_that_nobody_exports_would_be_found() -> None:
-    (name,) = metrics_of(promql_parser.parse("rate(request_predict_second_sum[5m])"))
-    assert name not in exported_by_the_predictor() | OPERATOR_METRICS
+def test_the_dashboards_variables_are_filled_from_a_metric_that_exists() -> None:
+    variables = dashboard()["templating"]["list"][1:]
+    for variable in variables:
+        query = variable["query"]["query"]
+        (selector,) = re.findall(r"^label_values\((.+), (?:namespace|inferenceservice)\)$", query)
+        assert problems_of(selector) == []
+
+
+def test_a_query_that_would_never_find_anything_is_found() -> None:
+    assert problems_of("rate(diffusion_request_total[5m])") == ["diffusion_request_total"]
+    assert problems_of('diffusion_lanes{state="waiting"}') == ["diffusion_lanes{state}"]
+
+
+def test_the_dashboards_legends_name_labels_that_the_query_leaves() -> None:
+    for target in [target for panel in dashboard()["panels"] for target in panel["targets"]]:
+        legend = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        kept = re.findall(r" by \(([^)]+)\)", target["expr"])
+        if kept or "sum(" in target["expr"]:
+            assert legend <= set(re.split(r", ", kept[0] if kept else "")), target
 
 
 def test_the_dashboards_variables_are_those_of_its_queries() -> None:
@@ -161,20 +211,36 @@ def test_no_pods_at_all_is_an_alarm_only_where_some_must_be() -> None:
     assert "absent" not in rule(render(MONITORED), "StableDiffusionDown")["expr"]
 
 
-def test_statuses_are_used_where_knative_tells_them() -> None:
-    assert '=~"5.."' in rule(case("monitored"), "StableDiffusionErrors")["expr"]
-    assert "postprocess" in rule(render(MONITORED), "StableDiffusionErrors")["expr"]
+def test_only_what_the_service_failed_counts_as_an_error() -> None:
+    failed, all_requests = selectors_of(
+        promql_parser.parse(rule(case("monitored"), "StableDiffusionErrors")["expr"])
+    )
+    (code,) = [matcher for matcher in failed.matchers.matchers if matcher.name == "code"]
+    counted = [
+        status
+        for status in ("200", "400", "429", "499", "500", "503", "504")
+        if re.fullmatch(code.value, status)
+    ]
+    assert counted == ["500", "503", "504"]
+    assert "code" not in {matcher.name for matcher in all_requests.matchers.matchers}
 
 
-def test_the_95th_percentile_is_asked_for_as_far_as_the_buckets_go() -> None:
-    def slow(seconds: float) -> str:
-        rules = {"enabled": True, "latencySeconds": seconds}
-        return str(rule(render({"monitoring": {"rules": rules}}), "StableDiffusionSlow")["expr"])
+def test_the_queue_is_too_long_from_the_number_that_everything_derives_from() -> None:
+    rendered = render({**MONITORED, "predictor": {"concurrency": 7}})
+    assert rule(rendered, "StableDiffusionQueue")["expr"].endswith("> 7")
 
-    bounds = kserve.metrics.PREDICT_HIST_TIME.labels(model_name="any")._upper_bounds
-    assert bounds[-2] == 10.0
-    assert slow(10).startswith("histogram_quantile(0.95")
-    assert "quantile" not in slow(11)
+
+def test_keda_scales_on_metrics_that_exist() -> None:
+    scaling = {"minReplicas": 1, "autoscalerClass": "keda", "prometheusAddress": "http://p"}
+    rendered = render({"predictor": {"deploymentMode": "Standard", "scaling": scaling}})
+    (metric,) = rendered.predictor["autoScaling"]["metrics"]
+    query = metric["external"]["metric"]["query"]
+    assert metrics_of(query) == ["diffusion_pictures"]
+    assert problems_of(query) == []
+    # Pictures of every state, and of this service alone.
+    (selector,) = selectors_of(promql_parser.parse(query))
+    matched = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
+    assert matched == {"namespace": "pictures", "inferenceservice": "stable-diffusion"}
 
 
 def test_the_download_alert_watches_the_job_that_there_is() -> None:
@@ -185,11 +251,10 @@ def test_the_download_alert_watches_the_job_that_there_is() -> None:
 
 def test_the_pods_are_scraped_where_metrics_are_and_named_for_the_queries() -> None:
     spec = case("monitored").one("PodMonitor")["spec"]
-    assert [end["portNumber"] for end in spec["podMetricsEndpoints"]] == [8080, 9091]
-    for endpoint in spec["podMetricsEndpoints"]:
-        assert endpoint["path"] == "/metrics"
-        assert endpoint["interval"] == "15s"
-        assert [one["targetLabel"] for one in endpoint["relabelings"]] == ["inferenceservice"]
+    (endpoint,) = spec["podMetricsEndpoints"]
+    assert (endpoint["portNumber"], endpoint["path"]) == (8080, "/metrics")
+    assert endpoint["interval"] == "15s"
+    assert [one["targetLabel"] for one in endpoint["relabelings"]] == ["inferenceservice"]
     (expression,) = spec["selector"]["matchExpressions"]
     assert expression["values"] == ["stable-diffusion"]
 

@@ -55,6 +55,8 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"storage": {"mount": "nfs"}}, "/storage/mount"),
         ({"networkPolicy": {"ingressFrom": ["knative"]}}, "/networkPolicy/ingressFrom/0"),
         ({"monitoring": {"rules": {"errorRatio": 5}}}, "/monitoring/rules/errorRatio"),
+        ({"monitoring": {"rules": {"latencySeconds": 600}}}, "/monitoring/rules/latencySeconds"),
+        ({"monitoring": {"podMonitor": {"knativeRequestMetrics": True}}}, "knativeRequestMetrics"),
         ({"monitoring": {"rules": {"runbookUrl": "docs"}}}, "/monitoring/rules/runbookUrl"),
         ({"test": {"timeoutSeconds": 0}}, "/test/timeoutSeconds"),
     ],
@@ -78,13 +80,6 @@ def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> Non
         ),
         ({"predictor": {"scaling": {"scaleTarget": 4}}}, "predictor.concurrency: set that one"),
         ({"predictor": {"scaling": {"scaleMetric": "rps"}}}, "rps needs the wanted requests"),
-        (
-            {
-                "predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}},
-                "monitoring": {"podMonitor": {"knativeRequestMetrics": True}},
-            },
-            "only deploymentMode Knative has them",
-        ),
         (
             {
                 "models": [

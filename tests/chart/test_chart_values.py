@@ -140,7 +140,6 @@ SWITCHES = {
     "monitoring.podMonitor.enabled": Switch(True, "kind: PodMonitor"),
     "monitoring.podMonitor.labels": Switch(LABEL, "team: pictures", SCRAPED),
     "monitoring.podMonitor.interval": Switch("7s", "interval: 7s", SCRAPED),
-    "monitoring.podMonitor.knativeRequestMetrics": Switch(True, "portNumber: 9091", SCRAPED),
     "monitoring.rules.enabled": Switch(True, "kind: PrometheusRule"),
     "monitoring.rules.labels": Switch(LABEL, "team: pictures", RULES),
     "monitoring.rules.errorRatio": Switch(0.33, "> 0.33", RULES),
