@@ -1,24 +1,32 @@
 """The story of a download: resolve, already there?, plan, fetch, verify, publish.
 
-Killed anywhere, it leaves either no model of that name, or the older one, or the new one whole; the
-next run goes on from what was fetched.
+Killed anywhere, it leaves what was served before, and the next run goes on from what was fetched.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
-from downloader.errors import StorageError
-from downloader.lock import exclusive
-from downloader.plan import Plan, check_space, make_plan
-from downloader.publish import publish, recover
+from downloader.errors import CorruptFileError
+from downloader.mend import mend
+from downloader.plan import Plan, ResolvedModel, make_plan, resolve_model
+from downloader.safetensors import BadWeightsError, check_weights
 from downloader.settings import Settings
-from downloader.sources import Source
-from downloader.verify import verify
-from modelstore import FileEntry, IncompleteModelError, Marker, ModelStore
+from downloader.sources import Access
+from downloader.spec import ModelSpec
+from downloader.stop import Stop
+from downloader.transfer import Transfer
+from downloader.verify import Findings, inspect
+from downloader.volume.lease import Lease
+from downloader.volume.publish import store_revision, switch
+from downloader.volume.session import changing, is_tidy
+from downloader.volume.staging import claim
+from modelstore import FileEntry, IncompleteModelError, Marker, ModelStore, PartEntry
 
 logger = logging.getLogger("downloader")
 
@@ -39,74 +47,167 @@ class Report:
         return f"{model}, already there" if self.was_there else f"{model}, {self.seconds:.1f} s"
 
 
-def download_model(source: Source, settings: Settings) -> Report:
-    """Publish the model of ``source`` under its name, or find that it is published.
+def download_model(spec: ModelSpec, settings: Settings, access: Access | None = None) -> Report:
+    """Publish the model under its name, or find that it is published.
 
     Raises:
-        DownloadError: see ``downloader.errors``; nothing was published.
+        DownloadError: see ``downloader.errors``; what was served before is served still.
         InvalidNameError: the name is no plain folder name.
     """
     started = time.monotonic()
-    store = ModelStore(settings.target)
-    store.model(settings.name)
-    revision = source.resolve()
-    logger.info("resolved %s to %s", source.uri, revision)
+    stop = Stop()
+    access = access or Access(settings)
+    model = resolve_model(spec, access, stop)
+    for part in model.parts:
+        logger.info("resolved %s to %s", part.source.uri, part.revision)
     try:
-        with exclusive(store, settings.name):
-            recover(store, settings.name)
-            marker = _published(store, source, revision, settings)
-            if marker:
-                return Report(marker, was_there=True, seconds=time.monotonic() - started)
-            marker = _download(store, source, revision, settings)
-    except OSError as error:
-        raise StorageError.from_os(error) from error
-    return Report(marker, was_there=False, seconds=time.monotonic() - started)
+        marker, was_there = _Download(model, settings, access, stop).run()
+    except BaseException as error:
+        stop.trip(error)  # a signal: the threads end too
+        raise
+    return Report(marker, was_there, time.monotonic() - started)
 
 
-def _published(
-    store: ModelStore, source: Source, revision: str, settings: Settings
-) -> Marker | None:
-    """The marker of the model that is published, if it is just what was asked for."""
-    folder = store.model(settings.name)
-    try:
-        marker = Marker.read(folder)
-        marker.check_sizes(folder)
-    except IncompleteModelError:
-        return None
-    found = (marker.source, marker.revision, marker.asked_variant)
-    return marker if found == (source.uri, revision, settings.variant or None) else None
+@dataclass(frozen=True)
+class _Download:
+    model: ResolvedModel
+    settings: Settings
+    access: Access
+    stop: Stop
+
+    def run(self) -> tuple[Marker, bool]:
+        """The marker of what is served in the end, and whether it was served before."""
+        name, store = self.model.name, self._store
+        there = self._served(self.settings.rehash) if is_tidy(store, name) else None
+        if there is None:
+            with changing(store, name, self.settings, self.stop) as lease:
+                # Who waited saw another process read every byte.
+                there = self._served(self.settings.rehash and not lease.has_waited)
+                if there is None:
+                    return self._publish(lease), False
+        fields = {"model": name, "revision": there.revision}
+        logger.info("%s: already there", name, extra={"event": "unchanged", "fields": fields})
+        return there, True
+
+    @property
+    def _store(self) -> ModelStore:
+        return ModelStore(self.settings.target)
+
+    @property
+    def _folder(self) -> Path:
+        return self._store.revision(self.model.name, self.model.revision)
+
+    def _served(self, rehash: bool) -> Marker | None:
+        """The marker of what is served, if it is whole and just what was asked for."""
+        name = self.model.name
+        place = self._store.model(name)
+        marker = _readable(place)
+        if marker is None:
+            return None
+        is_asked = self._store.active(name) == self.model.revision
+        if not is_asked and (place.is_symlink() or not self._is_like(marker)):
+            return None
+        return marker if self._inspect(place, marker, rehash).is_whole else None
+
+    def _is_like(self, marker: Marker) -> bool:
+        """Whether a plain folder, which an older version published, is what was asked for."""
+        main = self.model.parts[0]
+        has_more = len(self.model.parts) > 1 or main.spec.allow_patterns or main.spec.deny_patterns
+        found = (marker.source, marker.revision, marker.asked_variant)
+        return not has_more and found == (main.source.uri, main.revision, main.spec.variant)
+
+    def _inspect(self, folder: Path, marker: Marker, rehash: bool) -> Findings:
+        workers = self.settings.max_workers
+        return inspect(folder, marker, rehash=rehash, max_workers=workers, stop=self.stop)
+
+    def _publish(self, lease: Lease) -> Marker:
+        store, name, revision = self._store, self.model.name, self.model.revision
+        staging = claim(store, name, revision, lease.owner)
+        transfer = Transfer(store, name, staging, self.settings, self.stop)
+        marker = _readable(self._folder)
+        if marker is None:
+            marker = self._fetch(transfer)
+            lease.check()
+            store_revision(store, staging, marker, revision)
+        else:
+            findings = self._inspect(self._folder, marker, self.settings.rehash)
+            if not findings.is_whole:
+                mend(self._folder, findings, self.model, self.access, transfer)
+        lease.check()
+        switch(store, name, revision)
+        fields = {"model": name, "revision": marker.revision, "path": str(store.model(name))}
+        logger.info(
+            "published %s", store.model(name), extra={"event": "published", "fields": fields}
+        )
+        return marker
+
+    def _fetch(self, transfer: Transfer) -> Marker:
+        plan = make_plan(self.model, self.access, self.stop)
+        tell_plan(plan)
+        digests = transfer.run(plan.files)
+        logger.info("fetched %d files", len(plan.files), extra={"event": "fetched"})
+        _check_weights(transfer.staging, plan)
+        fields = {"model": self.model.name, "files": len(plan.files)}
+        logger.info(
+            "verified %d files", len(plan.files), extra={"event": "verified", "fields": fields}
+        )
+        return _marker(plan, digests)
 
 
-def _download(store: ModelStore, source: Source, revision: str, settings: Settings) -> Marker:
-    staging = store.staging(settings.name)
-    staging.mkdir(exist_ok=True)
-
-    plan = make_plan(source, revision, settings.variant or None, staging)
-    variant = plan.variant or "none"
+def tell_plan(plan: Plan) -> None:
+    """Log what will be fetched."""
+    model = plan.model
+    fields = {
+        "model": model.name,
+        "files": len(plan.files),
+        "total_bytes": plan.size,
+        "revision": model.parts[0].revision,
+    }
     logger.info(
-        "planned %d files, %s bytes, variant %s", len(plan.files), f"{plan.size:,}", variant
+        "planned %d files, %s bytes, variant %s",
+        len(plan.files),
+        f"{plan.size:,}",
+        plan.variants[""] or "none",
+        extra={"event": "plan", "fields": fields},
     )
 
-    check_space(plan, staging)
-    source.fetch(revision, plan.paths, staging)
-    logger.info("fetched %d files", len(plan.files))
 
-    files = verify(staging, plan.files)
-    logger.info("verified %d files", len(files))
-
-    marker = _marker(source, plan, files, settings)
-    publish(store, marker)
-    logger.info("published %s", store.model(settings.name))
-    return marker
+def _readable(folder: Path) -> Marker | None:
+    try:
+        return Marker.read(folder)
+    except IncompleteModelError:
+        return None
 
 
-def _marker(source: Source, plan: Plan, files: tuple[FileEntry, ...], settings: Settings) -> Marker:
+def _check_weights(staging: Path, plan: Plan) -> None:
+    by_path = {file.path: file for file in plan.files}
+    try:
+        check_weights(staging, by_path)
+    except BadWeightsError as error:
+        if by_path[error.path].remote.digest is not None:
+            raise  # it is so at the source
+        (staging / error.path).unlink()
+        raise CorruptFileError(str(error)) from None
+
+
+def _marker(plan: Plan, digests: Mapping[str, str]) -> Marker:
+    main, *others = plan.model.parts
+    entries = (
+        FileEntry(file.path, file.remote.size, digests[file.path])
+        for file in sorted(plan.files, key=lambda file: file.path)
+    )
     return Marker(
-        name=settings.name,
-        source=source.uri,
-        revision=plan.revision,
-        variant=plan.variant,
+        name=plan.model.name,
+        source=main.source.uri,
+        revision=main.revision,
+        variant=plan.variants[""],
         completed_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=files,
-        asked_variant=settings.variant or None,
+        files=tuple(entries),
+        asked_variant=main.spec.variant,
+        parts=tuple(
+            PartEntry(
+                part.spec.folder, part.source.uri, part.revision, plan.variants[part.spec.folder]
+            )
+            for part in others
+        ),
     )

@@ -1,16 +1,17 @@
 """Everything that can stop a download, and the exit code of each.
 
 DownloadError
-├── InvalidSettingError        a flag, a variable or the source is no valid value
+├── InvalidSettingError        a flag, a variable or the spec is no valid value
 ├── SourceError
-│   ├── NotAuthorisedError     the hub wants a token, another token, or accepted terms
-│   ├── NotFoundError          there is no such repository, revision or folder
+│   ├── NotAuthorisedError     the source wants a token, another one, or accepted terms
+│   ├── NotFoundError          there is no such repository, revision, folder, object or model
 │   ├── UnsuitableModelError   it is there, but it is nothing that may be served
-│   └── NetworkError           the hub cannot be reached or fails
+│   └── NetworkError           the source cannot be reached or fails
+│       └── TransientError     this time; the next try may succeed
 ├── StorageError               the target volume refuses
 │   ├── NoSpaceError           it is too small
-│   └── InUseError             another download of the same name is under way
-└── CorruptFileError           a fetched file is not the one that the source lists
+│   └── LeaseLostError         another download took this one for dead
+└── CorruptFileError           a file is not the one that the source or the marker lists
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
+from downloader.stop import InterruptedRunError
 from modelstore.errors import InvalidNameError
 
 
@@ -26,7 +28,7 @@ class DownloadError(Exception):
 
 
 class InvalidSettingError(DownloadError):
-    """A flag, an environment variable or the source is no valid value."""
+    """A flag, an environment variable or the spec is no valid value."""
 
 
 class SourceError(DownloadError):
@@ -34,11 +36,11 @@ class SourceError(DownloadError):
 
 
 class NotAuthorisedError(SourceError):
-    """The hub wants a token, another token, or accepted terms."""
+    """The source wants a token, another one, or accepted terms."""
 
 
 class NotFoundError(SourceError):
-    """There is no such repository, revision or folder."""
+    """There is no such repository, revision, folder, object or published model."""
 
 
 class UnsuitableModelError(SourceError):
@@ -46,7 +48,15 @@ class UnsuitableModelError(SourceError):
 
 
 class NetworkError(SourceError):
-    """The hub cannot be reached or fails."""
+    """The source cannot be reached or fails."""
+
+
+class TransientError(NetworkError):
+    """It failed this time; ``retry_after`` is how many seconds the server asks to wait."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StorageError(DownloadError):
@@ -63,18 +73,18 @@ class NoSpaceError(StorageError):
     """The target volume is too small."""
 
 
-class InUseError(StorageError):
-    """Another download of the same name is under way."""
+class LeaseLostError(StorageError):
+    """Another download of the same name took this one for dead and goes on in its place."""
 
 
 class CorruptFileError(DownloadError):
-    """A fetched file is not the one that the source lists."""
+    """A file is not the one that the source or the marker lists."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# Part of the interface: a Job's podFailurePolicy can tell a wrong token from a network that fails.
-EXIT_CODES: Mapping[type[Exception], int] = {
+# Part of the interface: a Job's podFailurePolicy tells a wrong token from a network that fails.
+EXIT_CODES: Mapping[type[BaseException], int] = {
     InvalidSettingError: 2,
     InvalidNameError: 2,
     NotAuthorisedError: 3,
@@ -82,9 +92,11 @@ EXIT_CODES: Mapping[type[Exception], int] = {
     NoSpaceError: 5,
     CorruptFileError: 6,
     NetworkError: 7,
+    UnsuitableModelError: 8,
+    InterruptedRunError: 9,
 }
 
 
-def exit_code(error: Exception) -> int:
+def exit_code(error: BaseException) -> int:
     """The code of the most particular class of ``error`` that has one, else 1."""
     return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), 1)

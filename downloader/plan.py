@@ -1,64 +1,155 @@
-"""What a download will fetch, and whether the target volume can hold it."""
+"""What a download will fetch: each part resolved and listed, its files chosen; no weights yet."""
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from downloader.errors import NoSpaceError
-from downloader.selection import check_listing, read_components, select
-from downloader.sources import RemoteFile, Source
+from downloader.errors import DownloadError, UnsuitableModelError
+from downloader.fetch.retry import Retries, with_retries
+from downloader.fetch.small import read_small
+from downloader.selection.listing import check_names, filtered
+from downloader.selection.pipeline import Selection, check_is_pipeline, read_components, select
+from downloader.selection.single import select_adapter, select_classifier
+from downloader.sources import Access, RemoteFile, Source, open_source
+from downloader.spec import ModelSpec, PartKind, PartSpec
+from downloader.stop import Stop
 from modelstore.layout import MODEL_INDEX_NAME
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The files of ``revision`` that will be published, and the weights' variant among them."""
+class ResolvedPart:
+    """A part and what its source stands at: a commit, or a digest of the contents."""
 
+    spec: PartSpec
+    source: Source
     revision: str
-    variant: str | None
-    files: tuple[RemoteFile, ...]
+
+    @property
+    def identity(self) -> Sequence[object]:
+        """All that decides which bytes are published, and not how it was asked for."""
+        spec = self.spec
+        patterns = (spec.allow_patterns, spec.deny_patterns)
+        return (spec.folder, spec.source.place, self.revision, spec.variant, *patterns)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model whose parts are resolved; ``revision`` is the name of its folder on the volume."""
+
+    name: str
+    parts: tuple[ResolvedPart, ...]
+
+    @property
+    def revision(self) -> str:
+        """Equal for equal contents: the start of the commit, and of a digest of everything."""
+        commit = re.sub(r"^sha256:", "", self.parts[0].revision)[:12]
+        identity = json.dumps([part.identity for part in self.parts]).encode()
+        return f"{commit}-{hashlib.sha256(identity).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file of a part's source and its path within the model."""
+
+    part: ResolvedPart
+    remote: RemoteFile
+    path: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All files of a model, and the variant of each part's weights, by the part's folder."""
+
+    model: ResolvedModel
+    files: tuple[PlannedFile, ...]
+    variants: dict[str, str | None]
 
     @property
     def size(self) -> int:
         """Bytes of all files together."""
-        return sum(file.size for file in self.files)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The files' paths."""
-        return tuple(file.path for file in self.files)
+        return sum(file.remote.size for file in self.files)
 
 
-def make_plan(source: Source, revision: str, variant: str | None, staging: Path) -> Plan:
-    """Choose the files; fetches ``model_index.json`` into ``staging``, as nothing else names them.
+def resolve_model(spec: ModelSpec, access: Access, stop: Stop) -> ResolvedModel:
+    """Ask each source what it stands at.
+
+    Raises:
+        SourceError: one of them fails.
+    """
+    return ResolvedModel(spec.name, tuple(_resolve(part, access, stop) for part in spec.parts))
+
+
+def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
+    """List the sources and choose the files.
 
     Raises:
         UnsuitableModelError: the model cannot be served.
-        SourceError: the source fails.
+        SourceError: a source fails.
     """
-    files = source.list_files(revision)
-    check_listing(files)
-    source.fetch(revision, [MODEL_INDEX_NAME], staging)
-    components = read_components((staging / MODEL_INDEX_NAME).read_bytes())
-    selection = select(files, components, variant)
-    return Plan(revision, selection.variant, selection.files)
+    files: list[PlannedFile] = []
+    variants: dict[str, str | None] = {}
+    for part in model.parts:
+        selection = _select(part, access, stop)
+        variants[part.spec.folder] = selection.variant
+        files += [
+            PlannedFile(part, file, path_in_model(part.spec, file)) for file in selection.files
+        ]
+    paths = [file.path for file in files]
+    twice = {path for path in paths if paths.count(path) > 1}
+    if twice:
+        raise UnsuitableModelError(f"two parts of the model have a file {min(twice)!r}")
+    return Plan(model, tuple(files), variants)
 
 
-def check_space(plan: Plan, staging: Path) -> None:
-    """See that the volume of ``staging`` can hold what of ``plan`` is not there yet.
-
-    The model published before stays until the new one is whole, so its bytes do not count as free.
+def list_part(part: ResolvedPart, access: Access, stop: Stop) -> tuple[RemoteFile, ...]:
+    """Every file of the part's source, their names checked.
 
     Raises:
-        NoSpaceError: tells needed and free bytes.
+        SourceError: the source fails, or a name is not safe.
     """
-    needed = sum(file.size for file in plan.files if not _is_there(staging / file.path, file.size))
-    free = shutil.disk_usage(staging).free
-    if needed > free:
-        raise NoSpaceError(f"the target needs {needed:,} bytes more and has {free:,} bytes free")
+    retries = Retries(access.settings.max_retries, stop)
+    files = with_retries(lambda: part.source.list_files(part.revision), retries)
+    check_names(files)
+    return files
 
 
-def _is_there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _resolve(part: PartSpec, access: Access, stop: Stop) -> ResolvedPart:
+    source = open_source(part.source, access)
+    retries = Retries(access.settings.max_retries, stop)
+    return ResolvedPart(part, source, with_retries(source.resolve, retries))
+
+
+def _select(part: ResolvedPart, access: Access, stop: Stop) -> Selection:
+    spec = part.spec
+    listed = list_part(part, access, stop)
+    files = filtered(listed, spec.allow_patterns, spec.deny_patterns)
+    try:
+        if spec.kind is PartKind.SINGLE_FILE:
+            return Selection(files, None)
+        if spec.kind is PartKind.ADAPTER:
+            return select_adapter(files)
+        if spec.kind is PartKind.CLASSIFIER:
+            return select_classifier(files, spec.variant)
+        check_is_pipeline(files)
+        (index,) = [file for file in files if file.path == MODEL_INDEX_NAME]
+        retries = Retries(access.settings.max_retries, stop)
+        content = read_small(part.source, part.revision, index, retries)
+        return select(files, read_components(content), spec.variant)
+    except UnsuitableModelError as error:
+        raise _explained(error, part, len(listed) - len(files)) from None
+
+
+def _explained(error: DownloadError, part: ResolvedPart, left_out: int) -> UnsuitableModelError:
+    patterns = f" (the patterns left {left_out} files out)" if left_out else ""
+    return UnsuitableModelError(f"{part.source.uri}: {error}{patterns}")
+
+
+def path_in_model(spec: PartSpec, file: RemoteFile) -> str:
+    """Where a file of a part lies within the model."""
+    # An adapter's folder holds its files, wherever in a repository they were.
+    path = file.path.rpartition("/")[2] if spec.kind is PartKind.ADAPTER else file.path
+    return f"{spec.folder}/{path}" if spec.folder else path

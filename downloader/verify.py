@@ -1,49 +1,68 @@
-"""Proof that the fetched files are the listed ones; each file is read once."""
+"""Whether a published folder still holds what its marker lists."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from downloader.errors import CorruptFileError
-from downloader.sources import RemoteFile
-from modelstore import FileEntry
+from downloader.fetch.pool import run_all
+from downloader.hashing import sha256_of
+from downloader.stop import Stop
+from modelstore import MARKER_NAME, FileEntry, Marker
+from modelstore.layout import GENERATION_DEFAULTS_NAME
 
-_CHUNK_BYTES = 4 * 1024 * 1024
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong: listed files with the reason, and files that are not listed."""
+
+    damaged: dict[FileEntry, str]
+    extra: tuple[str, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.damaged and not self.extra
+
+    def __str__(self) -> str:
+        reasons = [f"{entry.path} {reason}" for entry, reason in self.damaged.items()]
+        return "; ".join([*reasons, *(f"{path} is not listed" for path in self.extra)])
 
 
-def verify(folder: Path, files: Iterable[RemoteFile]) -> tuple[FileEntry, ...]:
-    """Compare sizes and digests, and return what the marker lists.
+def inspect(
+    folder: Path, marker: Marker, *, rehash: bool, max_workers: int, stop: Stop
+) -> Findings:
+    """Compare the folder with its marker: names, sizes and, with ``rehash``, every byte.
 
     Raises:
-        CorruptFileError: the first file that differs; it is deleted and so fetched by the next run.
+        OSError: a file cannot be read.
     """
-    return tuple(_verify_file(folder / file.path, file) for file in files)
+    calls = [
+        lambda entry=entry: _damage(folder / entry.path, entry, rehash, stop)
+        for entry in marker.files
+    ]
+    reasons = run_all(calls, max_workers, stop)
+    damaged = {entry: reason for entry, reason in zip(marker.files, reasons, strict=True) if reason}
+    return Findings(damaged, tuple(sorted(_extra(folder, marker))))
 
 
-def _verify_file(path: Path, file: RemoteFile) -> FileEntry:
+def _damage(path: Path, entry: FileEntry, rehash: bool, stop: Stop) -> str:
+    if not path.is_file():
+        return "is missing"
     size = path.stat().st_size
-    if size != file.size:
-        path.unlink()
-        raise CorruptFileError(f"{file.path} has {size:,} bytes, the source lists {file.size:,}")
-    sha256, git_blob = _digests(path, size)
-    found = sha256 if file.digest.algorithm == "sha256" else git_blob
-    if found != file.digest.value:
-        path.unlink()
-        raise CorruptFileError(
-            f"{file.path} has the {file.digest.algorithm} digest {found}, "
-            f"the source lists {file.digest.value}"
-        )
-    return FileEntry(file.path, size, sha256)
+    if size != entry.size:
+        return f"has {size:,} bytes, not {entry.size:,}"
+    if rehash and sha256_of(path, stop) != entry.sha256:
+        return "has other bytes than were published"
+    return ""
 
 
-def _digests(path: Path, size: int) -> tuple[str, str]:
-    """SHA-256 of the contents, and the SHA-1 that git gives to a blob of them."""
-    sha256 = hashlib.sha256()
-    git_blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            sha256.update(chunk)
-            git_blob.update(chunk)
-    return sha256.hexdigest(), git_blob.hexdigest()
+def _extra(folder: Path, marker: Marker) -> Iterator[str]:
+    # The operator may set a model's defaults in its folder; NFS keeps open files that were deleted.
+    expected = {entry.path for entry in marker.files} | {MARKER_NAME, GENERATION_DEFAULTS_NAME}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and name not in expected and not path.name.startswith(".nfs"):
+            yield name

@@ -6,7 +6,7 @@ The downloader publishes a model folder, the predictor opens it, and neither imp
 
 from modelstore.errors import IncompleteModelError, ModelStoreError
 from modelstore.layout import MARKER_NAME, ModelStore
-from modelstore.marker import FileEntry, Marker
+from modelstore.marker import FileEntry, Marker, PartEntry
 
 __all__ = [
     "MARKER_NAME",
@@ -15,4 +15,5 @@ __all__ = [
     "Marker",
     "ModelStore",
     "ModelStoreError",
+    "PartEntry",
 ]

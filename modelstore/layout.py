@@ -3,15 +3,25 @@
 ::
 
     <root>/                         the volume, mounted by the Job and the predictor
-    ├── sdxl/                       a published model: complete, never written again
-    │   ├── .modelstore.json        the marker: the list of files, written last
-    │   ├── generation_defaults.json  optional: what a request may leave out
-    │   ├── model_index.json
-    │   └── unet/ vae/ …
-    └── .staging/
-        ├── sdxl/                   a download under way; left in place to be resumed
-        ├── .sdxl.replaced/         the model that a newer one replaces, until that is in place
-        └── .sdxl.lock              held by the one download under way
+    ├── sdxl -> .revisions/sdxl/…   what is served: a relative link, switched by one rename
+    ├── .revisions/
+    │   └── sdxl/
+    │       ├── 462165984030-1f0c9a2e/   a revision: complete, and changed only to mend it
+    │       │   ├── .modelstore.json     the marker: the list of files, written last
+    │       │   ├── generation_defaults.json  optional: what a request may leave out
+    │       │   ├── model_index.json
+    │       │   ├── unet/ vae/ …
+    │       │   ├── refiner/             optional: a second pipeline
+    │       │   ├── adapters/pixel-art/  optional: LoRA files, a folder for each
+    │       │   └── safety_classifier/   optional
+    │       └── .previous -> …           what was served before, for a rollback
+    ├── .staging/
+    │   ├── sdxl/<revision>.<owner>/     a download under way; the next run goes on with it
+    │   └── .sdxl.lease/<owner>          held by the one download under way
+    └── .trash/                          what is being deleted
+
+A volume written before there were revisions has a plain folder in place of the link; readers need
+not tell the two apart.
 """
 
 from __future__ import annotations
@@ -30,30 +40,76 @@ MODEL_INDEX_NAME = "model_index.json"
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
 @dataclass(frozen=True)
 class ModelStore:
-    """A volume that holds published models, each in a folder of its own name."""
+    """A volume that holds published models, each under its own name."""
 
     root: Path
 
     def model(self, name: str) -> Path:
-        """The folder that readers open; it appears whole or not at all."""
-        return self.root / _checked(name)
+        """What readers open; it appears whole or not at all."""
+        return self.root / check_name(name)
+
+    def revisions(self, name: str) -> Path:
+        """The folder of all revisions of ``name``; no model's name starts with a dot."""
+        return self.root / ".revisions" / check_name(name)
+
+    def revision(self, name: str, revision: str) -> Path:
+        """The folder of one revision."""
+        return self.revisions(name) / _checked_revision(revision)
+
+    def previous(self, name: str) -> Path:
+        """The link to the revision that was served before the present one."""
+        return self.revisions(name) / ".previous"
+
+    def link_target(self, name: str, revision: str) -> Path:
+        """What the link of ``name`` says: relative, as every pod mounts the volume elsewhere."""
+        return self.revision(name, revision).relative_to(self.root)
+
+    def active(self, name: str) -> str | None:
+        """The revision that is served; None where there is none, or a plain folder."""
+        try:
+            target = self.model(name).readlink()
+        except OSError:
+            return None
+        return target.name if target.parent == self.revisions(name).relative_to(self.root) else None
 
     def staging(self, name: str) -> Path:
-        """The folder that the downloader fills; on the same file system as ``model``."""
-        return self.root / ".staging" / _checked(name)
+        """The folder of the downloads of ``name``; on the same file system as the revisions."""
+        return self.root / ".staging" / check_name(name)
 
-    def replaced(self, name: str) -> Path:
-        """Where the older model waits for its deletion; no model's name starts with a dot."""
-        return self.root / ".staging" / f".{_checked(name)}.replaced"
+    def lease(self, name: str) -> Path:
+        """The folder that holds the name of the one download of ``name`` under way."""
+        return self.root / ".staging" / f".{check_name(name)}.lease"
 
-    def lock(self, name: str) -> Path:
-        """The file that the one download of ``name`` holds locked."""
-        return self.root / ".staging" / f".{_checked(name)}.lock"
+    @property
+    def trash(self) -> Path:
+        """Where a folder goes, by one rename, before its files are deleted."""
+        return self.root / ".trash"
+
+    def names(self) -> tuple[str, ...]:
+        """Every name that has a model, a revision or a download, in order."""
+        folders = (self.root, self.root / ".revisions", self.root / ".staging")
+        paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+        found = {path.name for path in paths if path.is_dir() or path.is_symlink()}
+        return tuple(sorted(name for name in found if _NAME.fullmatch(name)))
 
 
-def _checked(name: str) -> str:
+def _checked_revision(revision: str) -> str:
+    if not _REVISION.fullmatch(revision):
+        raise InvalidNameError(f"{revision!r} is no name of a revision")
+    return revision
+
+
+def check_name(name: str) -> str:
+    """The name, if it may be a folder, a KServe model name and a segment of a URL.
+
+    Raises:
+        InvalidNameError: it may not.
+    """
     if not _NAME.fullmatch(name):
         raise InvalidNameError(
             f"model name {name!r}: use 1 to 63 letters, digits, '.', '_' or '-', "

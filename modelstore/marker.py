@@ -15,7 +15,9 @@ from typing import Any
 from modelstore.errors import IncompleteModelError
 from modelstore.layout import MARKER_NAME
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Version 1 knew no parts and no patterns.
+_READABLE = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,16 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class PartEntry:
+    """What was published beside the pipeline: its folder within, and as in ``Marker`` the rest."""
+
+    folder: str
+    source: str
+    revision: str
+    variant: str | None
+
+
+@dataclass(frozen=True)
 class Marker:
     """What was published, from where and when.
 
@@ -35,6 +47,8 @@ class Marker:
     to (a commit on a hub, a digest of the contents for a folder), ``variant`` the weights' variant
     (``"fp16"``) or None for the plain files, ``completed_at`` UTC in ISO 8601.
     ``asked_variant`` is what the downloader was asked to prefer: it tells a repeat from a change.
+    ``parts`` are the refiner, the adapters and the safety classifier, as far as there are any;
+    their files are among ``files``.
     """
 
     name: str
@@ -44,6 +58,7 @@ class Marker:
     completed_at: str
     files: tuple[FileEntry, ...]
     asked_variant: str | None = None
+    parts: tuple[PartEntry, ...] = ()
 
     @property
     def size(self) -> int:
@@ -71,17 +86,18 @@ class Marker:
 
     @classmethod
     def _from_document(cls, document: Any, folder_name: str) -> Marker:
-        if not isinstance(document, Mapping) or document.get("schema_version") != SCHEMA_VERSION:
+        if not isinstance(document, Mapping) or document.get("schema_version") not in _READABLE:
             raise IncompleteModelError(
-                f"{MARKER_NAME} of {folder_name!r} is not of schema version {SCHEMA_VERSION}"
+                f"{MARKER_NAME} of {folder_name!r} is not of schema version 1 to {SCHEMA_VERSION}"
             )
         fields = {key: value for key, value in document.items() if key != "schema_version"}
         try:
             files = tuple(FileEntry(**entry) for entry in fields.pop("files"))
-            return cls(**fields, files=files)
+            parts = tuple(PartEntry(**entry) for entry in fields.pop("parts", ()))
+            return cls(**fields, files=files, parts=parts)
         except (KeyError, TypeError):
             raise IncompleteModelError(
-                f"{MARKER_NAME} of {folder_name!r} lacks a field of schema version {SCHEMA_VERSION}"
+                f"{MARKER_NAME} of {folder_name!r} has not the fields of its schema version"
             ) from None
 
     def write(self, folder: Path) -> None:

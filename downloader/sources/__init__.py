@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from huggingface_hub import HfApi
-
+from downloader.remote import ByteStream, Digest, RemoteFile, Source
+from downloader.sources.access import Access
 from downloader.sources.folder import FolderSource
-from downloader.sources.huggingface import HubSource, quiet_library
-from downloader.sources.remote import Digest, RemoteFile, Source
-from downloader.spec import HubSpec, parse_spec
+from downloader.sources.single_file import SingleFileSource
+from downloader.spec import BucketSpec, FileSpec, FolderSpec, SourceSpec
 
-__all__ = ["Digest", "RemoteFile", "Source", "open_source"]
+__all__ = ["Access", "ByteStream", "Digest", "RemoteFile", "Source", "open_source"]
 
 
-def open_source(uri: str, max_workers: int) -> Source:
-    """The source that ``uri`` names; nothing is read yet.
+def open_source(spec: SourceSpec, access: Access) -> Source:
+    """The source that ``spec`` names; nothing is read yet, and no library loaded for another."""
+    if isinstance(spec, FolderSpec):
+        return FolderSource(spec)
+    if isinstance(spec, FileSpec):
+        return SingleFileSource(spec, access.http)
+    if isinstance(spec, BucketSpec):
+        from downloader.sources.bucket import BucketSource
 
-    Raises:
-        InvalidSettingError: ``uri`` names none.
-    """
-    spec = parse_spec(uri)
-    if isinstance(spec, HubSpec):
-        quiet_library()
-        return HubSource(spec, HfApi(), max_workers)
-    return FolderSource(spec)
+        return BucketSource(spec, access)
+    from downloader.sources.huggingface import HubSource
+
+    return HubSource(spec, access)

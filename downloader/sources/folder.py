@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from io import FileIO
 from pathlib import Path
 
 from downloader.errors import NotFoundError, SourceError
-from downloader.sources.remote import Digest, RemoteFile
+from downloader.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import FolderSpec
+
+_CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,32 @@ class FolderSource:
 
     def resolve(self) -> str:
         """A digest of all paths, sizes and contents: the same contents are the same revision."""
-        lines = (f"{file.path}\0{file.size}\0{file.digest.value}\n" for file in self._files)
+        lines = (f"{file.path}\0{file.size}\0{file.version}\n" for file in self._files)
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
         """The files as they were when ``resolve`` read them."""
         return self._files
 
-    def fetch(self, revision: str, paths: Sequence[str], into: Path) -> None:
-        """Copy the files; one that changes meanwhile is found out when the copies are verified."""
-        for path in paths:
-            copy = into / path
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.spec.path / path, copy)
+    @contextmanager
+    def open(
+        self, revision: str, file: RemoteFile, offset: int, etag: str | None
+    ) -> Iterator[ByteStream]:
+        """Read a file; one that changed meanwhile is found out by its digest."""
+        try:
+            stream = (self.spec.path / file.path).open("rb", buffering=0)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        with stream:
+            stream.seek(offset)
+            yield ByteStream(offset, self._chunks(stream))
+
+    def _chunks(self, stream: FileIO) -> Iterator[bytes]:
+        try:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     @cached_property
     def _files(self) -> tuple[RemoteFile, ...]:
@@ -48,7 +64,10 @@ class FolderSource:
         try:
             return tuple(self._read(path) for path in sorted(_visible_files(self.spec.path)))
         except OSError as error:
-            raise SourceError(f"{self.uri}: {error.filename}: {error.strerror}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> SourceError:
+        return SourceError(f"{self.uri}: {error.filename or 'a file'}: {error.strerror}")
 
     def _read(self, path: Path) -> RemoteFile:
         with path.open("rb") as stream:

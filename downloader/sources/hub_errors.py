@@ -5,63 +5,54 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import httpx2
-from huggingface_hub import get_token
 from huggingface_hub.errors import (
-    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
-    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from downloader.errors import (
-    CorruptFileError,
     DownloadError,
     NetworkError,
     NotAuthorisedError,
     NotFoundError,
-    StorageError,
+    TransientError,
 )
+from downloader.fetch.http import is_transient, not_reached, retry_after
 from downloader.spec import HubSpec
 
-# ``OSError`` holds the library's own errors and those of the volume it writes to, ``ValueError`` an
-# answer that is no JSON.
+# ``OSError`` holds the library's own errors, ``ValueError`` an answer that is no JSON.
 HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
 
 
-def translated(error: Exception, spec: HubSpec, endpoint: str) -> DownloadError:
+def translated(error: Exception, spec: HubSpec, endpoint: str, has_token: bool) -> DownloadError:
     """The error to raise in place of ``error``; repeats no address or header of the request."""
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HUB_ERRORS):
-        # The library looked for a local copy after the request had failed.
-        return translated(error.__cause__, spec, endpoint)
     if isinstance(error, HfHubHTTPError):
-        return _refused(error, spec, _page(spec, endpoint))
+        return _refused(error, spec, _page(spec, endpoint), has_token)
     if isinstance(error, OfflineModeIsEnabled):
         return NetworkError(f"{spec.uri}: HF_HUB_OFFLINE forbids to ask the hub")
-    if isinstance(error, ValueError | FileMetadataError):
-        return NetworkError(
-            f"{spec.uri}: {urlsplit(endpoint).hostname} does not answer as a hub does"
-        )
-    if isinstance(error, httpx2.HTTPError | LocalEntryNotFoundError):
-        return NetworkError(
-            f"{spec.uri}: {urlsplit(endpoint).hostname} cannot be reached ({type(error).__name__})"
-        )
-    return _from_volume(error, spec)
+    if isinstance(error, httpx2.HTTPError):
+        told = not_reached(error, str(urlsplit(endpoint).hostname))
+        return type(told)(f"{spec.uri}: {told}")
+    return NetworkError(f"{spec.uri}: {urlsplit(endpoint).hostname} does not answer as a hub does")
 
 
-def _refused(error: HfHubHTTPError, spec: HubSpec, page: str) -> DownloadError:
+def _refused(error: HfHubHTTPError, spec: HubSpec, page: str, has_token: bool) -> DownloadError:
     status = error.response.status_code
+    secret = f"the Secret (HF_TOKEN, which {'was refused' if has_token else 'is not set'})"
     if isinstance(error, GatedRepoError):
         return NotAuthorisedError(
-            f"{spec.uri} is gated: accept its terms at {page} and {_fix_token('that account')}"
+            f"{spec.uri} is gated: accept its terms at {page} and put a token of that account into "
+            f"{secret}"
         )
+    readable = f"put a token of an account that can read it into {secret}"
     if isinstance(error, RepositoryNotFoundError):
         kind = NotAuthorisedError if status in (401, 403) else NotFoundError
         return kind(
             f"{spec.uri}: either there is no such repository or it is private: "
-            f"look at {page} and {_fix_token('an account that can read it')}"
+            f"look at {page} and {readable}"
         )
     if isinstance(error, RevisionNotFoundError):
         return NotFoundError(
@@ -69,27 +60,17 @@ def _refused(error: HfHubHTTPError, spec: HubSpec, page: str) -> DownloadError:
         )
     if status in (401, 403):
         return NotAuthorisedError(
-            f"{spec.uri}: the hub answered {status}: look at {page} and "
-            f"{_fix_token('an account that can read it')}"
+            f"{spec.uri}: the hub answered {status}: look at {page} and {readable}"
         )
     if status == 404:
         return NotFoundError(f"{spec.uri}: the hub answered 404: look at {page}")
-    return NetworkError(f"{spec.uri}: the hub answered {status}")
-
-
-def _fix_token(owner: str) -> str:
-    refused = "was refused" if get_token() else "is not set"
-    return f"put a token of {owner} into the Secret (HF_TOKEN, which {refused})"
+    message = f"{spec.uri}: the hub answered {status}"
+    if is_transient(status):
+        return TransientError(message, retry_after(error.response.headers))
+    return NetworkError(message)
 
 
 def _page(spec: HubSpec, endpoint: str) -> str:
     address = urlsplit(endpoint)
     port = f":{address.port}" if address.port else ""
     return f"{address.scheme}://{address.hostname}{port}{address.path}/{spec.repository}"
-
-
-def _from_volume(error: Exception, spec: HubSpec) -> DownloadError:
-    if not isinstance(error, OSError) or error.errno is None:
-        # The library's own check of a length, the only plain OSError that it raises.
-        return CorruptFileError(f"{spec.uri}: a file arrived with another size than the hub lists")
-    return StorageError.from_os(error)

@@ -1,36 +1,37 @@
-"""A source that is a repository on a Hugging Face hub, through ``huggingface_hub`` alone.
+"""A source that is a repository on a Hugging Face hub.
 
-The library reads ``HF_TOKEN`` and ``HF_ENDPOINT``, retries, and keeps in the folder's ``.cache``
-which files are finished, so that a run that follows a killed one fetches only the others.
+``huggingface_hub`` resolves, lists, builds addresses and headers and names errors. The bytes are
+fetched by ``downloader.fetch``, as the library begins a half-fetched file again after a kill. Files
+in the hub's Xet storage come over plain HTTP too.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
-from huggingface_hub import HfApi
+import httpx2
+from huggingface_hub import HfApi, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.utils._headers import build_hf_headers
 
+from downloader.errors import DownloadError, NetworkError, TransientError
+from downloader.remote import ByteStream, Digest, RemoteFile
+from downloader.sources.access import Access
 from downloader.sources.hub_errors import HUB_ERRORS, translated
-from downloader.sources.remote import Digest, RemoteFile
 from downloader.spec import HubSpec
-
-_RESOLVE_TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """One revision of one repository; at most ``max_workers`` files are fetched at a time."""
+    """One revision of one repository."""
 
     spec: HubSpec
-    api: HfApi
-    max_workers: int
+    access: Access
 
     @property
     def uri(self) -> str:
@@ -42,47 +43,64 @@ class HubSource:
         if self.spec.is_pinned:
             return self.spec.revision
         with self._errors():
-            info = self.api.model_info(
+            info = self._api.model_info(
                 self.spec.repository,
                 revision=self.spec.revision,
-                timeout=_RESOLVE_TIMEOUT_SECONDS,
+                timeout=self.access.settings.stall_seconds,
             )
         return str(info.sha)
 
     def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
         """Every file of the commit ``revision``."""
         with self._errors():
-            tree = self.api.list_repo_tree(self.spec.repository, recursive=True, revision=revision)
+            tree = self._api.list_repo_tree(self.spec.repository, recursive=True, revision=revision)
             return tuple(_remote_file(entry) for entry in tree if isinstance(entry, RepoFile))
 
-    def fetch(self, revision: str, paths: Sequence[str], into: Path) -> None:
-        """Fetch the files of the commit ``revision`` that are not finished in ``into``."""
-        _drop_partial_files(into)
-        with ThreadPoolExecutor(self.max_workers) as pool:
-            fetches = [pool.submit(self._fetch_file, revision, path, into) for path in paths]
-            try:
-                for fetch in as_completed(fetches):
-                    fetch.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    @contextmanager
+    def open(
+        self, revision: str, file: RemoteFile, offset: int, etag: str | None
+    ) -> Iterator[ByteStream]:
+        """See ``Source.open``; asks the hub each time, as signed addresses of its network end."""
+        endpoint = self._api.endpoint
+        url = hf_hub_url(self.spec.repository, file.path, revision=revision, endpoint=endpoint)
+        with self.access.http.open(
+            url, file, offset, etag, headers=self._headers, refused=self._refused
+        ) as stream:
+            yield stream
 
-    def _fetch_file(self, revision: str, path: str, into: Path) -> None:
-        with self._errors():
-            self.api.hf_hub_download(self.spec.repository, path, revision=revision, local_dir=into)
+    @cached_property
+    def _api(self) -> HfApi:
+        # Its warnings carry signed addresses.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+        # It sets no limit of time of its own.
+        get_session().timeout = httpx2.Timeout(self.access.settings.stall_seconds)
+        return HfApi(token=self.access.token or False)
+
+    @cached_property
+    def _headers(self) -> dict[str, str]:
+        return dict(build_hf_headers(token=self.access.token or False))
+
+    def _refused(self, response: httpx2.Response) -> DownloadError:
+        if not str(response.url).startswith(self._api.endpoint):
+            # The network that delivers large files; its addresses end, and the hub gives new ones.
+            host = response.url.host
+            return TransientError(f"{self.uri}: {host} answered {response.status_code}")
+        response.read()
+        try:
+            hf_raise_for_status(response)
+        except HfHubHTTPError as error:
+            return self._translated(error)
+        return NetworkError(f"{self.uri}: the hub answered {response.status_code}")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except HUB_ERRORS as error:
-            raise translated(error, self.spec, self.api.endpoint) from error
+            raise self._translated(error) from error
 
-
-def quiet_library() -> None:
-    """Keep the library's warnings, which carry signed addresses, and its bars out of the log."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    disable_progress_bars()
+    def _translated(self, error: Exception) -> DownloadError:
+        return translated(error, self.spec, self._api.endpoint, bool(self.access.token))
 
 
 def _remote_file(entry: RepoFile) -> RemoteFile:
@@ -90,9 +108,3 @@ def _remote_file(entry: RepoFile) -> RemoteFile:
     if entry.lfs is not None:
         return RemoteFile(entry.path, entry.lfs.size, Digest("sha256", entry.lfs.sha256))
     return RemoteFile(entry.path, entry.size, Digest("git-blob", entry.blob_id))
-
-
-def _drop_partial_files(folder: Path) -> None:
-    # The library names them at random and never takes one up again: each kill would cost its bytes.
-    for partial in folder.glob(".cache/huggingface/download/**/*.incomplete"):
-        partial.unlink()

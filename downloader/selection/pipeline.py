@@ -1,4 +1,4 @@
-"""Which files of a repository a diffusers pipeline needs. Pure: sees names, never contents.
+"""Which files of a repository a diffusers pipeline needs. Pure: sees names and the model index.
 
 Only ``model_index.json``, ``generation_defaults.json`` and the folders of the components that the
 index names are taken: configurations, tokenizers' files, and weights as safetensors. Pickles and
@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from downloader.errors import UnsuitableModelError
-from downloader.sources import RemoteFile
+from downloader.remote import RemoteFile
 from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
 
 # Configurations, vocabularies, merges, sentencepiece models, chat templates.
@@ -57,22 +57,14 @@ class Selection:
     variant: str | None
 
 
-def check_listing(files: Iterable[RemoteFile]) -> None:
-    """See that the listing is a pipeline's and that no name leaves the folder it is put in.
+def check_is_pipeline(files: Iterable[RemoteFile]) -> None:
+    """See that the listing is a pipeline's.
 
     Raises:
-        UnsuitableModelError: names the file.
+        UnsuitableModelError: it is none.
     """
-    paths = [file.path for file in files]
-    for path in paths:
-        parts = path.split("/")
-        if "\\" in path or "\0" in path or not {"", ".", ".."}.isdisjoint(parts):
-            raise UnsuitableModelError(f"the file name {path!r} could leave the model's folder")
-    if MODEL_INDEX_NAME not in paths:
-        raise UnsuitableModelError(
-            f"there is no {MODEL_INDEX_NAME}: it is no diffusers pipeline "
-            "(single-file checkpoints are not served)"
-        )
+    if all(file.path != MODEL_INDEX_NAME for file in files):
+        raise UnsuitableModelError(f"there is no {MODEL_INDEX_NAME}: it is no diffusers pipeline")
 
 
 def read_components(model_index: bytes) -> tuple[Component, ...]:
@@ -105,15 +97,28 @@ def select(
     taken = [folders[""].get(name) for name in (MODEL_INDEX_NAME, GENERATION_DEFAULTS_NAME)]
     used: set[str | None] = set()
     for component in components:
-        folder = folders.get(component.name, {})
-        _check_component(component, folder)
-        taken += _small_files(folder)
+        needed, found = select_component(component, folders.get(component.name, {}), variant)
+        taken += needed
         if component.has_weights:
-            found = _pick_variant(component, folder, variant)
             used.add(found)
-            taken += _weights(component, folder, found)
     selected = sorted((file for file in taken if file), key=lambda file: file.path)
     return Selection(tuple(selected), variant if variant in used else None)
+
+
+def select_component(
+    component: Component, folder: Mapping[str, RemoteFile], variant: str | None
+) -> tuple[list[RemoteFile], str | None]:
+    """What one component needs of its folder, by file name, and the variant of its weights.
+
+    Raises:
+        UnsuitableModelError: it has nothing to load, and why.
+    """
+    _check_component(component, folder)
+    needed = _small_files(folder)
+    if not component.has_weights:
+        return needed, None
+    found = _pick_variant(component, folder, variant)
+    return [*needed, *_weights(component, folder, found)], found
 
 
 def _components(document: Mapping[str, object]) -> Iterator[Component]:

@@ -1,0 +1,143 @@
+"""One file: resumed where a former run was killed, hashed while it is written, whole or not there.
+
+The bytes go into ``<path>.<version>.partial`` as they come, so a kill costs no more than the chunk
+on its way. The version in the name keeps bytes of two versions apart. Only a file with the right
+digest gets its own name.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from downloader.errors import CorruptFileError, TransientError
+from downloader.fetch.http import RangeRefusedError
+from downloader.fetch.retry import Retries
+from downloader.hashing import Hashes, hash_file
+from downloader.progress import Meter
+from downloader.remote import RemoteFile, Source
+from downloader.stop import Stop
+
+PARTIAL_SUFFIX = ".partial"
+_CORRUPT_LIMIT = 3
+
+
+@dataclass
+class FileFetch:
+    """Brings ``file`` of ``source`` to ``path``."""
+
+    source: Source
+    revision: str
+    file: RemoteFile
+    path: Path
+    retries: Retries
+    meter: Meter
+    stop: Stop
+
+    def run(self) -> str:
+        """Fetch, resume, try again; returns the SHA-256 of what is now at ``path``.
+
+        Raises:
+            CorruptFileError: it came wrong three times.
+            SourceError: it did not come.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(_CORRUPT_LIMIT):
+            try:
+                return self._fetch_once()
+            except CorruptFileError as error:
+                self.meter.advance(-_size(self._partial))
+                self._partial.unlink(missing_ok=True)
+                corrupt = error
+        raise corrupt
+
+    def _fetch_once(self) -> str:
+        # Not "w": what is there is gone on with.
+        descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            hashes = self._receive_all(descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        mismatch = hashes.mismatch()
+        if mismatch:
+            raise CorruptFileError(f"{self.file.path} {mismatch}")
+        self._partial.rename(self.path)
+        return hashes.sha256
+
+    def _receive_all(self, descriptor: int) -> Hashes:
+        there = hash_file(self._partial, self.file, self.stop)
+        received = _Received(os.fstat(descriptor).st_size, there)
+        while received.count < self.file.size:
+            try:
+                self._receive(descriptor, received)
+            except RangeRefusedError:
+                self._restart(descriptor, received)
+            except TransientError as error:
+                self.retries.pause(error)
+        if received.count > self.file.size:
+            raise self._too_long()
+        return received.hashes
+
+    def _receive(self, descriptor: int, received: _Received) -> None:
+        opened = self.source.open(self.revision, self.file, received.count, received.etag)
+        with opened as stream:
+            received.etag = stream.etag
+            if stream.offset != received.count:
+                self._restart(descriptor, received)
+            for chunk in stream.chunks:
+                self.stop.check()
+                if received.count + len(chunk) > self.file.size:
+                    raise self._too_long()
+                # At its own offset: another run that took this one for dead writes the same there.
+                _write(descriptor, chunk, received.count)
+                self.meter.advance(len(chunk))
+                if received.add(chunk):
+                    self.retries.progressed()
+        if received.count < self.file.size:
+            raise TransientError(f"{self.file.path} ended after {received.count:,} bytes")
+
+    def _restart(self, descriptor: int, received: _Received) -> None:
+        os.ftruncate(descriptor, 0)
+        self.meter.advance(-received.count)
+        received.count, received.hashes = 0, Hashes(self.file)
+
+    def _too_long(self) -> CorruptFileError:
+        return CorruptFileError(f"{self.file.path} has more than {self.file.size:,} bytes")
+
+    @property
+    def _partial(self) -> Path:
+        return partial_path(self.path, self.file)
+
+
+@dataclass
+class _Received:
+    count: int
+    hashes: Hashes
+    etag: str | None = None
+    furthest: int = 0
+
+    def add(self, chunk: bytes) -> bool:
+        """Whether the file is longer now than it ever was: repeats are no progress."""
+        self.hashes.update(chunk)
+        self.count += len(chunk)
+        self.furthest = max(self.count, was := self.furthest)
+        return self.furthest > was
+
+
+def partial_path(path: Path, file: RemoteFile) -> Path:
+    """Where the first bytes of ``file`` lie until it is whole."""
+    version = "".join(filter(str.isalnum, file.version))[:16]
+    return path.with_name(f"{path.name}.{version}{PARTIAL_SUFFIX}")
+
+
+def _write(descriptor: int, chunk: bytes, offset: int) -> None:
+    view = memoryview(chunk)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,0 +1,49 @@
+"""Which files an adapter or a safety classifier needs, which are no pipelines. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from downloader.errors import UnsuitableModelError
+from downloader.remote import RemoteFile
+from downloader.selection.pipeline import Component, Selection, select_component
+
+ADAPTER_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
+ADAPTER_CONFIG_NAME = "adapter_config.json"
+
+
+def select_adapter(files: Iterable[RemoteFile]) -> Selection:
+    """The LoRA of a repository: the file of diffusers' own name, else the only safetensors file.
+
+    Raises:
+        UnsuitableModelError: there is none, or there are several.
+    """
+    by_path = {file.path: file for file in files}
+    weights = [path for path in by_path if path.endswith(".safetensors")]
+    if ADAPTER_WEIGHTS_NAME in by_path:
+        weights = [ADAPTER_WEIGHTS_NAME]
+    if not weights:
+        raise UnsuitableModelError("the adapter has no safetensors")
+    if len(weights) > 1:
+        raise UnsuitableModelError(
+            f"the adapter has several safetensors files ({', '.join(sorted(weights)[:5])}): "
+            "name one by allow_patterns"
+        )
+    folder, _, _ = weights[0].rpartition("/")
+    config = f"{folder}/{ADAPTER_CONFIG_NAME}".lstrip("/")
+    taken = [*weights, *([config] if config in by_path else [])]
+    return Selection(tuple(by_path[path] for path in sorted(taken)), None)
+
+
+def select_classifier(files: Iterable[RemoteFile], variant: str | None) -> Selection:
+    """A transformers model at the root of a repository: configurations and weights.
+
+    Raises:
+        UnsuitableModelError: it has no safetensors.
+    """
+    root = {file.path: file for file in files if "/" not in file.path}
+    if "config.json" not in root:
+        raise UnsuitableModelError("the safety classifier has no config.json")
+    component = Component("safety classifier", "transformers", "Model")
+    taken, found = select_component(component, root, variant)
+    return Selection(tuple(sorted(taken, key=lambda file: file.path)), found)

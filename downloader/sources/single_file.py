@@ -1,0 +1,65 @@
+"""A source that is one safetensors file on a web server, known by its SHA-256."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx2
+
+from downloader.errors import DownloadError, NetworkError, NotAuthorisedError, NotFoundError
+from downloader.fetch.http import HttpClient, check_status
+from downloader.remote import ByteStream, Digest, RemoteFile
+from downloader.spec import FileSpec
+
+
+@dataclass(frozen=True)
+class SingleFileSource:
+    """The file at an address; no token is ever sent there."""
+
+    spec: FileSpec
+    http: HttpClient
+
+    @property
+    def uri(self) -> str:
+        """The address without its query, which may be a secret."""
+        return self.spec.uri
+
+    def resolve(self) -> str:
+        """The digest that was given; asks nobody."""
+        return f"sha256:{self.spec.sha256}"
+
+    def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
+        """The one file, its size as the server tells it."""
+        digest = Digest("sha256", self.spec.sha256)
+        return (RemoteFile(self.spec.file_name, self._size(), digest),)
+
+    @contextmanager
+    def open(
+        self, revision: str, file: RemoteFile, offset: int, etag: str | None
+    ) -> Iterator[ByteStream]:
+        """See ``Source.open``."""
+        with self.http.open(
+            self.spec.url, file, offset, etag, headers={}, refused=self._refused
+        ) as stream:
+            yield stream
+
+    def _size(self) -> int:
+        # Not HEAD: signed addresses are often signed for GET alone.
+        with self.http.request(self.spec.url, {"Range": "bytes=0-0"}) as response:
+            check_status(response, self._refused)
+            found = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("Content-Range", ""))
+            length = found[1] if found else response.headers.get("Content-Length", "")
+        if not length.isdigit() or (response.status_code == 206 and not found):
+            raise NetworkError(f"{self.uri}: the server does not tell the file's size")
+        return int(length)
+
+    def _refused(self, response: httpx2.Response) -> DownloadError:
+        status = response.status_code
+        if status in (401, 403):
+            return NotAuthorisedError(f"{self.uri}: the server answered {status}")
+        if status in (404, 410):
+            return NotFoundError(f"{self.uri}: there is no such file ({status})")
+        return NetworkError(f"{self.uri}: the server answered {status}")

@@ -1,0 +1,25 @@
+"""What to download, as the operator writes it: sources, and models made of them."""
+
+from downloader.spec.document import read_models
+from downloader.spec.model import ModelSpec, PartKind, PartSpec
+from downloader.spec.uri import (
+    BucketSpec,
+    FileSpec,
+    FolderSpec,
+    HubSpec,
+    SourceSpec,
+    parse_spec,
+)
+
+__all__ = [
+    "BucketSpec",
+    "FileSpec",
+    "FolderSpec",
+    "HubSpec",
+    "ModelSpec",
+    "PartKind",
+    "PartSpec",
+    "SourceSpec",
+    "parse_spec",
+    "read_models",
+]

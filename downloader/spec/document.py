@@ -1,0 +1,218 @@
+"""The models to publish: one from the settings, or many from a YAML file (a ConfigMap's)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from downloader.errors import InvalidSettingError
+from downloader.settings import Settings
+from downloader.spec.model import ModelSpec, PartKind, PartSpec, main_part
+from downloader.spec.uri import parse_spec
+from modelstore.errors import InvalidNameError
+from modelstore.layout import check_name
+
+_T = TypeVar("_T", bound=BaseModel)
+
+
+def _plain_name(name: str) -> str:
+    try:
+        return check_name(name)
+    except InvalidNameError as error:
+        raise ValueError(str(error)) from None
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Source(_Entry):
+    """A source and the digest that a single file needs."""
+
+    source: str
+    sha256: str = Field(default="", validate_default=True)
+
+    @field_validator("source")
+    @classmethod
+    def _is_a_source(cls, text: str) -> str:
+        # Of a single file only the address is looked at here; its digest comes next.
+        digest = "0" * 64 if text.startswith("http") else ""
+        _parsed(text, digest)
+        return text
+
+    @field_validator("sha256")
+    @classmethod
+    def _belongs_to_the_source(cls, digest: str, info: ValidationInfo) -> str:
+        if "source" in info.data:
+            _parsed(info.data["source"], digest)
+        return digest
+
+
+class AdapterEntry(_Source):
+    """One LoRA: a single file, or the one of a repository, a folder or a prefix."""
+
+    name: Name
+    allow_patterns: Patterns = ()
+
+    def part(self) -> PartSpec:
+        """Its part of the model."""
+        source = parse_spec(self.source, self.sha256)
+        return PartSpec(
+            f"adapters/{self.name}",
+            PartKind.ADAPTER,
+            source,
+            allow_patterns=self.allow_patterns,
+        )
+
+
+class ModelEntry(_Source):
+    """One model; see docs/downloads.md for what each field does."""
+
+    name: Name
+    variant: str | None = None
+    allow_patterns: Patterns = ()
+    deny_patterns: Patterns = ()
+    refiner: str | None = None
+    adapters: tuple[AdapterEntry, ...] = ()
+    safety_classifier: str | None = None
+
+    @field_validator("refiner", "safety_classifier")
+    @classmethod
+    def _is_a_folder_of_files(cls, text: str | None) -> str | None:
+        if text is not None and text.startswith("http"):
+            raise ValueError("a single file is none; give a repository, a folder or a prefix")
+        if text is not None:
+            _parsed(text, "")
+        return text
+
+    @field_validator("adapters")
+    @classmethod
+    def _names_differ(cls, adapters: tuple[AdapterEntry, ...]) -> tuple[AdapterEntry, ...]:
+        _check_names([adapter.name for adapter in adapters])
+        return adapters
+
+    def model(self, default_variant: str) -> ModelSpec:
+        """The model's parts; ``default_variant`` holds where the entry names none."""
+        variant = (default_variant if self.variant is None else self.variant) or None
+        source = parse_spec(self.source, self.sha256)
+        parts = [main_part(source, variant, self.allow_patterns, self.deny_patterns)]
+        if self.refiner:
+            parts.append(PartSpec("refiner", PartKind.PIPELINE, parse_spec(self.refiner), variant))
+        parts += [adapter.part() for adapter in self.adapters]
+        if self.safety_classifier:
+            parts.append(
+                PartSpec(
+                    "safety_classifier",
+                    PartKind.CLASSIFIER,
+                    parse_spec(self.safety_classifier),
+                    variant,
+                )
+            )
+        return ModelSpec(self.name, tuple(parts))
+
+
+class Document(_Entry):
+    """The whole file."""
+
+    models: tuple[ModelEntry, ...] = Field(min_length=1)
+
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+        _check_names([model.name for model in models])
+        return models
+
+
+def read_models(settings: Settings) -> tuple[ModelSpec, ...]:
+    """The models that the settings name.
+
+    Raises:
+        InvalidSettingError: names the entry and the field, as in ``models[1].adapters[0].sha256``.
+    """
+    if settings.spec is None:
+        return (_from_settings(settings),)
+    if settings.source:
+        raise InvalidSettingError("--source and --spec: give one of them")
+    document = _validated(
+        Document, _load(settings.spec), lambda location: f"{settings.spec}: {_dotted(location)}"
+    )
+    models = tuple(entry.model(settings.variant) for entry in document.models)
+    chosen = tuple(model for model in models if settings.name in ("", model.name))
+    if not chosen:
+        raise InvalidSettingError(f"--name (DOWNLOADER_NAME): {settings.spec} has no such model")
+    return chosen
+
+
+def _from_settings(settings: Settings) -> ModelSpec:
+    for field in ("source", "name"):
+        if not getattr(settings, field):
+            raise InvalidSettingError(
+                f"--{field} (DOWNLOADER_{field.upper()}): missing; or give many models by --spec"
+            )
+    given = {
+        "source": settings.source,
+        "sha256": settings.sha256,
+        "name": settings.name,
+        "allow_patterns": settings.allowed,
+        "deny_patterns": settings.denied,
+    }
+    return _validated(ModelEntry, given, _flag).model(settings.variant)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise InvalidSettingError(f"--spec (DOWNLOADER_SPEC): {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise InvalidSettingError(f"{path} is no YAML{line}") from None
+
+
+def _validated(kind: type[_T], given: Any, place: Callable[[Sequence[int | str]], str]) -> _T:
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        # The rejected value is not repeated: it may be a secret.
+        first = error.errors(include_input=False, include_url=False)[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        raise InvalidSettingError(f"{place(first['loc'])}{reason}") from None
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return f"{text.removeprefix('.')}: " if text else ""
+
+
+def _flag(location: Sequence[int | str]) -> str:
+    return f"--{location[0]} (DOWNLOADER_{str(location[0]).upper()}): "
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = [name for index, name in enumerate(names) if name in names[:index]]
+    if twice:
+        raise ValueError(f"the name {twice[0]!r} is there twice")
+
+
+def _parsed(text: str, sha256: str) -> None:
+    try:
+        parse_spec(text, sha256)
+    except InvalidSettingError as error:
+        raise ValueError(str(error).removeprefix("source ")) from None

@@ -1,0 +1,197 @@
+"""One download of a name at a time, on any volume and whatever the clocks say.
+
+``.sdxl.lease/<owner>`` is the lease: a folder that holds one file, named by its owner. Two renames
+and a deletion are all there is, each atomic on NFS, SMB and CephFS alike:
+
+- take: a folder with the owner's file in it is renamed to the lease, which fails while that is
+  there and not empty;
+- show a sign of life: the owner raises a counter in its file now and then, and never creates it;
+- take over: a waiter that saw neither owner nor counter change for ``lease_seconds`` of its own
+  monotonic clock renames ``<owner>`` to its own name; for all others that name is gone;
+- give back: the file and the folder are deleted.
+
+An owner that was only asleep finds its file gone, at the latest before it publishes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from downloader.errors import LeaseLostError
+from downloader.stop import Stop
+
+_BEATS_PER_LEASE = 15
+_LONGEST_POLL_SECONDS = 1.0
+_RACE_SECONDS = 0.02
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOENT)
+
+OnWait = Callable[[str], None]
+
+
+class Lease:
+    """This process's claim on one folder; ``owner`` is random, so never used twice."""
+
+    def __init__(self, folder: Path, seconds: float, stop: Stop) -> None:
+        self.owner = secrets.token_hex(8)
+        self.has_waited = False
+        self._folder = folder
+        self._file = folder / self.owner
+        self._seconds = seconds
+        self._stop = stop
+        self._count = 0
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat_on, daemon=True)
+
+    def take(self, on_wait: OnWait) -> None:
+        """Wait until the lease is free or its owner dead, then hold it and keep it alive.
+
+        ``on_wait`` is called with who holds it, now and then.
+        """
+        watch = _Watch(self._seconds)
+        while not self._take_free():
+            holder = _holder(self._folder)
+            if holder is None:
+                self._stop.wait(_RACE_SECONDS)
+                continue
+            self.has_waited = True
+            if watch.is_dead(holder):
+                if self._take_over(holder[0]):
+                    break
+                continue
+            on_wait(holder[1].split()[-1] if holder[1] else "another process")
+            self._stop.wait(min(_LONGEST_POLL_SECONDS, self._seconds / 10))
+        self._beat()
+        self._heart.start()
+
+    def check(self) -> None:
+        """See that the lease is still this one's.
+
+        Raises:
+            LeaseLostError: another process took it over.
+        """
+        if not self._file.exists():
+            raise LeaseLostError(
+                f"no sign of life of this process for {self._seconds:g} s: another one took over"
+            )
+
+    def give_back(self) -> None:
+        """Let the next one in."""
+        self._ended.set()
+        if self._heart.is_alive():
+            self._heart.join(1.0)
+        with suppress(OSError):
+            self._file.unlink()
+            self._folder.rmdir()
+
+    def _take_free(self) -> bool:
+        if _holder(self._folder) is not None:
+            return False
+        with suppress(OSError):
+            self._folder.rmdir()  # SMB renames over no folder, be it empty
+        candidate = self._folder.with_name(f"{self._folder.name}.{self.owner}")
+        candidate.mkdir(parents=True)
+        try:
+            (candidate / self.owner).write_bytes(self._record())
+            candidate.rename(self._folder)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            return False
+        else:
+            return True
+        finally:
+            with suppress(OSError):
+                (candidate / self.owner).unlink(missing_ok=True)
+                candidate.rmdir()
+
+    def _take_over(self, dead: str) -> bool:
+        try:
+            (self._folder / dead).rename(self._file)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            return False
+        return True
+
+    def _record(self) -> bytes:
+        return f"{self._count:020d} {socket.gethostname()[:64]}\n".encode()
+
+    def _beat(self) -> None:
+        self._count += 1
+        # No O_CREAT: a lease that was taken over is not there. Closing makes NFS clients see it.
+        descriptor = os.open(self._file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            record = self._record()
+            os.pwrite(descriptor, record, 0)
+            os.ftruncate(descriptor, len(record))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _beat_on(self) -> None:
+        alive = time.monotonic()
+        while not self._ended.wait(self._seconds / _BEATS_PER_LEASE):
+            try:
+                self._beat()
+                alive = time.monotonic()
+            except FileNotFoundError:
+                if not self._ended.is_set():
+                    self._stop_as_lost()
+                return
+            except OSError:
+                # A share may be away for a moment; after that others take this one for dead.
+                if time.monotonic() - alive > self._seconds:
+                    self._stop_as_lost()
+                    return
+
+    def _stop_as_lost(self) -> None:
+        try:
+            self.check()
+        except LeaseLostError as error:
+            self._stop.trip(error)
+        else:
+            self._stop.trip(LeaseLostError("the volume takes no sign of life of this process"))
+
+
+class _Watch:
+    """Tells by this machine's monotonic clock whether a holder has stopped to change."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: tuple[str, str] | None = None
+        self._since = 0.0
+
+    def is_dead(self, holder: tuple[str, str]) -> bool:
+        now = time.monotonic()
+        if holder != self._seen:
+            self._seen, self._since = holder, now
+        return now - self._since >= self._seconds
+
+
+def _holder(folder: Path) -> tuple[str, str] | None:
+    """The owner and what its file says; None where there is none."""
+    try:
+        # NFS keeps deleted files that are open under names with a dot.
+        owners = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        return (owners[0].name, owners[0].read_text("utf-8", "replace")) if owners else None
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def held(folder: Path, seconds: float, stop: Stop, on_wait: OnWait) -> Iterator[Lease]:
+    """Hold the lease while the block runs; given back however it ends."""
+    lease = Lease(folder, seconds, stop)
+    try:
+        lease.take(on_wait)
+        yield lease
+    finally:
+        lease.give_back()

@@ -1,0 +1,93 @@
+"""Files that are on the volume already: in this download's folder, or in another revision.
+
+A file is taken only after all its bytes have been read and hashed. A hard link costs no space;
+where the volume refuses links the file is copied.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from downloader.fetch.file import partial_path
+from downloader.hashing import matches
+from downloader.plan import PlannedFile
+from downloader.remote import RemoteFile
+from downloader.stop import Stop
+from modelstore import FileEntry, IncompleteModelError, Marker, ModelStore
+
+
+class OnVolume:
+    """What the other folders of one model hold."""
+
+    def __init__(self, store: ModelStore, name: str, but_not: Path) -> None:
+        folders = [folder for folder in _folders(store, name) if folder != but_not]
+        listed = {folder: _entries(folder) for folder in folders}
+        self._folders = folders
+        self._unlisted = [folder for folder, entries in listed.items() if not entries]
+        self._by_digest = {
+            (entry.sha256, entry.size): folder / entry.path
+            for folder, entries in listed.items()
+            for entry in entries
+        }
+
+    def take(self, file: PlannedFile, staging: Path, stop: Stop) -> str | None:
+        """Have the file in ``staging`` if the volume has it; its SHA-256, else None."""
+        place = staging / file.path
+        there = matches(place, file.remote, stop)
+        if there is not None:
+            return there.sha256
+        place.unlink(missing_ok=True)
+        for candidate in self._candidates(file):
+            found = matches(candidate, file.remote, stop)
+            if found is not None:
+                _link_or_copy(candidate, place)
+                return found.sha256
+        return None
+
+    def _candidates(self, file: PlannedFile) -> Iterator[Path]:
+        digest, folders = file.remote.digest, self._folders
+        if digest is not None and digest.algorithm == "sha256":
+            same = self._by_digest.get((digest.value, file.remote.size))
+            if same is not None:
+                yield same
+            # What a marker lists with another digest need not be read to know that it differs.
+            folders = self._unlisted
+        yield from (folder / file.path for folder in folders)
+
+
+def partial_bytes(files: Iterable[PlannedFile], staging: Path) -> int:
+    """How many bytes of unfinished files a killed run left."""
+    return sum(_size(partial_path(staging / file.path, file.remote), file.remote) for file in files)
+
+
+def _folders(store: ModelStore, name: str) -> list[Path]:
+    """The served one first: it is the likeliest to have the same files."""
+    folders = [store.model(name).resolve()]
+    for parent in (store.revisions(name), store.staging(name)):
+        if parent.is_dir():
+            folders += [path for path in parent.iterdir() if not path.name.startswith(".")]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def _entries(folder: Path) -> Iterable[FileEntry]:
+    try:
+        return Marker.read(folder).files
+    except IncompleteModelError:
+        return ()
+
+
+def _link_or_copy(source: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, place)
+    except OSError:
+        partial = place.with_name(f"{place.name}.copy")
+        shutil.copyfile(source, partial)
+        partial.rename(place)
+
+
+def _size(partial: Path, file: RemoteFile) -> int:
+    return min(partial.stat().st_size, file.size) if partial.exists() else 0

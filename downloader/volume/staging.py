@@ -1,0 +1,66 @@
+"""The folders of downloads under way.
+
+Such a folder is called ``<revision>.<owner>`` after the lease's owner. A run that goes on with a
+dead one's folder renames it first: were the other only asleep, it finds neither its folder nor a
+way to publish it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from downloader.errors import StorageError
+from downloader.volume.trash import discard
+from modelstore import ModelStore
+
+
+def check_writable(store: ModelStore, owner: str) -> None:
+    """See that files can be made on the volume, by making one.
+
+    Raises:
+        OSError: they cannot.
+    """
+    probe = store.root / ".staging" / f".probe.{owner}"
+    probe.write_bytes(b"\n")
+    probe.unlink()
+
+
+def claim(store: ModelStore, name: str, revision: str, owner: str) -> Path:
+    """This owner's folder for ``revision``: a dead run's with all it holds, or a new one."""
+    folder = store.staging(name) / f"{revision}.{owner}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    left = [path for path in folder.parent.iterdir() if path.name.startswith(f"{revision}.")]
+    if left:
+        max(left, key=_bytes).rename(folder)
+    else:
+        folder.mkdir()
+    return folder
+
+
+def drop_all(store: ModelStore, name: str) -> None:
+    """Delete every download of ``name``: for the owner of the lease, once it needs none."""
+    folder = store.staging(name)
+    if folder.is_dir():
+        for path in folder.iterdir():
+            discard(store, path)
+        folder.rmdir()
+    # A process that was killed while it asked for the lease, and an older version's files.
+    for path in folder.parent.glob(f".{name}.*"):
+        if path != store.lease(name):
+            discard(store, path)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def check_folder(root: Path) -> None:
+    """See that the volume is there.
+
+    Raises:
+        StorageError: it is not, or it is no folder.
+    """
+    if not root.exists():
+        raise StorageError(f"{root}: No such file or directory: is the volume mounted?")
+    if not root.is_dir():
+        raise StorageError(f"{root}: Not a directory")
