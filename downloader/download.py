@@ -47,7 +47,7 @@ class Report:
         return f"{model}, already there" if self.was_there else f"{model}, {self.seconds:.1f} s"
 
 
-def download_model(spec: ModelSpec, settings: Settings, access: Access | None = None) -> Report:
+def download_model(spec: ModelSpec, access: Access) -> Report:
     """Publish the model under its name, or find that it is published.
 
     Raises:
@@ -56,12 +56,11 @@ def download_model(spec: ModelSpec, settings: Settings, access: Access | None = 
     """
     started = time.monotonic()
     stop = Stop()
-    access = access or Access(settings)
     model = resolve_model(spec, access, stop)
     for part in model.parts:
         logger.info("resolved %s to %s", part.source.uri, part.revision)
     try:
-        marker, was_there = _Download(model, settings, access, stop).run()
+        marker, was_there = _Download(model, access, stop).run()
     except BaseException as error:
         stop.trip(error)  # a signal: the threads end too
         raise
@@ -71,7 +70,6 @@ def download_model(spec: ModelSpec, settings: Settings, access: Access | None = 
 @dataclass(frozen=True)
 class _Download:
     model: ResolvedModel
-    settings: Settings
     access: Access
     stop: Stop
 
@@ -88,6 +86,11 @@ class _Download:
         fields = {"model": name, "revision": there.revision}
         logger.info("%s: already there", name, extra={"event": "unchanged", "fields": fields})
         return there, True
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the run."""
+        return self.access.settings
 
     @property
     def _store(self) -> ModelStore:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         default=Path("/dev/termination-log"),
         description="Where the kubelet reads how it ended; left alone where it does not exist.",
     )
+
+    @field_validator("spec", "token_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
     @property
     def allowed(self) -> tuple[str, ...]:

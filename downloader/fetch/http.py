@@ -33,6 +33,10 @@ class HttpClient:
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
         )
 
+    def close(self) -> None:
+        """Close every connection; a thread that still reads from one finds it broken."""
+        self._client.close()
+
     @contextmanager
     def open(
         self,

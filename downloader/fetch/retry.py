@@ -37,6 +37,7 @@ class Retries:
         Raises:
             NetworkError: there were too many.
         """
+        self.stop.check()
         self.failures += 1
         if self.failures > self.limit:
             tries = f"; gave up after {self.failures} tries" if self.limit else ""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from downloader.errors import InvalidSettingError
 from downloader.fetch.http import HttpClient
@@ -14,9 +15,16 @@ from downloader.settings import Settings
 
 @dataclass(frozen=True)
 class Access:
-    """Made once for all models; nothing is opened before it is needed."""
+    """Made once for all models; nothing is opened before it is needed, all is closed by ``with``."""
 
     settings: Settings
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "http" in self.__dict__:
+            self.http.close()
 
     @cached_property
     def http(self) -> HttpClient:

@@ -8,7 +8,7 @@ from downloader.download import Report, download_model
 from downloader.errors import DownloadError, exit_code
 from downloader.settings import Settings
 from downloader.sources import Access
-from downloader.spec import read_models
+from downloader.spec import ModelSpec, read_models
 from downloader.volume.staging import check_folder
 
 logger = logging.getLogger("downloader")
@@ -22,26 +22,26 @@ def fetch(settings: Settings) -> str:
     """
     models = read_models(settings)
     check_folder(settings.target)
-    access = Access(settings)
     reports: list[Report] = []
     failures: list[DownloadError] = []
-    for model in models:
-        try:
-            reports.append(download_model(model, settings, access))
-        except DownloadError as error:
-            if len(models) == 1:
-                raise
-            fields = {"model": model.name, "exit_code": exit_code(error)}
-            logger.error(  # noqa: TRY400 - the sentence says it all
-                "%s: %s", model.name, error, extra={"event": "model_failed", "fields": fields}
-            )
-            failures.append(error)
-            continue
-        if settings.log_format != "json":
-            print(reports[-1], flush=True)
+    with Access(settings) as access:
+        for model in models:
+            try:
+                reports.append(_fetch_one(model, access))
+            except DownloadError as error:
+                if len(models) > 1:
+                    logger.warning("%s failed: %s", model.name, error, extra={"event": "failed"})
+                failures.append(error)
     if failures:
         raise _worst(failures)
     return "\n".join(str(report) for report in reports)
+
+
+def _fetch_one(model: ModelSpec, access: Access) -> Report:
+    report = download_model(model, access)
+    if access.settings.log_format != "json":
+        print(report, flush=True)
+    return report
 
 
 def _worst(failures: list[DownloadError]) -> DownloadError:

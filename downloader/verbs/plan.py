@@ -12,12 +12,13 @@ from downloader.verbs.output import tell
 
 def plan(settings: Settings) -> str:
     """Print each model's files and bytes; reads model indexes, no weights, and writes nothing."""
-    access, stop = Access(settings), Stop()
-    plans = []
-    for spec in read_models(settings):
-        found = make_plan(resolve_model(spec, access, stop), access, stop)
-        tell(settings, _text(found), _document(found))
-        plans.append(found)
+    stop = Stop()
+    plans: list[Plan] = []
+    with Access(settings) as access:
+        for spec in read_models(settings):
+            found = make_plan(resolve_model(spec, access, stop), access, stop)
+            tell(settings, _text(found), _document(found))
+            plans.append(found)
     return "\n".join(_headline(found) for found in plans)
 
 

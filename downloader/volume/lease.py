@@ -29,6 +29,7 @@ from downloader.errors import LeaseLostError
 from downloader.stop import Stop
 
 _BEATS_PER_LEASE = 15
+_SHORTEST_POLL_SECONDS = 0.02
 _LONGEST_POLL_SECONDS = 1.0
 _RACE_SECONDS = 0.02
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.EBUSY, errno.ENOENT)
@@ -56,6 +57,7 @@ class Lease:
         ``on_wait`` is called with who holds it, now and then.
         """
         watch = _Watch(self._seconds)
+        pause = _SHORTEST_POLL_SECONDS
         while not self._take_free():
             holder = _holder(self._folder)
             if holder is None:
@@ -67,7 +69,8 @@ class Lease:
                     break
                 continue
             on_wait(holder[1].split()[-1] if holder[1] else "another process")
-            self._stop.wait(min(_LONGEST_POLL_SECONDS, self._seconds / 10))
+            self._stop.wait(pause)
+            pause = min(2 * pause, _LONGEST_POLL_SECONDS, self._seconds / 10)
         self._beat()
         self._heart.start()
 

@@ -33,8 +33,11 @@ def changing(store: ModelStore, name: str, settings: Settings, stop: Stop) -> It
         store.lease(name).parent.mkdir(exist_ok=True)
         with held(store.lease(name), settings.lease_seconds, stop, _Waiting(name)) as lease:
             check_writable(store, lease.owner)
-            yield lease
-            lease.check()
+            try:
+                yield lease
+            finally:
+                # Who lost the lease misses files: that is the reason to tell.
+                lease.check()
             drop_all(store, name)
             empty_trash(store)
     except OSError as error:

@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.downloader.hub_server import Hub, running_hub
-from tests.downloader.job import Job
+from tests.downloader.job import REPOSITORY, Job
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in os.environ:
+        if variable.startswith(("DOWNLOADER_", "HF_", "AWS_")):
+            monkeypatch.delenv(variable)
 
 
 @pytest.fixture
@@ -30,6 +37,7 @@ def target(tmp_path: Path) -> Path:
 @pytest.fixture
 def job(hub: Hub, target: Path, tmp_path: Path) -> Job:
     # Only what the container would have: no proxy, no token, no home of this machine.
+    (tmp_path / "termination-log").touch()
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -38,5 +46,11 @@ def job(hub: Hub, target: Path, tmp_path: Path) -> Job:
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DOWNLOADER_SOURCE": f"hf://{REPOSITORY}",
+        "DOWNLOADER_NAME": "sd",
+        "DOWNLOADER_TARGET": str(target),
+        "DOWNLOADER_TERMINATION_LOG": str(tmp_path / "termination-log"),
+        "DOWNLOADER_MAX_RETRIES": "2",
+        "DOWNLOADER_LEASE_SECONDS": "1",
     }
     return Job(target, environment)

@@ -17,10 +17,19 @@ class Job:
     target: Path
     environment: dict[str, str]
 
+    @property
+    def termination_log(self) -> Path:
+        """What the kubelet would read."""
+        return Path(self.environment["DOWNLOADER_TERMINATION_LOG"])
+
     def run(self, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run to the end."""
+        return self.verb("fetch", *flags, **variables)
+
+    def verb(self, verb: str, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run another verb to the end."""
         return subprocess.run(
-            self._command(flags),
+            [sys.executable, "-m", "downloader", verb, *flags],
             env=self.environment | variables,
             capture_output=True,
             text=True,
@@ -28,12 +37,12 @@ class Job:
             check=False,
         )
 
-    def start(self, *flags: str) -> subprocess.Popen[bytes]:
+    def start(self, *flags: str, **variables: str) -> subprocess.Popen[str]:
         """Start, to be killed."""
-        return subprocess.Popen(self._command(flags), env=self.environment)
-
-    def _command(self, flags: tuple[str, ...]) -> list[str]:
-        return [
-            *(sys.executable, "-m", "downloader", "--target", str(self.target)),
-            *("--source", f"hf://{REPOSITORY}", "--name", "sd", *flags),
-        ]
+        return subprocess.Popen(
+            [sys.executable, "-m", "downloader", "fetch", *flags],
+            env=self.environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )

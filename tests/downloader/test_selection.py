@@ -8,7 +8,13 @@ from collections.abc import Iterable
 import pytest
 
 from downloader.errors import UnsuitableModelError
-from downloader.selection import Component, check_listing, read_components, select
+from downloader.selection.listing import check_names, filtered
+from downloader.selection.pipeline import (
+    Component,
+    check_is_pipeline,
+    read_components,
+    select,
+)
 from downloader.sources import Digest, RemoteFile
 from tests.downloader.pipeline_files import (
     MODEL_INDEX,
@@ -145,12 +151,32 @@ def test_a_component_that_cannot_be_loaded_is_refused(there: list[str], reason: 
 )
 def test_a_name_that_leaves_the_folder_is_refused(path: str) -> None:
     with pytest.raises(UnsuitableModelError, match="could leave"):
-        check_listing(listing(["model_index.json", path]))
+        check_names(listing(["model_index.json", path]))
 
 
 def test_a_listing_without_an_index_is_refused() -> None:
     with pytest.raises(UnsuitableModelError, match=r"no model_index\.json"):
-        check_listing(listing(["model.safetensors", "unet/model_index.json"]))
+        check_is_pipeline(listing(["model.safetensors", "unet/model_index.json"]))
+
+
+@pytest.mark.parametrize(
+    ("allow", "deny", "kept"),
+    [
+        ([], [], {"a.json", "unet/b.json", "unet/deep/c.txt"}),
+        (["*.json"], [], {"a.json", "unet/b.json"}),
+        (["unet/"], [], {"unet/b.json", "unet/deep/c.txt"}),
+        ([], ["unet/*"], {"a.json"}),
+        (["unet/*"], ["*.txt"], {"unet/b.json"}),
+    ],
+)
+def test_patterns_leave_files_out_but_never_the_index(
+    allow: list[str], deny: list[str], kept: set[str]
+) -> None:
+    files = listing(["model_index.json", "a.json", "unet/b.json", "unet/deep/c.txt"])
+
+    paths = {file.path for file in filtered(files, allow, deny)}
+
+    assert paths == kept | {"model_index.json"}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelstore import MARKER_NAME, FileEntry, IncompleteModelError, Marker
+from modelstore import MARKER_NAME, FileEntry, IncompleteModelError, Marker, PartEntry
 
 MARKER = Marker(
     name="sd",
@@ -17,6 +17,7 @@ MARKER = Marker(
     completed_at="2026-11-21T07:00:00+00:00",
     files=(FileEntry("unet/config.json", 2, "a" * 64), FileEntry("model_index.json", 3, "b" * 64)),
     asked_variant="fp16",
+    parts=(PartEntry("refiner", "hf://owner/refiner@main", "1" * 40, None),),
 )
 
 
@@ -65,11 +66,12 @@ def document(**changes: object) -> str:
         ('{"schema_version": 1', "no JSON"),
         ("[]", "not of schema version 1"),
         (document(schema_version="absent"), "not of schema version 1"),
-        (document(schema_version=2), "not of schema version 1"),
-        (document(revision="absent"), "schema version 1"),
-        (document(files="absent"), "schema version 1"),
-        (document(files=[{"path": "a"}]), "schema version 1"),
-        (document(unknown=1), "schema version 1"),
+        (document(schema_version=3), "not of schema version 1 to 2"),
+        (document(revision="absent"), "has not the fields"),
+        (document(files="absent"), "has not the fields"),
+        (document(files=[{"path": "a"}]), "has not the fields"),
+        (document(parts=[{"folder": "a"}]), "has not the fields"),
+        (document(unknown=1), "has not the fields"),
     ],
     ids=[
         "empty",
@@ -80,6 +82,7 @@ def document(**changes: object) -> str:
         "no revision",
         "no files",
         "half an entry",
+        "half a part",
         "unknown field",
     ],
 )
@@ -89,9 +92,10 @@ def test_a_marker_of_another_form_is_incomplete(folder: Path, text: str, reason:
         Marker.read(folder)
 
 
-def test_a_marker_that_knows_no_asked_variant_is_read(folder: Path) -> None:
+def test_a_marker_of_the_first_version_is_read(folder: Path) -> None:
     (folder / MARKER_NAME).write_text(document())
-    assert Marker.read(folder).asked_variant is None
+    marker = Marker.read(folder)
+    assert (marker.asked_variant, marker.parts) == (None, ())
 
 
 def test_sizes_are_checked(folder: Path) -> None:

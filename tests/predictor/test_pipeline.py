@@ -14,15 +14,13 @@ from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import Scene
-from downloader.download import download_model
-from downloader.settings import Settings as DownloadSettings
-from downloader.sources import open_source
 from predictor.engine.seam import GenerationCancelledError
 from predictor.errors import ModelLoadError
 from predictor.pipeline import DiffusersPipeline, load_pipeline
 from predictor.schedulers import OWN, make_scheduler, scheduler_names
 from predictor.settings import Settings
 from predictor.types import GenerationRequest
+from tests.downloader.volume import download
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
 SCENE = Scene("red", "circle", "yellow")
@@ -121,8 +119,7 @@ def test_another_family_is_published_loaded_and_served(
 ) -> None:
     source = tmp_path / "source"
     build().save_pretrained(source)
-    download = DownloadSettings(source=source.as_uri(), name="other", target=tmp_path)
-    download_model(open_source(download.source, 1), download)
+    download(source, tmp_path, name="other")
 
     loaded = load_pipeline(Settings(model_dir=tmp_path / "other"))
     profile = loaded.profile

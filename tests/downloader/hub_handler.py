@@ -1,0 +1,209 @@
+"""The hub's answers over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import unquote, urlsplit
+
+from tests.downloader.hub_faults import Fault
+from tests.downloader.hub_server import (
+    API,
+    LARGE_FILE,
+    RESOLVE,
+    Hub,
+    Request,
+    git_blob,
+    is_large,
+    sha256,
+)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection; ``hub`` is bound by ``running_hub``."""
+
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Stay silent: the record is in ``hub.requests``."""
+
+    def handle(self) -> None:
+        """With a pace buffers are small, so that what was sent is nearly what arrived."""
+        if self.hub.faults.pace:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client was killed
+            super().handle()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = urlsplit(self.path).path
+        self.hub.requests.append(Request(self.command, unquote(path), dict(self.headers)))
+        if self.hub.faults.status:
+            self._send(self.hub.faults.status)
+        elif match := API.fullmatch(path):
+            self._api(match)
+        elif match := RESOLVE.fullmatch(path):
+            self._resolve(match)
+        elif match := LARGE_FILE.fullmatch(path):
+            self._large_file(match["digest"], unquote(match["path"]))
+        elif path.startswith("/files/"):
+            self._file(unquote(path.removeprefix("/files/")))
+        elif path.startswith("/moved/"):
+            location = f"{self.hub.network_url}/files/{path.removeprefix('/moved/')}"
+            self._send(302, headers={"Location": location})
+        else:
+            self._send(404)
+
+    def _api(self, match: re.Match[str]) -> None:
+        fault = self.hub.faults.next(match["call"])
+        if fault:
+            self._send(fault.status, headers=dict(fault.headers))
+            return
+        commit = self._commit(match["repository"], unquote(match["rev"]))
+        if commit is None:
+            return
+        repository = self.hub.repositories[match["repository"]]
+        if match["call"] == "revision":
+            document: object = {"id": match["repository"], "sha": commit}
+        else:
+            document = [_tree_entry(*item) for item in repository.commits[commit].items()]
+        self._send(200, json.dumps(document).encode())
+
+    def _resolve(self, match: re.Match[str]) -> None:
+        commit = self._commit(match["repository"], unquote(match["rev"]))
+        if commit is None:
+            return
+        repository = self.hub.repositories[match["repository"]]
+        if repository.is_gated and not self._has_token():
+            self._send(403, code="GatedRepo")
+            return
+        path = unquote(match["path"])
+        content = repository.commits[commit].get(path)
+        if content is None:
+            self._send(404, code="EntryNotFound")
+        elif is_large(path):
+            location = f"{self.hub.network_url}/lfs/{sha256(content)}/{path}?Signature=secret"
+            self._send(302, headers={"Location": location, "X-Repo-Commit": commit})
+        else:
+            self._send_content(path, content, git_blob(content))
+
+    def _large_file(self, digest: str, path: str) -> None:
+        for repository in self.hub.repositories.values():
+            for files in repository.commits.values():
+                if path in files and sha256(files[path]) == digest:
+                    self._send_content(path, files[path], digest)
+                    return
+        self._send(404)
+
+    def _file(self, name: str) -> None:
+        if name in self.hub.files:
+            content = self.hub.files[name]
+            self._send_content(name, content, sha256(content))
+        else:
+            self._send(404)
+
+    def _commit(self, name: str, revision: str) -> str | None:
+        """The commit asked for; None once the refusal is sent."""
+        authorization = self.headers.get("Authorization")
+        repository = self.hub.repositories.get(name)
+        if repository is None or (repository.is_private and not self._has_token()):
+            # A hub does not tell a stranger which of the two it is.
+            self._send(404 if authorization else 401, code="RepoNotFound")
+            return None
+        commit = repository.branches.get(revision, revision)
+        if commit not in repository.commits:
+            self._send(404, code="RevisionNotFound")
+            return None
+        return commit
+
+    def _has_token(self) -> bool:
+        return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
+
+    def _send_content(self, path: str, content: bytes, etag: str) -> None:
+        """The contents or the range asked for (RFC 9110: ``Range``, ``If-Range``), or a fault."""
+        fault = self.hub.faults.next(path)
+        if fault and fault.kind == "status":
+            self._send(fault.status, headers=dict(fault.headers))
+            return
+        if path in self.hub.faults.corrupt:
+            content = bytes([content[0] ^ 1]) + content[1:]
+        headers = {"ETag": f'"{etag}"'}
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+            found = None
+        if found is None or (fault and fault.ignores_range):
+            self._send(200, content, headers=headers, path=path, fault=fault)
+            return
+        start, end = int(found[1]), int(found[2] or len(content) - 1)
+        if fault and fault.kind == "wrong_range":
+            start += 1
+        if start >= len(content):
+            self._send(416)
+            return
+        headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+        self._send(206, content[start : end + 1], headers=headers, path=path, fault=fault)
+
+    def _send(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        code: str = "",
+        headers: Mapping[str, str] | None = None,
+        path: str = "",
+        fault: Fault | None = None,
+    ) -> None:
+        kind = fault.kind if fault else ""
+        after = fault.after if fault else 0
+        length = after if kind == "short" else len(body)
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(length)}.items():
+            self.send_header(name, value)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if kind not in ("reset", "truncate", "short", "stall"):
+            self._send_paced(body, path)
+            return
+        self._send_paced(body[:after], path)
+        self.close_connection = True
+        if kind == "stall":
+            self.hub.faults.stalled.set()
+            self.connection.recv(1)  # until the client goes
+        elif kind == "reset":
+            # Linger of 0 s: the kernel sends RST in place of FIN.
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
+
+    def _send_paced(self, body: bytes, path: str) -> None:
+        count, pause = self.hub.faults.pace or (max(1, len(body)), 0.0)
+        for begin in range(0, len(body), count):
+            piece = body[begin : begin + count]
+            self.wfile.write(piece)
+            self.hub.sent[path] += len(piece)
+            if pause:
+                time.sleep(pause)
+
+
+def _tree_entry(path: str, content: bytes) -> dict[str, object]:
+    entry: dict[str, object] = {"type": "file", "path": path, "size": len(content)}
+    if not is_large(path):
+        return entry | {"oid": git_blob(content)}
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(content)}\n".encode()
+    lfs = {"oid": sha256(content), "size": len(content), "pointerSize": len(pointer)}
+    return entry | {"oid": git_blob(pointer), "lfs": lfs}

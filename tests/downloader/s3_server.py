@@ -1,0 +1,12 @@
+"""A real S3 server for tests: ``python -m tests.downloader.s3_server`` prints its port and serves."""
+
+from __future__ import annotations
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+if __name__ == "__main__":
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    print(server.server_port, flush=True)
+    server.serve_forever()

@@ -1,0 +1,226 @@
+"""A network and a hub that fail in every way they do, and a downloader that is not deceived."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import huggingface_hub.file_download
+import pytest
+
+from downloader.errors import CorruptFileError, NetworkError, UnsuitableModelError
+from downloader.fetch import retry
+from downloader.fetch.http import retry_after
+from modelstore import MARKER_NAME
+from tests.downloader.hub_faults import Fault
+from tests.downloader.hub_server import Hub
+from tests.downloader.job import REPOSITORY, Job
+from tests.downloader.pipeline_files import pipeline_files
+from tests.downloader.volume import download, file_names
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+SMALL = "unet/config.json"
+SOURCE = f"hf://{REPOSITORY}"
+
+
+@pytest.fixture(autouse=True)
+def _hub_of_this_process(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+    template = hub.url + template.removeprefix(huggingface_hub.constants.ENDPOINT)
+    for module in (huggingface_hub.constants, huggingface_hub.file_download):
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.01)
+    yield
+    huggingface_hub.close_session()
+
+
+def ranges(hub: Hub, path: str) -> list[str | None]:
+    """What was asked for of a file, in order; the hub's redirects left out."""
+    asked = [one for one in hub.requests if one.path.endswith(path) and "/resolve/" not in one.path]
+    return [one.headers.get("Range") for one in asked]
+
+
+@pytest.mark.parametrize(
+    ("fault", "resumed_at"),
+    [
+        (Fault("reset", after=1000), 1000),
+        (Fault("truncate", after=1000), 1000),
+        (Fault("stall", after=1000), 1000),
+        (Fault("status", status=503), 0),
+        (Fault("status", status=502), 0),
+        (Fault("status", status=408), 0),
+        (Fault("status", status=403), 0),
+        (Fault("reset", after=0), 0),
+    ],
+    ids=lambda value: f"{value.kind} {value.status}" if isinstance(value, Fault) else str(value),
+)
+def test_one_fault_costs_one_more_request_and_no_byte_twice(
+    hub: Hub, target: Path, fault: Fault, resumed_at: int
+) -> None:
+    files = pipeline_files()
+    hub.repository(REPOSITORY).commit(files)
+    hub.faults.once[UNET] = [fault]
+
+    download(SOURCE, target, stall_seconds=0.5)
+
+    assert file_names(target / "sd") == set(files) | {MARKER_NAME}
+    assert (target / "sd" / UNET).read_bytes() == files[UNET]
+    asked = ranges(hub, UNET)
+    # An RST may overtake bytes on their way.
+    if fault.kind != "reset":
+        assert asked == [None, f"bytes={resumed_at}-" if resumed_at else None]
+    assert len(asked) == 2
+
+
+def test_many_faults_in_a_row_do_not_count_together_while_bytes_come(
+    hub: Hub, target: Path
+) -> None:
+    files = pipeline_files()
+    hub.repository(REPOSITORY).commit(files)
+    hub.faults.once[UNET] = [Fault("truncate", after=200)] * 12
+
+    download(SOURCE, target, max_retries=2)
+
+    assert (target / "sd" / UNET).read_bytes() == files[UNET]
+    assert ranges(hub, UNET)[1:4] == ["bytes=200-", "bytes=400-", "bytes=600-"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "tries"),
+    [
+        (Fault("truncate", after=0), 4),
+        (Fault("status", status=500), 4),
+        (Fault("stall", after=0), 4),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Fault) else "",
+)
+def test_a_fault_that_stays_is_given_up_after_bounded_tries(
+    hub: Hub, target: Path, fault: Fault, tries: int
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.always[UNET] = fault
+
+    with pytest.raises(NetworkError, match=f"gave up after {tries} tries"):
+        download(SOURCE, target, stall_seconds=0.2, max_retries=3)
+
+    assert len(ranges(hub, UNET)) == tries
+    assert not (target / "sd").exists()
+
+
+def test_a_server_that_repeats_the_same_bytes_for_ever_makes_no_progress(
+    hub: Hub, target: Path
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.always[UNET] = Fault("truncate", after=1000, ignores_range=True)
+
+    with pytest.raises(NetworkError, match="gave up after 3 tries"):
+        download(SOURCE, target, max_retries=2)
+
+
+def test_an_overloaded_hub_is_asked_again_when_it_says(
+    hub: Hub, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.once[UNET] = [Fault("status", status=429, headers=(("Retry-After", "1"),))]
+    hub.faults.once["revision"] = [Fault("status", status=429, headers=(("Retry-After", "0"),))]
+
+    with caplog.at_level("WARNING", logger="downloader"):
+        download(SOURCE, target)
+
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "429; trying again in 0." in told[0]
+    assert "429; trying again in 1." in told[1]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        (
+            {
+                "Retry-After": "Sat, 21 Nov 2026 10:00:30 GMT",
+                "Date": "Sat, 21 Nov 2026 10:00:00 GMT",
+            },
+            30,
+        ),
+        ({"Retry-After": "Sat, 21 Nov 2026 10:00:30 GMT"}, None),
+        ({"RateLimit": '"api";r=0;t=55'}, 55),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_the_pause_that_a_server_asks_for(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize("path", [UNET, SMALL])
+def test_wrong_bytes_are_fetched_three_times_and_then_refused(
+    hub: Hub, target: Path, path: str
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.corrupt.add(path)
+
+    with pytest.raises(CorruptFileError, match="digest"):
+        download(SOURCE, target)
+
+    assert ranges(hub, path) == [None] * 3 or path == SMALL
+    assert not (target / "sd").exists()
+
+
+def test_a_length_that_is_not_the_listed_one_is_refused(hub: Hub, target: Path) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.always[UNET] = Fault("short", after=100)
+
+    with pytest.raises(CorruptFileError, match=r"has 100 bytes at 127\.0\.0\.1, the source lists"):
+        download(SOURCE, target)
+
+
+def test_a_server_that_ignores_ranges_is_read_from_the_start(hub: Hub, target: Path) -> None:
+    files = pipeline_files()
+    hub.repository(REPOSITORY).commit(files)
+    hub.faults.once[UNET] = [Fault("truncate", after=1000), Fault("none", ignores_range=True)]
+
+    download(SOURCE, target)
+
+    assert (target / "sd" / UNET).read_bytes() == files[UNET]
+    assert ranges(hub, UNET) == [None, "bytes=1000-"]
+
+
+def test_another_range_than_was_asked_for_is_refused(hub: Hub, target: Path) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.once[UNET] = [Fault("truncate", after=1000), Fault("wrong_range")]
+
+    with pytest.raises(NetworkError, match="another range"):
+        download(SOURCE, target)
+
+
+def test_weights_that_are_none_at_the_source_are_not_served(hub: Hub, target: Path) -> None:
+    # The digest is right: the repository itself holds a page in place of weights.
+    hub.repository(REPOSITORY).commit(pipeline_files() | {UNET: b"<html>not found</html>"})
+
+    with pytest.raises(UnsuitableModelError, match="no safetensors file"):
+        download(SOURCE, target)
+
+    assert not (target / "sd").exists()
+
+
+def test_a_name_that_does_not_resolve_is_a_network_error(job: Job) -> None:
+    result = job.run(HF_ENDPOINT="http://hub.invalid", DOWNLOADER_MAX_RETRIES="1")
+
+    assert result.returncode == 7
+    assert "trying again in" in result.stderr
+    assert "hub.invalid cannot be reached (ConnectError: " in result.stderr.splitlines()[-1]
+    assert "gave up after 2 tries" in result.stderr.splitlines()[-1]
+
+
+def test_a_hub_that_is_not_there_is_a_network_error(job: Job) -> None:
+    result = job.run(HF_ENDPOINT="http://127.0.0.1:9", DOWNLOADER_MAX_RETRIES="0")
+
+    assert result.returncode == 7
+    sentence = f"error: hf://{REPOSITORY}@main: 127.0.0.1 cannot be reached (ConnectError: "
+    assert result.stderr.startswith(sentence)
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,269 @@
+"""Many models of one file, and the parts beside a pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from downloader.errors import InvalidSettingError, UnsuitableModelError
+from downloader.selection.single import select_adapter, select_classifier
+from downloader.settings import Settings
+from downloader.spec import read_models
+from modelstore import MARKER_NAME, Marker, PartEntry
+from tests.downloader.hub_server import Hub, sha256
+from tests.downloader.job import Job
+from tests.downloader.pipeline_files import (
+    half_files,
+    pipeline_files,
+    published_paths,
+    safetensors,
+    whole_repository,
+)
+from tests.downloader.test_selection import listing
+from tests.downloader.volume import file_names, leftovers, revisions
+
+CLASSIFIER = {
+    "config.json": b"{}",
+    "preprocessor_config.json": b"{}",
+    "model.safetensors": safetensors(50),
+    "pytorch_model.bin": b"pickle",
+    "README.md": b"",
+}
+LORA = safetensors(60)
+STYLE = {
+    "README.md": b"",
+    "images/a.png": b"",
+    "pytorch_lora_weights.safetensors": safetensors(61),
+    "other.safetensors": safetensors(62),
+}
+
+
+@pytest.fixture
+def spec(hub: Hub, tmp_path: Path) -> Path:
+    hub.repository("o/base").commit(whole_repository(seed=1))
+    hub.repository("o/refiner").commit(pipeline_files(seed=30))
+    hub.repository("o/classifier").commit(CLASSIFIER)
+    hub.repository("o/style").commit(STYLE)
+    hub.files["pixel.safetensors"] = LORA
+    path = tmp_path / "models.yaml"
+    path.write_text(f"""
+models:
+  - name: sdxl
+    source: hf://o/base
+    refiner: hf://o/refiner@main
+    adapters:
+      - name: pixel-art
+        source: {hub.url}/files/pixel.safetensors
+        sha256: {sha256(LORA)}
+      - name: style
+        source: hf://o/style
+    safety_classifier: hf://o/classifier
+  - name: plain
+    source: hf://o/base
+    variant: ""
+    deny_patterns: ["feature_extractor/*.txt"]
+""")
+    return path
+
+
+def run(job: Job, spec: Path, verb: str = "fetch", *flags: str) -> tuple[int, str, str]:
+    variables = {"DOWNLOADER_SOURCE": "", "DOWNLOADER_NAME": "", "DOWNLOADER_SPEC": str(spec)}
+    done = job.verb(verb, *flags, **variables)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_all_parts_are_published_together_under_one_marker(
+    hub: Hub, job: Job, target: Path, spec: Path
+) -> None:
+    code, stdout, stderr = run(job, spec)
+
+    assert code == 0, stderr
+    refiner = {f"refiner/{path}" for path in pipeline_files()}
+    beside = {
+        "adapters/pixel-art/pixel.safetensors",
+        "adapters/style/pytorch_lora_weights.safetensors",
+        *(f"safety_classifier/{path}" for path in list(CLASSIFIER)[:3]),
+    }
+    wanted = published_paths() | refiner | beside
+    assert file_names(target / "sdxl") == wanted | {MARKER_NAME}
+    marker = Marker.read(target / "sdxl")
+    assert {entry.path for entry in marker.files} == wanted
+    assert (marker.source, marker.variant) == ("hf://o/base@main", "fp16")
+    assert [(part.folder, part.variant) for part in marker.parts] == [
+        ("refiner", None),
+        ("adapters/pixel-art", None),
+        ("adapters/style", None),
+        ("safety_classifier", None),
+    ]
+    commit = hub.repositories["o/refiner"].branches["main"]
+    assert marker.parts[0] == PartEntry("refiner", "hf://o/refiner@main", commit, None)
+    assert file_names(target / "plain") == set(pipeline_files()) | {MARKER_NAME}
+    assert set(half_files()).isdisjoint(file_names(target / "plain"))
+    assert len(stdout.splitlines()) == 2
+    assert run(job, spec)[1].count("already there") == 2
+
+
+def test_a_part_that_moves_makes_another_revision(
+    hub: Hub, job: Job, target: Path, spec: Path
+) -> None:
+    run(job, spec)
+    hub.repositories["o/style"].commit(STYLE | {"pytorch_lora_weights.safetensors": safetensors(9)})
+    hub.requests.clear()
+
+    assert run(job, spec)[0] == 0
+
+    assert len(revisions(target, "sdxl")) == 2
+    assert len(revisions(target, "plain")) == 1
+    assert hub.fetched_weights == ["pytorch_lora_weights.safetensors"]
+
+
+def test_damage_in_a_part_is_mended_from_its_own_source(
+    hub: Hub, job: Job, target: Path, spec: Path
+) -> None:
+    run(job, spec)
+    for path in ("adapters/pixel-art/pixel.safetensors", "refiner/vae/config.json"):
+        (target / "sdxl" / path).write_bytes(b"damaged")
+    hub.requests.clear()
+
+    code, _, stderr = run(job, spec)
+
+    assert code == 0, stderr
+    assert (target / "sdxl/adapters/pixel-art/pixel.safetensors").read_bytes() == LORA
+    assert hub.fetched_weights == []
+    assert run(job, spec, "verify")[0] == 0
+
+
+def test_one_model_that_fails_does_not_keep_the_others_back(
+    hub: Hub, job: Job, target: Path, spec: Path
+) -> None:
+    hub.repositories["o/refiner"].is_private = True
+
+    code, _, stderr = run(job, spec)
+
+    assert code == 3
+    assert "sdxl failed: hf://o/refiner@main: either there is no such repository" in stderr
+    assert stderr.splitlines()[-1].startswith("error: hf://o/refiner@main")
+    assert not (target / "sdxl").exists()
+    assert Marker.read(target / "plain").name == "plain"
+    assert leftovers(target) == set()
+
+
+def test_a_plan_names_files_and_bytes_and_fetches_no_weights(
+    hub: Hub, job: Job, target: Path, spec: Path
+) -> None:
+    code, stdout, stderr = run(job, spec, "plan")
+
+    assert code == 0, stderr
+    assert list(target.iterdir()) == []
+    assert hub.fetched_weights == []
+    commit = hub.repositories["o/base"].branches["main"]
+    assert f"  hf://o/base@main at {commit}" in stdout
+    assert f"{len(LORA):>16,}  adapters/pixel-art/pixel.safetensors" in stdout
+
+    _, stdout, _ = run(job, spec, "plan", "--log_format", "json")
+    sdxl, plain = map(json.loads, stdout.splitlines())
+    assert (sdxl["event"], sdxl["model"], sdxl["revision"]) == ("plan", "sdxl", commit)
+    assert sdxl["total_bytes"] == sum(sdxl["paths"].values())
+    assert sdxl["files"] == len(sdxl["paths"])
+    assert plain["model"] == "plain"
+
+
+def test_the_name_picks_one_model(spec: Path) -> None:
+    (model,) = read_models(Settings(spec=spec, name="plain"))
+    assert model.name == "plain"
+    assert model.main.variant is None
+    with pytest.raises(InvalidSettingError, match="has no such model"):
+        read_models(Settings(spec=spec, name="other"))
+
+
+BASE = "models: [{name: a, source: hf://o/n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("models: [", "is no YAML in line 1"),
+        ("[]", "Input should be a valid dictionary or instance of Document"),
+        ("{}", "models: Field required"),
+        ("models: []", "models: Tuple should have at least 1 item"),
+        ("models: [{name: a}]", "models[0].source: Field required"),
+        (BASE + ", sorce: x}]", "models[0].sorce: Extra inputs are not permitted"),
+        (BASE + "}, {name: a, source: hf://o/n}]", "models: the name 'a' is there twice"),
+        ("models: [{name: a/b, source: hf://o/n}]", "models[0].name: model name 'a/b'"),
+        ("models: [{name: a, source: x}]", "models[0].source: 'x': the scheme is wrong"),
+        (BASE + ", refiner: x}]", "models[0].refiner: 'x': the scheme is wrong"),
+        (BASE + ", refiner: 'https://h/x.safetensors'}]", "models[0].refiner: a single file is"),
+        (
+            BASE + ", adapters: [{name: b, source: 'https://h/x.safetensors', sha256: 12ab}]}]",
+            "models[0].adapters[0].sha256: 'https://h/x.safetensors': the sha256 is wrong",
+        ),
+        (
+            BASE + ", adapters: [{name: b, source: hf://o/n}, {name: b, source: hf://o/m}]}]",
+            "models[0].adapters: the name 'b' is there twice",
+        ),
+        (BASE + ", variant: 7}]", "models[0].variant: Input should be a valid string"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_by_its_place(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidSettingError) as caught:
+        read_models(Settings(spec=path))
+    assert sentence in str(caught.value)
+
+
+def test_a_missing_file_and_two_ways_at_once_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettingError, match=r"--spec .*: No such file"):
+        read_models(Settings(spec=tmp_path / "none"))
+    with pytest.raises(InvalidSettingError, match="give one of them"):
+        read_models(Settings(spec=tmp_path / "none", source="hf://a/b"))
+    with pytest.raises(InvalidSettingError, match=r"--source \(DOWNLOADER_SOURCE\): missing"):
+        read_models(Settings(name="a"))
+    with pytest.raises(InvalidSettingError, match=r"--name \(DOWNLOADER_NAME\): missing"):
+        read_models(Settings(source="hf://a/b"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "taken"),
+    [
+        (["x.safetensors", "README.md"], {"x.safetensors"}),
+        (
+            ["x.safetensors", "pytorch_lora_weights.safetensors"],
+            {"pytorch_lora_weights.safetensors"},
+        ),
+        (
+            ["sub/x.safetensors", "sub/adapter_config.json", "adapter_config.json"],
+            {"sub/x.safetensors", "sub/adapter_config.json"},
+        ),
+    ],
+)
+def test_the_file_of_an_adapter(paths: list[str], taken: set[str]) -> None:
+    assert {file.path for file in select_adapter(listing(paths)).files} == taken
+
+
+@pytest.mark.parametrize(
+    ("paths", "reason"),
+    [
+        (["x.bin"], "has no safetensors"),
+        (["b.safetensors", "a.safetensors"], r"several safetensors files \(a.*, b.*allow_patterns"),
+    ],
+)
+def test_an_adapter_that_is_none_or_many_is_refused(paths: list[str], reason: str) -> None:
+    with pytest.raises(UnsuitableModelError, match=reason):
+        select_adapter(listing(paths))
+
+
+def test_a_classifier_without_safetensors_is_refused() -> None:
+    with pytest.raises(UnsuitableModelError, match="only pickles"):
+        select_classifier(listing(["config.json", "pytorch_model.bin"]), None)
+    with pytest.raises(UnsuitableModelError, match=r"no config\.json"):
+        select_classifier(listing(["model.safetensors"]), None)
+    found = select_classifier(
+        listing(["config.json", "model.safetensors", "model.fp16.safetensors"]), "fp16"
+    )
+    assert {file.path for file in found.files} == {"config.json", "model.fp16.safetensors"}
+    assert found.variant == "fp16"

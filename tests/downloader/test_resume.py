@@ -1,0 +1,99 @@
+"""kill -9 at any moment: the next run is right, and fetches no more than a chunk of a file twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+from modelstore import MARKER_NAME
+from tests.downloader.hub_server import Hub
+from tests.downloader.job import REPOSITORY, Job
+from tests.downloader.pipeline_files import pipeline_files, safetensors
+from tests.downloader.volume import file_names, leftovers, partial_sizes, wait_until
+
+KILLS = 20
+CHUNK_BYTES = 64 * 1024
+WEIGHTS = {
+    "safety_checker/model.safetensors": safetensors(5, 3_000_000),
+    "text_encoder/model.safetensors": safetensors(6, 2_000_000),
+    "unet/diffusion_pytorch_model.safetensors": safetensors(7, 6_000_000),
+    "vae/diffusion_pytorch_model.safetensors": safetensors(8, 1_000_000),
+}
+
+
+def test_twenty_kills_cost_at_most_a_chunk_of_each_file(hub: Hub, job: Job, target: Path) -> None:
+    files = pipeline_files() | WEIGHTS
+    hub.repository(REPOSITORY).commit(files)
+    moment = random.Random(424242)
+    # Slow enough that nothing waits in the kernel's buffers: what was sent was nearly received.
+    hub.faults.pace = (16 * 1024, 0.02)
+    for number in range(KILLS):
+        before = sum(hub.sent.values())
+        with job.start(DOWNLOADER_LEASE_SECONDS="0.2") as process:
+            # Some before the first byte, some in the middle.
+            if number % 5:
+                wait_until(lambda before=before: sum(hub.sent.values()) > before + 100)
+                time.sleep(moment.uniform(0, 0.15))
+            else:
+                time.sleep(moment.uniform(0.1, 0.5))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert not (target / "sd").exists()
+    was_there = partial_sizes(target)
+    assert len(was_there) == len(WEIGHTS), "the kills came after the end: nothing was tested"
+
+    hub.faults.pace = None
+    assert job.run().returncode == 0
+
+    for path, content in files.items():
+        assert (target / "sd" / path).read_bytes() == content
+    assert file_names(target / "sd") == set(files) | {MARKER_NAME}
+    assert leftovers(target) == set()
+    for path, content in WEIGHTS.items():
+        again = hub.sent[path] - len(content)
+        assert again <= KILLS * CHUNK_BYTES, path
+    starts = [one.headers.get("Range") for one in hub.requests if "/lfs/" in one.path]
+    assert sum(start is not None for start in starts) > KILLS
+
+
+def test_the_bytes_before_a_kill_are_proved_with_the_rest(hub: Hub, job: Job, target: Path) -> None:
+    path = "unet/diffusion_pytorch_model.safetensors"
+    files = pipeline_files() | WEIGHTS
+    hub.repository(REPOSITORY).commit(files)
+    hub.faults.pace = (16 * 1024, 0.02)
+    with job.start() as process:
+        wait_until(lambda: hub.sent[path] > 200_000)
+        process.kill()
+    (partial,) = target.glob(f".staging/sd/*/{path}.*.partial")
+    with partial.open("r+b") as stream:
+        stream.seek(1000)
+        stream.write(b"\xff")
+
+    hub.faults.pace = None
+    assert job.run().returncode == 0
+
+    assert (target / "sd" / path).read_bytes() == files[path]
+    unet = [one for one in hub.requests if "/lfs/" in one.path and one.path.endswith(path)]
+    # Begun, gone on with, found wrong, fetched whole.
+    assert [("Range" in one.headers) for one in unet] == [False, True, False]
+
+
+def test_a_branch_that_moves_meanwhile_mixes_nothing(hub: Hub, job: Job, target: Path) -> None:
+    path = "unet/diffusion_pytorch_model.safetensors"
+    repository = hub.repository(REPOSITORY)
+    repository.commit(pipeline_files() | WEIGHTS)
+    hub.faults.pace = (16 * 1024, 0.02)
+    with job.start() as process:
+        wait_until(lambda: hub.sent[path] > 200_000)
+        process.kill()
+    moved = pipeline_files() | WEIGHTS | {path: safetensors(9, 6_000_000)}
+    repository.commit(moved)
+
+    hub.faults.pace = None
+    assert job.run().returncode == 0
+
+    for name, content in moved.items():
+        assert (target / "sd" / name).read_bytes() == content
+    assert leftovers(target) == set()

@@ -1,0 +1,70 @@
+"""A volume as a test looks at it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from downloader.download import Report, download_model
+from downloader.settings import Settings
+from downloader.sources import Access
+from downloader.spec import read_models
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Write each file below ``folder``."""
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def download(source: Path | str, target: Path, **settings: object) -> Report:
+    """Publish ``source`` as ``sd``, in this process."""
+    uri = source.as_uri() if isinstance(source, Path) else source
+    given = Settings(**{"source": uri, "name": "sd", "target": target, **settings})
+    with Access(given) as access:
+        return download_model(read_models(given)[0], access)
+
+
+def file_names(folder: Path) -> set[str]:
+    """The files below ``folder``, which may be a link to one."""
+    folder = folder.resolve()
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def leftovers(target: Path) -> set[str]:
+    """What is in the folders of downloads and of deletions."""
+    folders = [target / ".staging", target / ".trash"]
+    return {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+
+
+def revisions(target: Path, name: str = "sd") -> set[str]:
+    """The revisions of a model."""
+    folder = target / ".revisions" / name
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def tree(folder: Path) -> dict[str, int]:
+    """Every path below ``folder`` and its modification time in nanoseconds."""
+    return {str(path): path.lstat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+def partial_sizes(target: Path) -> list[int]:
+    """Bytes of the files that are not whole yet, the empty ones left out."""
+    sizes = []
+    for path in target.glob(".staging/**/*.partial"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:  # it is whole by now
+            continue
+    return sorted(filter(None, sizes))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Look again and again."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
