@@ -28,6 +28,7 @@ LABEL org.opencontainers.image.title="stable-diffusion-predictor" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
+    MALLOC_ARENA_MAX=2 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 # A name for the user: PyTorch asks for it when it makes its cache folder.

@@ -18,7 +18,7 @@ $compile --generate-hashes --extra predictor \
   --output-file requirements/predictor-cpu.lock pyproject.toml
 awk '/^[a-z]/ { is_torch = /^torch==/ } !is_torch' requirements/predictor-cpu.lock > requirements/.cpu
 mv requirements/.cpu requirements/predictor-cpu.lock
-$compile --extra predictor --extra downloader --extra dev \
+$compile --extra predictor --extra downloader --extra deploy --extra dev \
   --output-file requirements/dev.lock pyproject.toml
 # The local label names a build, not a version: any build of 2.13.0 will do for development.
 sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/dev.lock
