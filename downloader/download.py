@@ -167,10 +167,10 @@ def tell_plan(plan: Plan) -> None:
         "revision": model.parts[0].revision,
     }
     logger.info(
-        "planned %d files, %s bytes, variant %s",
+        "planned %d files, %s bytes, %s",
         len(plan.files),
         f"{plan.size:,}",
-        plan.variants[""] or "none",
+        plan.variant_told,
         extra={"event": "plan", "fields": fields},
     )
 

@@ -62,11 +62,21 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """All files of a model, and the variant of each part's weights, by the part's folder."""
+    """All files of a model, and the variant of each part's weights, by the part's folder.
+
+    ``without_variant`` are the components that have only plain files.
+    """
 
     model: ResolvedModel
     files: tuple[PlannedFile, ...]
     variants: dict[str, str | None]
+    without_variant: tuple[str, ...]
+
+    @property
+    def variant_told(self) -> str:
+        """The variant and who lacks it, for people."""
+        lacking = f", plain files of {', '.join(self.without_variant)}"
+        return f"variant {self.variants[''] or 'none'}{lacking if self.without_variant else ''}"
 
     @property
     def size(self) -> int:
@@ -92,9 +102,11 @@ def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
     """
     files: list[PlannedFile] = []
     variants: dict[str, str | None] = {}
+    without: list[str] = []
     for part in model.parts:
         selection = _select(part, access, stop)
         variants[part.spec.folder] = selection.variant
+        without += [f"{part.spec.folder}/{name}".lstrip("/") for name in selection.without_variant]
         files += [
             PlannedFile(part, file, path_in_model(part.spec, file)) for file in selection.files
         ]
@@ -102,7 +114,7 @@ def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:
         raise UnsuitableModelError(f"two parts of the model have a file {min(twice)!r}")
-    return Plan(model, tuple(files), variants)
+    return Plan(model, tuple(files), variants, tuple(without))
 
 
 def list_part(part: ResolvedPart, access: Access, stop: Stop) -> tuple[RemoteFile, ...]:

@@ -85,6 +85,10 @@ class ModelStore:
         """The folder that holds the name of the one download of ``name`` under way."""
         return self.root / ".staging" / f".{check_name(name)}.lease"
 
+    def scratch(self, name: str, purpose: str) -> Path:
+        """A file that only the owner of the lease makes, for a moment; it may be left by a kill."""
+        return self.root / ".staging" / f".{check_name(name)}.{purpose}"
+
     @property
     def trash(self) -> Path:
         """Where a folder goes, by one rename, before its files are deleted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -89,3 +89,9 @@ class Settings(BaseSettings):
         description="After that: how long requests under way may take. Keep the sum below the "
         "pod's `terminationGracePeriodSeconds`.",
     )
+
+    @field_validator("model_dir")
+    @classmethod
+    def _follow_the_link(cls, folder: Path) -> Path:
+        """A published name is a link that may be switched: a load must not mix two revisions."""
+        return folder.resolve()

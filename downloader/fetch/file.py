@@ -21,6 +21,8 @@ from downloader.stop import Stop
 
 PARTIAL_SUFFIX = ".partial"
 _CORRUPT_LIMIT = 3
+# A connection that always breaks after fewer does not go on for ever.
+_PROGRESS_BYTES = 64 * 1024
 
 
 @dataclass
@@ -68,7 +70,8 @@ class FileFetch:
 
     def _receive_all(self, descriptor: int) -> Hashes:
         there = hash_file(self._partial, self.file, self.stop)
-        received = _Received(os.fstat(descriptor).st_size, there)
+        size = os.fstat(descriptor).st_size
+        received = _Received(size, there, furthest=size)
         while received.count < self.file.size:
             try:
                 self._receive(descriptor, received)
@@ -119,11 +122,13 @@ class _Received:
     furthest: int = 0
 
     def add(self, chunk: bytes) -> bool:
-        """Whether the file is longer now than it ever was: repeats are no progress."""
+        """Whether there is progress: enough bytes beyond any that came before."""
         self.hashes.update(chunk)
         self.count += len(chunk)
-        self.furthest = max(self.count, was := self.furthest)
-        return self.furthest > was
+        if self.count < self.furthest + _PROGRESS_BYTES:
+            return False
+        self.furthest = self.count
+        return True
 
 
 def partial_path(path: Path, file: RemoteFile) -> Path:

@@ -51,10 +51,14 @@ class Component:
 
 @dataclass(frozen=True)
 class Selection:
-    """The files to fetch, by path; ``variant`` is None where no component has the asked one."""
+    """The files to fetch, by path; ``variant`` is None where no component has the asked one.
+
+    ``without_variant`` are the components whose plain files are taken in its place.
+    """
 
     files: tuple[RemoteFile, ...]
     variant: str | None
+    without_variant: tuple[str, ...] = ()
 
 
 def check_is_pipeline(files: Iterable[RemoteFile]) -> None:
@@ -95,14 +99,15 @@ def select(
     """
     folders = _by_folder(files)
     taken = [folders[""].get(name) for name in (MODEL_INDEX_NAME, GENERATION_DEFAULTS_NAME)]
-    used: set[str | None] = set()
+    used: dict[str, str | None] = {}
     for component in components:
         needed, found = select_component(component, folders.get(component.name, {}), variant)
         taken += needed
         if component.has_weights:
-            used.add(found)
+            used[component.name] = found
     selected = sorted((file for file in taken if file), key=lambda file: file.path)
-    return Selection(tuple(selected), variant if variant in used else None)
+    without = tuple(name for name, found in used.items() if found != variant)
+    return Selection(tuple(selected), variant if variant in used.values() else None, without)
 
 
 def select_component(

@@ -15,7 +15,7 @@ from downloader.settings import Settings
 
 @dataclass(frozen=True)
 class Access:
-    """Made once for all models; nothing is opened before it is needed, all is closed by ``with``."""
+    """Made once for all models; what is opened when it is needed is closed by ``with``."""
 
     settings: Settings
 

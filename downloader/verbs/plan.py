@@ -23,9 +23,8 @@ def plan(settings: Settings) -> str:
 
 
 def _headline(plan: Plan) -> str:
-    variant = plan.variants[""] or "none"
     return (
-        f"{plan.model.name}: {len(plan.files)} files, {plan.size:,} bytes, variant {variant}, "
+        f"{plan.model.name}: {len(plan.files)} files, {plan.size:,} bytes, {plan.variant_told}, "
         f"revision {plan.model.revision}"
     )
 

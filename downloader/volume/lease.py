@@ -80,10 +80,13 @@ class Lease:
         Raises:
             LeaseLostError: another process took it over.
         """
-        if not self._file.exists():
+        try:
+            # Not stat: NFS answers that from its cache, an open never.
+            os.close(os.open(self._file, os.O_WRONLY | os.O_CLOEXEC))
+        except FileNotFoundError:
             raise LeaseLostError(
                 f"no sign of life of this process for {self._seconds:g} s: another one took over"
-            )
+            ) from None
 
     def give_back(self) -> None:
         """Let the next one in."""

@@ -35,9 +35,9 @@ def switch(store: ModelStore, name: str, revision: str) -> None:
     if active == revision:
         return
     if active is not None:
-        _link(store, Path(active), store.previous(name))
+        _link(store, name, Path(active), store.previous(name))
     _make_way(store, name)
-    _link(store, store.link_target(name, revision), store.model(name))
+    _link(store, name, store.link_target(name, revision), store.model(name))
 
 
 def delete_unlisted(folder: Path, listed: set[str]) -> None:
@@ -60,8 +60,9 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _link(store: ModelStore, target: Path, link: Path) -> None:
-    new = store.root / ".staging" / f".link.{secrets.token_hex(8)}"
+def _link(store: ModelStore, name: str, target: Path, link: Path) -> None:
+    new = store.scratch(name, "link")
+    new.unlink(missing_ok=True)
     try:
         new.symlink_to(target)
     except OSError as error:
@@ -85,7 +86,7 @@ def _make_way(store: ModelStore, name: str) -> None:
     adopted = _adopted_name(place)
     logger.info("%s: the folder that was there is kept as revision %s", name, adopted)
     place.rename(store.revision(name, adopted))
-    _link(store, Path(adopted), store.previous(name))
+    _link(store, name, Path(adopted), store.previous(name))
 
 
 def _adopted_name(folder: Path) -> str:

@@ -32,7 +32,7 @@ def changing(store: ModelStore, name: str, settings: Settings, stop: Stop) -> It
     try:
         store.lease(name).parent.mkdir(exist_ok=True)
         with held(store.lease(name), settings.lease_seconds, stop, _Waiting(name)) as lease:
-            check_writable(store, lease.owner)
+            check_writable(store, name)
             try:
                 yield lease
             finally:

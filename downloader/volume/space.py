@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 from downloader.errors import NoSpaceError
 from modelstore import ModelStore
+
+logger = logging.getLogger("downloader")
+
+_EVENT = {"event": "space"}
 
 
 def check_space(store: ModelStore, name: str, needed: int) -> None:
@@ -18,6 +23,7 @@ def check_space(store: ModelStore, name: str, needed: int) -> None:
     """
     free = shutil.disk_usage(store.root).free
     if needed <= free:
+        logger.info("needed %s bytes, free %s bytes", f"{needed:,}", f"{free:,}", extra=_EVENT)
         return
     message = f"the target needs {needed:,} bytes more and has {free:,} bytes free"
     unserved = unserved_bytes(store, name)

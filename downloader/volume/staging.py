@@ -7,20 +7,23 @@ way to publish it.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from downloader.errors import StorageError
 from downloader.volume.trash import discard
 from modelstore import ModelStore
 
+_LEFT = r"lease\.[0-9a-f]{16}|link|probe|lock|replaced"
 
-def check_writable(store: ModelStore, owner: str) -> None:
+
+def check_writable(store: ModelStore, name: str) -> None:
     """See that files can be made on the volume, by making one.
 
     Raises:
         OSError: they cannot.
     """
-    probe = store.root / ".staging" / f".probe.{owner}"
+    probe = store.scratch(name, "probe")
     probe.write_bytes(b"\n")
     probe.unlink()
 
@@ -44,10 +47,16 @@ def drop_all(store: ModelStore, name: str) -> None:
         for path in folder.iterdir():
             discard(store, path)
         folder.rmdir()
-    # A process that was killed while it asked for the lease, and an older version's files.
-    for path in folder.parent.glob(f".{name}.*"):
-        if path != store.lease(name):
+    for path in folder.parent.iterdir():
+        if _is_left(path.name, name):
             discard(store, path)
+
+
+def _is_left(file_name: str, name: str) -> bool:
+    """What a process leaves that is killed at the lease or at a link, and an older version's."""
+    # Whole names: another model's may begin like this one's, as in "sd" and "sd.v2".
+    rest = file_name.removeprefix(f".{name}.")
+    return rest != file_name and re.fullmatch(_LEFT, rest) is not None
 
 
 def _bytes(folder: Path) -> int:

@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
-        self.hub.requests.append(Request(self.command, unquote(path), dict(self.headers)))
+        self.hub.requests.append(Request(self.command, unquote(path), self.headers))
         if self.hub.faults.status:
             self._send(self.hub.faults.status)
         elif match := API.fullmatch(path):

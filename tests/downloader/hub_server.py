@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import ThreadingHTTPServer
 from pathlib import PurePosixPath
 
@@ -46,11 +47,11 @@ class Repository:
 
 @dataclass
 class Request:
-    """What one request asked for."""
+    """What one request asked for; its headers are found in whatever case."""
 
     method: str
     path: str
-    headers: dict[str, str]
+    headers: Message
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Two downloads of one name at once, again and again, in processes that were forked ready.
 
-``python -m tests.downloader.racers ROUNDS SOURCE TARGET`` prints a line for each round: the two exit
-codes, how often it was published, and what was left over.
+``python -m tests.downloader.racers ROUNDS SOURCE TARGET`` prints a line for each round: the two
+exit codes, how often it was published, and what was left over.
 """
 
 from __future__ import annotations

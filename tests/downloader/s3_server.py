@@ -1,4 +1,4 @@
-"""A real S3 server for tests: ``python -m tests.downloader.s3_server`` prints its port and serves."""
+"""A real S3 server: ``python -m tests.downloader.s3_server`` prints its port and serves."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from downloader.errors import (
 from downloader.remote import Digest
 from downloader.settings import Settings
 from downloader.sources import Access, open_source
-from downloader.spec import parse_spec
 from downloader.sources.bucket import BucketSource, _digest
+from downloader.spec import parse_spec
 from modelstore import MARKER_NAME, Marker
 from tests.downloader.job import Job
 from tests.downloader.pipeline_files import pipeline_files, safetensors
@@ -69,7 +69,7 @@ def client(endpoint: str) -> Any:
     try:
         client.create_bucket(Bucket="models")
     except ClientError as error:
-        assert "BucketAlreadyOwnedByYou" in str(error)  # noqa: PT017
+        assert "BucketAlreadyOwnedByYou" in str(error)
     for entry in client.list_objects_v2(Bucket="models").get("Contents", []):
         client.delete_object(Bucket="models", Key=entry["Key"])
     return client

@@ -16,7 +16,7 @@ from modelstore import MARKER_NAME
 from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
-from tests.downloader.pipeline_files import pipeline_files
+from tests.downloader.pipeline_files import pipeline_files, safetensors
 from tests.downloader.volume import download, file_names
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -78,14 +78,22 @@ def test_one_fault_costs_one_more_request_and_no_byte_twice(
 def test_many_faults_in_a_row_do_not_count_together_while_bytes_come(
     hub: Hub, target: Path
 ) -> None:
-    files = pipeline_files()
+    files = pipeline_files() | {UNET: safetensors(1, 1_000_000)}
     hub.repository(REPOSITORY).commit(files)
-    hub.faults.once[UNET] = [Fault("truncate", after=200)] * 12
+    hub.faults.once[UNET] = [Fault("truncate", after=70_000)] * 12
 
     download(SOURCE, target, max_retries=2)
 
     assert (target / "sd" / UNET).read_bytes() == files[UNET]
-    assert ranges(hub, UNET)[1:4] == ["bytes=200-", "bytes=400-", "bytes=600-"]
+    assert ranges(hub, UNET)[1:3] == ["bytes=70000-", "bytes=140000-"]
+
+
+def test_a_few_bytes_at_a_time_are_no_progress(hub: Hub, target: Path) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.always[UNET] = Fault("truncate", after=10)
+
+    with pytest.raises(NetworkError, match="gave up after 3 tries"):
+        download(SOURCE, target, max_retries=2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next run is right, and fetches no more than a chunk of a file twice."""
+"""kill -9 at any moment: the next run is right, and fetches at most a chunk of a file twice."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def settings(target: Path, **given: object) -> Settings:
 def test_the_name_is_a_relative_link_to_the_revision(source: Path, target: Path) -> None:
     report = download(source, target)
 
-    link = os.readlink(target / "sd")
-    assert link == f".revisions/sd/{active(target)}"
+    link = (target / "sd").readlink()
+    assert link == Path(".revisions/sd", active(target))
     assert active(target).startswith(report.marker.revision.removeprefix("sha256:")[:12])
     # A pod mounts the volume elsewhere.
     target.rename(target.with_name("elsewhere"))
@@ -213,6 +213,17 @@ def test_prune_clears_what_dead_runs_left_of_any_name(target: Path, tmp_path: Pa
     prune(settings(target, name=""))
 
     assert leftovers(target) == set()
+
+
+def test_one_model_never_touches_what_belongs_to_another(source: Path, target: Path) -> None:
+    # Names may begin alike, and hold dots.
+    others = {".staging/.sd.v2.lease/owner": b"1", ".staging/sd.v2/1-2.owner/x.partial": b"x"}
+    write_files(target, others | {".staging/.sd.lock": b"", ".staging/.sd.link": b""})
+
+    download(source, target)
+    prune(settings(target))
+
+    assert leftovers(target) == {".sd.v2.lease", "sd.v2"}
 
 
 def test_the_list_names_every_revision(
