@@ -48,8 +48,8 @@ class StepEngine:
         self._under_way: list[Job] = []
         self._denoised: list[Job] = []
         self._turn = 0
-        # One thread each: pools of OpenMP threads beside the engine's own would slow down every step
-        # on a CPU, by a sixth at 256x256, while they idle.
+        # One thread each: pools of OpenMP threads beside the engine's own slow down every step on a
+        # CPU while they idle, by a sixth at 256x256.
         self._finishers = ThreadPoolExecutor(
             2, "finisher", initializer=torch.set_num_threads, initargs=(1,)
         )

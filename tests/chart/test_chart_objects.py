@@ -17,8 +17,6 @@ ALL_CASES = ["default", *sorted(CASES)]
 STANDARD = {"predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}}}
 
 
-# Settings of the chart's Job that another branch brings; empty this set on merging it.
-SETTINGS_TO_COME = {"spec"}
 # What libraries read; everything else in a container is a setting of the program.
 FOREIGN_VARIABLES = {
     "AWS_ACCESS_KEY_ID",
@@ -68,7 +66,7 @@ def test_every_variable_is_a_setting_of_its_program(name: str) -> None:
         assert predictor <= PredictorSettings.model_fields.keys()
     downloader = settings_of(case(name).downloader_container, "DOWNLOADER_")
     assert {"target", "max_workers"} <= downloader
-    assert downloader - SETTINGS_TO_COME <= DownloaderSettings.model_fields.keys()
+    assert downloader <= DownloaderSettings.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", [name for name in ALL_CASES if name != "many-models"])
