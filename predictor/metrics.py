@@ -35,6 +35,9 @@ class MetricsMiddleware:
         self._app = app
         self._model_name = model_name
         self._path = f"/v1/models/{model_name}:predict"
+        # A series that begins at 1 shows no increase: Prometheus would miss the first failure.
+        for code in (200, 500):
+            REQUESTS.labels(model_name, code)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Note the status that is sent, and the time until all is sent."""
@@ -79,7 +82,9 @@ class EngineCollector(Collector):
             "diffusion_lanes", "The most samples of one forward pass.", labels=["model_name"]
         )
         out_of_memory = CounterMetricFamily(
-            "diffusion_out_of_memory", "Forward passes that did not fit.", labels=["model_name"]
+            "diffusion_out_of_memory",
+            "Batches that did not fit and were halved.",
+            labels=["model_name"],
         )
         for name, engine in self._engines.items():
             state = engine.state

@@ -30,7 +30,7 @@ class Capacity:
 
     ``lanes`` fit into one forward pass at ``latent_pixels``, the model's default shape.
     ``steps_per_decode`` is the time of decoding a picture, in the step time of a guided picture.
-    ``out_of_memory`` counts the passes that did not fit.
+    ``out_of_memory`` counts the batches that did not fit.
     """
 
     lanes: int

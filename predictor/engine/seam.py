@@ -29,7 +29,7 @@ class EngineState(NamedTuple):
     """What an engine is busy with.
 
     ``waiting`` and ``under_way`` are pictures, ``lanes`` is the most samples of one forward pass,
-    ``out_of_memory`` counts the passes that did not fit.
+    ``out_of_memory`` counts the batches that did not fit and were halved.
     """
 
     waiting: int
