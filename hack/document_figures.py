@@ -75,7 +75,7 @@ def everything(figures: Figures) -> str:
     """The table of ``docs/performance.md``: a contestant in a load a row, a measure a column."""
     rows = [f"| load | how | {' | '.join(MEASURES.values())} |", "| --- " * 9 + "|"]
     for section, words in SECTIONS.items():
-        for load, contestant, row in _contestants(words, figures[section]):
+        for load, contestant, row in _contestants(words, figures.get(section, {})):
             cells = [load, CONTESTANTS[contestant], *(_short(row[key]) for key in MEASURES)]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
