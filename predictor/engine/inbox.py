@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -13,7 +14,7 @@ from dataclasses import replace
 import torch
 
 from predictor.engine.seam import GenerationCancelledError, StepListener
-from predictor.errors import GenerationFailedError
+from predictor.errors import GenerationFailedError, OverloadedError
 from predictor.types import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
@@ -78,10 +79,33 @@ def _told(error: Exception) -> GenerationFailedError:
 class Inbox:
     """A queue in order of arrival, for one thread that takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_queue_length: int) -> None:
+        self._max_queue_length = max_queue_length
+        self.unfinished = 0
         self._tickets: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self.is_closed = False
+
+    async def submit(
+        self, request: GenerationRequest, on_step: StepListener | None, under_way: int
+    ) -> GenerationResult:
+        """Wait for the picture; on the event loop. So many may be ``under_way`` beside the queue.
+
+        Raises:
+            OverloadedError: too many are unfinished.
+        """
+        # Whether the thread has looked into the queue yet is chance: all unfinished ones count.
+        if self.unfinished >= self._max_queue_length + under_way:
+            raise OverloadedError(
+                f"{self._max_queue_length} pictures are waiting already; try again later"
+            )
+        ticket = Ticket(request, on_step)
+        self.unfinished += 1
+        try:
+            self.put(ticket)
+            return await asyncio.wrap_future(ticket.future)
+        finally:
+            self.unfinished -= 1
 
     def put(self, ticket: Ticket) -> None:
         """Let a ticket wait; after ``close`` it fails at once."""

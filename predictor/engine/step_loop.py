@@ -6,7 +6,6 @@ scheduler and prompt. One thread takes turns; each turn drops, admits, chooses, 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -25,7 +24,6 @@ from predictor.engine.seam import (
     GenerationCancelledError,
     StepListener,
 )
-from predictor.errors import OverloadedError
 from predictor.types import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
@@ -40,9 +38,7 @@ class StepEngine:
     def __init__(self, denoiser: Denoiser, capacity: Capacity, max_queue_length: int) -> None:
         self._denoiser = denoiser
         self._capacity = capacity
-        self._max_queue_length = max_queue_length
-        self._unfinished = 0
-        self._inbox = Inbox()
+        self._inbox = Inbox(max_queue_length)
         with torch.inference_mode():
             self._embeddings = EmbeddingCache(denoiser.encode)
         self._under_way: list[Job] = []
@@ -60,25 +56,14 @@ class StepEngine:
     def state(self) -> EngineState:
         """See ``Engine.state``."""
         under_way = len(self._under_way) + len(self._denoised)
-        waiting = max(0, self._unfinished - under_way)
+        waiting = max(0, self._inbox.unfinished - under_way)
         return EngineState(waiting, under_way, self._capacity.lanes, self._capacity.out_of_memory)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Make one picture; see ``Engine.submit``."""
-        # Counted here and not in the inbox: whether the thread has looked there yet is chance.
-        if self._unfinished >= self._max_queue_length + self._capacity.jobs_under_way:
-            raise OverloadedError(
-                f"{self._max_queue_length} pictures are waiting already; try again later"
-            )
-        ticket = Ticket(request, on_step)
-        self._unfinished += 1
-        try:
-            self._inbox.put(ticket)
-            return await asyncio.wrap_future(ticket.future)
-        finally:
-            self._unfinished -= 1
+        return await self._inbox.submit(request, on_step, self._capacity.jobs_under_way)
 
     def close(self) -> None:
         """Drop what waits and stop what runs at its next step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
@@ -16,7 +15,6 @@ from predictor.engine.seam import (
     Pipeline,
     StepListener,
 )
-from predictor.errors import OverloadedError
 from predictor.types import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
@@ -32,36 +30,23 @@ class WholeBatchEngine:
     def __init__(self, pipeline: Pipeline, max_batch: int, max_queue_length: int) -> None:
         self._pipeline = pipeline
         self._max_batch = max_batch
-        self._max_queue_length = max_queue_length
-        self._unfinished = 0
         self._under_way = 0
         self._out_of_memory = 0
-        self._inbox = Inbox()
+        self._inbox = Inbox(max_queue_length)
         self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
         self._worker.start()
 
     @property
     def state(self) -> EngineState:
         """See ``Engine.state``."""
-        waiting = max(0, self._unfinished - self._under_way)
+        waiting = max(0, self._inbox.unfinished - self._under_way)
         return EngineState(waiting, self._under_way, self._max_batch, self._out_of_memory)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Make one picture; see ``Engine.submit``."""
-        # One batch runs besides those that wait.
-        if self._unfinished >= self._max_queue_length + self._max_batch:
-            raise OverloadedError(
-                f"{self._max_queue_length} pictures are waiting already; try again later"
-            )
-        ticket = Ticket(request, on_step)
-        self._unfinished += 1
-        try:
-            self._inbox.put(ticket)
-            return await asyncio.wrap_future(ticket.future)
-        finally:
-            self._unfinished -= 1
+        return await self._inbox.submit(request, on_step, self._max_batch)
 
     def close(self) -> None:
         """Drop what waits and stop what runs at its next step."""
