@@ -45,7 +45,6 @@ def job(hub: Hub, target: Path, tmp_path: Path) -> Job:
         "HOME": str(tmp_path),
         "HF_HOME": str(tmp_path / "hf"),
         "HF_ENDPOINT": hub.url,
-        "HF_HUB_DISABLE_TELEMETRY": "1",
         "DOWNLOADER_SOURCE": f"hf://{REPOSITORY}",
         "DOWNLOADER_NAME": "sd",
         "DOWNLOADER_TARGET": str(target),

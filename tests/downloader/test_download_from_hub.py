@@ -48,6 +48,19 @@ def test_the_half_precision_pipeline_is_published_and_nothing_else(
     assert ", variant fp16, plain files of safety_checker\n" in result.stderr
 
 
+def test_what_a_mirror_answers_to_other_questions_does_not_matter(
+    hub: Hub, job: Job, tmp_path: Path
+) -> None:
+    hub.repository(REPOSITORY).commit(whole_repository())
+    # huggingface_hub keeps here what the hub told it of tools that may call it.
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / ".agent_harnesses.json").write_text('[{"no": "registry"}]')
+
+    result = job.run()
+
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_marker_says_what_was_published(hub: Hub, job: Job, target: Path) -> None:
     files = whole_repository()
     commit = hub.repository(REPOSITORY).commit(files)
