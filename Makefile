@@ -41,6 +41,7 @@ bench: $(INSTALLED) ## Measure (an hour on two cores) and write the tables; resu
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.concurrency
 	$(BIN)/python -m bench.gpu
+	$(BIN)/python bench/download.py
 	$(BIN)/python hack/document_figures.py
 
 train: $(INSTALLED) ## Train the demo model again (20 minutes on two cores)

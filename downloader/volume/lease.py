@@ -67,8 +67,9 @@ class Lease:
             if watch.is_dead(holder):
                 if self._take_over(holder[0]):
                     break
+                self._stop.wait(_RACE_SECONDS)
                 continue
-            on_wait(holder[1].split()[-1] if holder[1] else "another process")
+            on_wait((holder[1].split() or ["another process"])[-1])
             self._stop.wait(pause)
             pause = min(2 * pause, _LONGEST_POLL_SECONDS, self._seconds / 10)
         self._beat()
