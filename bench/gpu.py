@@ -25,9 +25,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.random_models import stable_diffusion_1_5, stable_diffusion_xl
 from predictor.engine.capacity import measure_capacity
 from predictor.engine.step_loop import StepEngine
-from predictor.pipeline import DiffusersPipeline
+from predictor.pipelines.stepwise import denoiser_for
+from predictor.pipelines.whole import DiffusersPipeline
 from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
-from predictor.unet import denoiser_for
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.json"
 ROUNDS = 5

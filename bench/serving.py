@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from demo.run import NAME, VOLUME, ask, free_port, publish, server
-from predictor.pipeline import DiffusersPipeline, load_pipeline
+from predictor.loading.load import load_pipeline
+from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

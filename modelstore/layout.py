@@ -13,6 +13,7 @@
     │       │   ├── unet/ vae/ …
     │       │   ├── refiner/             optional: a second pipeline
     │       │   ├── adapters/pixel-art/  optional: LoRA files, a folder for each
+    │       │   ├── controlnets/canny/   optional: ControlNets, a folder for each
     │       │   └── safety_classifier/   optional
     │       └── .previous -> …           what was served before, for a rollback
     ├── .staging/

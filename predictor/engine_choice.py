@@ -7,9 +7,9 @@ from predictor.engine.capacity import measure_capacity, measure_whole_batch
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
-from predictor.pipeline import DiffusersPipeline
+from predictor.pipelines.stepwise import denoiser_for, supports
+from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
-from predictor.unet import denoiser_for, supports
 
 
 def open_engine(pipeline: DiffusersPipeline, settings: Settings) -> Engine:

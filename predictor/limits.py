@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from predictor.errors import InvalidRequestError
 from predictor.settings import Settings
-from predictor.types import GenerationRequest, ModelProfile
+from predictor.types import Adapter, ControlNetInput, GenerationRequest, ModelProfile
 
 MIN_SIDE = 64
 # Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).
@@ -39,6 +39,10 @@ class Limits:
         _check_range("guidance_scale", request.guidance_scale, 0, self.settings.max_guidance_scale)
         _check_range("seed", request.seed, 0, MAX_SEED)
         self._check_scheduler(request.scheduler)
+        self._check_task(request)
+        self._check_adapters(request.adapters)
+        self._check_controlnet(request.controlnet)
+        self._check_refiner(request.denoising_end)
 
     def check_image_count(self, count: int) -> None:
         """Refuse more pictures in one request than ``max_images_per_request``."""
@@ -81,6 +85,38 @@ class Limits:
         if name not in self.profile.schedulers:
             known = ", ".join(self.profile.schedulers)
             raise InvalidRequestError("scheduler", f"{name!r} is not one of {known}")
+
+    def _check_task(self, request: GenerationRequest) -> None:
+        if request.image is None:
+            for field in ("mask_image", "strength"):
+                if getattr(request, field) is not None:
+                    raise InvalidRequestError(field, "is of no use without image")
+        if request.task not in self.profile.tasks:
+            known = ", ".join(self.profile.tasks)
+            field = "prompt" if request.image is None else "image"
+            raise InvalidRequestError(field, f"{request.task} is not one of {known}")
+        if request.strength is not None:
+            _check_range("strength", request.strength, 0, 1)
+
+    def _check_adapters(self, adapters: tuple[Adapter, ...]) -> None:
+        for index, adapter in enumerate(adapters):
+            self._check_name(f"adapters[{index}].name", adapter.name, self.profile.adapters)
+
+    def _check_controlnet(self, controlnet: ControlNetInput | None) -> None:
+        if controlnet is not None:
+            self._check_name("controlnet.name", controlnet.name, self.profile.controlnets)
+
+    def _check_name(self, field: str, name: str, there: tuple[str, ...]) -> None:
+        if name not in there:
+            known = f"there are {', '.join(there)}" if there else "there are none beside the model"
+            raise InvalidRequestError(field, f"{name!r} is not known; {known}")
+
+    def _check_refiner(self, denoising_end: float | None) -> None:
+        if denoising_end is None:
+            return
+        if not self.profile.has_refiner:
+            raise InvalidRequestError("denoising_end", "there is no refiner beside the model")
+        _check_range("denoising_end", denoising_end, 0, 1)
 
 
 def _check_range(field: str, value: float, least: float, most: float) -> None:

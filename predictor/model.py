@@ -38,7 +38,7 @@ def load(settings: Settings) -> Loaded:
     """
     # torch and diffusers take seconds to import: the port opens before that.
     from predictor.engine_choice import open_engine
-    from predictor.pipeline import load_pipeline
+    from predictor.loading.load import load_pipeline
 
     pipeline = load_pipeline(settings)
     try:

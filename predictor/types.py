@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from PIL import Image
+
+# As hubs name what a pipeline does.
+Task = Literal["text-to-image", "image-to-image", "inpainting"]
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """A picture that a request brings; equal to another where the pixels are.
+
+    ``sha256`` is the digest of its pixels, in hexadecimal.
+    """
+
+    image: Image.Image = field(compare=False, repr=False)
+    sha256: str
+
+    def parameters(self) -> dict[str, Any]:
+        """What an answer says of it: not the picture, but enough to know it again."""
+        return {"sha256": self.sha256, "width": self.image.width, "height": self.image.height}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA of the model's ``adapters/`` folder, and how far it counts."""
+
+    name: str
+    scale: float = 1.0
+
+    def parameters(self) -> dict[str, Any]:
+        """As on the wire."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ControlNetInput:
+    """A ControlNet of the model's ``controlnets/`` folder, what it sees, and how far it counts."""
+
+    name: str
+    image: InputImage
+    scale: float = 1.0
+
+    def parameters(self) -> dict[str, Any]:
+        """As on the wire, but for the picture."""
+        return {"name": self.name, "image": self.image.parameters(), "scale": self.scale}
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
     """One picture to make; every field is set and within the limits.
 
-    ``width`` and ``height`` are in pixels; ``scheduler`` is a name of ``predictor.schedulers``.
+    ``width`` and ``height`` are in pixels; ``scheduler`` is a name of
+    ``predictor.pipelines.schedulers``. With ``image`` it is image to image, with
+    ``mask_image`` too inpainting; ``strength`` is 0 to 1 there and None otherwise.
+    ``denoising_end`` is the part of the way, 0 to 1, after which a refiner takes over; None where
+    there is none.
     """
 
     prompt: str
@@ -23,10 +70,30 @@ class GenerationRequest:
     num_inference_steps: int
     guidance_scale: float
     scheduler: str
+    image: InputImage | None = None
+    mask_image: InputImage | None = None
+    strength: float | None = None
+    adapters: tuple[Adapter, ...] = ()
+    controlnet: ControlNetInput | None = None
+    denoising_end: float | None = None
+
+    @property
+    def task(self) -> Task:
+        """What is asked for."""
+        if self.image is None:
+            return "text-to-image"
+        return "image-to-image" if self.mask_image is None else "inpainting"
 
     def parameters(self) -> dict[str, Any]:
-        """The effective parameters by their names on the wire."""
-        return asdict(self)
+        """The effective parameters by their names on the wire, as JSON has them."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: _as_json(value) for name, value in values.items() if value not in (None, ())}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_json(one) for one in value]
+    return value.parameters() if hasattr(value, "parameters") else value
 
 
 @dataclass(frozen=True)
@@ -61,12 +128,17 @@ class ModelProfile:
     """What the protocol must know of the loaded model.
 
     ``size_multiple`` is the number of pixels that width and height must be a multiple of.
+    ``adapters`` and ``controlnets`` are the names of what lies beside the model.
     """
 
     revision: str
     defaults: GenerationDefaults
     size_multiple: int
     schedulers: tuple[str, ...]
+    tasks: tuple[Task, ...] = ("text-to-image",)
+    adapters: tuple[str, ...] = ()
+    controlnets: tuple[str, ...] = ()
+    has_refiner: bool = False
 
     def default_request(self, prompt: str) -> GenerationRequest:
         """What a request with a prompt alone asks for, with seed 0."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from predictor.engine.job import Job
-from predictor.engine.seam import Denoiser, Pipeline
+from predictor.engine.seam import Denoiser, Lane, Pipeline
 from predictor.types import GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -74,15 +74,14 @@ class Capacity:
 def measure_capacity(denoiser: Denoiser, request: GenerationRequest, max_lanes: int) -> Capacity:
     """Step and decode at the shape of ``request``, the model's default."""
     denoising = denoiser.begin(request)
-    conditioning = denoiser.encode(["", request.prompt])
-    latents = denoising.model_input()
+    conditioning = denoiser.encode(["", request.prompt], denoising.encoders)
+    model_input, latents = denoising.model_input(), denoising.latents
+    lanes = [Lane(denoising, model_input, one) for one in conditioning]
 
-    def step(pairs: int) -> torch.Tensor:
-        timesteps = torch.full((2 * pairs,), denoising.timestep)
-        lanes = latents.repeat(2 * pairs, 1, 1, 1)
-        return denoiser.predict(lanes, timesteps, conditioning * pairs)
+    def seconds_of(pairs: int) -> float:
+        return _seconds(lambda: denoiser.predict(lanes * pairs))
 
-    pairs, seconds = find_best_batch(lambda pairs: _seconds(lambda: step(pairs)), max_lanes // 2)
+    pairs, seconds = find_best_batch(seconds_of, max_lanes // 2)
     decode_seconds = _seconds(lambda: denoiser.decode(latents))
     capacity = Capacity(
         lanes=2 * pairs,

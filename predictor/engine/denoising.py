@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, Self
 
 import torch
 
@@ -11,23 +12,44 @@ import torch
 class Denoising:
     """The state of one picture between two steps, with the interface of diffusers' schedulers.
 
-    The timesteps stay on the CPU, so that no step waits for a GPU to tell them.
+    ``timesteps`` are what the scheduler, set to its steps, is taken through; they stay on the CPU,
+    so that no step waits for a GPU to tell them. ``latents`` are as the scheduler scales them.
+    ``kind`` and ``encoders`` are the denoiser's own words: jobs share a forward pass where their
+    kinds are equal, and prompts their encoding where the encoders are.
     """
 
     def __init__(
         self,
         scheduler: Any,
+        timesteps: torch.Tensor,
+        latents: torch.Tensor,
+        generator: torch.Generator,
+        *,
+        kind: Hashable = (),
+        encoders: Hashable = (),
+    ) -> None:
+        self._timesteps = timesteps
+        self._scheduler = scheduler
+        self._step_arguments = _accepted(scheduler.step, eta=0.0, generator=generator)
+        self.latents = latents
+        self.kind = kind
+        self.encoders = encoders
+        self.step = 0
+
+    @classmethod
+    def from_noise(
+        cls,
+        scheduler: Any,
         num_inference_steps: int,
         noise: torch.Tensor,
         generator: torch.Generator,
-    ) -> None:
+        **kinds: Hashable,
+    ) -> Self:
+        """All the way, from noise with the variance 1 to a picture."""
         scheduler.set_timesteps(num_inference_steps)
         # Heun and PNDM take more forward passes than they were asked for steps.
-        self._timesteps = scheduler.timesteps
-        self._scheduler = scheduler
-        self._step_arguments = _accepted(scheduler.step, eta=0.0, generator=generator)
-        self.latents = noise * scheduler.init_noise_sigma
-        self.step = 0
+        latents = noise * scheduler.init_noise_sigma
+        return cls(scheduler, scheduler.timesteps, latents, generator, **kinds)
 
     @property
     def steps(self) -> int:

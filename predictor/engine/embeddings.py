@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from predictor.engine.seam import Conditioning
@@ -12,34 +12,49 @@ if TYPE_CHECKING:
 # SDXL: 0.3 MiB a prompt in half precision.
 MAX_BYTES = 128 * 2**20
 
+
+class Prompt(NamedTuple):
+    """A prompt and what encodes it; see ``Denoising.encoders``."""
+
+    text: str
+    encoders: Hashable = ()
+
+
 # The negative prompt of nearly every request.
-_PINNED = ""
+_PINNED = Prompt("")
 
 
 class EmbeddingCache:
-    """What ``encode`` made of each prompt; new ones are encoded together in one call."""
+    """What ``encode`` made of each prompt; the new ones of the same encoders in one call."""
 
     def __init__(
-        self, encode: Callable[[Sequence[str]], list[Conditioning]], max_bytes: int = MAX_BYTES
+        self,
+        encode: Callable[[Sequence[str], Hashable], list[Conditioning]],
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._encode = encode
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[str, Conditioning] = OrderedDict()
-        self._pinned = encode([_PINNED])[0]
+        self._entries: OrderedDict[Prompt, Conditioning] = OrderedDict()
+        self._pinned = encode([_PINNED.text], _PINNED.encoders)[0]
 
-    def get(self, prompts: Iterable[str]) -> dict[str, Conditioning]:
+    def get(self, prompts: Iterable[Prompt]) -> dict[Prompt, Conditioning]:
         """The encoding of each prompt."""
         wanted = dict.fromkeys(prompts)
         new = [prompt for prompt in wanted if prompt != _PINNED and prompt not in self._entries]
-        for prompt, conditioning in zip(new, self._encode(new) if new else [], strict=True):
-            self._entries[prompt] = conditioning
-            self._bytes += _size(conditioning)
+        for encoders in dict.fromkeys(prompt.encoders for prompt in new):
+            self._add([prompt for prompt in new if prompt.encoders == encoders], encoders)
         found = {prompt: self._look_up(prompt) for prompt in wanted}
         self._evict()
         return found
 
-    def _look_up(self, prompt: str) -> Conditioning:
+    def _add(self, prompts: list[Prompt], encoders: Hashable) -> None:
+        encoded = self._encode([prompt.text for prompt in prompts], encoders)
+        for prompt, conditioning in zip(prompts, encoded, strict=True):
+            self._entries[prompt] = conditioning
+            self._bytes += _size(conditioning)
+
+    def _look_up(self, prompt: Prompt) -> Conditioning:
         if prompt == _PINNED:
             return self._pinned
         self._entries.move_to_end(prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 
 from predictor.engine.denoising import Denoising
 from predictor.engine.inbox import Ticket
+from predictor.engine.seam import Lane
 
 if TYPE_CHECKING:
     from predictor.engine.seam import Conditioning
@@ -36,9 +38,22 @@ class Job:
 
     @property
     def shape(self) -> torch.Size:
-        """Jobs of one latent shape can share a forward pass."""
+        """The latents' shape: jobs that share it can be decoded together."""
         shape: torch.Size = self.denoising.latents.shape
         return shape
+
+    @property
+    def kind(self) -> Hashable:
+        """Jobs of one kind can share a forward pass."""
+        return self.denoising.kind, self.shape
+
+    def next_lanes(self) -> list[Lane]:
+        """What the next forward pass is to see of this job."""
+        model_input = self.denoising.model_input()
+        return [
+            Lane(self.denoising, model_input, conditioning, is_negative=index < self.lanes - 1)
+            for index, conditioning in enumerate(self.conditioning)
+        ]
 
     def advance(self, predictions: torch.Tensor) -> None:
         """Go one step by the predictions of the job's own lanes."""

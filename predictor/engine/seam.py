@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
@@ -36,6 +36,18 @@ class EngineState(NamedTuple):
     under_way: int
     lanes: int
     out_of_memory: int
+
+
+class Lane(NamedTuple):
+    """One sample of a forward pass; ``model_input`` is ``(1, channels, height, width)``.
+
+    ``is_negative``: it is the one without the prompt of a picture under guidance.
+    """
+
+    denoising: Denoising
+    model_input: torch.Tensor
+    conditioning: Conditioning
+    is_negative: bool = False
 
 
 class Engine(Protocol):
@@ -81,19 +93,17 @@ class Denoiser(Protocol):
     A lane is one sample of a batch. A picture under classifier-free guidance takes two.
     """
 
-    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode all prompts at once; an empty one stands for no prompt at all."""
+    def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
+        """Encode all prompts at once; an empty one stands for no prompt at all.
+
+        ``encoders`` is what a denoising of this denoiser names.
+        """
 
     def begin(self, request: GenerationRequest) -> Denoising:
-        """The noise that the picture begins as, with a scheduler of its own."""
+        """What the picture begins as, with a scheduler of its own."""
 
-    def predict(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        conditioning: Sequence[Conditioning],
-    ) -> torch.Tensor:
-        """One forward pass over lanes of one shape, each at its own timestep."""
+    def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """One forward pass over lanes of one kind and shape, each at its own timestep."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents of one shape to images; on a GPU it need not be over when this returns."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from predictor.engine.capacity import Capacity
-from predictor.engine.embeddings import EmbeddingCache
+from predictor.engine.embeddings import EmbeddingCache, Prompt
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
@@ -114,36 +114,34 @@ class StepEngine:
 
     def _begin(self, tickets: list[Ticket]) -> None:
         """Encode the prompts of all in one call and give each its noise and its scheduler."""
-        prompts = [_prompts(ticket) for ticket in tickets]
+        begun = [self._denoiser.begin(ticket.request) for ticket in tickets]
+        prompts = [
+            [Prompt(text, denoising.encoders) for text in _texts(ticket)]
+            for ticket, denoising in zip(tickets, begun, strict=True)
+        ]
         encoded = self._embeddings.get(prompt for both in prompts for prompt in both)
         self._under_way += [
             Job(
                 ticket,
-                self._denoiser.begin(ticket.request),
+                denoising,
                 [encoded[prompt] for prompt in both],
                 self._denoiser.warnings(ticket.request),
                 self._turn,
             )
-            for ticket, both in zip(tickets, prompts, strict=True)
+            for ticket, denoising, both in zip(tickets, begun, prompts, strict=True)
         ]
 
     def _choose(self) -> list[Job]:
-        """The job that has waited longest, with as many others of its shape as fit.
+        """The job that has waited longest, with as many others of its kind and shape as fit.
 
-        So whatever the shapes, none waits for more turns than there are jobs under way.
+        So whatever the kinds, none waits for more turns than there are jobs under way.
         """
         in_turn = sorted(self._under_way, key=lambda job: job.waiting_since)
-        return self._capacity.fitting(job for job in in_turn if job.shape == in_turn[0].shape)
+        return self._capacity.fitting(job for job in in_turn if job.kind == in_turn[0].kind)
 
     def _step(self, batch: list[Job]) -> None:
         """One forward pass for all lanes of the batch, then each job by its own scheduler."""
-        lanes = [job for job in batch for _ in job.conditioning]
-        inputs = {job: job.denoising.model_input() for job in batch}
-        predictions = self._denoiser.predict(
-            torch.cat([inputs[job] for job in lanes]),
-            torch.tensor([job.denoising.timestep for job in lanes]),
-            [conditioning for job in batch for conditioning in job.conditioning],
-        )
+        predictions = self._denoiser.predict([lane for job in batch for lane in job.next_lanes()])
         own = predictions.split_with_sizes([job.lanes for job in batch])
         for job, prediction in zip(batch, own, strict=True):
             job.waiting_since = self._turn + 1
@@ -193,7 +191,7 @@ class StepEngine:
         self._under_way, self._denoised = [], []
 
 
-def _prompts(ticket: Ticket) -> list[str]:
+def _texts(ticket: Ticket) -> list[str]:
     """One for each lane: that without the prompt first, where the picture is guided."""
     request = ticket.request
     return [request.negative_prompt, request.prompt] if ticket.lanes == 2 else [request.prompt]

@@ -14,7 +14,8 @@ from predictor.limits import Limits
 from predictor.protocol.accept import JSON, preferred
 from predictor.protocol.events import EVENT_STREAM
 from predictor.protocol.fields import Instance, InstancesBody, validated
-from predictor.types import GenerationRequest
+from predictor.protocol.input_image import read_image
+from predictor.types import Adapter, ControlNetInput, GenerationRequest
 
 # A drawn seed is short enough to be typed again.
 _DRAWN_SEED_BITS = 32
@@ -115,7 +116,24 @@ def _pictures(
     first = settled.pop("seed", None)
     if first is None:
         first = secrets.randbits(_DRAWN_SEED_BITS)
+    settled |= _typed(settled)
     requests = [GenerationRequest(seed=first + index, **settled) for index in range(count)]
     for request in requests:
         limits.check(request)
     return tuple(Picture(request, output_format) for request in requests)
+
+
+def _typed(settled: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are more than numbers and text, as a request has them."""
+    typed: dict[str, Any] = {
+        field: read_image(field, settled[field])
+        for field in ("image", "mask_image")
+        if field in settled
+    }
+    if "adapters" in settled:
+        typed["adapters"] = tuple(Adapter(**one) for one in settled["adapters"])
+    if "controlnet" in settled:
+        given = settled["controlnet"]
+        image = read_image("controlnet.image", given["image"])
+        typed["controlnet"] = ControlNetInput(**given | {"image": image})
+    return typed

@@ -14,8 +14,30 @@ from predictor.images import OutputFormat
 Body = TypeVar("Body", bound=BaseModel)
 
 
+class AdapterField(BaseModel):
+    """One LoRA of those a picture is to be made with."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str
+    scale: float = 1.0
+
+
+class ControlNetField(BaseModel):
+    """What steers the layout; ``image`` as in ``Parameters``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str
+    image: str
+    scale: float = 1.0
+
+
 class Parameters(BaseModel):
-    """What may stand under ``parameters``; a field left out, or null, takes the model's default."""
+    """What may stand under ``parameters``; a field left out, or null, takes the model's default.
+
+    Images are base64 (RFC 4648, section 4) or data URIs (RFC 2397) with it.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -26,6 +48,12 @@ class Parameters(BaseModel):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     scheduler: str | None = None
+    image: str | None = None
+    mask_image: str | None = None
+    strength: float | None = None
+    adapters: list[AdapterField] | None = None
+    controlnet: ControlNetField | None = None
+    denoising_end: float | None = None
     num_images_per_prompt: int | None = None
     output_format: OutputFormat | None = None
 

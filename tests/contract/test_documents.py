@@ -15,8 +15,8 @@ from demo.judge import look_at
 from demo.shapes import Scene
 from hack.document_settings import documented
 from predictor.error_responses import STATUS
+from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.protocol.fields import Instance
-from predictor.schedulers import OWN, scheduler_names
 from tests.serving import Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from PIL import Image
 
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
+from predictor.engine.seam import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.types import GenerationRequest
 
@@ -65,7 +66,7 @@ class FakeDenoiser:
         self.encoded: list[list[str]] = []
         self._prompts: list[str] = []
 
-    def encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+    def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         self.encoded.append(list(prompts))
         first = len(self._prompts)
         self._prompts += prompts
@@ -74,15 +75,15 @@ class FakeDenoiser:
     def begin(self, request: GenerationRequest) -> Denoising:
         noise = torch.zeros(1, 4, request.height // 8, request.width // 8)
         scheduler = FakeScheduler(request.prompt)
-        return Denoising(scheduler, request.num_inference_steps, noise, torch.Generator())
+        return Denoising.from_noise(
+            scheduler, request.num_inference_steps, noise, torch.Generator()
+        )
 
-    def predict(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Sequence[Conditioning]
-    ) -> torch.Tensor:
-        assert len(latents) == len(timesteps) == len(conditioning)
+    def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        latents = torch.cat([lane.model_input for lane in lanes])
         self.waiting.release()
         self.gate.acquire()
-        prompts = [self._prompts[int(one[0])] for one in conditioning]
+        prompts = [self._prompts[int(lane.conditioning[0])] for lane in lanes]
         if len(latents) > self.memory_in_lanes:
             raise torch.OutOfMemoryError("secret detail")
         if "no prediction" in prompts:

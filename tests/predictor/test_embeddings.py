@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 
-from predictor.engine.embeddings import EmbeddingCache
+from predictor.engine.embeddings import EmbeddingCache, Prompt
 
 BYTES_EACH = 100
 
@@ -17,19 +17,29 @@ class Encoder:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
 
-    def __call__(self, prompts: Sequence[str]) -> list[tuple[torch.Tensor, ...]]:
+    def __call__(
+        self, prompts: Sequence[str], encoders: Hashable = ()
+    ) -> list[tuple[torch.Tensor, ...]]:
         self.calls.append(list(prompts))
         return [(torch.full((BYTES_EACH,), len(one), dtype=torch.uint8),) for one in prompts]
+
+
+def prompts(texts: Iterable[str], encoders: Hashable = ()) -> list[Prompt]:
+    return [Prompt(text, encoders) for text in texts]
 
 
 def test_new_prompts_are_encoded_together_and_known_ones_not_again() -> None:
     encoder = Encoder()
     cache = EmbeddingCache(encoder)
 
-    found = cache.get(["a", "", "bb", "a"])
-    cache.get(["bb", "ccc"])
+    found = cache.get(prompts(["a", "", "bb", "a"]))
+    cache.get(prompts(["bb", "ccc"]))
 
-    assert {prompt: int(one[0][0]) for prompt, one in found.items()} == {"a": 1, "": 0, "bb": 2}
+    assert {prompt.text: int(one[0][0]) for prompt, one in found.items()} == {
+        "a": 1,
+        "": 0,
+        "bb": 2,
+    }
     assert encoder.calls == [[""], ["a", "bb"], ["ccc"]]
 
 
@@ -37,12 +47,12 @@ def test_the_least_recently_used_goes_when_the_bytes_are_too_many() -> None:
     encoder = Encoder()
     cache = EmbeddingCache(encoder, max_bytes=2 * BYTES_EACH)
     for prompt in ("a", "b", "a", "c"):
-        cache.get([prompt])
+        cache.get(prompts([prompt]))
     encoder.calls.clear()
 
-    cache.get(["a"])
-    cache.get(["c"])
-    cache.get(["b"])
+    cache.get(prompts("a"))
+    cache.get(prompts("c"))
+    cache.get(prompts("b"))
 
     assert encoder.calls == [["b"]]
 
@@ -51,9 +61,20 @@ def test_the_empty_prompt_stays_and_more_than_fits_is_still_answered() -> None:
     encoder = Encoder()
     cache = EmbeddingCache(encoder, max_bytes=BYTES_EACH)
 
-    found = cache.get(["a", "bb", "ccc", ""])
+    found = cache.get(prompts(["a", "bb", "ccc", ""]))
     encoder.calls.clear()
-    cache.get([""])
+    cache.get(prompts([""]))
 
     assert [int(one[0][0]) for one in found.values()] == [1, 2, 3, 0]
     assert encoder.calls == []
+
+
+def test_one_text_of_two_encoders_is_encoded_by_each() -> None:
+    encoder = Encoder()
+    cache = EmbeddingCache(encoder)
+    encoder.calls.clear()
+
+    found = cache.get([*prompts(["a", "bb", ""]), *prompts(["a", ""], encoders="refiner")])
+
+    assert len(found) == 5
+    assert encoder.calls == [["a", "bb"], ["a", ""]]

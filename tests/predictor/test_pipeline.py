@@ -16,8 +16,9 @@ from demo.judge import look_at
 from demo.shapes import Scene
 from predictor.engine.seam import GenerationCancelledError
 from predictor.errors import ModelLoadError
-from predictor.pipeline import DiffusersPipeline, load_pipeline
-from predictor.schedulers import OWN, make_scheduler, scheduler_names
+from predictor.loading.load import load_pipeline
+from predictor.pipelines.schedulers import OWN, make_scheduler, scheduler_names
+from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import GenerationRequest
 from tests.downloader.volume import download

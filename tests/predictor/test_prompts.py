@@ -6,7 +6,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from demo.tokenizer import WINDOW, build_tokenizer
-from predictor.prompts import dropped_text, truncation_warning
+from predictor.pipelines.prompts import dropped_text, truncation_warning
 
 FULL = "red " * (WINDOW - 2)
 

@@ -20,11 +20,12 @@ from predictor.engine.denoising import Denoising
 from predictor.engine.step_loop import StepEngine
 from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
-from predictor.pipeline import DiffusersPipeline, load_pipeline
-from predictor.schedulers import scheduler_names
+from predictor.loading.load import load_pipeline
+from predictor.pipelines.schedulers import scheduler_names
+from predictor.pipelines.stepwise import denoiser_for, supports
+from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
-from predictor.unet import denoiser_for, supports
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 

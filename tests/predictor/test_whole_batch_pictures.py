@@ -12,8 +12,8 @@ from PIL import Image
 
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.engine_choice import open_engine
-from predictor.pipeline import DiffusersPipeline
-from predictor.schedulers import OWN
+from predictor.pipelines.schedulers import OWN
+from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
 from tests.predictor.pictures import largest_difference

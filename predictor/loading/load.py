@@ -1,0 +1,62 @@
+"""The published model folder to a warm pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from modelstore import IncompleteModelError, Marker
+from modelstore.layout import MODEL_INDEX_NAME
+from predictor.errors import ModelLoadError
+from predictor.families.profile import read_profile
+from predictor.loading.device import pick_device, pick_dtype
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.settings import Settings
+
+
+def load_pipeline(settings: Settings) -> DiffusersPipeline:
+    """Load the published model folder and make one picture with it.
+
+    Raises:
+        ModelLoadError: the folder is incomplete, does not load, or makes no picture.
+    """
+    marker = _read_marker(settings.model_dir)
+    device = pick_device(settings)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            settings.model_dir,
+            dtype=pick_dtype(settings, device),
+            variant=marker.variant,
+            use_safetensors=True,
+            local_files_only=True,
+            **_absent_components(settings.model_dir),
+        ).to(device)
+    except Exception as error:
+        raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    loaded = DiffusersPipeline(
+        pipeline, read_profile(pipeline, settings.model_dir, marker.revision)
+    )
+    loaded.warm_up()
+    return loaded
+
+
+def _absent_components(folder: Path) -> dict[str, None]:
+    """The components that the index leaves empty (SD3 without T5), which diffusers must be told."""
+    index = json.loads((folder / MODEL_INDEX_NAME).read_text(encoding="utf-8"))
+    return {name: None for name, entry in index.items() if entry == [None, None]}
+
+
+def _read_marker(folder: Path) -> Marker:
+    try:
+        marker = Marker.read(folder)
+        marker.check_sizes(folder)
+    except IncompleteModelError as error:
+        raise ModelLoadError(
+            f"{error}; let the downloader finish (`kubectl get jobs`), or publish a folder with "
+            "`python -m downloader --source hf://owner/name --name NAME --target VOLUME` and serve "
+            "VOLUME/NAME"
+        ) from None
+    return marker

@@ -1,0 +1,1 @@
+"""Diffusers behind the engine's two seams: whole pipelines, and pipelines taken apart in steps."""

@@ -1,0 +1,105 @@
+"""Stable Diffusion taken apart into what the engine calls step by step.
+
+Together the parts do what ``__call__`` of diffusers' pipeline does; the tests hold them to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from predictor.engine.denoising import Denoising
+from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from predictor.engine.seam import Conditioning, Lane
+
+
+class StableDiffusionDenoiser:
+    """A ``Denoiser`` over ``StableDiffusionPipeline``: one text encoder, a safety checker."""
+
+    def __init__(self, loaded: DiffusersPipeline) -> None:
+        self.warnings = loaded.warnings
+        self._pipeline: Any = loaded.diffusers
+        self._device: torch.device = self._pipeline.device
+        self._dtype: torch.dtype = self._pipeline.unet.dtype
+        self._decode_stream: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+
+    def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
+        """See ``Denoiser.encode``."""
+        embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
+        return rows(embeddings)
+
+    def begin(self, request: GenerationRequest) -> Denoising:
+        """See ``Denoiser.begin``."""
+        return self._begin(request, make_scheduler(request.scheduler, self._pipeline.scheduler))
+
+    def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """See ``Denoiser.predict``."""
+        latents = torch.cat([lane.model_input for lane in lanes])
+        timesteps = torch.tensor([lane.denoising.timestep for lane in lanes])
+        prediction: torch.Tensor = self._pipeline.unet(
+            latents.to(self._dtype),
+            timesteps.to(self._device),
+            encoder_hidden_states=torch.stack([lane.conditioning[0] for lane in lanes]),
+            added_cond_kwargs=self._added_conditions(lanes),
+            return_dict=False,
+        )[0]
+        return prediction
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """See ``Denoiser.decode``."""
+        vae, stream = self._pipeline.vae, self._decode_stream
+        if stream is not None:
+            # Steps go on meanwhile, and must not reuse the memory of these latents.
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+            latents.record_stream(stream)
+        with torch.cuda.stream(stream):
+            unscaled = self._unscaled(latents.to(vae.dtype))
+            image: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
+        return image
+
+    def finish(self, image: torch.Tensor) -> Image.Image:
+        """See ``Denoiser.finish``."""
+        with torch.inference_mode(), torch.cuda.stream(self._decode_stream):
+            if not torch.isfinite(image).all():
+                raise ArithmeticError("the picture came out as NaN or infinity")
+            return self._to_picture(image)
+
+    def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
+        scale = self._pipeline.vae_scale_factor
+        channels = self._pipeline.unet.config.in_channels
+        shape = (1, channels, request.height // scale, request.width // scale)
+        # A CPU generator draws the same noise whatever device the pipeline runs on.
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        noise = randn_tensor(shape, generator, self._device, self._dtype)
+        return Denoising.from_noise(scheduler, request.num_inference_steps, noise, generator)
+
+    def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
+        return None
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        unscaled: torch.Tensor = latents / self._pipeline.vae.config.scaling_factor
+        return unscaled
+
+    def _to_picture(self, image: torch.Tensor) -> Image.Image:
+        image, flagged = self._pipeline.run_safety_checker(image, self._device, self._dtype)
+        # A flagged picture is black already.
+        denormalize = [not one for one in flagged or [False]]
+        picture: Image.Image = self._pipeline.image_processor.postprocess(
+            image, output_type="pil", do_denormalize=denormalize
+        )[0]
+        return picture
+
+
+def rows(*batches: torch.Tensor) -> list[Conditioning]:
+    """What belongs to each prompt, as copies: a view would keep the whole batch in memory."""
+    return [tuple(row.clone() for row in rows) for rows in zip(*batches, strict=True)]

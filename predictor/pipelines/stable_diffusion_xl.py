@@ -1,0 +1,74 @@
+"""Stable Diffusion XL taken apart into what the engine calls step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+from predictor.engine.denoising import Denoising
+from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser, rows
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from predictor.engine.seam import Conditioning, Lane
+
+
+class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
+    """A ``Denoiser`` over ``StableDiffusionXLPipeline``: two text encoders, sizes as conditions."""
+
+    def __init__(self, loaded: DiffusersPipeline) -> None:
+        super().__init__(loaded)
+        vae = self._pipeline.vae
+        if vae.dtype == torch.float16 and vae.config.force_upcast:
+            # It overflows in half precision. Diffusers casts it to and fro for each picture.
+            vae.to(torch.float32)
+
+    def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
+        """See ``Denoiser.encode``."""
+        embeddings, _, pooled, _ = self._pipeline.encode_prompt(
+            list(prompts), device=self._device, do_classifier_free_guidance=False
+        )
+        if self._pipeline.config.force_zeros_for_empty_prompt:
+            empty = [index for index, prompt in enumerate(prompts) if not prompt]
+            embeddings[empty] = 0
+            pooled[empty] = 0
+        return rows(embeddings, pooled)
+
+    def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
+        denoising = super()._begin(request, scheduler)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        return denoising
+
+    def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
+        """Original size, crop and target size: nobody asks for other than the picture's own."""
+        latent_sides = lanes[0].denoising.latents.shape[-2:]
+        height, width = (side * self._pipeline.vae_scale_factor for side in latent_sides)
+        pooled = torch.stack([lane.conditioning[1] for lane in lanes])
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=pooled.dtype)
+        return {
+            "text_embeds": pooled,
+            "time_ids": sizes.to(self._device).repeat(len(lanes), 1),
+        }
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self._pipeline.vae.config
+        unscaled = super()._unscaled(latents)
+        statistics = [config.get("latents_mean"), config.get("latents_std")]
+        if None in statistics:
+            return unscaled
+        mean, std = (
+            torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
+            for values in statistics
+        )
+        return unscaled * std + mean
+
+    def _to_picture(self, image: torch.Tensor) -> Image.Image:
+        if self._pipeline.watermark is not None:
+            image = self._pipeline.watermark.apply_watermark(image)
+        picture: Image.Image = self._pipeline.image_processor.postprocess(image, "pil")[0]
+        return picture

@@ -1,0 +1,27 @@
+"""Which pipelines the step loop can take apart, and by what."""
+
+from __future__ import annotations
+
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
+from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
+from predictor.pipelines.whole import DiffusersPipeline
+
+_DENOISERS: dict[type, type[StableDiffusionDenoiser]] = {
+    StableDiffusionPipeline: StableDiffusionDenoiser,
+    StableDiffusionXLPipeline: StableDiffusionXLDenoiser,
+}
+
+
+def supports(pipeline: DiffusionPipeline) -> bool:
+    """Whether it is one of the two pipelines, plain: no inpainting, no distilled guidance."""
+    if type(pipeline) not in _DENOISERS:
+        return False
+    config = pipeline.unet.config
+    return bool(config.in_channels == 4 and config.time_cond_proj_dim is None)
+
+
+def denoiser_for(loaded: DiffusersPipeline) -> StableDiffusionDenoiser:
+    """The parts of a pipeline that is supported."""
+    return _DENOISERS[type(loaded.diffusers)](loaded)
