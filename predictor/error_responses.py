@@ -20,11 +20,13 @@ from predictor.errors import (
     GenerationFailedError,
     InvalidRequestError,
     OverloadedError,
+    RefusedBySafetyError,
 )
 
 STATUS: dict[type[Exception], HTTPStatus] = {
     InvalidRequestError: HTTPStatus.BAD_REQUEST,
     InvalidInput: HTTPStatus.BAD_REQUEST,
+    RefusedBySafetyError: HTTPStatus.BAD_REQUEST,
     ModelNotFound: HTTPStatus.NOT_FOUND,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,

@@ -2,6 +2,7 @@
 
 PredictorError
 ├── InvalidRequestError   the caller's request is wrong: names the field and the reason
+├── RefusedBySafetyError  a safety layer blocks the only picture of a call
 ├── BodyTooLargeError     the body is longer than the limit
 ├── OverloadedError       the queue is full; a retry helps
 ├── DeadlineExceededError the pictures took longer than a request may
@@ -27,6 +28,10 @@ class InvalidRequestError(PredictorError):
     def within(self, where: str) -> InvalidRequestError:
         """The same error told from one level up: ``width`` becomes ``instances[2].width``."""
         return InvalidRequestError(f"{where}.{self.field}" if self.field else where, self.reason)
+
+
+class RefusedBySafetyError(PredictorError):
+    """A safety layer blocks the picture, or the prompt, and there is nothing else to answer."""
 
 
 class BodyTooLargeError(PredictorError):

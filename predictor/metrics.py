@@ -23,6 +23,10 @@ REQUEST_SECONDS = Histogram(
     ["model_name"],
     buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
 )
+BLOCK_LIST_FAILURES = Counter(
+    "diffusion_block_list_failures",
+    "How often the block list's file could not be read again; the last good list holds.",
+)
 
 _CALLER_LEFT = 499
 _SERVER_ERROR = 500
@@ -86,13 +90,20 @@ class EngineCollector(Collector):
             "Batches that did not fit and were halved.",
             labels=["model_name"],
         )
+        safety = CounterMetricFamily(
+            "diffusion_safety",
+            "What the safety layers did; pass: they found nothing; error: they could not judge.",
+            labels=["model_name", "layer", "action"],
+        )
         for name, engine in self._engines.items():
             state = engine.state
             pictures.add_metric([name, "waiting"], state.waiting)
             pictures.add_metric([name, "under_way"], state.under_way)
             lanes.add_metric([name], state.lanes)
             out_of_memory.add_metric([name], state.out_of_memory)
-        return pictures, lanes, out_of_memory
+            for (layer, action), count in state.safety.items():
+                safety.add_metric([name, layer, action], count)
+        return pictures, lanes, out_of_memory, safety
 
 
 ENGINES = EngineCollector()

@@ -39,13 +39,16 @@ def load(settings: Settings) -> Loaded:
     # torch and diffusers take seconds to import: the port opens before that.
     from predictor.engine_choice import open_engine
     from predictor.loading.load import load_pipeline
+    from predictor.safety.layers import open_layers
+    from predictor.safety.review import ReviewedEngine
 
     pipeline = load_pipeline(settings)
     try:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
-    return Loaded(open_engine(pipeline, settings), pipeline.profile)
+    layers = open_layers(settings)
+    return Loaded(ReviewedEngine(open_engine(pipeline, settings), layers), pipeline.profile)
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types

@@ -8,6 +8,11 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from predictor.types import SafetyAction
+
+# ``auto`` is ``block`` where there is something to judge by, and ``off`` elsewhere.
+SafetyPolicy = Literal["auto", "off", SafetyAction]
+
 
 class Settings(BaseSettings):
     """Read from flags (``--max_pixels``), else from the environment (``PREDICTOR_MAX_PIXELS``)."""
@@ -72,6 +77,38 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(
         default=1_048_576, ge=1024, description="The largest request body, refused with 413 above."
+    )
+    safety_checker: SafetyPolicy = Field(
+        default="auto",
+        description="What the checkpoint's own safety checker does when it fires: `off`, `flag`, "
+        "`blur` or `block`. `auto` is `block` where the checkpoint has one.",
+    )
+    safety_classifier: SafetyPolicy = Field(
+        default="auto",
+        description="The same for the model in the folder's `safety_classifier/`. `auto` is "
+        "`block` where there is one.",
+    )
+    safety_classifier_labels: str = Field(
+        default="",
+        description="The labels of that model that count, with commas between them. A start "
+        "without any is refused with the list of those it has.",
+    )
+    safety_classifier_threshold: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="From which probability on it fires: that of the labels together, or of the "
+        "likeliest where the model gives each its own.",
+    )
+    block_list: SafetyPolicy = Field(
+        default="auto",
+        description="What the block list does at a prompt with one of its terms. `auto` is "
+        "`block` where there is a `block_list_file`.",
+    )
+    block_list_file: Path | None = Field(
+        default=None,
+        description="A text file with a term a line; `#` begins a comment line. Changes hold "
+        "within a second.",
     )
     embed_metadata: bool = Field(
         default=True,

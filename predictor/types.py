@@ -10,6 +10,11 @@ from PIL import Image
 # As hubs name what a pipeline does.
 Task = Literal["text-to-image", "image-to-image", "inpainting"]
 
+# What a safety layer does about what it finds, from the mildest on.
+SafetyAction = Literal["flag", "blur", "block"]
+# The one layer that looks at prompts; the others look at pictures.
+PROMPT_LAYER = "block_list"
+
 
 @dataclass(frozen=True)
 class InputImage:
@@ -97,19 +102,29 @@ def _as_json(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class GenerationResult:
-    """A finished picture with what the engine has to say about it.
+class SafetyVerdict:
+    """A safety layer that found something, and what it does about it; never what it found."""
 
+    layer: str
+    action: SafetyAction
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """A finished picture with what the engine and the safety layers have to say about it.
+
+    ``image`` is None where a safety layer blocks it.
     ``seconds`` is the time in the pipeline, ``queue_seconds`` the wait before it;
     ``first_step_seconds`` is the time from the arrival to the end of the first denoising step.
     """
 
     request: GenerationRequest
-    image: Image.Image
+    image: Image.Image | None
     seconds: float
     queue_seconds: float = 0.0
     first_step_seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    safety: tuple[SafetyVerdict, ...] = ()
 
 
 @dataclass(frozen=True)

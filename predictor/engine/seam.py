@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
@@ -29,13 +30,15 @@ class EngineState(NamedTuple):
     """What an engine is busy with.
 
     ``waiting`` and ``under_way`` are pictures, ``lanes`` is the most samples of one forward pass,
-    ``out_of_memory`` counts the batches that did not fit and were halved.
+    ``out_of_memory`` counts the batches that did not fit and were halved; ``safety`` how often a
+    safety layer did what, by its name and ``pass``, ``error`` or its action.
     """
 
     waiting: int
     under_way: int
     lanes: int
     out_of_memory: int
+    safety: Mapping[tuple[str, str], int] = MappingProxyType({})
 
 
 class Lane(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 
@@ -31,7 +32,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
             variant=marker.variant,
             use_safetensors=True,
             local_files_only=True,
-            **_absent_components(settings.model_dir),
+            **_left_out(settings.model_dir),
         ).to(device)
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
@@ -43,10 +44,17 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     return loaded
 
 
-def _absent_components(folder: Path) -> dict[str, None]:
-    """The components that the index leaves empty (SD3 without T5), which diffusers must be told."""
+def _left_out(folder: Path) -> dict[str, Any]:
+    """What diffusers must be told not to load: components that the index leaves empty (SD3 without
+    T5), and the safety checker, which ``predictor.safety`` runs and no pipeline.
+    """
     index = json.loads((folder / MODEL_INDEX_NAME).read_text(encoding="utf-8"))
-    return {name: None for name, entry in index.items() if entry == [None, None]}
+    left_out: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None] * 2}
+    if "safety_checker" in index:
+        left_out["safety_checker"] = None
+    if "requires_safety_checker" in index:
+        left_out["requires_safety_checker"] = False
+    return left_out
 
 
 def _read_marker(folder: Path) -> Marker:

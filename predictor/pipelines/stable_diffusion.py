@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class StableDiffusionDenoiser:
-    """A ``Denoiser`` over ``StableDiffusionPipeline``: one text encoder, a safety checker."""
+    """A ``Denoiser`` over ``StableDiffusionPipeline``: one text encoder."""
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
         self.warnings = loaded.warnings
@@ -91,12 +91,7 @@ class StableDiffusionDenoiser:
         return unscaled
 
     def _to_picture(self, image: torch.Tensor) -> Image.Image:
-        image, flagged = self._pipeline.run_safety_checker(image, self._device, self._dtype)
-        # A flagged picture is black already.
-        denormalize = [not one for one in flagged or [False]]
-        picture: Image.Image = self._pipeline.image_processor.postprocess(
-            image, output_type="pil", do_denormalize=denormalize
-        )[0]
+        picture: Image.Image = self._pipeline.image_processor.postprocess(image, "pil")[0]
         return picture
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from predictor.errors import RefusedBySafetyError
 from predictor.images import OutputFormat, encode_image
 from predictor.protocol.accept import JSON
 from predictor.protocol.decode import Call
-from predictor.types import GenerationResult
+from predictor.types import PROMPT_LAYER, GenerationResult
 
 # Proxies refuse long headers, most of them above 8 KiB for all together.
 _MAX_HEADER_LENGTH = 1024
@@ -33,14 +34,14 @@ def encode(
     revision: str,
     embed_metadata: bool,
 ) -> EncodedResponse:
-    """Answer ``call`` with one result for each of its pictures, in order."""
+    """Answer ``call`` with one result for each of its pictures, in order.
+
+    Raises:
+        RefusedBySafetyError: the answer is a bare file, and its picture is blocked.
+    """
     origin = {"model": model_name, "revision": revision}
     files = [
-        encode_image(
-            result.image,
-            picture.output_format,
-            _metadata(result) | origin if embed_metadata else None,
-        )
+        _file(result, picture.output_format, origin if embed_metadata else None)
         for picture, result in zip(call.pictures, results, strict=True)
     ]
     headers = _headers(results) | {"x-model-name": model_name, "x-model-revision": revision}
@@ -50,8 +51,27 @@ def encode(
             for picture, result, file in zip(call.pictures, results, files, strict=True)
         ]
         return EncodedResponse({"predictions": predictions}, headers | {"content-type": JSON})
+    if files[0] is None:
+        raise RefusedBySafetyError(_refusal(results[0]))
     media_type = f"image/{call.pictures[0].output_format}"
     return EncodedResponse(files[0], headers | {"content-type": media_type})
+
+
+def _file(
+    result: GenerationResult, output_format: OutputFormat, origin: dict[str, str] | None
+) -> bytes | None:
+    """The picture's file, with what made it where ``origin`` is given; None where blocked."""
+    if result.image is None:
+        return None
+    metadata = _metadata(result) | origin if origin else None
+    return encode_image(result.image, output_format, metadata)
+
+
+def _refusal(result: GenerationResult) -> str:
+    """By which layers; never for what."""
+    blocking = [verdict.layer for verdict in result.safety if verdict.action == "block"]
+    field = "prompt" if PROMPT_LAYER in blocking else "picture"
+    return f"{field}: refused by {' and '.join(blocking)}"
 
 
 def _metadata(result: GenerationResult) -> dict[str, Any]:
@@ -69,12 +89,20 @@ def _headers(results: Sequence[GenerationResult]) -> dict[str, str]:
         "x-seed": ", ".join(str(result.request.seed) for result in results),
         "x-generation-seconds": f"{sum(result.seconds for result in results):.3f}",
         "x-queue-seconds": f"{max(result.queue_seconds for result in results):.3f}",
-        "x-first-step-seconds": f"{min(result.first_step_seconds for result in results):.3f}",
+        "x-first-step-seconds": f"{_first_step_seconds(results):.3f}",
     }
     warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
     if warnings:
         headers["x-warning"] = _as_header("; ".join(warnings))[:_MAX_HEADER_LENGTH]
+    verdicts = dict.fromkeys(verdict for result in results for verdict in result.safety)
+    if verdicts:
+        headers["x-safety"] = ", ".join(f"{one.layer}={one.action}" for one in verdicts)
     return headers
+
+
+def _first_step_seconds(results: Sequence[GenerationResult]) -> float:
+    """Of the first picture that took one: a blocked prompt takes none."""
+    return min((result.first_step_seconds for result in results if result.seconds), default=0.0)
 
 
 def _as_header(text: str) -> str:
@@ -83,10 +111,12 @@ def _as_header(text: str) -> str:
 
 
 def _prediction(
-    result: GenerationResult, file: bytes, output_format: OutputFormat
+    result: GenerationResult, file: bytes | None, output_format: OutputFormat
 ) -> dict[str, Any]:
-    image = {"format": output_format, "b64": base64.b64encode(file).decode("ascii")}
+    image = file and {"format": output_format, "b64": base64.b64encode(file).decode("ascii")}
     prediction = {"image": image, **result.request.parameters()}
     if result.warnings:
         prediction["warnings"] = list(result.warnings)
+    if result.safety:
+        prediction["safety"] = [asdict(verdict) for verdict in result.safety]
     return prediction

@@ -1,0 +1,73 @@
+"""The safety checker that a checkpoint brings, asked once the picture is made."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from modelstore.layout import MODEL_INDEX_NAME
+from predictor.safety.weights import Placement, load_weights
+from predictor.types import SafetyAction
+
+_KNOWN = StableDiffusionSafetyChecker.__name__
+
+# It tells of a black picture, which nobody gets here.
+logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
+
+
+def has_checker(folder: Path) -> bool:
+    """Whether the index of the published ``folder`` names a safety checker."""
+    return _class_name(folder) is not None
+
+
+class SafetyChecker:
+    """A ``SafetyLayer`` over pictures: how near CLIP finds one to the checkpoint's concepts."""
+
+    name = "safety_checker"
+
+    def __init__(self, action: SafetyAction, folder: Path, placement: Placement) -> None:
+        """Load ``safety_checker/`` and ``feature_extractor/`` of the published ``folder``.
+
+        Raises:
+            Exception: they cannot be loaded whole.
+        """
+        self.action = action
+        self._placement = placement
+        class_name = _class_name(folder)
+        if class_name != _KNOWN:
+            raise ValueError(f"it is a {class_name}, and only a {_KNOWN} is known")
+        self._extract: Any = AutoImageProcessor.from_pretrained(
+            folder / "feature_extractor", local_files_only=True
+        )
+        self._model = load_weights(
+            StableDiffusionSafetyChecker, folder / "safety_checker", placement
+        )
+        self._model.visual_projection.register_forward_hook(_refuse_nan)
+
+    @torch.inference_mode()
+    def fires_at(self, subject: Image.Image) -> bool:
+        """Whether the picture is near to one of the concepts."""
+        pixels = self._extract(subject, return_tensors="pt").pixel_values
+        pixels = pixels.to(self._placement.device, self._placement.dtype)
+        # It would blacken what it is given, so that is not the picture.
+        _, fired = self._model(images=torch.zeros(1), clip_input=pixels)
+        return bool(fired[0])
+
+
+def _refuse_nan(module: Any, inputs: Any, embedding: torch.Tensor) -> None:
+    """NaN is near to no concept: it would pass for harmless."""
+    if not torch.isfinite(embedding).all():
+        raise ArithmeticError("the safety checker came to NaN or infinity")
+
+
+def _class_name(folder: Path) -> str | None:
+    index = json.loads((folder / MODEL_INDEX_NAME).read_text(encoding="utf-8"))
+    _, class_name = index.get("safety_checker") or (None, None)
+    return class_name

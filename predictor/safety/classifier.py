@@ -1,0 +1,76 @@
+"""A second look at a picture: any image classification model of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from predictor.errors import ModelLoadError
+from predictor.safety.weights import Placement, load_weights
+from predictor.types import SafetyAction
+
+
+class SafetyClassifier:
+    """A ``SafetyLayer`` over pictures that fires where the labels that count are likely enough."""
+
+    name = "safety_classifier"
+
+    def __init__(
+        self,
+        action: SafetyAction,
+        folder: Path,
+        labels: Sequence[str],
+        threshold: float,
+        placement: Placement,
+    ) -> None:
+        """Load the model and its image processor from ``folder``.
+
+        Raises:
+            ModelLoadError: no label is given, or one that the model does not have.
+            Exception: the model cannot be loaded whole.
+        """
+        self.action = action
+        self._threshold = threshold
+        self._placement = placement
+        self._process: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self._model = load_weights(AutoModelForImageClassification, folder, placement)
+        config = self._model.config
+        self._counting = _indices(config.id2label, labels)
+        # Each label has a probability of its own, as transformers' pipeline reads them.
+        self._are_independent = (
+            config.problem_type == "multi_label_classification" or config.num_labels == 1
+        )
+
+    @torch.inference_mode()
+    def fires_at(self, subject: Image.Image) -> bool:
+        """Whether the labels that count reach the threshold."""
+        pixels = self._process(subject, return_tensors="pt").pixel_values
+        pixels = pixels.to(self._placement.device, self._placement.dtype)
+        logits: torch.Tensor = self._model(pixel_values=pixels).logits[0].float()
+        if not torch.isfinite(logits).all():
+            # NaN reaches no threshold: it would pass for harmless.
+            raise ArithmeticError("the safety classifier came to NaN or infinity")
+        return self._probability(logits) >= self._threshold
+
+    def _probability(self, logits: torch.Tensor) -> float:
+        if self._are_independent:
+            return float(logits.sigmoid()[self._counting].max())
+        return float(logits.softmax(0)[self._counting].sum())
+
+
+def _indices(names: Mapping[int, str], labels: Sequence[str]) -> list[int]:
+    """Where the labels stand among the model's outputs."""
+    known = ", ".join(dict.fromkeys(names.values()))
+    if not labels:
+        raise ModelLoadError(
+            f"safety_classifier_labels is empty: name those that count, of: {known}"
+        )
+    for label in labels:
+        if label not in names.values():
+            raise ModelLoadError(f"safety_classifier_labels: {label!r} is not one of: {known}")
+    return [index for index, name in names.items() if name in labels]

@@ -1,0 +1,45 @@
+"""A layer's own model: loaded whole, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Placement(NamedTuple):
+    """Where a model runs, in which type, and which variant of its weights to prefer."""
+
+    device: torch.device
+    dtype: torch.dtype
+    variant: str | None = None
+
+
+def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
+    """A transformers model that has all of its weights from the files in ``folder``.
+
+    Raises:
+        ValueError: some are missing, which transformers would make up by chance, or are NaN.
+        Exception: it does not load for another reason.
+    """
+    variant = placement.variant
+    if variant and not any(folder.glob(f"model*.{variant}[.-]*")):
+        variant = None
+    model, found = model_class.from_pretrained(
+        folder,
+        dtype=placement.dtype,
+        variant=variant,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of its weights are not in the files: {', '.join(wrong[:3])}"
+        )
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    return model.to(placement.device).eval()
