@@ -1,0 +1,172 @@
+"""What the safety layers do to pictures and prompts, over an engine that is none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from predictor.engine import EngineState, StepListener
+from predictor.errors import GenerationFailedError
+from predictor.safety.blur import blurred
+from predictor.safety.layers import Layers
+from predictor.safety.policy import strictest
+from predictor.safety.review import ReviewedEngine
+from predictor.types import GenerationRequest, GenerationResult, SafetyAction, SafetyVerdict
+
+REQUEST = GenerationRequest("a red star", "", 3, 64, 64, 4, 2.0, "unipc")
+NOISE = np.random.default_rng(0)
+PICTURE = Image.fromarray(NOISE.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+class DrawnEngine:
+    """Has the same picture for every request."""
+
+    def __init__(self) -> None:
+        self.submitted: list[GenerationRequest] = []
+        self.is_closed = False
+
+    @property
+    def state(self) -> EngineState:
+        return EngineState(0, 0, 2, 0)
+
+    async def submit(
+        self, request: GenerationRequest, on_step: StepListener | None = None
+    ) -> GenerationResult:
+        self.submitted.append(request)
+        return GenerationResult(request, PICTURE, 1.5, warnings=("mind this",))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@dataclass
+class Layer:
+    """Fires, does not, or raises."""
+
+    name: str
+    action: SafetyAction
+    outcome: bool | Exception
+
+    def fires_at(self, subject: object) -> bool:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def reviewed(
+    *pictures: Layer, prompts: Sequence[Layer] = ()
+) -> tuple[GenerationResult, ReviewedEngine, DrawnEngine]:
+    engine = DrawnEngine()
+    over = ReviewedEngine(engine, Layers(tuple(prompts), pictures))
+    try:
+        return asyncio.run(over.submit(REQUEST)), over, engine
+    finally:
+        over.close()
+
+
+def test_without_layers_the_result_is_the_engines_own() -> None:
+    result, over, engine = reviewed()
+
+    assert result == GenerationResult(REQUEST, PICTURE, 1.5, warnings=("mind this",))
+    assert over.state == EngineState(0, 0, 2, 0, {})
+    assert engine.is_closed
+
+
+@pytest.mark.parametrize("action", ["flag", "blur", "block"])
+@pytest.mark.parametrize("name", ["safety_checker", "safety_classifier"])
+def test_what_a_picture_layer_does(name: str, action: SafetyAction) -> None:
+    result, over, _ = reviewed(Layer(name, action, True))
+
+    shown = {"flag": PICTURE, "blur": blurred(PICTURE), "block": None}
+    assert result.image == shown[action]
+    assert result.safety == (SafetyVerdict(name, action),)
+    assert (result.seconds, result.warnings) == (1.5, ("mind this",))
+    assert over.state.safety == {(name, action): 1, (name, "pass"): 0, (name, "error"): 0}
+
+
+@pytest.mark.parametrize("action", ["flag", "blur", "block"])
+def test_what_the_block_list_does(action: SafetyAction) -> None:
+    result, _, engine = reviewed(prompts=[Layer("block_list", action, True)])
+
+    shown = {"flag": PICTURE, "blur": blurred(PICTURE), "block": None}
+    assert result.image == shown[action]
+    assert result.safety == (SafetyVerdict("block_list", action),)
+    # A prompt that is blocked costs the engine nothing.
+    assert len(engine.submitted) == (action != "block")
+
+
+def test_a_layer_that_finds_nothing_lets_the_picture_through() -> None:
+    result, over, _ = reviewed(Layer("safety_checker", "block", False))
+
+    assert (result.image, result.safety) == (PICTURE, ())
+    assert over.state.safety["safety_checker", "pass"] == 1
+    assert over.state.safety["safety_checker", "block"] == 0
+
+
+def test_the_strictest_action_counts_and_every_layer_is_named() -> None:
+    result, _, _ = reviewed(
+        Layer("safety_checker", "block", True),
+        Layer("safety_classifier", "blur", True),
+        prompts=[Layer("block_list", "flag", True)],
+    )
+
+    assert result.image is None
+    assert [(one.layer, one.action) for one in result.safety] == [
+        ("block_list", "flag"),
+        ("safety_checker", "block"),
+        ("safety_classifier", "blur"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("actions", "expected"),
+    [
+        ([], None),
+        (["flag"], "flag"),
+        (["blur", "flag"], "blur"),
+        (["flag", "block", "blur"], "block"),
+    ],
+)
+def test_actions_are_ordered(actions: list[SafetyAction], expected: SafetyAction | None) -> None:
+    assert strictest(SafetyVerdict("any", action) for action in actions) == expected
+
+
+@pytest.mark.parametrize("where", ["prompts", "pictures"])
+def test_a_layer_that_cannot_judge_fails_the_picture(where: str) -> None:
+    broken = Layer("broken", "flag", RuntimeError("a secret prompt"))
+    layers = Layers((broken,), ()) if where == "prompts" else Layers((), (broken,))
+    engine = DrawnEngine()
+    over = ReviewedEngine(engine, layers)
+    try:
+        with pytest.raises(GenerationFailedError, match="broken could not judge") as caught:
+            asyncio.run(over.submit(REQUEST))
+    finally:
+        over.close()
+
+    assert "secret" not in str(caught.value)
+    assert over.state.safety["broken", "error"] == 1
+    assert len(engine.submitted) == (where == "pictures")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1024, 512), (512, 2048)])
+def test_nothing_is_left_of_a_blurred_picture_but_a_few_means(size: tuple[int, int]) -> None:
+    noise = NOISE.integers(0, 256, (*reversed(size), 3), dtype=np.uint8)
+    # Other details with the same means: upside down within each of the 8 fields along a side.
+    field = max(size) // 8
+    rows = noise.reshape(-1, field, *noise.shape[1:])
+    other = rows[:, ::-1].reshape(noise.shape)
+
+    first, second = (
+        np.asarray(blurred(Image.fromarray(np.ascontiguousarray(pixels))), dtype=np.int16)
+        for pixels in (noise, other)
+    )
+
+    assert (first.shape[1], first.shape[0]) == size
+    assert np.abs(first - second).max() == 0
+    # No edge is left: neighbours differ by little, where they differed by 85 in the mean.
+    assert max(np.abs(np.diff(first, axis=axis)).max() for axis in (0, 1)) < 600 / field
