@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessorPil,
 )
+
+from modelstore import Marker
 
 SIDE = 32
 LABELS = ("neutral", "drawing", "lewd", "gore")
@@ -30,8 +33,9 @@ _TINY = {
 
 
 def copy_model(published: Path, folder: Path) -> Path:
-    """A published folder of one's own, to add layers to."""
+    """A published folder of one's own, to add layers to: its marker lists no files."""
     shutil.copytree(published, folder)
+    replace(Marker.read(folder), files=()).write(folder)
     return folder
 
 

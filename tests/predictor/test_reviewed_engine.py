@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,8 @@ import pytest
 from PIL import Image
 
 from predictor.engine import EngineState, StepListener
-from predictor.errors import GenerationFailedError
+from predictor.errors import GenerationFailedError, RefusedBySafetyError
+from predictor.protocol import Call, EncodedResponse, Picture, encode
 from predictor.safety.blur import blurred
 from predictor.safety.layers import Layers
 from predictor.safety.policy import strictest
@@ -170,3 +173,41 @@ def test_nothing_is_left_of_a_blurred_picture_but_a_few_means(size: tuple[int, i
     assert np.abs(first - second).max() == 0
     # No edge is left: neighbours differ by little, where they differed by 85 in the mean.
     assert max(np.abs(np.diff(first, axis=axis)).max() for axis in (0, 1)) < 600 / field
+
+
+def test_a_blurred_picture_is_answered_as_any_other_and_marked() -> None:
+    result, _, _ = reviewed(Layer("safety_checker", "blur", True))
+    bare, as_json = (answer(result, as_json=as_json) for as_json in (False, True))
+
+    assert isinstance(bare.body, bytes)
+    picture = Image.open(io.BytesIO(bare.body))
+    assert picture.tobytes() == blurred(PICTURE).tobytes()
+    assert picture.info["prompt"] == REQUEST.prompt
+    assert bare.headers["x-safety"] == "safety_checker=blur"
+    assert isinstance(as_json.body, dict)
+    (prediction,) = as_json.body["predictions"]
+    assert base64.b64decode(prediction["image"]["b64"]) == bare.body
+    assert prediction["safety"] == [{"layer": "safety_checker", "action": "blur"}]
+
+
+def test_layers_that_refuse_together_are_all_named() -> None:
+    layers = [Layer(name, "block", True) for name in ("safety_checker", "safety_classifier")]
+    result, _, _ = reviewed(*layers)
+
+    with pytest.raises(RefusedBySafetyError) as caught:
+        answer(result, as_json=False)
+    assert str(caught.value) == "picture: refused by safety_checker and safety_classifier"
+
+
+def test_without_a_verdict_nothing_is_said_of_safety() -> None:
+    result, _, _ = reviewed(Layer("safety_checker", "block", False))
+    answered = answer(result, as_json=True)
+
+    assert isinstance(answered.body, dict)
+    assert "safety" not in answered.body["predictions"][0]
+    assert "x-safety" not in answered.headers
+
+
+def answer(result: GenerationResult, *, as_json: bool) -> EncodedResponse:
+    call = Call((Picture(result.request, "png"),), as_json)
+    return encode(call, [result], model_name="sd", revision="r1", embed_metadata=True)

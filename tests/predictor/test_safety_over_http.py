@@ -1,0 +1,266 @@
+"""The safety layers of a running server: what each form of answer says, and what is never said."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from demo.judge import look_at
+from demo.run import MODEL
+from demo.shapes import Scene
+from tests.downloader.volume import download
+from tests.predictor.random_safety import add_checker, save_classifier
+from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
+
+SCENE = Scene("red", "star", "white")
+ASKED = {"prompt": SCENE.prompt, "parameters": {"seed": 5}}
+# Words that the text encoder knows, so that a picture of them could have been made.
+BLOCKED = {"prompt": "a Blue Circle on a white background", "parameters": {"seed": 5}}
+AS_JSON = {"accept": "application/json"}
+
+
+class Running(NamedTuple):
+    server: Server
+    client: httpx.Client
+    block_list: Path
+
+    def count(self, layer: str, action: str) -> float:
+        """Of the metric, which must be there from the beginning on."""
+        text = self.client.get("/metrics").text
+        families = text_string_to_metric_families(text)
+        wanted = {"model_name": MODEL_NAME, "layer": layer, "action": action}
+        (sample,) = [
+            sample
+            for family in families
+            for sample in family.samples
+            if sample.name == "diffusion_safety_total" and sample.labels == wanted
+        ]
+        return float(sample.value)
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running]]:
+    """Started together: one that flags pictures and one that blocks them."""
+    folder = tmp_path_factory.mktemp("safety")
+    with contextlib.ExitStack() as stack:
+        started: dict[str, Running] = {}
+        for name, settings in {
+            "flag": {"safety_classifier": "flag"},
+            "block": {"safety_classifier": "off", "block_list": "flag"},
+        }.items():
+            model = publish(folder / name, checker_fires=name == "block")
+            block_list = folder / f"{name}.txt"
+            block_list.write_text("# none of these\nblue circle\n", "utf-8")
+            server = stack.enter_context(
+                Server.started(
+                    model,
+                    folder / f"{name}.log",
+                    safety_classifier_labels="lewd,gore",
+                    block_list_file=block_list,
+                    **settings,
+                )
+            )
+            client = stack.enter_context(httpx.Client(base_url=server.url, timeout=60))
+            started[name] = Running(server, client, block_list)
+        for running in started.values():
+            running.server.wait_until_ready()
+        yield started
+
+
+def publish(folder: Path, *, checker_fires: bool) -> Path:
+    """The demo model with a checker and a classifier, by the downloader."""
+    source, classifier = folder / "source", folder / "classifier"
+    shutil.copytree(MODEL, source)
+    add_checker(source, fires=checker_fires)
+    save_classifier(classifier, {"gore": 9.0})
+    models = [
+        {
+            "name": MODEL_NAME,
+            "source": source.as_uri(),
+            "safety_classifier": classifier.as_uri(),
+        }
+    ]
+    # JSON is YAML.
+    (folder / "models.yaml").write_text(json.dumps({"models": models}), "utf-8")
+    (folder / "volume").mkdir()
+    download("", folder / "volume", name="", spec=folder / "models.yaml")
+    return folder / "volume" / MODEL_NAME
+
+
+@pytest.fixture
+def flag(servers: dict[str, Running]) -> Running:
+    return servers["flag"]
+
+
+@pytest.fixture
+def block(servers: dict[str, Running]) -> Running:
+    return servers["block"]
+
+
+def predictions(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    told: list[dict[str, Any]] = response.json()["predictions"]
+    return told
+
+
+def image_in(prediction: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(prediction["image"]["b64"])))
+
+
+def verdict(layer: str, action: str) -> dict[str, str]:
+    return {"layer": layer, "action": action}
+
+
+# Pictures
+
+
+def test_a_flagged_picture_is_shown_and_marked(flag: Running) -> None:
+    bare = flag.client.post(PREDICT, json=ASKED)
+    (prediction,) = predictions(flag.client.post(PREDICT, json=ASKED, headers=AS_JSON))
+
+    assert look_at(picture_of(bare)).shows(SCENE)
+    assert bare.headers["x-safety"] == "safety_classifier=flag"
+    assert prediction["safety"] == [verdict("safety_classifier", "flag")]
+    assert look_at(image_in(prediction)).shows(SCENE)
+
+
+def test_a_blocked_picture_is_not_shown(block: Running) -> None:
+    bare = block.client.post(PREDICT, json=ASKED)
+    (prediction,) = predictions(block.client.post(PREDICT, json=ASKED, headers=AS_JSON))
+
+    assert bare.status_code == 400
+    assert bare.json() == {"error": "picture: refused by safety_checker"}
+    assert prediction["image"] is None
+    assert prediction["safety"] == [verdict("safety_checker", "block")]
+    assert prediction["seed"] == 5
+
+
+def test_the_last_event_of_a_stream_says_the_same(block: Running, flag: Running) -> None:
+    for running, expected in (
+        (block, verdict("safety_checker", "block")),
+        (flag, verdict("safety_classifier", "flag")),
+    ):
+        response = running.client.post(PREDICT, json=ASKED, headers={"accept": "text/event-stream"})
+
+        name, data = response.text.strip().split("\n\n")[-1].split("\n")
+        (prediction,) = json.loads(data.removeprefix("data: "))["predictions"]
+        assert name == "event: result"
+        assert prediction["safety"] == [expected]
+        assert (prediction["image"] is None) == (running is block)
+
+
+# Prompts
+
+
+def test_a_blocked_prompt_is_refused_and_costs_nothing(flag: Running) -> None:
+    judged = flag.count("safety_classifier", "flag")
+    refused = flag.count("block_list", "block")
+
+    response = flag.client.post(PREDICT, json=BLOCKED)
+
+    assert response.status_code == 400
+    assert response.json() == {"error": "prompt: refused by block_list"}
+    assert flag.count("block_list", "block") == refused + 1
+    assert flag.count("safety_classifier", "flag") == judged
+
+
+def test_the_other_pictures_of_a_call_are_not_lost(flag: Running) -> None:
+    response = flag.client.post(PREDICT, json={"instances": [ASKED, BLOCKED, ASKED]})
+
+    first, refused, last = predictions(response)
+    assert refused["image"] is None
+    assert refused["safety"] == [verdict("block_list", "block")]
+    assert look_at(image_in(first)).shows(SCENE)
+    assert look_at(image_in(last)).shows(SCENE)
+    assert response.headers["x-safety"] == "safety_classifier=flag, block_list=block"
+    assert float(response.headers["x-first-step-seconds"]) > 0
+
+
+def test_every_layer_that_fired_is_told(block: Running) -> None:
+    response = block.client.post(PREDICT, json=BLOCKED, headers=AS_JSON)
+
+    (prediction,) = predictions(response)
+    assert prediction["image"] is None
+    assert prediction["safety"] == [
+        verdict("block_list", "flag"),
+        verdict("safety_checker", "block"),
+    ]
+    assert response.headers["x-safety"] == "block_list=flag, safety_checker=block"
+    # The layer that refuses, and not the one that only flags.
+    refused = block.client.post(PREDICT, json=BLOCKED)
+    assert refused.json() == {"error": "picture: refused by safety_checker"}
+
+
+def test_a_negative_prompt_may_exclude_what_a_prompt_may_not_have(flag: Running) -> None:
+    body = {**ASKED, "negative_prompt": "a blue circle"}
+
+    assert flag.client.post(PREDICT, json=body).headers["x-safety"] == "safety_classifier=flag"
+
+
+def test_a_changed_list_holds_without_a_restart(flag: Running) -> None:
+    before = flag.block_list.read_bytes()
+    try:
+        flag.block_list.write_text("star\n", "utf-8")
+        wait_for_status(flag, ASKED, 400)
+        wait_for_status(flag, BLOCKED, 200)
+        # What cannot be read leaves the last good list.
+        flag.block_list.write_bytes(b"\xff")
+        time.sleep(1.1)
+        for _ in range(2):
+            assert flag.client.post(PREDICT, json=ASKED).status_code == 400
+    finally:
+        flag.block_list.write_bytes(before)
+    wait_for_status(flag, ASKED, 200)
+
+    log = flag.server.log.read_text()
+    assert log.count("is no UTF-8 at byte 0; the last good list holds") == 1
+    failures = [
+        line
+        for line in flag.client.get("/metrics").text.splitlines()
+        if line.startswith("diffusion_block_list_failures_total")
+    ]
+    assert float(failures[0].split()[1]) >= 1
+
+
+def wait_for_status(running: Running, body: dict[str, Any], status: int) -> None:
+    deadline = time.monotonic() + 30
+    while running.client.post(PREDICT, json=body).status_code != status:
+        assert time.monotonic() < deadline, f"no {status}"
+        time.sleep(0.1)
+
+
+# Beside it
+
+
+def test_what_was_found_is_told_nobody(servers: dict[str, Running]) -> None:
+    for running in servers.values():
+        for body in (ASKED, BLOCKED):
+            response = running.client.post(PREDICT, json=body, headers=AS_JSON)
+            for prediction in predictions(response):
+                told = json.dumps(prediction.get("safety", [])) + str(response.headers)
+                assert not {"gore", "lewd", "circle"} & set(told.lower().split('"'))
+        log = running.server.log.read_text().lower()
+        assert "circle" not in log
+        assert "star on a" not in log
+        assert "gore" not in log
+
+
+def test_a_picture_that_passes_is_counted_too(flag: Running) -> None:
+    before = flag.count("safety_checker", "pass")
+
+    flag.client.post(PREDICT, json=ASKED)
+
+    assert flag.count("safety_checker", "pass") == before + 1
+    assert flag.count("safety_checker", "error") == 0
