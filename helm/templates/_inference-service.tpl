@@ -93,6 +93,11 @@ spec:
           claimName: {{ include "stable-diffusion.claimName" . }}
           readOnly: true
       {{- end }}
+      {{- with .Values.predictor.blockList.configMap }}
+      - name: block-list
+        configMap:
+          name: {{ . }}
+      {{- end }}
 {{- end -}}
 
 {{- define "stable-diffusion.predictorContainer" -}}
@@ -115,6 +120,10 @@ env:
   - name: PREDICTOR_{{ upper $name }}
     value: {{ include "stable-diffusion.envValue" $value | quote }}
   {{- end }}
+  {{- if .Values.predictor.blockList.configMap }}
+  - name: PREDICTOR_BLOCK_LIST_FILE
+    value: /etc/predictor/{{ .Values.predictor.blockList.key }}
+  {{- end }}
   {{- with .Values.predictor.env }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -136,6 +145,12 @@ volumeMounts:
   - name: models
     mountPath: /mnt/models
     subPath: {{ .model.name }}
+    readOnly: true
+  {{- end }}
+  {{- if .Values.predictor.blockList.configMap }}
+  # The folder: a file mounted by subPath would never change.
+  - name: block-list
+    mountPath: /etc/predictor
     readOnly: true
   {{- end }}
 {{- end -}}

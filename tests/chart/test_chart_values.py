@@ -30,6 +30,7 @@ KEDA: Object = {
         },
     }
 }
+BLOCK_LIST: Object = {"predictor": {"blockList": {"configMap": "team-terms"}}}
 SCRAPED: Object = {"monitoring": {"podMonitor": {"enabled": True}}}
 RULES: Object = {"monitoring": {"rules": {"enabled": True}}}
 NODE: Object = {"kubernetes.io/os": "linux"}
@@ -109,6 +110,8 @@ SWITCHES = {
     "predictor.serviceAccountName": Switch("team", "serviceAccountName: team"),
     "predictor.concurrency": Switch(5, "containerConcurrency: 10"),
     "predictor.settings": Switch({"max_side": 640}, "PREDICTOR_MAX_SIDE"),
+    "predictor.blockList.configMap": Switch("team-terms", "name: team-terms"),
+    "predictor.blockList.key": Switch("terms", "value: /etc/predictor/terms", BLOCK_LIST),
     "predictor.scaling.minReplicas": Switch(1, "minReplicas: 1"),
     "predictor.scaling.maxReplicas": Switch(9, "maxReplicas: 9"),
     "predictor.scaling.autoscalerClass": Switch("external", "autoscalerClass: external", STANDARD),
