@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -11,7 +12,10 @@ from modelstore import IncompleteModelError, Marker
 from modelstore.layout import MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
+from predictor.loading.controlnets import load_controlnets
 from predictor.loading.device import pick_device, pick_dtype
+from predictor.pipelines.controlnet import ControlNets
+from predictor.pipelines.stepwise import supports
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -36,8 +40,13 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
+    profile = read_profile(pipeline, settings.model_dir, marker.revision)
+    # The step loop runs them: a pipeline's own ``__call__`` takes none.
+    controlnets = (
+        load_controlnets(settings.model_dir, pipeline) if supports(pipeline) else ControlNets()
+    )
     loaded = DiffusersPipeline(
-        pipeline, read_profile(pipeline, settings.model_dir, marker.revision)
+        pipeline, replace(profile, controlnets=controlnets.names), controlnets
     )
     loaded.warm_up()
     return loaded

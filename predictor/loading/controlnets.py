@@ -1,0 +1,106 @@
+"""The ``controlnets/`` of a published model folder, loaded with the model.
+
+At start and not at the first use: a GPU's memory is then measured with them in it, and no picture
+under way waits for weights to be read. One that cannot be used keeps nothing else from being
+served: the log says why at start, and a request for it is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import ControlNetModel, DiffusionPipeline
+
+from modelstore.layout import CONTROLNETS_NAME
+from predictor.pipelines.controlnet import ControlNet, ControlNets
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = re.compile(
+    r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?\.safetensors"
+)
+# What a ControlNet and its UNet must have in common, or the one's residuals do not fit the other.
+_SHARED = (
+    "block_out_channels",
+    "layers_per_block",
+    "cross_attention_dim",
+    "addition_embed_type",
+    "projection_class_embeddings_input_dim",
+)
+
+
+class UnusableControlNetError(Exception):
+    """A ControlNet does not fit or does not load; the text goes on after its name."""
+
+
+def load_controlnets(folder: Path, pipeline: DiffusionPipeline) -> ControlNets:
+    """Load all ControlNets beside the pipeline, in its number type and onto its device."""
+    usable: dict[str, ControlNet] = {}
+    unusable: dict[str, str] = {}
+    for path in sorted((folder / CONTROLNETS_NAME).glob("*/")):
+        try:
+            usable[path.name] = _load(path, pipeline)
+        except UnusableControlNetError as error:
+            logger.error("the ControlNet %r %s", path.name, error, exc_info=error.__cause__)
+            unusable[path.name] = str(error)
+    return ControlNets(usable, unusable)
+
+
+def _load(folder: Path, pipeline: Any) -> ControlNet:
+    try:
+        _check_fit(ControlNetModel.load_config(folder, local_files_only=True), pipeline)
+        model, report = ControlNetModel.from_pretrained(
+            folder,
+            dtype=pipeline.unet.dtype,
+            variant=_variant(folder),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        if report["missing_keys"]:
+            raise ValueError(f"the weights lack {min(report['missing_keys'])}")
+        model.to(pipeline.device)
+    except UnusableControlNetError:
+        raise
+    except Exception as error:
+        raise UnusableControlNetError("does not load; the server's log has the cause") from error
+    return ControlNet(model.eval().requires_grad_(False), pipeline.vae_scale_factor)
+
+
+def _check_fit(config: Mapping[str, Any], pipeline: Any) -> None:
+    """See that the residuals have the shapes that the UNet's own features have.
+
+    Raises:
+        UnusableControlNetError: they do not, or it is another network.
+    """
+    class_name = config.get("_class_name")
+    if class_name != ControlNetModel.__name__:
+        raise UnusableControlNetError(f"is a {class_name}, not a {ControlNetModel.__name__}")
+    stages = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
+    wanted = {"in_channels": pipeline.vae.config.latent_channels, "conditioning_channels": 3}
+    wanted |= {name: pipeline.unet.config.get(name) for name in _SHARED}
+    there = {"in_channels": 4, "conditioning_channels": 3} | dict(config)
+    wanted["pixels per latent"] = pipeline.vae_scale_factor
+    there["pixels per latent"] = 2 ** (len(stages) - 1)
+    for name, value in wanted.items():
+        # What a ControlNet leaves empty it does not ask for.
+        given = there.get(name)
+        if given is not None and _plain(given) != _plain(value):
+            raise UnusableControlNetError(
+                f"does not fit the model: its {name} is {_plain(given)}, the model's {_plain(value)}"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of the weights that are there; None for the plain ones."""
+    matches = [match for match in (_WEIGHTS.fullmatch(path.name) for path in folder.iterdir()) if match]
+    variants = {match["variant"] for match in matches}
+    return None if None in variants else min(variants, default=None)
