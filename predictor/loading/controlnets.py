@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,15 @@ def load_controlnets(folder: Path, pipeline: DiffusionPipeline) -> ControlNets:
         try:
             usable[path.name] = _load(path, pipeline)
         except UnusableControlNetError as error:
-            logger.error("the ControlNet %r %s", path.name, error, exc_info=error.__cause__)
-            unusable[path.name] = str(error)
+            unusable[path.name] = _told(path.name, error)
     return ControlNets(usable, unusable)
+
+
+def _told(name: str, error: UnusableControlNetError) -> str:
+    """What callers are told, after the log was told the cause."""
+    cause = error.__cause__
+    logger.error("the ControlNet %r %s", name, error, exc_info=cause)
+    return f"{error}; the server's log has the cause" if cause else str(error)
 
 
 def _load(folder: Path, pipeline: Any) -> ControlNet:
@@ -67,7 +73,7 @@ def _load(folder: Path, pipeline: Any) -> ControlNet:
     except UnusableControlNetError:
         raise
     except Exception as error:
-        raise UnusableControlNetError("does not load; the server's log has the cause") from error
+        raise UnusableControlNetError("does not load") from error
     return ControlNet(model.eval().requires_grad_(False), pipeline.vae_scale_factor)
 
 
@@ -80,27 +86,31 @@ def _check_fit(config: Mapping[str, Any], pipeline: Any) -> None:
     class_name = config.get("_class_name")
     if class_name != ControlNetModel.__name__:
         raise UnusableControlNetError(f"is a {class_name}, not a {ControlNetModel.__name__}")
-    stages = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
-    wanted = {"in_channels": pipeline.vae.config.latent_channels, "conditioning_channels": 3}
-    wanted |= {name: pipeline.unet.config.get(name) for name in _SHARED}
-    there = {"in_channels": 4, "conditioning_channels": 3} | dict(config)
-    wanted["pixels per latent"] = pipeline.vae_scale_factor
-    there["pixels per latent"] = 2 ** (len(stages) - 1)
-    for name, value in wanted.items():
+    for name, given, wanted in _compared(config, pipeline):
         # What a ControlNet leaves empty it does not ask for.
-        given = there.get(name)
-        if given is not None and _plain(given) != _plain(value):
+        if given is not None and given != wanted:
             raise UnusableControlNetError(
-                f"does not fit the model: its {name} is {_plain(given)}, the model's {_plain(value)}"
+                f"does not fit the model: its {name} is {given}, the model's {wanted}"
             )
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _compared(config: Mapping[str, Any], pipeline: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Each name with the ControlNet's value and the one that the model needs."""
+    yield "in_channels", config.get("in_channels"), pipeline.vae.config.latent_channels
+    yield "conditioning_channels", config.get("conditioning_channels"), 3
+    stages = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
+    yield "pixels per latent", 2 ** (len(stages) - 1), pipeline.vae_scale_factor
+    for name in _SHARED:
+        given, wanted = (
+            # JSON knows no tuples.
+            list(value) if isinstance(value, tuple) else value
+            for value in (config.get(name), pipeline.unet.config.get(name))
+        )
+        yield name, given, wanted
 
 
 def _variant(folder: Path) -> str | None:
     """The variant of the weights that are there; None for the plain ones."""
-    matches = [match for match in (_WEIGHTS.fullmatch(path.name) for path in folder.iterdir()) if match]
-    variants = {match["variant"] for match in matches}
+    matches = [_WEIGHTS.fullmatch(path.name) for path in folder.iterdir()]
+    variants = {match["variant"] for match in matches if match}
     return None if None in variants else min(variants, default=None)

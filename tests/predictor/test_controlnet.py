@@ -80,7 +80,9 @@ def sdxl() -> DiffusersPipeline:
 
 
 def with_controlnets(pipeline: Any) -> DiffusersPipeline:
-    usable = {name: ControlNet(own(pipeline, name), pipeline.vae_scale_factor) for name in CONTROLNETS}
+    usable = {
+        name: ControlNet(own(pipeline, name), pipeline.vae_scale_factor) for name in CONTROLNETS
+    }
     profile = ModelProfile(
         "r1",
         GenerationDefaults(64, 64, 3, 5.0, "unipc"),
@@ -157,8 +159,10 @@ def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> I
         steered("pooled"),
         steered("pooled", guidance_scale=1.0),
     ],
-    ids=lambda asked: f"{asked.controlnet.name}-{asked.controlnet.scale}-{asked.scheduler}-"
-    f"{asked.width}-{asked.guidance_scale}",
+    ids=lambda asked: (
+        f"{asked.controlnet.name}-{asked.controlnet.scale}-{asked.scheduler}-"
+        f"{asked.width}-{asked.guidance_scale}"
+    ),
 )
 def test_a_steered_picture_is_what_diffusers_own_call_draws(
     request: pytest.FixtureRequest, family: str, asked: GenerationRequest
