@@ -22,7 +22,7 @@ from downloader.settings import Settings
 from downloader.spec.model import ModelSpec, PartKind, PartSpec, main_part
 from downloader.spec.uri import parse_spec
 from modelstore.errors import InvalidNameError
-from modelstore.layout import CONTROLNETS_NAME, check_name
+from modelstore.layout import CONTROLNETS_FOLDER_NAME, check_name
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -96,7 +96,7 @@ class ControlNetEntry(_Entry):
     def part(self, default_variant: str | None) -> PartSpec:
         """Its part of the model; the model's variant holds where it names none."""
         variant = default_variant if self.variant is None else self.variant or None
-        folder = f"{CONTROLNETS_NAME}/{self.name}"
+        folder = f"{CONTROLNETS_FOLDER_NAME}/{self.name}"
         return PartSpec(folder, PartKind.CONTROLNET, parse_spec(self.source), variant)
 
 

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 
-from modelstore.layout import CONTROLNETS_NAME
+from modelstore.layout import CONTROLNETS_FOLDER_NAME
 from predictor.pipelines.controlnet import ControlNet, ControlNets
+from predictor.pipelines.stepwise import supports
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +39,20 @@ class UnusableControlNetError(Exception):
     """A ControlNet does not fit or does not load; the text goes on after its name."""
 
 
-def load_controlnets(folder: Path, pipeline: DiffusionPipeline) -> ControlNets:
-    """Load all ControlNets beside the pipeline, in its number type and onto its device."""
+def load_controlnets(
+    folder: Path, pipeline: DiffusionPipeline, device: torch.device
+) -> ControlNets:
+    """Load all ControlNets beside the pipeline, in its number type and onto ``device``.
+
+    A pipeline that the step loop does not run has none: its own ``__call__`` takes none.
+    """
+    if not supports(pipeline):
+        return ControlNets()
     usable: dict[str, ControlNet] = {}
     unusable: dict[str, str] = {}
-    for path in sorted((folder / CONTROLNETS_NAME).glob("*/")):
+    for path in sorted((folder / CONTROLNETS_FOLDER_NAME).glob("*/")):
         try:
-            usable[path.name] = _load(path, pipeline)
+            usable[path.name] = _load(path, pipeline, device)
         except UnusableControlNetError as error:
             unusable[path.name] = _told(path.name, error)
     return ControlNets(usable, unusable)
@@ -56,7 +65,7 @@ def _told(name: str, error: UnusableControlNetError) -> str:
     return f"{error}; the server's log has the cause" if cause else str(error)
 
 
-def _load(folder: Path, pipeline: Any) -> ControlNet:
+def _load(folder: Path, pipeline: Any, device: torch.device) -> ControlNet:
     try:
         _check_fit(ControlNetModel.load_config(folder, local_files_only=True), pipeline)
         model, report = ControlNetModel.from_pretrained(
@@ -69,7 +78,7 @@ def _load(folder: Path, pipeline: Any) -> ControlNet:
         )
         if report["missing_keys"]:
             raise ValueError(f"the weights lack {min(report['missing_keys'])}")
-        model.to(pipeline.device)
+        model.to(device)
     except UnusableControlNetError:
         raise
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -14,8 +13,6 @@ from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
 from predictor.loading.controlnets import load_controlnets
 from predictor.loading.device import pick_device, pick_dtype
-from predictor.pipelines.controlnet import ControlNets
-from predictor.pipelines.stepwise import supports
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -40,13 +37,10 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    profile = read_profile(pipeline, settings.model_dir, marker.revision)
-    # The step loop runs them: a pipeline's own ``__call__`` takes none.
-    controlnets = (
-        load_controlnets(settings.model_dir, pipeline) if supports(pipeline) else ControlNets()
-    )
     loaded = DiffusersPipeline(
-        pipeline, replace(profile, controlnets=controlnets.names), controlnets
+        pipeline,
+        read_profile(pipeline, settings.model_dir, marker.revision),
+        controlnets=load_controlnets(settings.model_dir, pipeline, device),
     )
     loaded.warm_up()
     return loaded

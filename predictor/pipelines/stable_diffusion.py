@@ -125,7 +125,8 @@ class StableDiffusionDenoiser:
 
 def _kind(request: GenerationRequest) -> Kind:
     """Which requests share forward passes with this one."""
-    return Kind(controlnet=request.controlnet.name if request.controlnet else None)
+    controlnet = request.controlnet.name if request.controlnet else None
+    return Kind(adapters=request.adapters, controlnet=controlnet)
 
 
 def rows(*batches: torch.Tensor) -> list[Conditioning]:

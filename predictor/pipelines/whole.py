@@ -29,11 +29,12 @@ class DiffusersPipeline:
         self,
         pipeline: DiffusionPipeline,
         profile: ModelProfile,
+        *,
         controlnets: ControlNets | None = None,
     ) -> None:
         self.diffusers = pipeline
         self.controlnets = controlnets or ControlNets()
-        self._profile = profile
+        self._profile = replace(profile, controlnets=self.controlnets.names)
         parts = pipeline.components.items()
         self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
         self._accepted = inspect.signature(type(pipeline).__call__).parameters

@@ -89,7 +89,7 @@ def with_controlnets(pipeline: Any) -> DiffusersPipeline:
         8,
         scheduler_names(UniPCMultistepScheduler()),
     )
-    return DiffusersPipeline(pipeline, profile, ControlNets(usable))
+    return DiffusersPipeline(pipeline, profile, controlnets=ControlNets(usable))
 
 
 def own(pipeline: Any, name: str) -> ControlNetModel:

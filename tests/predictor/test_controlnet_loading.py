@@ -34,6 +34,7 @@ from tests.serving import PREDICT, Server, picture_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+CPU = torch.device("cpu")
 PROMPT = "a red circle on a blue background"
 
 
@@ -83,7 +84,7 @@ def test_one_that_does_not_fit_is_told_at_start_and_keeps_nothing_back(
     model: Path, demo: DiffusionPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, "predictor"):
-        controlnets = load_controlnets(model, demo)
+        controlnets = load_controlnets(model, demo, CPU)
 
     sentence = (
         "does not fit the model: its block_out_channels is [32, 64], the model's [32, 64, 96]"
@@ -120,7 +121,7 @@ def test_the_configuration_alone_tells_what_does_not_fit(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
 
-    assert reason in load_controlnets(tmp_path, demo).unusable["other"]
+    assert reason in load_controlnets(tmp_path, demo, CPU).unusable["other"]
 
 
 def lose_a_tensor(folder: Path) -> None:
@@ -156,7 +157,7 @@ def test_one_that_does_not_load_fails_by_its_name(
     harm(tmp_path / "controlnets" / "broken")
 
     with caplog.at_level(logging.ERROR, "predictor"):
-        controlnets = load_controlnets(tmp_path, demo)
+        controlnets = load_controlnets(tmp_path, demo, CPU)
 
     assert list(controlnets.usable) == ["whole"]
     assert controlnets.unusable == {"broken": "does not load; the server's log has the cause"}
@@ -175,7 +176,7 @@ def test_weights_of_every_form_are_found(
     model.save_pretrained(folder := tmp_path / "controlnets" / "one", **form)
     assert (len(list(folder.glob("*.safetensors"))) > 1) == ("max_shard_size" in form)
 
-    network = load_controlnets(tmp_path, demo)["one"]._model
+    network = load_controlnets(tmp_path, demo, CPU)["one"]._model
 
     there, saved = network.state_dict(), model.state_dict()
     assert torch.equal(there["controlnet_mid_block.weight"], saved["controlnet_mid_block.weight"])
@@ -184,10 +185,10 @@ def test_weights_of_every_form_are_found(
 def test_a_folder_without_any_and_a_stray_file_are_no_controlnets(
     tmp_path: Path, demo: DiffusionPipeline
 ) -> None:
-    assert load_controlnets(tmp_path, demo) == ControlNets()
+    assert load_controlnets(tmp_path, demo, CPU) == ControlNets()
     (tmp_path / "controlnets").mkdir()
     (tmp_path / "controlnets" / "README.md").write_text("")
-    assert load_controlnets(tmp_path, demo).names == ()
+    assert load_controlnets(tmp_path, demo, CPU).names == ()
 
 
 def test_a_whole_pipeline_has_none(tmp_path: Path) -> None:
