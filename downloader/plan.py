@@ -13,7 +13,7 @@ from downloader.fetch.retry import Retries, with_retries
 from downloader.fetch.small import read_small
 from downloader.selection.listing import check_names, filtered
 from downloader.selection.pipeline import Selection, check_is_pipeline, read_components, select
-from downloader.selection.single import select_adapter, select_classifier
+from downloader.selection.single import select_adapter, select_network
 from downloader.sources import Access, RemoteFile, Source, open_source
 from downloader.spec import ModelSpec, PartKind, PartSpec
 from downloader.stop import Stop
@@ -106,7 +106,7 @@ def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
     for part in model.parts:
         selection = _select(part, access, stop)
         variants[part.spec.folder] = selection.variant
-        without += [f"{part.spec.folder}/{name}".lstrip("/") for name in selection.without_variant]
+        without += [f"{part.spec.folder}/{name}".strip("/") for name in selection.without_variant]
         files += [
             PlannedFile(part, file, path_in_model(part.spec, file)) for file in selection.files
         ]
@@ -144,8 +144,8 @@ def _select(part: ResolvedPart, access: Access, stop: Stop) -> Selection:
             return Selection(files, None)
         if spec.kind is PartKind.ADAPTER:
             return select_adapter(files)
-        if spec.kind is PartKind.CLASSIFIER:
-            return select_classifier(files, spec.variant)
+        if spec.kind in (PartKind.CONTROLNET, PartKind.CLASSIFIER):
+            return select_network(spec.kind.value, files, spec.variant)
         check_is_pipeline(files)
         (index,) = [file for file in files if file.path == MODEL_INDEX_NAME]
         retries = Retries(access.settings.max_retries, stop)

@@ -47,8 +47,8 @@ class Marker:
     to (a commit on a hub, a digest of the contents for a folder), ``variant`` the weights' variant
     (``"fp16"``) or None for the plain files, ``completed_at`` UTC in ISO 8601.
     ``asked_variant`` is what the downloader was asked to prefer: it tells a repeat from a change.
-    ``parts`` are the refiner, the adapters and the safety classifier, as far as there are any;
-    their files are among ``files``.
+    ``parts`` are the refiner, the adapters, the ControlNets and the safety classifier, as far as
+    there are any; their files are among ``files``.
     """
 
     name: str

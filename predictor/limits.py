@@ -11,6 +11,8 @@ from predictor.types import Adapter, ControlNetInput, GenerationRequest, ModelPr
 MIN_SIDE = 64
 # Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).
 MAX_SEED = 2**53 - 1
+# 1 is what a ControlNet was trained at; far above 2 pictures fall apart.
+MAX_CONTROLNET_SCALE = 10
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Limits:
     def _check_controlnet(self, controlnet: ControlNetInput | None) -> None:
         if controlnet is not None:
             self._check_name("controlnet.name", controlnet.name, self.profile.controlnets)
+            _check_range("controlnet.scale", controlnet.scale, 0, MAX_CONTROLNET_SCALE)
 
     def _check_name(self, field: str, name: str, there: tuple[str, ...]) -> None:
         if name not in there:

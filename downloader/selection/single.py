@@ -1,4 +1,4 @@
-"""Which files an adapter or a safety classifier needs, which are no pipelines. Pure."""
+"""Which files an adapter or a network by itself needs, which are no pipelines. Pure."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ def select_adapter(files: Iterable[RemoteFile]) -> Selection:
     return Selection(tuple(by_path[path] for path in sorted(taken)), None)
 
 
-def select_classifier(files: Iterable[RemoteFile], variant: str | None) -> Selection:
-    """A transformers model at the root of a repository: configurations and weights.
+def select_network(what: str, files: Iterable[RemoteFile], variant: str | None) -> Selection:
+    """A network at the root of a repository: configurations and weights; ``what`` it is to be.
 
     Raises:
-        UnsuitableModelError: it has no safetensors.
+        UnsuitableModelError: it has no config.json or no safetensors.
     """
     root = {file.path: file for file in files if "/" not in file.path}
     if "config.json" not in root:
-        raise UnsuitableModelError("the safety classifier has no config.json")
-    component = Component("safety classifier", "transformers", "Model")
+        raise UnsuitableModelError(f"the {what} has no config.json")
+    component = Component(what, library="", class_name="Model")
     taken, found = select_component(component, root, variant)
-    return Selection(tuple(sorted(taken, key=lambda file: file.path)), found)
+    selected = tuple(sorted(taken, key=lambda file: file.path))
+    # The part itself is what lacks the variant: it has no components.
+    return Selection(selected, found, ("",) if found != variant else ())

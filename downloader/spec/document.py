@@ -22,7 +22,7 @@ from downloader.settings import Settings
 from downloader.spec.model import ModelSpec, PartKind, PartSpec, main_part
 from downloader.spec.uri import parse_spec
 from modelstore.errors import InvalidNameError
-from modelstore.layout import check_name
+from modelstore.layout import CONTROLNETS_FOLDER_NAME, check_name
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -81,6 +81,28 @@ class AdapterEntry(_Source):
         )
 
 
+class ControlNetEntry(_Entry):
+    """One ControlNet: a repository, a folder or a prefix with its config.json and weights."""
+
+    name: Name
+    source: str
+    variant: str | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _is_a_folder_of_files(cls, text: str) -> str:
+        return _folder_of_files(text)
+
+    def part(self, default_variant: str | None) -> PartSpec:
+        """Its part of the model; the model's variant holds where it names none."""
+        variant = default_variant if self.variant is None else self.variant or None
+        folder = f"{CONTROLNETS_FOLDER_NAME}/{self.name}"
+        return PartSpec(folder, PartKind.CONTROLNET, parse_spec(self.source), variant)
+
+
+_NamedT = TypeVar("_NamedT", AdapterEntry, ControlNetEntry)
+
+
 class ModelEntry(_Source):
     """One model; see docs/downloads.md for what each field does."""
 
@@ -90,22 +112,19 @@ class ModelEntry(_Source):
     deny_patterns: Patterns = ()
     refiner: str | None = None
     adapters: tuple[AdapterEntry, ...] = ()
+    controlnets: tuple[ControlNetEntry, ...] = ()
     safety_classifier: str | None = None
 
     @field_validator("refiner", "safety_classifier")
     @classmethod
     def _is_a_folder_of_files(cls, text: str | None) -> str | None:
-        if text is not None and text.startswith("http"):
-            raise ValueError("a single file is none; give a repository, a folder or a prefix")
-        if text is not None:
-            _parsed(text, "")
-        return text
+        return None if text is None else _folder_of_files(text)
 
-    @field_validator("adapters")
+    @field_validator("adapters", "controlnets")
     @classmethod
-    def _names_differ(cls, adapters: tuple[AdapterEntry, ...]) -> tuple[AdapterEntry, ...]:
-        _check_names([adapter.name for adapter in adapters])
-        return adapters
+    def _names_differ(cls, entries: tuple[_NamedT, ...]) -> tuple[_NamedT, ...]:
+        _check_names([entry.name for entry in entries])
+        return entries
 
     def model(self, default_variant: str) -> ModelSpec:
         """The model's parts; ``default_variant`` holds where the entry names none."""
@@ -115,6 +134,7 @@ class ModelEntry(_Source):
         if self.refiner:
             parts.append(PartSpec("refiner", PartKind.PIPELINE, parse_spec(self.refiner), variant))
         parts += [adapter.part() for adapter in self.adapters]
+        parts += [controlnet.part(variant) for controlnet in self.controlnets]
         if self.safety_classifier:
             parts.append(
                 PartSpec(
@@ -209,6 +229,13 @@ def _check_names(names: Sequence[str]) -> None:
     twice = [name for index, name in enumerate(names) if name in names[:index]]
     if twice:
         raise ValueError(f"the name {twice[0]!r} is there twice")
+
+
+def _folder_of_files(text: str) -> str:
+    if text.startswith("http"):
+        raise ValueError("a single file is none; give a repository, a folder or a prefix")
+    _parsed(text, "")
+    return text
 
 
 def _parsed(text: str, sha256: str) -> None:

@@ -14,6 +14,7 @@ class PartKind(Enum):
     PIPELINE = "pipeline"
     SINGLE_FILE = "single file"
     ADAPTER = "adapter"
+    CONTROLNET = "ControlNet"
     CLASSIFIER = "safety classifier"
 
 

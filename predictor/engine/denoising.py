@@ -15,7 +15,8 @@ class Denoising:
     ``timesteps`` are what the scheduler, set to its steps, is taken through; they stay on the CPU,
     so that no step waits for a GPU to tell them. ``latents`` are as the scheduler scales them.
     ``kind`` and ``encoders`` are the denoiser's own words: jobs share a forward pass where their
-    kinds are equal, and prompts their encoding where the encoders are.
+    kinds are equal, and prompts their encoding where the encoders are. ``control`` is what it keeps
+    for itself from step to step: that by which a ControlNet steers the picture.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Denoising:
         self.latents = latents
         self.kind = kind
         self.encoders = encoders
+        self.control: Any = None
         self.step = 0
 
     @classmethod

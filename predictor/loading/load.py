@@ -12,6 +12,7 @@ from modelstore import IncompleteModelError, Marker
 from modelstore.layout import MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
+from predictor.loading.controlnets import load_controlnets
 from predictor.loading.device import pick_device, pick_dtype
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
@@ -38,7 +39,9 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     loaded = DiffusersPipeline(
-        pipeline, read_profile(pipeline, settings.model_dir, marker.revision)
+        pipeline,
+        read_profile(pipeline, settings.model_dir, marker.revision),
+        controlnets=load_controlnets(settings.model_dir, pipeline, device),
     )
     loaded.warm_up()
     return loaded

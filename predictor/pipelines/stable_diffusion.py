@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from predictor.engine.denoising import Denoising
+from predictor.pipelines.kind import Kind
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.types import GenerationRequest
@@ -27,6 +28,7 @@ class StableDiffusionDenoiser:
     def __init__(self, loaded: DiffusersPipeline) -> None:
         self.warnings = loaded.warnings
         self._pipeline: Any = loaded.diffusers
+        self._controlnets = loaded.controlnets
         self._device: torch.device = self._pipeline.device
         self._dtype: torch.dtype = self._pipeline.unet.dtype
         self._decode_stream: torch.cuda.Stream | None = None
@@ -40,18 +42,25 @@ class StableDiffusionDenoiser:
 
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
-        return self._begin(request, make_scheduler(request.scheduler, self._pipeline.scheduler))
+        denoising = self._begin(
+            request, make_scheduler(request.scheduler, self._pipeline.scheduler)
+        )
+        if request.controlnet is not None:
+            denoising.control = self._controlnets[request.controlnet.name].look(request)
+        denoising.kind = _kind(request)
+        return denoising
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """See ``Denoiser.predict``."""
-        latents = torch.cat([lane.model_input for lane in lanes])
-        timesteps = torch.tensor([lane.denoising.timestep for lane in lanes])
+        latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
+        timesteps = torch.tensor([lane.denoising.timestep for lane in lanes]).to(self._device)
+        conditions = {
+            "encoder_hidden_states": torch.stack([lane.conditioning[0] for lane in lanes]),
+            "added_cond_kwargs": self._added_conditions(lanes),
+        }
+        residuals = self._residuals(lanes, latents, timesteps, conditions)
         prediction: torch.Tensor = self._pipeline.unet(
-            latents.to(self._dtype),
-            timesteps.to(self._device),
-            encoder_hidden_states=torch.stack([lane.conditioning[0] for lane in lanes]),
-            added_cond_kwargs=self._added_conditions(lanes),
-            return_dict=False,
+            latents, timesteps, **conditions, **residuals, return_dict=False
         )[0]
         return prediction
 
@@ -86,6 +95,20 @@ class StableDiffusionDenoiser:
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None
 
+    def _residuals(
+        self,
+        lanes: Sequence[Lane],
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditions: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the lanes' ControlNet adds to the UNet's features."""
+        kind: Any = lanes[0].denoising.kind
+        if kind.controlnet is None:
+            return {}
+        controlnet = self._controlnets[kind.controlnet]
+        return controlnet.residuals(lanes, latents, timesteps, conditions)
+
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         unscaled: torch.Tensor = latents / self._pipeline.vae.config.scaling_factor
         return unscaled
@@ -93,6 +116,12 @@ class StableDiffusionDenoiser:
     def _to_picture(self, image: torch.Tensor) -> Image.Image:
         picture: Image.Image = self._pipeline.image_processor.postprocess(image, "pil")[0]
         return picture
+
+
+def _kind(request: GenerationRequest) -> Kind:
+    """Which requests share forward passes with this one."""
+    controlnet = request.controlnet.name if request.controlnet else None
+    return Kind(adapters=request.adapters, controlnet=controlnet)
 
 
 def rows(*batches: torch.Tensor) -> list[Conditioning]:

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 
 from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
+from predictor.pipelines.controlnet import ControlNets
 from predictor.pipelines.prompts import truncation_warning
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
@@ -24,9 +25,16 @@ WARM_UP_STEPS = 2
 class DiffusersPipeline:
     """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time."""
 
-    def __init__(self, pipeline: DiffusionPipeline, profile: ModelProfile) -> None:
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        profile: ModelProfile,
+        *,
+        controlnets: ControlNets | None = None,
+    ) -> None:
         self.diffusers = pipeline
-        self._profile = profile
+        self.controlnets = controlnets or ControlNets()
+        self._profile = replace(profile, controlnets=self.controlnets.names)
         parts = pipeline.components.items()
         self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
         self._accepted = inspect.signature(type(pipeline).__call__).parameters

@@ -53,6 +53,7 @@ def test_one_plain_model_needs_no_file() -> None:
     [
         {"refiner": "hf://owner/refiner"},
         {"allow_patterns": ["unet/*"]},
+        {"controlnets": [{"name": "canny", "source": "hf://owner/canny", "variant": ""}]},
         {"safety_classifier": "hf://owner/classifier"},
     ],
     ids=str,

@@ -51,6 +51,10 @@ def standard(**scaling: Any) -> dict[str, Any]:
             "/models/0/predictor/concurrency",
         ),
         ({"model": {"refiner": "https://example.com/a.safetensors"}}, "/model/refiner"),
+        (
+            {"model": {"controlnets": [{"name": "a", "source": "https://h/a.safetensors"}]}},
+            "/model/controlnets/0/source",
+        ),
         ({"s3": {"accessKey": "x"}}, "'accessKey' not allowed"),
         ({"storage": {"mount": "nfs"}}, "/storage/mount"),
         ({"networkPolicy": {"ingressFrom": ["knative"]}}, "/networkPolicy/ingressFrom/0"),

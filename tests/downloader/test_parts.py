@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import InvalidSettingError, UnsuitableModelError
-from downloader.selection.single import select_adapter, select_classifier
+from downloader.selection.single import select_adapter, select_network
 from downloader.settings import Settings
 from downloader.spec import read_models
 from modelstore import MARKER_NAME, Marker, PartEntry
@@ -31,6 +31,14 @@ CLASSIFIER = {
     "pytorch_model.bin": b"pickle",
     "README.md": b"",
 }
+CONTROLNET = {
+    "config.json": b"{}",
+    "diffusion_pytorch_model.safetensors": safetensors(70),
+    "diffusion_pytorch_model.fp16.safetensors": safetensors(71),
+    "diffusion_pytorch_model.bin": b"pickle",
+    "images/a.png": b"",
+    "README.md": b"",
+}
 LORA = safetensors(60)
 STYLE = {
     "README.md": b"",
@@ -46,6 +54,7 @@ def spec(hub: Hub, tmp_path: Path) -> Path:
     hub.repository("o/refiner").commit(pipeline_files(seed=30))
     hub.repository("o/classifier").commit(CLASSIFIER)
     hub.repository("o/style").commit(STYLE)
+    hub.repository("o/canny").commit(CONTROLNET)
     hub.files["pixel.safetensors"] = LORA
     path = tmp_path / "models.yaml"
     path.write_text(f"""
@@ -59,6 +68,12 @@ models:
         sha256: {sha256(LORA)}
       - name: style
         source: hf://o/style
+    controlnets:
+      - name: canny
+        source: hf://o/canny
+      - name: depth
+        source: hf://o/canny
+        variant: ""
     safety_classifier: hf://o/classifier
   - name: plain
     source: hf://o/base
@@ -84,6 +99,10 @@ def test_all_parts_are_published_together_under_one_marker(
     beside = {
         "adapters/pixel-art/pixel.safetensors",
         "adapters/style/pytorch_lora_weights.safetensors",
+        "controlnets/canny/config.json",
+        "controlnets/canny/diffusion_pytorch_model.fp16.safetensors",
+        "controlnets/depth/config.json",
+        "controlnets/depth/diffusion_pytorch_model.safetensors",
         *(f"safety_classifier/{path}" for path in list(CLASSIFIER)[:3]),
     }
     wanted = published_paths() | refiner | beside
@@ -95,6 +114,8 @@ def test_all_parts_are_published_together_under_one_marker(
         ("refiner", None),
         ("adapters/pixel-art", None),
         ("adapters/style", None),
+        ("controlnets/canny", "fp16"),
+        ("controlnets/depth", None),
         ("safety_classifier", None),
     ]
     commit = hub.repositories["o/refiner"].branches["main"]
@@ -162,6 +183,10 @@ def test_a_plan_names_files_and_bytes_and_fetches_no_weights(
     assert f"  hf://o/base@main at {commit}" in stdout
     assert f"{len(LORA):>16,}  adapters/pixel-art/pixel.safetensors" in stdout
 
+    (told,) = [line for line in stdout.splitlines() if line.startswith("sdxl: ")]
+    assert "safety_classifier" in told.partition("plain files of")[2]
+    assert "controlnets/" not in told
+
     _, stdout, _ = run(job, spec, "plan", "--log_format", "json")
     sdxl, plain = map(json.loads, stdout.splitlines())
     assert (sdxl["event"], sdxl["model"], sdxl["revision"]) == ("plan", "sdxl", commit)
@@ -202,6 +227,15 @@ BASE = "models: [{name: a, source: hf://o/n"
         (
             BASE + ", adapters: [{name: b, source: hf://o/n}, {name: b, source: hf://o/m}]}]",
             "models[0].adapters: the name 'b' is there twice",
+        ),
+        (
+            BASE + ", controlnets: [{name: b, source: 'https://h/x.safetensors'}]}]",
+            "models[0].controlnets[0].source: a single file is",
+        ),
+        (BASE + ", controlnets: [{name: ../b, source: hf://o/n}]}]", "controlnets[0].name: model"),
+        (
+            BASE + ", controlnets: [{name: b, source: hf://o/n}, {name: b, source: hf://o/m}]}]",
+            "models[0].controlnets: the name 'b' is there twice",
         ),
         (BASE + ", variant: 7}]", "models[0].variant: Input should be a valid string"),
     ],
@@ -259,11 +293,27 @@ def test_an_adapter_that_is_none_or_many_is_refused(paths: list[str], reason: st
 
 def test_a_classifier_without_safetensors_is_refused() -> None:
     with pytest.raises(UnsuitableModelError, match="only pickles"):
-        select_classifier(listing(["config.json", "pytorch_model.bin"]), None)
+        select_network("safety classifier", listing(["config.json", "pytorch_model.bin"]), None)
     with pytest.raises(UnsuitableModelError, match=r"no config\.json"):
-        select_classifier(listing(["model.safetensors"]), None)
-    found = select_classifier(
-        listing(["config.json", "model.safetensors", "model.fp16.safetensors"]), "fp16"
+        select_network("safety classifier", listing(["model.safetensors"]), None)
+    found = select_network(
+        "safety classifier",
+        listing(["config.json", "model.safetensors", "model.fp16.safetensors"]),
+        "fp16",
     )
     assert {file.path for file in found.files} == {"config.json", "model.fp16.safetensors"}
     assert found.variant == "fp16"
+
+
+def test_a_controlnet_is_its_configuration_and_its_weights() -> None:
+    found = select_network("ControlNet", listing(CONTROLNET), "fp16")
+    assert {file.path for file in found.files} == {
+        "config.json",
+        "diffusion_pytorch_model.fp16.safetensors",
+    }
+    with pytest.raises(UnsuitableModelError, match=r"the ControlNet has no config\.json"):
+        select_network("ControlNet", listing(["control_v11p_sd15_canny.safetensors"]), None)
+    with pytest.raises(UnsuitableModelError, match="'ControlNet' has no safetensors, only pickles"):
+        select_network(
+            "ControlNet", listing(["config.json", "diffusion_pytorch_model.bin"]), "fp16"
+        )
