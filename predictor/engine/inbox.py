@@ -65,6 +65,8 @@ class Ticket:
 
 
 def _told(error: Exception) -> GenerationFailedError:
+    if isinstance(error, GenerationFailedError):
+        return error
     if isinstance(error, torch.OutOfMemoryError):
         return GenerationFailedError(
             "the picture does not fit into the device's memory; ask for fewer pixels"

@@ -12,6 +12,7 @@ from modelstore.layout import MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
 from predictor.loading.device import pick_device, pick_dtype
+from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -37,7 +38,9 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     loaded = DiffusersPipeline(
-        pipeline, read_profile(pipeline, settings.model_dir, marker.revision)
+        pipeline,
+        read_profile(pipeline, settings.model_dir, marker.revision),
+        find_adapters(settings.model_dir),
     )
     loaded.warm_up()
     return loaded
