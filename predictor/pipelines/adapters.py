@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from predictor.errors import GenerationFailedError
 from predictor.pipelines.adapted_layers import AdaptedLayers
@@ -144,7 +145,11 @@ class Adapters:
         # That there are several adapters is what we are here for.
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
         warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted", UserWarning)
+        # transformers calls the adapters that are there already missing from the new file.
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()
         with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+            stack.callback(transformers_logging.set_verbosity, verbosity)
             for layers in self._layers.values():
                 stack.enter_context(layers.laid_open())
             yield

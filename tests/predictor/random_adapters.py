@@ -24,7 +24,7 @@ def write_adapter(
     seed: int,
     components: tuple[str, ...],
     rank: int = 4,
-    deviation: float = 0.3,
+    deviation: float = 0.15,
     **config: Any,
 ) -> Path:
     """Write ``folder``'s adapter of the pipeline's components, which is not changed; the file.
@@ -39,9 +39,7 @@ def write_adapter(
         options = {"r": rank, "lora_alpha": rank, "target_modules": targets} | config
         module.add_adapter(LoraConfig(**options), "written")
         weights = get_peft_model_state_dict(module, adapter_name="written")
-        layers[name] = {
-            key: deviation * torch.randn_like(value) for key, value in weights.items()
-        }
+        layers[name] = {key: deviation * torch.randn_like(value) for key, value in weights.items()}
     pipeline.unload_lora_weights()
     pipeline.save_lora_weights(
         folder, **{f"{name}_lora_layers": one for name, one in layers.items()}
