@@ -36,6 +36,7 @@ from modelstore.errors import InvalidNameError
 MARKER_NAME = ".modelstore.json"
 GENERATION_DEFAULTS_NAME = "generation_defaults.json"
 MODEL_INDEX_NAME = "model_index.json"
+ADAPTERS_FOLDER_NAME = "adapters"
 CONTROLNETS_FOLDER_NAME = "controlnets"
 
 # The name becomes a folder, a KServe model name and a URL segment.

@@ -13,6 +13,8 @@ MIN_SIDE = 64
 MAX_SEED = 2**53 - 1
 # 1 is what a ControlNet was trained at; far above 2 pictures fall apart.
 MAX_CONTROLNET_SCALE = 10
+# Either way: a negative scale takes away what the adapter adds. Pictures break up far below it.
+MAX_ADAPTER_SCALE = 5
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,11 @@ class Limits:
 
     def _check_adapters(self, adapters: tuple[Adapter, ...]) -> None:
         for index, adapter in enumerate(adapters):
-            self._check_name(f"adapters[{index}].name", adapter.name, self.profile.adapters)
+            where = f"adapters[{index}]"
+            self._check_name(f"{where}.name", adapter.name, self.profile.adapters)
+            if adapter.name in {other.name for other in adapters[:index]}:
+                raise InvalidRequestError(f"{where}.name", f"{adapter.name!r} is given twice")
+            _check_range(f"{where}.scale", adapter.scale, -MAX_ADAPTER_SCALE, MAX_ADAPTER_SCALE)
 
     def _check_controlnet(self, controlnet: ControlNetInput | None) -> None:
         if controlnet is not None:

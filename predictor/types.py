@@ -63,6 +63,7 @@ class GenerationRequest:
     ``width`` and ``height`` are in pixels; ``scheduler`` is a name of
     ``predictor.pipelines.schedulers``. With ``image`` it is image to image, with
     ``mask_image`` too inpainting; ``strength`` is 0 to 1 there and None otherwise.
+    ``adapters`` stand in the order of their names, each once.
     ``denoising_end`` is the part of the way, 0 to 1, after which a refiner takes over; None where
     there is none.
     """

@@ -14,6 +14,7 @@ from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
 from predictor.loading.controlnets import load_controlnets
 from predictor.loading.device import pick_device, pick_dtype
+from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -41,6 +42,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     loaded = DiffusersPipeline(
         pipeline,
         read_profile(pipeline, settings.model_dir, marker.revision),
+        adapter_files=find_adapters(settings.model_dir),
         controlnets=load_controlnets(settings.model_dir, pipeline, device),
     )
     loaded.warm_up()

@@ -6,7 +6,7 @@ Together the parts do what ``__call__`` of diffusers' pipeline does; the tests h
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -16,10 +16,12 @@ from predictor.engine.denoising import Denoising
 from predictor.pipelines.kind import Kind
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationRequest
+from predictor.types import Adapter, GenerationRequest
 
 if TYPE_CHECKING:
     from predictor.engine.seam import Conditioning, Lane
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 class StableDiffusionDenoiser:
@@ -28,6 +30,7 @@ class StableDiffusionDenoiser:
     def __init__(self, loaded: DiffusersPipeline) -> None:
         self.warnings = loaded.warnings
         self._pipeline: Any = loaded.diffusers
+        self._adapters = loaded.adapters
         self._controlnets = loaded.controlnets
         self._device: torch.device = self._pipeline.device
         self._dtype: torch.dtype = self._pipeline.unet.dtype
@@ -36,22 +39,27 @@ class StableDiffusionDenoiser:
             self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
-        """See ``Denoiser.encode``."""
+        """See ``Denoiser.encode``; ``encoders`` are the adapters that change them."""
+        self._adapters.use(cast("tuple[Adapter, ...]", encoders), TEXT_ENCODERS)
         embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
         return rows(embeddings)
 
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
+        self._adapters.load(request.adapters)
         denoising = self._begin(
             request, make_scheduler(request.scheduler, self._pipeline.scheduler)
         )
+        denoising.kind = _kind(request)
+        denoising.encoders = self._adapters.of(request.adapters, TEXT_ENCODERS)
         if request.controlnet is not None:
             denoising.control = self._controlnets[request.controlnet.name].look(request)
-        denoising.kind = _kind(request)
         return denoising
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """See ``Denoiser.predict``."""
+        kind = cast(Kind, lanes[0].denoising.kind)
+        self._adapters.use(kind.adapters, ("unet",))
         latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
         timesteps = torch.tensor([lane.denoising.timestep for lane in lanes]).to(self._device)
         conditions = {
@@ -90,7 +98,12 @@ class StableDiffusionDenoiser:
         # A CPU generator draws the same noise whatever device the pipeline runs on.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         noise = randn_tensor(shape, generator, self._device, self._dtype)
-        return Denoising.from_noise(scheduler, request.num_inference_steps, noise, generator)
+        return Denoising.from_noise(
+            scheduler,
+            request.num_inference_steps,
+            noise,
+            generator,
+        )
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
 
 from predictor.engine.denoising import Denoising
-from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser, rows
+from predictor.pipelines.stable_diffusion import TEXT_ENCODERS, StableDiffusionDenoiser, rows
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationRequest
+from predictor.types import Adapter, GenerationRequest
 
 if TYPE_CHECKING:
     from predictor.engine.seam import Conditioning, Lane
@@ -28,7 +28,8 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
             vae.to(torch.float32)
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
-        """See ``Denoiser.encode``."""
+        """See ``Denoiser.encode``; ``encoders`` are the adapters that change them."""
+        self._adapters.use(cast("tuple[Adapter, ...]", encoders), TEXT_ENCODERS)
         embeddings, _, pooled, _ = self._pipeline.encode_prompt(
             list(prompts), device=self._device, do_classifier_free_guidance=False
         )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from diffusers import DiffusionPipeline
 
 from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
+from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
 from predictor.pipelines.prompts import truncation_warning
 from predictor.pipelines.schedulers import make_scheduler
@@ -30,11 +32,15 @@ class DiffusersPipeline:
         pipeline: DiffusionPipeline,
         profile: ModelProfile,
         *,
+        adapter_files: Mapping[str, Path] | None = None,
         controlnets: ControlNets | None = None,
     ) -> None:
         self.diffusers = pipeline
+        self.adapters = Adapters(pipeline, adapter_files)
         self.controlnets = controlnets or ControlNets()
-        self._profile = replace(profile, controlnets=self.controlnets.names)
+        self._profile = replace(
+            profile, adapters=self.adapters.names, controlnets=self.controlnets.names
+        )
         parts = pipeline.components.items()
         self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
         self._accepted = inspect.signature(type(pipeline).__call__).parameters
@@ -65,6 +71,7 @@ class DiffusersPipeline:
     ) -> list[GenerationResult]:
         """See ``Pipeline.generate``."""
         started = time.perf_counter()
+        self.adapters.use(requests[0].adapters)
         view = self._view(requests[0].scheduler)
         # A CPU generator draws the same noise whatever device the pipeline runs on.
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -120,7 +120,13 @@ def _pictures(
     requests = [GenerationRequest(seed=first + index, **settled) for index in range(count)]
     for request in requests:
         limits.check(request)
-    return tuple(Picture(request, output_format) for request in requests)
+    return tuple(Picture(_in_order(request), output_format) for request in requests)
+
+
+def _in_order(request: GenerationRequest) -> GenerationRequest:
+    """The same one: the order of adapters means nothing, and must not keep requests apart."""
+    by_name = sorted(request.adapters, key=lambda adapter: adapter.name)
+    return replace(request, adapters=tuple(by_name))
 
 
 def _typed(settled: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""Pictures with LoRA adapters are those that diffusers' own calls make, in both engines."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from predictor.engine.capacity import Capacity
+from predictor.engine.seam import Engine
+from predictor.engine.step_loop import StepEngine
+from predictor.engine.whole_batch import WholeBatchEngine
+from predictor.loading.load import load_pipeline
+from predictor.pipelines.schedulers import OWN
+from predictor.pipelines.stepwise import denoiser_for, supports
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.settings import Settings
+from predictor.types import Adapter, GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.pictures import largest_difference
+from tests.predictor.random_adapters import as_kohya, write_adapter
+from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
+
+REQUEST = GenerationRequest("a red circle on a yellow background", "", 3, 64, 64, 4, 3.0, OWN)
+# As far as sums in another order may take a channel, of 255.
+TOLERANCE = 2
+
+ALL = Adapter("pixel-art.v1.0", 0.8)
+DENOISER = Adapter("keys", -0.5)
+WORDS = Adapter("words", 1.2)
+SETS = [(), (ALL,), (DENOISER,), (ALL, DENOISER), (WORDS,), (replace(ALL, scale=0.3),)]
+
+
+@dataclass
+class Family:
+    """A pipeline and adapters for it; ``noise`` is how far its pictures differ by themselves."""
+
+    build: Callable[[], DiffusionPipeline]
+    files: Mapping[str, Path]
+    noise: int
+
+    def served(self, **options: Any) -> DiffusersPipeline:
+        return _wrapped(self.build(), self.files, **options)
+
+    def reference(self, adapters: tuple[Adapter, ...]) -> DiffusersPipeline:
+        """Diffusers' own pipeline with the adapters on; nobody takes them off."""
+        pipeline = self.build()
+        names = [f"number_{index}" for index in range(len(adapters))]
+        with warnings.catch_warnings():
+            # peft's, that there are two.
+            warnings.simplefilter("ignore", UserWarning)
+            for name, adapter in zip(names, adapters, strict=True):
+                pipeline.load_lora_weights(self.files[adapter.name], adapter_name=name)
+        if adapters:
+            pipeline.set_adapters(names, [adapter.scale for adapter in adapters])
+        return _wrapped(pipeline, {})
+
+
+def _wrapped(pipeline: DiffusionPipeline, files: Mapping[str, Path]) -> DiffusersPipeline:
+    pipeline.set_progress_bar_config(disable=True)
+    profile = ModelProfile("r1", GenerationDefaults(64, 64, 4, 3.0, OWN), 8, (OWN,))
+    return DiffusersPipeline(pipeline, profile, adapter_files=files)
+
+
+DENOISERS = {"demo": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
+ENCODERS = {
+    "demo": ("text_encoder",),
+    "sdxl": ("text_encoder", "text_encoder_2"),
+    "sd3": ("text_encoder", "text_encoder_2"),
+    "flux": ("text_encoder",),
+}
+BUILDERS = {"sdxl": build_sdxl, "sd3": build_sd3, "flux": build_flux}
+
+
+@pytest.fixture(scope="module")
+def demo_pipeline(demo_model: Path) -> DiffusionPipeline:
+    return load_pipeline(Settings(model_dir=demo_model)).diffusers
+
+
+@pytest.fixture(scope="module", params=DENOISERS)
+def family(
+    request: pytest.FixtureRequest,
+    demo_pipeline: DiffusionPipeline,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Family:
+    name = request.param
+    build = BUILDERS.get(name, lambda: copy.deepcopy(demo_pipeline))
+    folder = tmp_path_factory.mktemp(name)
+    denoiser, encoders = DENOISERS[name], ENCODERS[name]
+    parts = {ALL.name: (denoiser, *encoders), DENOISER.name: (denoiser,), WORDS.name: encoders}
+    files = {
+        adapter: write_adapter(build(), folder / adapter, seed=seed, components=components)
+        for seed, (adapter, components) in enumerate(parts.items())
+    }
+    # The small FLUX does not draw the same twice, to the last bit, on a CPU.
+    return Family(build, files, noise=1 if name == "flux" else 0)
+
+
+def engine_over(pipeline: DiffusersPipeline) -> Engine:
+    if supports(pipeline.diffusers):
+        return StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=64)
+    return WholeBatchEngine(pipeline, max_batch=4, max_queue_length=64)
+
+
+def make(engine: Engine, *requests: GenerationRequest) -> list[Image.Image]:
+    async def submit_all() -> list[Image.Image]:
+        results = await asyncio.gather(*(engine.submit(one) for one in requests))
+        return [result.image for result in results]
+
+    return asyncio.run(submit_all())
+
+
+def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
+    (result,) = pipeline.generate([replace(request, adapters=())], lambda step, steps: None)
+    return result.image
+
+
+def test_each_set_draws_what_diffusers_draws_alone_and_in_a_crowd(family: Family) -> None:
+    # Another prompt, or the crowd's would have been encoded before the last adapter was loaded.
+    crowded = replace(REQUEST, prompt="a blue star on a white background")
+    alone, together = {}, {}
+    for adapters in SETS:
+        reference = family.reference(adapters)
+        alone[adapters] = own_call(reference, REQUEST)
+        together[adapters] = own_call(reference, crowded)
+    engine = engine_over(family.served())
+    try:
+        for adapters in SETS:
+            (picture,) = make(engine, replace(REQUEST, adapters=adapters))
+            assert largest_difference(picture, alone[adapters]) <= TOLERANCE, adapters
+        crowd = [replace(crowded, adapters=one) for one in SETS for _ in range(2)]
+        for request, picture in zip(crowd, make(engine, *crowd), strict=True):
+            assert largest_difference(picture, together[request.adapters]) <= TOLERANCE
+    finally:
+        engine.close()
+    # Each set draws a picture of its own, or nothing was compared.
+    for one, other in itertools.combinations(SETS, 2):
+        assert largest_difference(alone[one], alone[other]) > 2 * TOLERANCE, (one, other)
+
+
+def test_without_adapters_no_pixel_tells_that_any_was_ever_loaded(family: Family) -> None:
+    never = engine_over(family.served())
+    engine = engine_over(family.served())
+    try:
+        for index, adapters in enumerate(SETS):
+            # Encoded anew each time: an engine keeps what it made of a prompt.
+            plain = replace(REQUEST, prompt=f"{REQUEST.prompt} {'star ' * index}")
+            (expected,) = make(never, plain)
+            make(engine, replace(REQUEST, adapters=adapters))
+            (after,) = make(engine, plain)
+            assert largest_difference(after, expected) <= family.noise, adapters
+    finally:
+        never.close()
+        engine.close()
+
+
+def test_a_scale_of_nothing_is_nothing_and_more_of_it_is_more(family: Family) -> None:
+    engine = engine_over(family.served())
+    try:
+        plain, *scaled = make(
+            engine,
+            REQUEST,
+            *(replace(REQUEST, adapters=(replace(ALL, scale=one),)) for one in (0, 0.02, 0.1)),
+        )
+    finally:
+        engine.close()
+
+    nothing, little, more = (_distance(plain, one) for one in scaled)
+    assert largest_difference(plain, scaled[0]) <= TOLERANCE
+    assert nothing < little < more
+
+
+def _distance(one: Image.Image, other: Image.Image) -> float:
+    pairs = zip(one.tobytes(), other.tobytes(), strict=True)
+    return sum(abs(a - b) for a, b in pairs) / len(one.tobytes())
+
+
+def test_a_file_of_kohyas_trainer_draws_what_diffusers_draws(
+    demo_pipeline: DiffusionPipeline, tmp_path: Path
+) -> None:
+    def build() -> DiffusionPipeline:
+        return copy.deepcopy(demo_pipeline)
+
+    components = ("unet", "text_encoder")
+    own = write_adapter(build(), tmp_path / "own", seed=1, components=components, rank=4)
+    kohya = tmp_path / "kohya" / "epoch-10.safetensors"
+    as_kohya(own, kohya, alpha=2.0)
+    family = Family(build, {"kohya": kohya, "own": own}, noise=0)
+    asked = (Adapter("kohya"),)
+    engine = engine_over(family.served())
+    try:
+        plain, picture, halved = make(
+            engine,
+            REQUEST,
+            replace(REQUEST, adapters=asked),
+            replace(REQUEST, adapters=(Adapter("own", 0.5),)),
+        )
+    finally:
+        engine.close()
+
+    assert largest_difference(picture, own_call(family.reference(asked), REQUEST)) <= TOLERANCE
+    # The alpha is half the rank, so the file counts half as far.
+    assert largest_difference(picture, halved) <= TOLERANCE
+    assert largest_difference(picture, plain) > 2 * TOLERANCE
