@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
-from transformers import AutoImageProcessor
 
 from modelstore.layout import MODEL_INDEX_NAME
-from predictor.safety.weights import Placement, load_weights
+from predictor.safety.weights import Placement, load_processor, load_weights
 from predictor.types import SafetyAction
 
 _KNOWN = StableDiffusionSafetyChecker.__name__
@@ -43,9 +42,7 @@ class SafetyChecker:
         class_name = _class_name(folder)
         if class_name != _KNOWN:
             raise ValueError(f"it is a {class_name}, and only a {_KNOWN} is known")
-        self._extract: Any = AutoImageProcessor.from_pretrained(
-            folder / "feature_extractor", local_files_only=True
-        )
+        self._extract = load_processor(folder / "feature_extractor")
         self._model = load_weights(
             StableDiffusionSafetyChecker, folder / "safety_checker", placement
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from predictor.errors import ModelLoadError
-from predictor.safety.weights import Placement, load_weights
+from predictor.safety.weights import Placement, load_processor, load_weights
 from predictor.types import SafetyAction
 
 
@@ -37,7 +36,7 @@ class SafetyClassifier:
         self.action = action
         self._threshold = threshold
         self._placement = placement
-        self._process: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self._process = load_processor(folder)
         self._model = load_weights(AutoModelForImageClassification, folder, placement)
         config = self._model.config
         self._counting = _indices(config.id2label, labels)

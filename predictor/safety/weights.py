@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from transformers import AutoImageProcessor
 
 
 class Placement(NamedTuple):
@@ -14,6 +15,15 @@ class Placement(NamedTuple):
     device: torch.device
     dtype: torch.dtype
     variant: str | None = None
+
+
+def load_processor(folder: Path) -> Any:
+    """What makes a model's input of a picture, as ``preprocessor_config.json`` says.
+
+    Raises:
+        Exception: it does not load.
+    """
+    return AutoImageProcessor.from_pretrained(_existing(folder), local_files_only=True)
 
 
 def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
@@ -27,7 +37,7 @@ def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
     if variant and not any(folder.glob(f"model*.{variant}[.-]*")):
         variant = None
     model, found = model_class.from_pretrained(
-        folder,
+        _existing(folder),
         dtype=placement.dtype,
         variant=variant,
         use_safetensors=True,
@@ -43,3 +53,10 @@ def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
         if not torch.isfinite(weights).all():
             raise ValueError(f"{name} holds NaN or infinity")
     return model.to(placement.device).eval()
+
+
+def _existing(folder: Path) -> Path:
+    """The folder; transformers would take a missing one for the name of a repository."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no {folder.name}/")
+    return folder

@@ -187,7 +187,9 @@ def test_a_checker_whose_folder_was_left_out(model: Path, folder: str) -> None:
     add_checker(model, fires=False)
     (model / folder).rename(model / "elsewhere")
 
-    with pytest.raises(ModelLoadError, match="safety_checker does not load"):
+    with pytest.raises(
+        ModelLoadError, match=f"safety_checker does not load: there is no {folder}/"
+    ):
         opened(model)
 
 
