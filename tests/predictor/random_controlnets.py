@@ -13,13 +13,14 @@ def build_controlnet(pipeline: DiffusionPipeline, seed: int, **config: Any) -> C
 
     Untrained, a ControlNet is silent: the convolutions by which it speaks are zero.
     """
-    torch.manual_seed(seed)
     # Of the pipelines here a latent is 4 pixels wide.
-    model = ControlNetModel.from_unet(
+    usual = ControlNetModel.from_unet(
         pipeline.unet, conditioning_embedding_out_channels=(8, 16, 16), load_weights_from_unet=False
-    )
-    if config:
-        model = ControlNetModel.from_config({**model.config, **config})
+    ).config
+    # Among the names with an underscore is the list of what diffusers would set to its defaults.
+    public = {name: value for name, value in usual.items() if not name.startswith("_")}
+    torch.manual_seed(seed)
+    model = ControlNetModel.from_config(public | config)
     for part in (*model.controlnet_down_blocks, model.controlnet_mid_block):
         for parameter in part.parameters():
             torch.nn.init.normal_(parameter, std=0.1)

@@ -156,8 +156,8 @@ def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> I
         steered("canny", guidance_scale=1.0),
         steered("canny", width=128, height=72, scheduler="euler_a"),
         steered("bgr"),
-        steered("pooled"),
-        steered("pooled", guidance_scale=1.0),
+        steered("pooled", 4.0, guidance_scale=5.0),
+        steered("pooled", 4.0, guidance_scale=1.0),
     ],
     ids=lambda asked: (
         f"{asked.controlnet.name}-{asked.controlnet.scale}-{asked.scheduler}-"

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,21 @@ def lose_the_configuration(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "harm",
-    [lose_a_tensor, damage, leave_a_pickle, lose_the_configuration],
-    ids=lambda f: f.__name__,
+    ("harm", "cause"),
+    [
+        (lose_a_tensor, "the weights lack controlnet_mid_block.weight"),
+        (damage, "Unable to load weights"),
+        (leave_a_pickle, f"no file named {WEIGHTS}"),
+        (lose_the_configuration, "no file named config.json"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_one_that_does_not_load_fails_by_its_name(
-    tmp_path: Path, demo: DiffusionPipeline, harm: Any, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    demo: DiffusionPipeline,
+    harm: Callable[[Path], None],
+    cause: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name in ("broken", "whole"):
         build_controlnet(demo, 1).save_pretrained(tmp_path / "controlnets" / name)
@@ -164,6 +173,7 @@ def test_one_that_does_not_load_fails_by_its_name(
     (record,) = [one for one in caplog.records if one.name.startswith("predictor")]
     assert record.getMessage() == "the ControlNet 'broken' does not load"
     assert record.exc_info
+    assert cause in str(record.exc_info[1])
 
 
 @pytest.mark.parametrize(
