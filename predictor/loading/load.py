@@ -40,7 +40,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     loaded = DiffusersPipeline(
         pipeline,
         read_profile(pipeline, settings.model_dir, marker.revision),
-        find_adapters(settings.model_dir),
+        adapter_files=find_adapters(settings.model_dir),
     )
     loaded.warm_up()
     return loaded
