@@ -69,8 +69,7 @@ class Adapters:
         wanted = [adapter.name for adapter in adapters]
         for name in wanted:
             if name not in self._loaded:
-                self._make_room(self._files[name].stat().st_size, wanted)
-                self._load(name)
+                self._load(name, wanted)
             self._loaded.move_to_end(name)
 
     def use(self, adapters: Sequence[Adapter], components: Container[str] | None = None) -> None:
@@ -94,23 +93,32 @@ class Adapters:
             if any(self._peft_names[adapter.name] in part.adapters for part in parts)
         )
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str, wanted: Container[str]) -> None:
         if name in self._broken:
             raise _failure(name)
-        file, began = self._files[name], time.perf_counter()
+        began = time.perf_counter()
+        try:
+            size = self._files[name].stat().st_size
+            self._make_room(size, wanted)
+            self._load_or_leave(self._files[name], self._peft_names[name])
+        except torch.OutOfMemoryError:
+            raise
+        except OSError as error:
+            raise _failure(name) from error
+        except Exception as error:
+            # No other try will succeed, and each would hold up everybody's steps.
+            self._broken.add(name)
+            raise _failure(name) from error
+        self._loaded[name] = size
+        logger.info("loaded adapter %r in %.1f s", name, time.perf_counter() - began)
+
+    def _load_or_leave(self, file: Path, peft_name: str) -> None:
         with self._laid_open():
             try:
-                self._load_by_diffusers(file, self._peft_names[name])
-            except Exception as error:
-                self._pipeline.delete_adapters(self._peft_names[name])
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                if not isinstance(error, OSError):
-                    # No other try will succeed, and each would hold up everybody's steps.
-                    self._broken.add(name)
-                raise _failure(name) from error
-        self._loaded[name] = file.stat().st_size
-        logger.info("loaded adapter %r in %.1f s", name, time.perf_counter() - began)
+                self._load_by_diffusers(file, peft_name)
+            except BaseException:
+                self._pipeline.delete_adapters(peft_name)
+                raise
 
     def _load_by_diffusers(self, file: Path, peft_name: str) -> None:
         check_adds_only(file, self._denoiser)

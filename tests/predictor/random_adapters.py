@@ -32,18 +32,19 @@ def write_adapter(
     ``deviation`` is that of the weights: the larger, the more an adapter changes pictures.
     """
     torch.manual_seed(seed)
-    layers = {}
+    saved: dict[str, Any] = {}
     for name in components:
         module = getattr(pipeline, name)
         targets = TEXT_ENCODER_LAYERS if name.startswith("text_encoder") else DENOISER_LAYERS
         options = {"r": rank, "lora_alpha": rank, "target_modules": targets} | config
         module.add_adapter(LoraConfig(**options), "written")
         weights = get_peft_model_state_dict(module, adapter_name="written")
-        layers[name] = {key: deviation * torch.randn_like(value) for key, value in weights.items()}
+        saved[f"{name}_lora_layers"] = {
+            key: deviation * torch.randn_like(value) for key, value in weights.items()
+        }
+        saved[f"{name}_lora_adapter_metadata"] = module.peft_config["written"].to_dict()
     pipeline.unload_lora_weights()
-    pipeline.save_lora_weights(
-        folder, **{f"{name}_lora_layers": one for name, one in layers.items()}
-    )
+    pipeline.save_lora_weights(folder, **saved)
     return folder / WEIGHTS_NAME
 
 

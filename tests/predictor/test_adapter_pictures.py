@@ -36,7 +36,7 @@ TOLERANCE = 2
 ALL = Adapter("pixel-art.v1.0", 0.8)
 DENOISER = Adapter("keys", -0.5)
 WORDS = Adapter("words", 1.2)
-SETS = [(), (ALL,), (DENOISER,), (ALL, DENOISER), (WORDS,), (replace(ALL, scale=0.3),)]
+SETS = [(), (ALL,), (ALL, DENOISER), (WORDS,), (replace(ALL, scale=0.3),)]
 
 
 @dataclass

@@ -1,0 +1,126 @@
+"""Adapters over HTTP: published by the downloader, asked for by name, refused by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+
+from demo.run import MODEL
+from predictor.loading.load import load_pipeline
+from predictor.settings import Settings
+from tests.predictor.pictures import largest_difference
+from tests.predictor.random_adapters import write_adapter
+from tests.predictor.test_refusals import refusal
+from tests.serving import PREDICT, ROOT, Server, picture_of
+
+NAMES = ["of-another-family", "pixel-art.v1", "sketch"]
+PROMPT = {"prompt": "a red circle on a blue background", "seed": 7, "num_inference_steps": 6}
+
+
+@pytest.fixture(scope="module")
+def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with adapters beside it, put there by the downloader itself."""
+    source = tmp_path_factory.mktemp("source")
+    pipeline: DiffusionPipeline = load_pipeline(Settings(model_dir=demo_model)).diffusers
+    for seed, name in enumerate(NAMES[1:]):
+        write_adapter(pipeline, source / name, seed=seed, components=("unet", "text_encoder"))
+    (source / NAMES[0]).mkdir()
+    foreign = {f"transformer.blocks.0.lora_{part}.weight": torch.ones(4, 4) for part in "AB"}
+    save_file(foreign, source / NAMES[0] / "foreign.safetensors")
+    volume = tmp_path_factory.mktemp("volume")
+    adapters = [{"name": name, "source": (source / name).as_uri()} for name in NAMES]
+    spec = source / "models.yaml"
+    model = {"name": "styled", "source": MODEL.as_uri(), "adapters": adapters}
+    # JSON is YAML too.
+    spec.write_text(json.dumps({"models": [model]}))
+    command = [sys.executable, "-m", "downloader", f"--spec={spec}", f"--target={volume}"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    # What the downloader would not have fetched is not served either.
+    pickled = (volume / "styled").resolve() / "adapters" / "pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_lora_weights.bin").write_bytes(b"a pickle")
+    return volume / "styled"
+
+
+@pytest.fixture(scope="module")
+def styled(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    log = tmp_path_factory.mktemp("server") / "log"
+    with Server.started(published, log) as running:
+        running.wait_until_ready()
+        with httpx.Client(base_url=running.url, timeout=120) as client:
+            yield client
+
+
+def ask(client: httpx.Client, *adapters: dict[str, Any]) -> httpx.Response:
+    return client.post(PREDICT, json={**PROMPT, "adapters": list(adapters)})
+
+
+@pytest.mark.parametrize(
+    ("adapters", "told"),
+    [
+        ([{"name": "ghost"}], ["adapters[0].name", "'ghost'", ", ".join(NAMES)]),
+        ([{"name": "sketch"}, {"name": "pickled"}], ["adapters[1].name", "'pickled'"]),
+        ([{"name": "../adapters/sketch"}], ["adapters[0].name"]),
+        ([{"name": "sketch"}, {"name": "sketch"}], ["adapters[1].name", "'sketch'", "twice"]),
+        ([{"name": "sketch", "scale": 5.1}], ["adapters[0].scale", "5.1", "-5", "5"]),
+        ([{"name": "sketch", "scale": -6}], ["adapters[0].scale", "-6"]),
+        ([{"name": "sketch", "scale": "1"}], ["adapters[0].scale", "'1'", "number"]),
+        ([{"scale": 1}], ["adapters[0].name", "missing"]),
+        ([{"name": "sketch", "weight": 1}], ["adapters[0].weight", "unknown"]),
+        (["sketch"], ["adapters[0]", "'sketch'"]),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_an_adapter_is_named(
+    styled: httpx.Client, adapters: list[Any], told: list[str]
+) -> None:
+    response = styled.post(PREDICT, json={**PROMPT, "adapters": adapters})
+
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert [word for word in told if word not in error] == []
+
+
+def test_a_model_without_adapters_says_so(client: httpx.Client) -> None:
+    assert "there are none beside the model" in refusal(ask(client, {"name": "sketch"}))
+
+
+def test_a_picture_says_which_adapters_it_was_made_with(styled: httpx.Client) -> None:
+    one, other = {"name": "pixel-art.v1", "scale": 0.5}, {"name": "sketch"}
+    plain = picture_of(ask(styled))
+    picture = picture_of(ask(styled, other, one))
+
+    told = [one, {"name": "sketch", "scale": 1.0}]
+    assert json.loads(picture.info["parameters"])["adapters"] == told
+    assert "adapters" not in json.loads(plain.info["parameters"])
+    assert largest_difference(plain, picture) > 2
+
+
+def test_the_order_of_adapters_means_nothing(styled: httpx.Client) -> None:
+    one, other = {"name": "pixel-art.v1"}, {"name": "sketch"}
+
+    pictures = [picture_of(ask(styled, *pair)) for pair in ((one, other), (other, one))]
+
+    assert largest_difference(*pictures) == 0
+    assert pictures[0].info["parameters"] == pictures[1].info["parameters"]
+
+
+def test_an_adapter_that_does_not_load_is_named_and_the_server_goes_on(
+    styled: httpx.Client,
+) -> None:
+    before = picture_of(ask(styled))
+
+    error = refusal(ask(styled, {"name": "of-another-family"}), status=500)
+
+    assert "adapter 'of-another-family' does not load" in error
+    assert largest_difference(picture_of(ask(styled)), before) == 0
