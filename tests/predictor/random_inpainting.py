@@ -1,0 +1,33 @@
+"""Checkpoints for inpainting with weights of chance: UNets that see mask and masked picture."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
+    UNet2DConditionModel,
+)
+
+from predictor.pipelines.inpainting import INPAINTING_CHANNELS
+from tests.predictor.random_pipelines import build_sdxl
+
+
+def build_sd_inpainting(plain: StableDiffusionPipeline) -> DiffusionPipeline:
+    """Stable Diffusion for inpainting, its other parts those of a plain one."""
+    parts = plain.components | {"unet": _with_mask_channels(plain.unet)}
+    return StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+
+
+def build_sdxl_inpainting() -> DiffusionPipeline:
+    """Stable Diffusion XL for inpainting."""
+    plain = build_sdxl()
+    parts = plain.components | {"unet": _with_mask_channels(plain.unet)}
+    return StableDiffusionXLInpaintPipeline(**parts)
+
+
+def _with_mask_channels(plain: UNet2DConditionModel) -> UNet2DConditionModel:
+    torch.manual_seed(1)
+    return UNet2DConditionModel.from_config(plain.config, in_channels=INPAINTING_CHANNELS)
