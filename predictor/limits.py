@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from predictor.errors import InvalidRequestError
@@ -103,13 +104,12 @@ class Limits:
                 f"{request.task} is not what this model does, but {', '.join(tasks)}",
             )
         if request.strength is not None:
-            self._check_strength(request.strength, request.num_inference_steps)
-
-    def _check_strength(self, strength: float, steps: int) -> None:
-        _check_range("strength", strength, 0, 1)
-        if int(steps * strength) < 1:
+            _check_range("strength", request.strength, 0, 1)
+        if request.steps_taken < 1:
+            steps = request.num_inference_steps
+            least = math.ceil(1000 / steps) / 1000
             raise InvalidRequestError(
-                "strength", f"{strength} of {steps} steps leaves none; at least {1 / steps:.3g}"
+                "strength", f"{request.strength} of {steps} steps leaves none; at least {least}"
             )
 
     def _check_adapters(self, adapters: tuple[Adapter, ...]) -> None:

@@ -95,6 +95,12 @@ class GenerationRequest:
             return "text-to-image"
         return "image-to-image" if self.mask_image is None else "inpainting"
 
+    @property
+    def steps_taken(self) -> int:
+        """How many of the steps are taken: the strength leaves the first ones out."""
+        steps = self.num_inference_steps
+        return steps if self.strength is None else int(steps * self.strength)
+
     def parameters(self) -> dict[str, Any]:
         """The effective parameters by their names on the wire, as JSON has them."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}

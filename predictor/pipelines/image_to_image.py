@@ -28,10 +28,8 @@ def begin_image_to_image(
 
 def last_timesteps(request: GenerationRequest, scheduler: Any) -> torch.Tensor:
     """Those of the request's steps that its strength leaves; the scheduler is set to them."""
-    steps = request.num_inference_steps
-    assert request.strength is not None
-    scheduler.set_timesteps(steps)
-    skipped = (steps - int(steps * request.strength)) * scheduler.order
+    scheduler.set_timesteps(request.num_inference_steps)
+    skipped = (request.num_inference_steps - request.steps_taken) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
     timesteps: torch.Tensor = scheduler.timesteps[skipped:]

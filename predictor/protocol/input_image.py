@@ -13,8 +13,8 @@ from predictor.types import InputImage
 
 # Of Pillow's formats those that callers send, read by bounded native code. Left out on purpose: EPS
 # starts Ghostscript; ICO and ICNS hold a second file whose size their header does not tell; QOI and
-# PPM are decoded pixel by pixel in Python; TGA takes any bytes for its own.
-READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+# PPM are decoded pixel by pixel in Python; TGA takes any bytes for its own. JPEG opens MPO too.
+READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 # Of Pillow's modes those of 8 bits that become RGB by a rule of its own.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
@@ -121,7 +121,7 @@ def _check_pixels(field: str, size: tuple[int, int], max_pixels: int) -> None:
 
 def _in_eight_bits(field: str, image: Image.Image) -> Image.Image:
     """Grey of 16 bits scaled to 8, which Pillow alone would clip to white."""
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
     if image.mode not in _MODES:
         raise InvalidRequestError(
