@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 from diffusers import (
+    AutoencoderKL,
     DiffusionPipeline,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLInpaintPipeline,
@@ -12,7 +15,7 @@ from diffusers import (
 )
 
 from predictor.pipelines.inpainting import INPAINTING_CHANNELS
-from tests.predictor.random_pipelines import build_sdxl
+from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
 
 def build_sd_inpainting(plain: StableDiffusionPipeline) -> DiffusionPipeline:
@@ -26,6 +29,19 @@ def build_sdxl_inpainting() -> DiffusionPipeline:
     plain = build_sdxl()
     parts = plain.components | {"unet": _with_mask_channels(plain.unet)}
     return StableDiffusionXLInpaintPipeline(**parts)
+
+
+def build_sd3_of_16_channels() -> DiffusionPipeline:
+    """Stable Diffusion 3 with the latent channels of the real one, which its inpainting asks for."""
+    pipeline = build_sd3()
+    torch.manual_seed(1)
+    transformer = SD3Transformer2DModel.from_config(
+        pipeline.transformer.config, in_channels=16, out_channels=16
+    )
+    vae = AutoencoderKL.from_config(pipeline.vae.config, latent_channels=16)
+    return StableDiffusion3Pipeline(
+        **pipeline.components | {"transformer": transformer, "vae": vae}
+    )
 
 
 def _with_mask_channels(plain: UNet2DConditionModel) -> UNet2DConditionModel:

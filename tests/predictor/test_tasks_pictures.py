@@ -236,6 +236,31 @@ def test_latents_with_a_mean_and_deviation_are_encoded_by_them(sdxl: DiffusersPi
     assert largest_difference(picture, diffusers_own(whitened, IMAGE_TO_IMAGE)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("asked", [IMAGE_TO_IMAGE, INPAINTING], ids=lambda one: one.task)
+def test_sdxl_in_half_precision_encodes_by_a_vae_in_full(
+    sdxl: DiffusersPipeline, monkeypatch: pytest.MonkeyPatch, asked: GenerationRequest
+) -> None:
+    pipeline = copy.copy(sdxl.diffusers)
+    for name in ("vae", "unet", "text_encoder", "text_encoder_2"):
+        setattr(pipeline, name, copy.deepcopy(getattr(pipeline, name)).half())
+    half = DiffusersPipeline(pipeline, sdxl.profile)
+    expected = diffusers_own(half, asked)
+    seen: list[torch.dtype] = []
+    encode = pipeline.vae.encode
+
+    def watched(pixels: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        seen.append(pixels.dtype)
+        return encode(pixels, *arguments, **options)
+
+    monkeypatch.setattr(pipeline.vae, "encode", watched)
+    (picture,) = make(half, asked)
+
+    assert pipeline.vae.config.force_upcast
+    assert pipeline.unet.dtype == torch.float16
+    assert seen == [torch.float32]
+    assert largest_difference(picture, expected) <= TOLERANCE
+
+
 def test_a_picture_that_several_seeds_share_is_encoded_once(
     demo: DiffusersPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
