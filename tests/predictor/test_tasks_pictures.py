@@ -236,6 +236,7 @@ def test_latents_with_a_mean_and_deviation_are_encoded_by_them(sdxl: DiffusersPi
     assert largest_difference(picture, diffusers_own(whitened, IMAGE_TO_IMAGE)) <= TOLERANCE
 
 
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # diffusers' own
 @pytest.mark.parametrize("asked", [IMAGE_TO_IMAGE, INPAINTING], ids=lambda one: one.task)
 def test_sdxl_in_half_precision_encodes_by_a_vae_in_full(
     sdxl: DiffusersPipeline, monkeypatch: pytest.MonkeyPatch, asked: GenerationRequest
