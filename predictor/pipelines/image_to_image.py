@@ -20,7 +20,7 @@ def begin_image_to_image(
     generator = torch.Generator("cpu").manual_seed(request.seed)
     timesteps = last_timesteps(request, scheduler)
     pixels = pixels_of(request.image, pipeline)
-    clean = encoder.latents(request.image, pixels, generator)
+    clean = encoder.latents(request.image.sha256, pixels, generator)
     noise = encoder.noise(pixels, generator)
     latents = scheduler.add_noise(clean, noise, timesteps[:1])
     return Denoising(scheduler, timesteps, latents, generator)

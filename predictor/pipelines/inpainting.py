@@ -38,7 +38,7 @@ def begin_inpainting(
     # too where nothing comes of it.
     clean = None
     if not (sees_mask and is_all_noise):
-        clean = encoder.latents(request.image, pixels, generator)
+        clean = encoder.latents(request.image.sha256, pixels, generator)
     noise = encoder.noise(pixels, generator)
     latents = noise * scheduler.init_noise_sigma
     if clean is not None and not is_all_noise:
@@ -46,12 +46,12 @@ def begin_inpainting(
     denoising = Denoising(scheduler, timesteps, latents, generator)
     latent_mask = _latent_mask(mask, noise)
     if sees_mask:
-        key = (request.image, request.mask_image)
+        key = (request.image.sha256, request.mask_image.sha256)
         masked = encoder.latents(key, pixels * (mask < 0.5), generator)
         denoising.extra_channels = torch.cat([latent_mask, masked], dim=1)
     else:
         assert clean is not None
-        encoder.skip_latents(request.image, pixels, generator)
+        encoder.skip_latents(request.image.sha256, pixels, generator)
         denoising.after_step = _put_back(scheduler, timesteps, clean, noise, latent_mask)
     return denoising
 
