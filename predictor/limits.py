@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from predictor.errors import InvalidRequestError
@@ -31,9 +32,7 @@ class Limits:
             InvalidRequestError: for the first field that does.
         """
         self._check_prompts(request)
-        self._check_side("width", request.width)
-        self._check_side("height", request.height)
-        self._check_pixels(request)
+        self.check_size(request.width, request.height)
         _check_range(
             "num_inference_steps",
             request.num_inference_steps,
@@ -56,6 +55,17 @@ class Limits:
                 "num_images_per_prompt", f"{count} pictures in one request, at most {most}"
             )
 
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse a size in pixels that the model or the settings do not allow."""
+        self.check_side("width", width)
+        self.check_side("height", height)
+        pixels = width * height
+        if pixels > self.settings.max_pixels:
+            raise InvalidRequestError(
+                "width x height",
+                f"{width} x {height} is {pixels} pixels, at most {self.settings.max_pixels}",
+            )
+
     def _check_prompts(self, request: GenerationRequest) -> None:
         if not request.prompt.strip():
             raise InvalidRequestError("prompt", "is empty")
@@ -65,7 +75,8 @@ class Limits:
             if length > most:
                 raise InvalidRequestError(field, f"{length} characters, at most {most}")
 
-    def _check_side(self, field: str, value: int) -> None:
+    def check_side(self, field: str, value: int) -> None:
+        """Refuse a width or height in pixels, as ``field`` says, out of bounds by itself."""
         _check_range(field, value, MIN_SIDE, self.settings.max_side)
         multiple = self.profile.size_multiple
         if value % multiple:
@@ -74,15 +85,6 @@ class Limits:
                 field,
                 f"{value} is not a multiple of {multiple}; the nearest are {below} "
                 f"and {below + multiple}",
-            )
-
-    def _check_pixels(self, request: GenerationRequest) -> None:
-        pixels = request.width * request.height
-        if pixels > self.settings.max_pixels:
-            raise InvalidRequestError(
-                "width x height",
-                f"{request.width} x {request.height} is {pixels} pixels, "
-                f"at most {self.settings.max_pixels}",
             )
 
     def _check_scheduler(self, name: str) -> None:
@@ -95,12 +97,24 @@ class Limits:
             for field in ("mask_image", "strength"):
                 if getattr(request, field) is not None:
                     raise InvalidRequestError(field, "is of no use without image")
-        if request.task not in self.profile.tasks:
-            known = ", ".join(self.profile.tasks)
-            field = "prompt" if request.image is None else "image"
-            raise InvalidRequestError(field, f"{request.task} is not one of {known}")
+        tasks = self.profile.tasks
+        if request.task not in tasks:
+            # The field that is one too many, or else the one that is missing.
+            mask_decides = request.mask_image is not None or (
+                request.image is not None and tasks == ("inpainting",)
+            )
+            raise InvalidRequestError(
+                "mask_image" if mask_decides else "image",
+                f"{request.task} is not what this model does, but {', '.join(tasks)}",
+            )
         if request.strength is not None:
             _check_range("strength", request.strength, 0, 1)
+        if request.steps_taken < 1:
+            steps = request.num_inference_steps
+            least = math.ceil(1000 / steps) / 1000
+            raise InvalidRequestError(
+                "strength", f"{request.strength} of {steps} steps leaves none; at least {least}"
+            )
 
     def _check_adapters(self, adapters: tuple[Adapter, ...]) -> None:
         for index, adapter in enumerate(adapters):

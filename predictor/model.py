@@ -15,12 +15,15 @@ from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLo
 from predictor.limits import Limits
 from predictor.metrics import ENGINES
 from predictor.progress import Progress
-from predictor.protocol import Call, EncodedResponse, Picture, decode, encode
+from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
 from predictor.settings import Settings
 from predictor.stream import stream
 from predictor.types import GenerationResult, ModelProfile
 
 logger = logging.getLogger(__name__)
+
+# Few: a picture under way takes hundreds of megabytes where ``max_image_pixels`` are sent.
+_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decoder")
 
 
 class Loaded(NamedTuple):
@@ -37,6 +40,7 @@ def load(settings: Settings) -> Loaded:
         ModelLoadError: it cannot be served under these settings.
     """
     # torch and diffusers take seconds to import: the port opens before that.
+    from predictor.engine.composite import CompositeEngine
     from predictor.engine_choice import open_engine
     from predictor.loading.load import load_pipeline
     from predictor.safety.layers import open_layers
@@ -48,7 +52,8 @@ def load(settings: Settings) -> Loaded:
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
     layers = open_layers(settings)
-    return Loaded(ReviewedEngine(open_engine(pipeline, settings), layers), pipeline.profile)
+    engine = CompositeEngine(open_engine(pipeline, settings))
+    return Loaded(ReviewedEngine(engine, layers), pipeline.profile)
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
@@ -97,7 +102,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         """Answer one ``:predict`` call; ``response_headers`` is filled for KServe to send."""
         assert self._loaded is not None
         limits = Limits(self._settings, self._loaded.profile)
-        call = decode(payload, (headers or {}).get("accept"), limits)
+        call = await _decoded(payload, (headers or {}).get("accept"), limits)
         progress = Progress([picture.request for picture in call.pictures], call.as_events)
         if call.as_events:
             return await stream(self._answer(call, progress), progress)
@@ -127,6 +132,16 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
                 return await _submit_all(engine, pictures, progress)
         except TimeoutError:
             raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
+
+
+async def _decoded(payload: Any, accept: str | None, limits: Limits) -> Call:
+    """The call that a body asks for; pictures are decoded off the event loop, so that probes are
+    answered meanwhile.
+    """
+    asked = parse(payload, accept, limits)
+    if not asked.has_images:
+        return settle(asked, limits)
+    return await asyncio.get_running_loop().run_in_executor(_DECODERS, settle, asked, limits)
 
 
 async def _submit_all(

@@ -16,7 +16,7 @@ class Progress:
     """
 
     def __init__(self, requests: Sequence[GenerationRequest], is_watched: bool) -> None:
-        self._steps = [(0, request.num_inference_steps) for request in requests]
+        self._steps = [(0, request.steps_taken) for request in requests]
         self._is_watched = is_watched
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()

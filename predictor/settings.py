@@ -76,7 +76,16 @@ class Settings(BaseSettings):
         "that. 0 sets no bound.",
     )
     max_body_bytes: int = Field(
-        default=1_048_576, ge=1024, description="The largest request body, refused with 413 above."
+        default=16_777_216,
+        ge=1024,
+        description="The largest request body, its pictures included (a third more as base64), "
+        "refused with 413 above.",
+    )
+    max_image_pixels: int = Field(
+        default=33_554_432,
+        ge=4096,
+        description="The largest width x height of a picture that a request brings, whatever size "
+        "it is resized to. Read from the file's header before its pixels are decoded.",
     )
     safety_checker: SafetyPolicy = Field(
         default="auto",

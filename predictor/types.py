@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+import hashlib
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
 
 from PIL import Image
 
@@ -14,17 +15,26 @@ Task = Literal["text-to-image", "image-to-image", "inpainting"]
 SafetyAction = Literal["flag", "blur", "block"]
 # The one layer that looks at prompts; the others look at pictures.
 PROMPT_LAYER = "block_list"
+# As diffusers' Stable Diffusion has them.
+DEFAULT_STRENGTH: dict[Task, float] = {"image-to-image": 0.8, "inpainting": 1.0}
 
 
 @dataclass(frozen=True)
 class InputImage:
-    """A picture that a request brings; equal to another where the pixels are.
+    """A picture that a request brings, RGB or L; equal to another where the pixels are.
 
-    ``sha256`` is the digest of its pixels, in hexadecimal.
+    ``sha256`` is the digest of its mode, size and pixels, in hexadecimal.
     """
 
     image: Image.Image = field(compare=False, repr=False)
     sha256: str
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Self:
+        """The picture with its digest."""
+        digest = hashlib.sha256(f"{image.mode} {image.width} {image.height} ".encode())
+        digest.update(image.tobytes())
+        return cls(image, digest.hexdigest())
 
     def parameters(self) -> dict[str, Any]:
         """What an answer says of it: not the picture, but enough to know it again."""
@@ -89,6 +99,12 @@ class GenerationRequest:
         if self.image is None:
             return "text-to-image"
         return "image-to-image" if self.mask_image is None else "inpainting"
+
+    @property
+    def steps_taken(self) -> int:
+        """How many of the steps are taken: the strength leaves the first ones out."""
+        steps = self.num_inference_steps
+        return steps if self.strength is None else int(steps * self.strength)
 
     def parameters(self) -> dict[str, Any]:
         """The effective parameters by their names on the wire, as JSON has them."""
@@ -157,5 +173,18 @@ class ModelProfile:
     has_refiner: bool = False
 
     def default_request(self, prompt: str) -> GenerationRequest:
-        """What a request with a prompt alone asks for, with seed 0."""
-        return GenerationRequest(prompt, negative_prompt="", seed=0, **asdict(self.defaults))
+        """What a request with a prompt alone asks for, with seed 0.
+
+        A model that only works on pictures gets grey ones.
+        """
+        request = GenerationRequest(prompt, negative_prompt="", seed=0, **asdict(self.defaults))
+        task = self.tasks[0]
+        if "text-to-image" in self.tasks:
+            return request
+        size = (request.width, request.height)
+        return replace(
+            request,
+            image=InputImage.of(Image.new("RGB", size, "grey")),
+            mask_image=InputImage.of(Image.new("L", size, 255)) if task == "inpainting" else None,
+            strength=DEFAULT_STRENGTH[task],
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, Self
 
 import torch
@@ -17,6 +17,9 @@ class Denoising:
     ``kind`` and ``encoders`` are the denoiser's own words: jobs share a forward pass where their
     kinds are equal, and prompts their encoding where the encoders are. ``control`` is what it keeps
     for itself from step to step: that by which a ControlNet steers the picture.
+
+    ``extra_channels``, ``(1, channels, height, width)``, are what the denoiser sees behind the
+    latents; ``after_step`` takes these and the number of steps done, and says what they become.
     """
 
     def __init__(
@@ -36,6 +39,8 @@ class Denoising:
         self.kind = kind
         self.encoders = encoders
         self.control: Any = None
+        self.extra_channels: torch.Tensor | None = None
+        self.after_step: Callable[[torch.Tensor, int], torch.Tensor] | None = None
         self.step = 0
 
     @classmethod
@@ -73,7 +78,9 @@ class Denoising:
         scaled: torch.Tensor = self._scheduler.scale_model_input(
             self.latents, self._timesteps[self.step]
         )
-        return scaled
+        if self.extra_channels is None:
+            return scaled
+        return torch.cat([scaled, self.extra_channels], dim=1)
 
     def advance(self, noise_prediction: torch.Tensor) -> None:
         """Go one step."""
@@ -85,6 +92,8 @@ class Denoising:
             return_dict=False,
         )[0]
         self.step += 1
+        if self.after_step is not None:
+            self.latents = self.after_step(self.latents, self.step)
 
 
 def _accepted(step: Any, **arguments: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from predictor.errors import ModelLoadError
 from predictor.families.generation_defaults import read_generation_defaults
 from predictor.pipelines.schedulers import OWN, scheduler_names
+from predictor.pipelines.tasks import tasks_of
 from predictor.types import GenerationDefaults, ModelProfile
 
 
@@ -31,7 +32,9 @@ def read_profile(pipeline: DiffusionPipeline, folder: Path, revision: str) -> Mo
     defaults = read_generation_defaults(folder, fallback)
     if defaults.scheduler not in schedulers:
         raise ModelLoadError(f"the default scheduler {defaults.scheduler!r} is not known")
-    return ModelProfile(revision, defaults, _size_multiple(pipeline), schedulers)
+    return ModelProfile(
+        revision, defaults, _size_multiple(pipeline), schedulers, tasks=tasks_of(pipeline)
+    )
 
 
 def _denoiser_config(pipeline: DiffusionPipeline) -> Any:

@@ -13,6 +13,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from predictor.engine.denoising import Denoising
+from predictor.pipelines.image_encoder import ImageEncoder
+from predictor.pipelines.image_to_image import begin_image_to_image
+from predictor.pipelines.inpainting import begin_inpainting
 from predictor.pipelines.kind import Kind
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
@@ -34,6 +37,7 @@ class StableDiffusionDenoiser:
         self._controlnets = loaded.controlnets
         self._device: torch.device = self._pipeline.device
         self._dtype: torch.dtype = self._pipeline.unet.dtype
+        self._image_encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
         self._decode_stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -92,6 +96,10 @@ class StableDiffusionDenoiser:
             return self._to_picture(image)
 
     def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
+        if request.image is not None:
+            is_whole = request.mask_image is None
+            begin = begin_image_to_image if is_whole else begin_inpainting
+            return begin(request, scheduler, self._pipeline, self._image_encoder)
         scale = self._pipeline.vae_scale_factor
         channels = self._pipeline.unet.config.in_channels
         shape = (1, channels, request.height // scale, request.width // scale)

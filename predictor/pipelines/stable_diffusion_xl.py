@@ -41,7 +41,7 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
 
     def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
         denoising = super()._begin(request, scheduler)
-        if hasattr(scheduler, "set_begin_index"):
+        if request.image is None and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return denoising
 

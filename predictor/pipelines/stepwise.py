@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
 
+from predictor.pipelines.inpainting import INPAINTING_CHANNELS
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
 
 _DENOISERS: dict[type, type[StableDiffusionDenoiser]] = {
     StableDiffusionPipeline: StableDiffusionDenoiser,
+    StableDiffusionInpaintPipeline: StableDiffusionDenoiser,
     StableDiffusionXLPipeline: StableDiffusionXLDenoiser,
+    StableDiffusionXLInpaintPipeline: StableDiffusionXLDenoiser,
 }
 
 
 def supports(pipeline: DiffusionPipeline) -> bool:
-    """Whether it is one of the two pipelines, plain: no inpainting, no distilled guidance."""
+    """Whether it is of the two families, plain or for inpainting, without distilled guidance."""
     if type(pipeline) not in _DENOISERS:
         return False
     config = pipeline.unet.config
-    return bool(config.in_channels == 4 and config.time_cond_proj_dim is None)
+    return config.in_channels in (4, INPAINTING_CHANNELS) and config.time_cond_proj_dim is None
 
 
 def denoiser_for(loaded: DiffusersPipeline) -> StableDiffusionDenoiser:

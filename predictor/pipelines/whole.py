@@ -19,7 +19,8 @@ from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
 from predictor.pipelines.prompts import truncation_warning
 from predictor.pipelines.schedulers import make_scheduler
-from predictor.types import GenerationRequest, GenerationResult, ModelProfile
+from predictor.pipelines.tasks import pipeline_for
+from predictor.types import GenerationRequest, GenerationResult, ModelProfile, Task
 
 WARM_UP_STEPS = 2
 
@@ -43,7 +44,7 @@ class DiffusersPipeline:
         )
         parts = pipeline.components.items()
         self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
-        self._accepted = inspect.signature(type(pipeline).__call__).parameters
+        self._views: dict[Task, DiffusionPipeline] = {}
 
     @property
     def profile(self) -> ModelProfile:
@@ -72,25 +73,30 @@ class DiffusersPipeline:
         """See ``Pipeline.generate``."""
         started = time.perf_counter()
         self.adapters.use(requests[0].adapters)
-        view = self._view(requests[0].scheduler)
+        view = self._view(requests[0])
         # A CPU generator draws the same noise whatever device the pipeline runs on.
         generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
         with torch.inference_mode():
-            output = view(**self._arguments(requests, on_step), generator=generators)
+            output = view(**self._arguments(view, requests, on_step), generator=generators)
         seconds = time.perf_counter() - started
         return [
             GenerationResult(request, image, seconds, warnings=self.warnings(request))
             for request, image in zip(requests, output.images, strict=True)
         ]
 
-    def _view(self, scheduler: str) -> DiffusionPipeline:
-        """The shared weights with a scheduler of the request's own."""
-        view = copy.copy(self.diffusers)
-        view.scheduler = make_scheduler(scheduler, self.diffusers.scheduler)
+    def _view(self, request: GenerationRequest) -> DiffusionPipeline:
+        """The shared weights as the task's pipeline, with a scheduler of the request's own."""
+        if request.task not in self._views:
+            self._views[request.task] = pipeline_for(request.task, self.diffusers)
+        view = copy.copy(self._views[request.task])
+        view.scheduler = make_scheduler(request.scheduler, self.diffusers.scheduler)
         return view
 
     def _arguments(
-        self, requests: Sequence[GenerationRequest], on_step: StepListener
+        self,
+        view: DiffusionPipeline,
+        requests: Sequence[GenerationRequest],
+        on_step: StepListener,
     ) -> dict[str, Any]:
         """The requests in diffusers' argument names, less those this pipeline does not take."""
         request = requests[0]
@@ -111,11 +117,23 @@ class DiffusersPipeline:
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
             "callback_on_step_end": on_step_end,
+            **_images(requests),
         }
-        return {name: value for name, value in arguments.items() if name in self._accepted}
+        accepted = inspect.signature(type(view).__call__).parameters
+        return {name: value for name, value in arguments.items() if name in accepted}
 
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
         """The parts of the prompts that no text encoder reads."""
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         told = [truncation_warning(name, self._tokenizers, text) for name, text in fields.items()]
         return tuple(warning for warning in told if warning)
+
+
+def _images(requests: Sequence[GenerationRequest]) -> dict[str, Any]:
+    """What the requests bring to work on; all bring the same."""
+    given = {
+        "image": [one.image.image for one in requests if one.image],
+        "mask_image": [one.mask_image.image for one in requests if one.mask_image],
+        "strength": requests[0].strength,
+    }
+    return {name: value for name, value in given.items() if value}

@@ -14,11 +14,13 @@ from predictor.limits import Limits
 from predictor.protocol.accept import JSON, preferred
 from predictor.protocol.events import EVENT_STREAM
 from predictor.protocol.fields import Instance, InstancesBody, validated
-from predictor.protocol.input_image import read_image
-from predictor.types import Adapter, ControlNetInput, GenerationRequest
+from predictor.protocol.input_image import InputImages
+from predictor.protocol.own_size import settle_size
+from predictor.types import DEFAULT_STRENGTH, Adapter, ControlNetInput, GenerationRequest, Task
 
 # A drawn seed is short enough to be typed again.
 _DRAWN_SEED_BITS = 32
+_IMAGE_FIELDS = {"image", "mask_image", "controlnet"}
 
 
 class Picture(NamedTuple):
@@ -41,7 +43,23 @@ class Call:
     as_events: bool = False
 
 
-def decode(payload: object, accept: str | None, limits: Limits) -> Call:
+class Asked(NamedTuple):
+    """A body whose fields have the right names and types; its pictures are not read yet.
+
+    ``instances`` holds the parameters of each; ``is_listed`` where the body listed them itself.
+    """
+
+    instances: tuple[dict[str, Any], ...]
+    is_listed: bool
+    media_type: str | None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are pictures to decode, which takes longer than an event loop can wait."""
+        return any(_IMAGE_FIELDS & values.keys() for values in self.instances)
+
+
+def parse(payload: object, accept: str | None, limits: Limits) -> Asked:
     """Read a body, as bytes or as JSON that the server has parsed already.
 
     Raises:
@@ -49,13 +67,29 @@ def decode(payload: object, accept: str | None, limits: Limits) -> Call:
     """
     document = _document(payload)
     media_type = preferred(accept, (JSON, EVENT_STREAM, *FORMATS))
-    accepted = FORMATS.get(media_type or "", "png")
-    as_events = media_type == EVENT_STREAM
-    if "instances" in document:
-        return Call(_from_instances(document, accepted, limits), as_json=True, as_events=as_events)
-    pictures = _from_prompt(document, accepted, limits)
-    as_json = as_events or media_type == JSON or len(pictures) > 1
-    return Call(pictures, as_json, as_events)
+    is_listed = "instances" in document
+    instances = _instances(document) if is_listed else (validated(Instance, document).merged(),)
+    limits.check_image_count(sum(_image_count(values) for values in instances))
+    return Asked(instances, is_listed, media_type)
+
+
+def settle(asked: Asked, limits: Limits) -> Call:
+    """Decode the pictures and settle every parameter.
+
+    Raises:
+        InvalidRequestError: names the field and the reason.
+    """
+    accepted = FORMATS.get(asked.media_type or "", "png")
+    images = InputImages(limits.settings.max_image_pixels)
+    pictures: list[Picture] = []
+    for index, values in enumerate(asked.instances):
+        try:
+            pictures += _pictures(values, accepted, limits, images)
+        except InvalidRequestError as error:
+            raise error.within(f"instances[{index}]") if asked.is_listed else error from None
+    as_events = asked.media_type == EVENT_STREAM
+    as_json = asked.is_listed or as_events or asked.media_type == JSON or len(pictures) > 1
+    return Call(tuple(pictures), as_json, as_events)
 
 
 def _document(payload: object) -> dict[str, Any]:
@@ -72,30 +106,12 @@ def _document(payload: object) -> dict[str, Any]:
     return payload
 
 
-def _from_prompt(
-    document: dict[str, Any], accepted: OutputFormat, limits: Limits
-) -> tuple[Picture, ...]:
-    values = validated(Instance, document).merged()
-    limits.check_image_count(_image_count(values))
-    return _pictures(values, accepted, limits)
-
-
-def _from_instances(
-    document: dict[str, Any], accepted: OutputFormat, limits: Limits
-) -> tuple[Picture, ...]:
+def _instances(document: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     body = validated(InstancesBody, document)
     if not body.instances:
         raise InvalidRequestError("instances", "is empty")
     shared = body.parameters.given()
-    merged = [shared | instance.merged() for instance in body.instances]
-    limits.check_image_count(sum(_image_count(values) for values in merged))
-    pictures: list[Picture] = []
-    for index, values in enumerate(merged):
-        try:
-            pictures += _pictures(values, accepted, limits)
-        except InvalidRequestError as error:
-            raise error.within(f"instances[{index}]") from None
-    return tuple(pictures)
+    return tuple(shared | instance.merged() for instance in body.instances)
 
 
 def _image_count(values: dict[str, Any]) -> int:
@@ -106,7 +122,7 @@ def _image_count(values: dict[str, Any]) -> int:
 
 
 def _pictures(
-    values: dict[str, Any], accepted: OutputFormat, limits: Limits
+    values: dict[str, Any], accepted: OutputFormat, limits: Limits, images: InputImages
 ) -> tuple[Picture, ...]:
     """One request per picture: the first with the seed, the others with the numbers after it."""
     settled: dict[str, Any] = {"negative_prompt": "", "output_format": accepted}
@@ -116,7 +132,12 @@ def _pictures(
     first = settled.pop("seed", None)
     if first is None:
         first = secrets.randbits(_DRAWN_SEED_BITS)
-    settled |= _typed(settled)
+    if "image" in values:
+        settled |= settle_size(images.size("image", values["image"]), values, limits)
+        task: Task = "inpainting" if "mask_image" in values else "image-to-image"
+        settled.setdefault("strength", DEFAULT_STRENGTH[task])
+    limits.check_size(settled["width"], settled["height"])
+    settled |= _typed(settled, images)
     requests = [GenerationRequest(seed=first + index, **settled) for index in range(count)]
     for request in requests:
         limits.check(request)
@@ -129,17 +150,18 @@ def _in_order(request: GenerationRequest) -> GenerationRequest:
     return replace(request, adapters=tuple(by_name))
 
 
-def _typed(settled: dict[str, Any]) -> dict[str, Any]:
+def _typed(settled: dict[str, Any], images: InputImages) -> dict[str, Any]:
     """The fields that are more than numbers and text, as a request has them."""
-    typed: dict[str, Any] = {
-        field: read_image(field, settled[field])
-        for field in ("image", "mask_image")
-        if field in settled
-    }
+    size = (settled["width"], settled["height"])
+    typed: dict[str, Any] = {}
+    if "image" in settled:
+        typed["image"] = images.picture("image", settled["image"], size)
+    if "mask_image" in settled:
+        typed["mask_image"] = images.mask("mask_image", settled["mask_image"], size)
     if "adapters" in settled:
         typed["adapters"] = tuple(Adapter(**one) for one in settled["adapters"])
     if "controlnet" in settled:
         given = settled["controlnet"]
-        image = read_image("controlnet.image", given["image"])
+        image = images.picture("controlnet.image", given["image"], size)
         typed["controlnet"] = ControlNetInput(**given | {"image": image})
     return typed

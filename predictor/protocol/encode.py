@@ -114,7 +114,11 @@ def _prediction(
     result: GenerationResult, file: bytes | None, output_format: OutputFormat
 ) -> dict[str, Any]:
     image = file and {"format": output_format, "b64": base64.b64encode(file).decode("ascii")}
-    prediction = {"image": image, **result.request.parameters()}
+    parameters = result.request.parameters()
+    if "image" in parameters:
+        # The name is taken by the picture that was made.
+        parameters["input_image"] = parameters.pop("image")
+    prediction = {"image": image, **parameters}
     if result.warnings:
         prediction["warnings"] = list(result.warnings)
     if result.safety:

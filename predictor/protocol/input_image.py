@@ -3,25 +3,141 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
 import io
+import re
 
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from predictor.errors import InvalidRequestError
 from predictor.types import InputImage
 
+# Of Pillow's formats those that callers send, read by bounded native code. Left out on purpose: EPS
+# starts Ghostscript; ICO and ICNS hold a second file whose size their header does not tell; QOI and
+# PPM are decoded pixel by pixel in Python; TGA takes any bytes for its own. JPEG opens MPO too.
+READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
-def read_image(field: str, text: str) -> InputImage:
-    """Decode the picture in ``field`` as RGB.
+# Of Pillow's modes those of 8 bits that become RGB by a rule of its own.
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
-    Raises:
-        InvalidRequestError: it is no picture.
+_URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+
+
+class InputImages:
+    """The pictures of one call; one that several instances share is decoded once.
+
+    ``max_pixels`` bounds width x height, read from the header before any pixel is decoded.
     """
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        # Only the last one in full: those of a whole call could fill the memory.
+        self._last: tuple[str, Image.Image] | None = None
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._made: dict[tuple[str, str, tuple[int, int]], InputImage] = {}
+
+    def size(self, field: str, text: str) -> tuple[int, int]:
+        """Width and height of the picture in ``field``, upright, in pixels.
+
+        Raises:
+            InvalidRequestError: it is no picture, or too large a one.
+        """
+        if text not in self._sizes:
+            self._sizes[text] = self._opened(field, text).size
+        return self._sizes[text]
+
+    def picture(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """The picture as RGB of ``size``; what is transparent lies over white.
+
+        Raises:
+            InvalidRequestError: as for ``size``.
+        """
+        return self._at_size("RGB", field, text, size)
+
+    def mask(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """The picture's luminance as L of ``size``; what is transparent is black.
+
+        Raises:
+            InvalidRequestError: as for ``size``; or it is black all over.
+        """
+        mask = self._at_size("L", field, text, size)
+        if mask.image.getextrema() == (0, 0):
+            raise InvalidRequestError(field, "is black all over; white is what is made anew")
+        return mask
+
+    def _at_size(self, mode: str, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        key = (mode, text, size)
+        if key not in self._made:
+            image = _flattened(self._opened(field, text), mode)
+            self._made[key] = InputImage.of(_resized(image, size))
+        return self._made[key]
+
+    def _opened(self, field: str, text: str) -> Image.Image:
+        if self._last is None or self._last[0] != text:
+            self._last = None
+            self._last = (text, _open(field, _content(field, text), self._max_pixels))
+        return self._last[1]
+
+
+def _content(field: str, text: str) -> bytes:
+    """The bytes of base64 (RFC 4648, section 4) or of a data URI with it (RFC 2397)."""
+    if _URL.match(text):
+        raise InvalidRequestError(
+            field, "is a URL, and nothing is fetched: send the picture itself, as base64"
+        )
+    encoded = text[found.end() :] if (found := _DATA_URI.match(text)) else text
     try:
-        content = base64.b64decode(text.rpartition(",")[2], validate=True)
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    except (binascii.Error, OSError) as error:
-        raise InvalidRequestError(field, f"is no picture: {error}") from None
-    return InputImage(image, hashlib.sha256(image.tobytes()).hexdigest())
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:
+        raise InvalidRequestError(field, "is neither base64 nor a data URI with base64") from None
+
+
+def _open(field: str, content: bytes, max_pixels: int) -> Image.Image:
+    """The first frame, upright, in 8 bits a channel."""
+    try:
+        with Image.open(io.BytesIO(content), formats=READABLE_FORMATS) as image:
+            _check_pixels(field, image.size, max_pixels)
+            return _in_eight_bits(field, ImageOps.exif_transpose(image))
+    except InvalidRequestError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InvalidRequestError(field, f"has more than {max_pixels} pixels") from None
+    except UnidentifiedImageError:
+        known = ", ".join(READABLE_FORMATS)
+        raise InvalidRequestError(field, f"is no picture of the formats {known}") from None
+    except Exception as error:
+        # Pillow's readers raise whatever a broken file makes them stumble over.
+        kind = type(error).__name__
+        raise InvalidRequestError(field, f"is damaged or cut off ({kind})") from None
+
+
+def _check_pixels(field: str, size: tuple[int, int], max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels > max_pixels:
+        raise InvalidRequestError(
+            field, f"{size[0]} x {size[1]} is {pixels} pixels, at most {max_pixels}"
+        )
+
+
+def _in_eight_bits(field: str, image: Image.Image) -> Image.Image:
+    """Grey of 16 bits scaled to 8, which Pillow alone would clip to white."""
+    if image.mode.startswith("I;16"):
+        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    if image.mode not in _MODES:
+        raise InvalidRequestError(
+            field, f"has pixels of the kind {image.mode}; send 8 or 16 bits a channel"
+        )
+    return image
+
+
+def _flattened(image: Image.Image, mode: str) -> Image.Image:
+    """As ``mode``, RGB over white or L over black."""
+    if not image.has_transparency_data:
+        return image.convert(mode)
+    ground = Image.new("RGBA", image.size, "white" if mode == "RGB" else "black")
+    return Image.alpha_composite(ground, image.convert("RGBA")).convert(mode)
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """By the filter that diffusers takes."""
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

@@ -110,9 +110,9 @@ def test_a_wrong_body_is_explained(
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client: httpx.Client) -> None:
-    error = refusal(client.post(PREDICT, content=b" " * (1_048_576 + 1)), status=413)
+    error = refusal(client.post(PREDICT, content=b" " * (16_777_216 + 1)), status=413)
 
-    assert "1048576" in error
+    assert "16777216" in error
 
 
 def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:

@@ -203,7 +203,7 @@ def test_a_prompt_that_is_cut_off_is_told(demo: DiffusersPipeline) -> None:
     assert warning.startswith("prompt is longer than the text encoder reads")
 
 
-def test_only_the_plain_pipelines_of_the_two_families_are_run_step_by_step(
+def test_only_pipelines_of_the_two_families_are_run_step_by_step(
     demo: DiffusersPipeline, sdxl: DiffusersPipeline
 ) -> None:
     parts = demo.diffusers.components
@@ -211,7 +211,7 @@ def test_only_the_plain_pipelines_of_the_two_families_are_run_step_by_step(
 
     assert supports(demo.diffusers)
     assert supports(sdxl.diffusers)
-    assert not supports(inpainting)
+    assert supports(inpainting)
     assert not supports(build_sd3())
 
 
