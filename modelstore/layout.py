@@ -36,6 +36,7 @@ from modelstore.errors import InvalidNameError
 MARKER_NAME = ".modelstore.json"
 GENERATION_DEFAULTS_NAME = "generation_defaults.json"
 MODEL_INDEX_NAME = "model_index.json"
+REFINER_FOLDER_NAME = "refiner"
 
 # The name becomes a folder, a KServe model name and a URL segment.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

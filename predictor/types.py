@@ -58,8 +58,8 @@ class GenerationRequest:
     ``width`` and ``height`` are in pixels; ``scheduler`` is a name of
     ``predictor.pipelines.schedulers``. With ``image`` it is image to image, with
     ``mask_image`` too inpainting; ``strength`` is 0 to 1 there and None otherwise.
-    ``denoising_end`` is the part of the way, 0 to 1, after which a refiner takes over; None where
-    there is none.
+    ``denoising_end`` is the part of the way, above 0 and up to 1, after which a refiner takes over;
+    None where there is none.
     """
 
     prompt: str
@@ -114,13 +114,14 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a request may leave out."""
+    """What a request may leave out; ``denoising_end`` is None where there is no refiner."""
 
     width: int
     height: int
     num_inference_steps: int
     guidance_scale: float
     scheduler: str
+    denoising_end: float | None = None
 
 
 @dataclass(frozen=True)

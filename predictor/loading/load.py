@@ -12,6 +12,7 @@ from modelstore.layout import MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
 from predictor.loading.device import pick_device, pick_dtype
+from predictor.loading.refiner import load_refiner, refuse_refiner_alone
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -23,6 +24,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
         ModelLoadError: the folder is incomplete, does not load, or makes no picture.
     """
     marker = _read_marker(settings.model_dir)
+    refuse_refiner_alone(settings.model_dir)
     device = pick_device(settings)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
@@ -33,12 +35,16 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
             local_files_only=True,
             **_absent_components(settings.model_dir),
         ).to(device)
+        refiner = load_refiner(pipeline, settings.model_dir, marker)
+    except ModelLoadError:
+        raise
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    loaded = DiffusersPipeline(
-        pipeline, read_profile(pipeline, settings.model_dir, marker.revision)
-    )
+    has_refiner = refiner is not None
+    profile = read_profile(pipeline, settings.model_dir, marker.revision, has_refiner=has_refiner)
+    refining = DiffusersPipeline(refiner, profile) if refiner is not None else None
+    loaded = DiffusersPipeline(pipeline, profile, refiner=refining)
     loaded.warm_up()
     return loaded
 

@@ -22,10 +22,20 @@ WARM_UP_STEPS = 2
 
 
 class DiffusersPipeline:
-    """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time."""
+    """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time.
 
-    def __init__(self, pipeline: DiffusionPipeline, profile: ModelProfile) -> None:
+    ``refiner`` is for the step loop: ``generate`` leaves it aside.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        profile: ModelProfile,
+        *,
+        refiner: DiffusersPipeline | None = None,
+    ) -> None:
         self.diffusers = pipeline
+        self.refiner = refiner
         self._profile = profile
         parts = pipeline.components.items()
         self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
