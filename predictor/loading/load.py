@@ -12,7 +12,7 @@ from modelstore.layout import MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
 from predictor.loading.device import pick_device, pick_dtype
-from predictor.loading.refiner import load_refiner, refuse_refiner_alone
+from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_up_refiner
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -35,14 +35,17 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
             local_files_only=True,
             **_absent_components(settings.model_dir),
         ).to(device)
-        refiner = load_refiner(pipeline, settings.model_dir, marker)
+        refiner = read_refiner(pipeline, settings.model_dir, marker)
+        if refiner is not None:
+            warm_up_refiner(refiner.to(device))
     except ModelLoadError:
         raise
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    has_refiner = refiner is not None
-    profile = read_profile(pipeline, settings.model_dir, marker.revision, has_refiner=has_refiner)
+    profile = read_profile(
+        pipeline, settings.model_dir, marker.revision, has_refiner=refiner is not None
+    )
     refining = DiffusersPipeline(refiner, profile) if refiner is not None else None
     loaded = DiffusersPipeline(pipeline, profile, refiner=refining)
     loaded.warm_up()

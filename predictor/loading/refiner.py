@@ -43,11 +43,11 @@ def refuse_refiner_alone(folder: Path) -> None:
         )
 
 
-def load_refiner(base: Any, folder: Path, marker: Marker) -> DiffusionPipeline | None:
-    """The refiner published beside the base, on the base's device; None where there is none.
+def read_refiner(base: Any, folder: Path, marker: Marker) -> DiffusionPipeline | None:
+    """The refiner published beside the base, not on a device yet; None where there is none.
 
     Raises:
-        ModelLoadError: it does not load, or does not go on from the base's latents.
+        ModelLoadError: it does not load.
     """
     part = next((one for one in marker.parts if one.folder == REFINER_FOLDER_NAME), None)
     if part is None:
@@ -63,12 +63,32 @@ def load_refiner(base: Any, folder: Path, marker: Marker) -> DiffusionPipeline |
             use_safetensors=True,
             local_files_only=True,
             **_shared(base, folder, marker),
-        ).to(base.device)
-        refiner.set_progress_bar_config(disable=True)
-        _try(refiner)
+        )
     except Exception as error:
         raise ModelLoadError(f"the refiner of {marker.name!r} does not load: {error}") from error
+    refiner.set_progress_bar_config(disable=True)
     return refiner
+
+
+def warm_up_refiner(refiner: Any) -> None:
+    """Take one step from nothing, so that no caller waits for it.
+
+    Raises:
+        ModelLoadError: it failed.
+    """
+    config = refiner.unet.config
+    latents = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size)
+    try:
+        with torch.inference_mode():
+            refiner(
+                "warm-up",
+                image=latents,
+                num_inference_steps=2,
+                denoising_start=0.5,
+                output_type="latent",
+            )
+    except Exception as error:
+        raise ModelLoadError(f"the refiner's warm-up step failed: {error}") from error
 
 
 def _shared(base: Any, folder: Path, marker: Marker) -> dict[str, Any]:
@@ -110,17 +130,3 @@ def _is_same_json(own: Path, other: Path) -> bool:
         for document in documents
     )
     return first == second
-
-
-def _try(refiner: Any) -> None:
-    """Take one step from nothing, so that no caller is the first."""
-    side = refiner.unet.config.sample_size
-    latents = torch.zeros(1, refiner.unet.config.in_channels, side, side)
-    with torch.inference_mode():
-        refiner(
-            "warm-up",
-            image=latents,
-            num_inference_steps=2,
-            denoising_start=0.5,
-            output_type="latent",
-        )

@@ -1,6 +1,10 @@
-"""SDXL's refiner with weights of chance, built small."""
+"""SDXL's refiner with weights of chance, built small, and put on a volume beside its base."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -10,7 +14,11 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from tests.predictor.random_pipelines import WIDTH
+from downloader.download import download_model
+from downloader.settings import Settings
+from downloader.sources import Access
+from downloader.spec import read_models
+from tests.predictor.random_pipelines import WIDTH, build_sdxl
 
 
 def build_refiner(base: DiffusionPipeline) -> DiffusionPipeline:
@@ -45,3 +53,28 @@ def build_refiner(base: DiffusionPipeline) -> DiffusionPipeline:
         requires_aesthetics_score=True,
         force_zeros_for_empty_prompt=False,
     )
+
+
+def save_pair(folder: Path) -> None:
+    """The folders ``base`` and ``refiner``, as two teams would have saved them."""
+    base = build_sdxl()
+    base.save_pretrained(folder / "base")
+    build_refiner(base).save_pretrained(folder / "refiner")
+    edit(folder / "refiner/text_encoder_2/config.json", {"_name_or_path": "/elsewhere"})
+
+
+def publish(sources: Path, target: Path) -> Path:
+    """By the downloader, from a file that names both."""
+    spec = target / "models.yaml"
+    (target / "volume").mkdir()
+    base, refiner = ((sources / name).as_uri() for name in ("base", "refiner"))
+    spec.write_text(f"models: [{{name: sdxl, source: '{base}', refiner: '{refiner}'}}]")
+    settings = Settings(spec=spec, target=target / "volume")
+    with Access(settings) as access:
+        download_model(read_models(settings)[0], access)
+    return target / "volume" / "sdxl"
+
+
+def edit(path: Path, changes: dict[str, Any]) -> None:
+    """Change fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import base64
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
-from downloader.download import download_model
-from downloader.settings import Settings as DownloaderSettings
-from downloader.sources import Access
-from downloader.spec import read_models
 from predictor.engine_choice import open_engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
@@ -27,17 +25,13 @@ from predictor.settings import Settings
 from tests.downloader.volume import download
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
-from tests.predictor.random_refiner import build_refiner
+from tests.predictor.random_refiner import build_refiner, edit, publish, save_pair
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders ``base`` and ``refiner``, as two teams would have saved them."""
     folder = tmp_path_factory.mktemp("sources")
-    base = build_sdxl()
-    base.save_pretrained(folder / "base")
-    build_refiner(base).save_pretrained(folder / "refiner")
-    _edit(folder / "refiner/text_encoder_2/config.json", {"_name_or_path": "/elsewhere"})
+    save_pair(folder)
     return folder
 
 
@@ -49,22 +43,6 @@ def published(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def loaded(published: Path) -> DiffusersPipeline:
     return load_pipeline(Settings(model_dir=published))
-
-
-def publish(sources: Path, target: Path) -> Path:
-    """By the downloader, from a file that names both."""
-    spec = target / "models.yaml"
-    (target / "volume").mkdir()
-    base, refiner = ((sources / name).as_uri() for name in ("base", "refiner"))
-    spec.write_text(f"models: [{{name: sdxl, source: '{base}', refiner: '{refiner}'}}]")
-    settings = DownloaderSettings(spec=spec, target=target / "volume")
-    with Access(settings) as access:
-        download_model(read_models(settings)[0], access)
-    return target / "volume" / "sdxl"
-
-
-def _edit(path: Path, changes: dict[str, Any]) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_it_takes_from_the_base_what_is_the_same(loaded: DiffusersPipeline) -> None:
@@ -86,7 +64,7 @@ def _other_weights(refiner: Path) -> None:
 
 
 def _other_configuration(refiner: Path) -> None:
-    _edit(refiner / "text_encoder_2/config.json", {"hidden_act": "gelu"})
+    edit(refiner / "text_encoder_2/config.json", {"hidden_act": "gelu"})
 
 
 @pytest.mark.parametrize("change", [_other_weights, _other_configuration])
@@ -135,26 +113,26 @@ def test_the_engine_is_chosen_measured_and_hands_over(loaded: DiffusersPipeline)
     assert largest_difference(refined.image, plain.image) > 10
 
 
-@pytest.mark.parametrize(
-    ("given", "denoising_end"),
-    [({}, 0.8), ({"denoising_end": 0.5}, 0.5), ({"denoising_end": 1}, 1.0)],
-)
-def test_a_request_tells_where_it_hands_over(
-    loaded: DiffusersPipeline, given: dict[str, float], denoising_end: float
-) -> None:
-    limits = Limits(Settings(), loaded.profile)
-
-    (picture,) = decode({"prompt": "a star", **given}, None, limits).pictures
-
-    assert picture.request.parameters()["denoising_end"] == denoising_end
-
-
 @pytest.mark.parametrize("value", [0, -0.1, 1.1, float("nan")])
 def test_a_hand_over_off_the_way_is_refused(loaded: DiffusersPipeline, value: float) -> None:
-    limits = Limits(Settings(), loaded.profile)
+    asked = replace(loaded.profile.default_request("a star"), denoising_end=value)
 
     with pytest.raises(InvalidRequestError, match=r"denoising_end: .* not above 0 and at most 1"):
-        decode({"prompt": "a star", "denoising_end": value}, None, limits)
+        Limits(Settings(), loaded.profile).check(asked)
+
+
+def test_inpainting_is_the_bases_alone(loaded: DiffusersPipeline) -> None:
+    profile = replace(loaded.profile, tasks=("text-to-image", "inpainting"))
+    stream = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(stream, "png")
+    picture = base64.b64encode(stream.getvalue()).decode()
+    body = {"prompt": "a star", "image": picture, "mask_image": picture}
+
+    (made,) = decode(body, None, Limits(Settings(), profile)).pictures
+
+    assert made.request.denoising_end == 1
+    with pytest.raises(InvalidRequestError, match="and no refiner goes on with inpainting"):
+        decode(body | {"denoising_end": 0.8}, None, Limits(Settings(), profile))
 
 
 def test_a_folder_may_have_a_hand_over_of_its_own(sources: Path, tmp_path: Path) -> None:
@@ -181,7 +159,7 @@ def test_a_refiner_that_does_not_fit_stops_the_start(tmp_path: Path) -> None:
     refiner.register_to_config(requires_aesthetics_score=False)
     refiner.save_pretrained(tmp_path / "refiner")
 
-    with pytest.raises(ModelLoadError, match="the refiner of 'sdxl' does not load"):
+    with pytest.raises(ModelLoadError, match="the refiner's warm-up step failed"):
         load_pipeline(Settings(model_dir=publish(tmp_path, tmp_path)))
 
 
