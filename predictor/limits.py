@@ -45,7 +45,7 @@ class Limits:
         self._check_task(request)
         self._check_adapters(request.adapters)
         self._check_controlnet(request.controlnet)
-        self._check_refiner(request.denoising_end)
+        self._check_refiner(request)
 
     def check_image_count(self, count: int) -> None:
         """Refuse more pictures in one request than ``max_images_per_request``."""
@@ -134,12 +134,19 @@ class Limits:
             known = f"there are {', '.join(there)}" if there else "there are none beside the model"
             raise InvalidRequestError(field, f"{name!r} is not known; {known}")
 
-    def _check_refiner(self, denoising_end: float | None) -> None:
-        if denoising_end is None:
+    def _check_refiner(self, request: GenerationRequest) -> None:
+        end = request.denoising_end
+        if end is None:
             return
         if not self.profile.has_refiner:
             raise InvalidRequestError("denoising_end", "there is no refiner beside the model")
-        _check_range("denoising_end", denoising_end, 0, 1)
+        # Diffusers takes 0 for 1. Written so that NaN is refused.
+        if not 0 < end <= 1:
+            raise InvalidRequestError("denoising_end", f"{end} is not above 0 and at most 1")
+        if request.mask_image is not None and end != 1:
+            raise InvalidRequestError(
+                "denoising_end", f"{end}, and no refiner goes on with inpainting: leave it out"
+            )
 
 
 def _check_range(field: str, value: float, least: float, most: float) -> None:

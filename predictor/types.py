@@ -74,8 +74,8 @@ class GenerationRequest:
     ``predictor.pipelines.schedulers``. With ``image`` it is image to image, with
     ``mask_image`` too inpainting; ``strength`` is 0 to 1 there and None otherwise.
     ``adapters`` stand in the order of their names, each once.
-    ``denoising_end`` is the part of the way, 0 to 1, after which a refiner takes over; None where
-    there is none.
+    ``denoising_end`` is the part of the way, above 0 and up to 1, after which a refiner takes over;
+    None where there is none.
     """
 
     prompt: str
@@ -146,13 +146,14 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a request may leave out."""
+    """What a request may leave out; ``denoising_end`` is None where there is no refiner."""
 
     width: int
     height: int
     num_inference_steps: int
     guidance_scale: float
     scheduler: str
+    denoising_end: float | None = None
 
 
 @dataclass(frozen=True)

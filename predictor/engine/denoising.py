@@ -20,6 +20,9 @@ class Denoising:
 
     ``extra_channels``, ``(1, channels, height, width)``, are what the denoiser sees behind the
     latents; ``after_step`` takes these and the number of steps done, and says what they become.
+
+    ``step`` of its ``steps`` forward passes are done. Where another expert goes on after them,
+    ``hand_over_after`` says so; both draw from one ``generator``, one after the other.
     """
 
     def __init__(
@@ -38,10 +41,14 @@ class Denoising:
         self.latents = latents
         self.kind = kind
         self.encoders = encoders
+        self.generator = generator
         self.control: Any = None
         self.extra_channels: torch.Tensor | None = None
         self.after_step: Callable[[torch.Tensor, int], torch.Tensor] | None = None
         self.step = 0
+        self.steps = len(timesteps)
+        self._steps_before = 0
+        self._successor: Denoising | None = None
 
     @classmethod
     def from_noise(
@@ -58,15 +65,43 @@ class Denoising:
         latents = noise * scheduler.init_noise_sigma
         return cls(scheduler, scheduler.timesteps, latents, generator, **kinds)
 
+    def hand_over_after(self, steps: int, successor: Denoising) -> None:
+        """Let another expert go on after so many steps, from the latents as they are by then."""
+        self.steps = steps
+        self._successor = successor
+        successor._steps_before = steps
+
     @property
-    def steps(self) -> int:
-        """How many forward passes the picture takes."""
-        return len(self._timesteps)
+    def experts(self) -> tuple[Denoising, ...]:
+        """This one and who goes on after it."""
+        return (self,) if self._successor is None else (self, *self._successor.experts)
+
+    def who_goes_on(self) -> Denoising:
+        """Who takes the next step: the successor, once this one has taken all of its own."""
+        if self._successor is None or self.step < self.steps:
+            return self
+        self._successor.latents = self.latents
+        return self._successor
+
+    @property
+    def steps_done(self) -> int:
+        """How many forward passes are done, those of the experts before included."""
+        return self._steps_before + self.step
+
+    @property
+    def steps_in_all(self) -> int:
+        """How many forward passes the picture takes, by all of its experts."""
+        return self._steps_before + sum(expert.steps for expert in self.experts)
 
     @property
     def is_done(self) -> bool:
         """Whether ``latents`` are ready to be decoded."""
-        return self.step == self.steps
+        return self.step == self.steps and self._successor is None
+
+    @property
+    def timesteps(self) -> torch.Tensor:
+        """Where each forward pass stands, to the end of the way, whoever takes it."""
+        return self._timesteps
 
     @property
     def timestep(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 class Job:
     """``conditioning`` holds one entry a lane: without the prompt first, where there are two.
 
+    There is one such list for each of the ``encoders`` that the denoising's experts name.
     ``waiting_since`` is the first of the engine's turns in which the next step could be taken.
     """
 
     ticket: Ticket
     denoising: Denoising
-    conditioning: list[Conditioning]
+    conditioning: Mapping[Hashable, Sequence[Conditioning]]
     warnings: tuple[str, ...]
     waiting_since: int
     admitted: float = field(default_factory=time.perf_counter)
@@ -34,7 +35,7 @@ class Job:
     @property
     def lanes(self) -> int:
         """How many samples of a batch the job takes."""
-        return len(self.conditioning)
+        return self.ticket.lanes
 
     @property
     def shape(self) -> torch.Size:
@@ -52,13 +53,14 @@ class Job:
         model_input = self.denoising.model_input()
         return [
             Lane(self.denoising, model_input, conditioning, is_negative=index < self.lanes - 1)
-            for index, conditioning in enumerate(self.conditioning)
+            for index, conditioning in enumerate(self.conditioning[self.denoising.encoders])
         ]
 
     def advance(self, predictions: torch.Tensor) -> None:
-        """Go one step by the predictions of the job's own lanes."""
+        """Go one step by the predictions of the job's own lanes; the next may be another's."""
         self.denoising.advance(self._guided(predictions))
-        self.ticket.stepped(self.denoising.step, self.denoising.steps)
+        self.ticket.stepped(self.denoising.steps_done, self.denoising.steps_in_all)
+        self.denoising = self.denoising.who_goes_on()
 
     def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
         """Classifier-free guidance."""
@@ -73,4 +75,4 @@ class Job:
         self.ticket.fail(error)
 
     def __str__(self) -> str:
-        return f"step {self.denoising.step} of {self.denoising.steps}"
+        return f"step {self.denoising.steps_done} of {self.denoising.steps_in_all}"

@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import torch
 
 from predictor.engine.capacity import Capacity
+from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.isolation import run_isolated
@@ -25,6 +28,9 @@ from predictor.engine.seam import (
     StepListener,
 )
 from predictor.types import GenerationRequest, GenerationResult
+
+if TYPE_CHECKING:
+    from predictor.engine.seam import Conditioning
 
 logger = logging.getLogger(__name__)
 
@@ -113,22 +119,22 @@ class StepEngine:
             run_isolated(self._begin, tickets)
 
     def _begin(self, tickets: list[Ticket]) -> None:
-        """Encode the prompts of all in one call and give each its noise and its scheduler."""
+        """Encode the prompts of all in one call and give each its noise and its scheduler.
+
+        For all experts at once: a hand-over then costs the others nothing.
+        """
         begun = [self._denoiser.begin(ticket.request) for ticket in tickets]
-        prompts = [
-            [Prompt(text, denoising.encoders) for text in _texts(ticket)]
-            for ticket, denoising in zip(tickets, begun, strict=True)
-        ]
-        encoded = self._embeddings.get(prompt for both in prompts for prompt in both)
+        prompts = [_prompts(*both) for both in zip(tickets, begun, strict=True)]
+        encoded = self._embeddings.get(prompt for own in prompts for prompt in own)
         self._under_way += [
             Job(
                 ticket,
                 denoising,
-                [encoded[prompt] for prompt in both],
+                _by_encoders((prompt, encoded[prompt]) for prompt in own),
                 self._denoiser.warnings(ticket.request),
                 self._turn,
             )
-            for ticket, denoising, both in zip(tickets, begun, prompts, strict=True)
+            for ticket, denoising, own in zip(tickets, begun, prompts, strict=True)
         ]
 
     def _choose(self) -> list[Job]:
@@ -195,3 +201,19 @@ def _texts(ticket: Ticket) -> list[str]:
     """One for each lane: that without the prompt first, where the picture is guided."""
     request = ticket.request
     return [request.negative_prompt, request.prompt] if ticket.lanes == 2 else [request.prompt]
+
+
+def _prompts(ticket: Ticket, denoising: Denoising) -> list[Prompt]:
+    """The ticket's texts for each of the encoders that the experts of its denoising name."""
+    encoders = dict.fromkeys(expert.encoders for expert in denoising.experts)
+    return [Prompt(text, one) for one in encoders for text in _texts(ticket)]
+
+
+def _by_encoders(
+    encoded: Iterable[tuple[Prompt, Conditioning]],
+) -> dict[Hashable, list[Conditioning]]:
+    """In the order given."""
+    found: dict[Hashable, list[Conditioning]] = {}
+    for prompt, conditioning in encoded:
+        found.setdefault(prompt.encoders, []).append(conditioning)
+    return found

@@ -35,6 +35,8 @@ def _check_types(given: dict[str, object], known: dict[str, object]) -> None:
         if name not in known:
             names = ", ".join(field.name for field in fields(GenerationDefaults))
             raise ModelLoadError(f"{GENERATION_DEFAULTS_NAME}: {name!r} is not one of {names}")
-        allowed = (int, float) if isinstance(known[name], float) else (type(known[name]),)
+        # Of the numbers with a point some are None where the model has no use for them.
+        is_float = known[name] is None or isinstance(known[name], float)
+        allowed = (int, float) if is_float else (type(known[name]),)
         if not isinstance(value, allowed) or isinstance(value, bool):
             raise ModelLoadError(f"{GENERATION_DEFAULTS_NAME}: {name} cannot be {value!r}")

@@ -13,8 +13,13 @@ from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.pipelines.tasks import tasks_of
 from predictor.types import GenerationDefaults, ModelProfile
 
+# Where the refiner's training began: it knows the last 200 of 1,000 timesteps.
+_DENOISING_END = 0.8
 
-def read_profile(pipeline: DiffusionPipeline, folder: Path, revision: str) -> ModelProfile:
+
+def read_profile(
+    pipeline: DiffusionPipeline, folder: Path, revision: str, *, has_refiner: bool = False
+) -> ModelProfile:
     """The profile of the pipeline that was loaded from ``folder``.
 
     Raises:
@@ -28,12 +33,18 @@ def read_profile(pipeline: DiffusionPipeline, folder: Path, revision: str) -> Mo
         num_inference_steps=30,
         guidance_scale=7.5,
         scheduler="unipc" if "unipc" in schedulers else OWN,
+        denoising_end=_DENOISING_END if has_refiner else None,
     )
     defaults = read_generation_defaults(folder, fallback)
     if defaults.scheduler not in schedulers:
         raise ModelLoadError(f"the default scheduler {defaults.scheduler!r} is not known")
     return ModelProfile(
-        revision, defaults, _size_multiple(pipeline), schedulers, tasks=tasks_of(pipeline)
+        revision,
+        defaults,
+        _size_multiple(pipeline),
+        schedulers,
+        tasks=tasks_of(pipeline),
+        has_refiner=has_refiner,
     )
 
 

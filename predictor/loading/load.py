@@ -14,6 +14,7 @@ from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
 from predictor.loading.controlnets import load_controlnets
 from predictor.loading.device import pick_device, pick_dtype
+from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_up_refiner
 from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
@@ -26,6 +27,7 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
         ModelLoadError: the folder is incomplete, does not load, or makes no picture.
     """
     marker = _read_marker(settings.model_dir)
+    refuse_refiner_alone(settings.model_dir)
     device = pick_device(settings)
     try:
         pipeline = DiffusionPipeline.from_pretrained(
@@ -36,14 +38,23 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
             local_files_only=True,
             **_left_out(settings.model_dir),
         ).to(device)
+        refiner = read_refiner(pipeline, settings.model_dir, marker)
+        if refiner is not None:
+            warm_up_refiner(refiner.to(device))
+    except ModelLoadError:
+        raise
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
+    profile = read_profile(
+        pipeline, settings.model_dir, marker.revision, has_refiner=refiner is not None
+    )
     loaded = DiffusersPipeline(
         pipeline,
-        read_profile(pipeline, settings.model_dir, marker.revision),
+        profile,
         adapter_files=find_adapters(settings.model_dir),
         controlnets=load_controlnets(settings.model_dir, pipeline, device),
+        refiner=DiffusersPipeline(refiner, profile) if refiner is not None else None,
     )
     loaded.warm_up()
     return loaded

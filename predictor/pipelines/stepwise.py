@@ -10,7 +10,9 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
+from predictor.engine.seam import Denoiser
 from predictor.pipelines.inpainting import INPAINTING_CHANNELS
+from predictor.pipelines.refiner import RefinedDenoiser, Refiner
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
@@ -31,6 +33,14 @@ def supports(pipeline: DiffusionPipeline) -> bool:
     return config.in_channels in (4, INPAINTING_CHANNELS) and config.time_cond_proj_dim is None
 
 
-def denoiser_for(loaded: DiffusersPipeline) -> StableDiffusionDenoiser:
+def takes_refiner(pipeline: DiffusionPipeline) -> bool:
+    """Whether a refiner can go on where it stops: both work on SDXL's latents."""
+    return type(pipeline) is StableDiffusionXLPipeline and supports(pipeline)
+
+
+def denoiser_for(loaded: DiffusersPipeline) -> Denoiser:
     """The parts of a pipeline that is supported."""
-    return _DENOISERS[type(loaded.diffusers)](loaded)
+    base = _DENOISERS[type(loaded.diffusers)](loaded)
+    if loaded.refiner is None:
+        return base
+    return RefinedDenoiser(base, Refiner(loaded.refiner, loaded))

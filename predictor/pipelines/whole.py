@@ -26,7 +26,10 @@ WARM_UP_STEPS = 2
 
 
 class DiffusersPipeline:
-    """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time."""
+    """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time.
+
+    ``refiner`` is for the step loop: ``generate`` leaves it aside.
+    """
 
     def __init__(
         self,
@@ -35,8 +38,10 @@ class DiffusersPipeline:
         *,
         adapter_files: Mapping[str, Path] | None = None,
         controlnets: ControlNets | None = None,
+        refiner: DiffusersPipeline | None = None,
     ) -> None:
         self.diffusers = pipeline
+        self.refiner = refiner
         self.adapters = Adapters(pipeline, adapter_files)
         self.controlnets = controlnets or ControlNets()
         self._profile = replace(

@@ -127,6 +127,9 @@ def _pictures(
     """One request per picture: the first with the seed, the others with the numbers after it."""
     settled: dict[str, Any] = {"negative_prompt": "", "output_format": accepted}
     settled |= asdict(limits.profile.defaults) | values
+    if limits.profile.has_refiner and "mask_image" in values:
+        # No refiner goes on with inpainting: the base goes all the way.
+        settled["denoising_end"] = values.get("denoising_end", 1.0)
     count = settled.pop("num_images_per_prompt", 1)
     output_format = settled.pop("output_format")
     first = settled.pop("seed", None)

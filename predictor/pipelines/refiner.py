@@ -1,0 +1,128 @@
+"""SDXL's base and refiner as experts for two parts of one way (eDiff-I, arXiv 2211.01324).
+
+Together they do what diffusers' two pipelines do one after the other, the base with
+``denoising_end=x, output_type="latent"`` and the refiner with ``denoising_start=x`` and the base's
+latents, both with the same steps and given one generator, which the refiner goes on to draw from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from predictor.engine.denoising import Denoising
+from predictor.engine.seam import Denoiser
+from predictor.pipelines.kind import Kind
+from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.types import GenerationRequest
+
+if TYPE_CHECKING:
+    from predictor.engine.seam import Conditioning, Lane
+
+KIND = Kind(expert="refiner")
+ENCODERS = "refiner"
+
+# As good as pictures of the refiner's training were rated, of 10: diffusers' own defaults.
+_AESTHETIC_SCORE = 6.0
+_NEGATIVE_AESTHETIC_SCORE = 2.5
+
+
+class Refiner(StableDiffusionXLDenoiser):
+    """The parts of ``StableDiffusionXLImg2ImgPipeline`` that go on from latents."""
+
+    def __init__(self, loaded: DiffusersPipeline, base: DiffusersPipeline) -> None:
+        super().__init__(loaded)
+        # The base's: a text encoder that both have must not see the prompt adapted.
+        self._adapters = base.adapters
+        base_scheduler: Any = base.diffusers.scheduler
+        # The grid of noise levels must be the base's own, for the two to meet.
+        self._own_scheduler = type(base_scheduler).from_config(
+            base_scheduler.config,
+            prediction_type=self._pipeline.scheduler.config.get("prediction_type", "epsilon"),
+        )
+
+    def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
+        """See ``Denoiser.encode``; by the second text encoder alone."""
+        return super().encode(prompts)
+
+    def join(self, begun: Denoising, request: GenerationRequest) -> Denoising:
+        """Take over the steps of ``begun`` that lie beyond ``denoising_end``: its rest.
+
+        An expert without a step is left out, so that either may be the only one.
+        """
+        assert request.denoising_end is not None
+        scheduler = make_scheduler(request.scheduler, self._own_scheduler)
+        scheduler.set_timesteps(request.num_inference_steps)
+        cutoff = _cutoff(scheduler, request.denoising_end)
+        rest = int((begun.timesteps < cutoff).sum())
+        if rest == 0:
+            return begun
+        steps = begun.steps - rest
+        if scheduler.order == 2 and rest % 2 == 0:
+            # A step of two passes is not taken over in its middle, but from its beginning.
+            rest += 1
+        start = len(scheduler.timesteps) - rest
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start)
+        refining = Denoising(
+            scheduler,
+            scheduler.timesteps[start:],
+            begun.latents,
+            begun.generator,
+            kind=KIND,
+            encoders=ENCODERS,
+        )
+        if steps == 0:
+            return refining
+        begun.hand_over_after(steps, refining)
+        return begun
+
+    def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
+        """Original size, crop and score; the score of a bad picture for the negative lane."""
+        conditions = super()._added_conditions(lanes)
+        if conditions is None or not self._pipeline.config.requires_aesthetics_score:
+            return conditions
+        scores = [
+            _NEGATIVE_AESTHETIC_SCORE if lane.is_negative else _AESTHETIC_SCORE for lane in lanes
+        ]
+        ids = conditions["time_ids"]
+        column = torch.tensor(scores, dtype=ids.dtype).view(-1, 1).to(ids.device)
+        return conditions | {"time_ids": torch.cat([ids[:, :4], column], dim=1)}
+
+
+class RefinedDenoiser:
+    """A ``Denoiser`` of two: the base, and a refiner for the last steps of each picture."""
+
+    def __init__(self, base: Denoiser, refiner: Refiner) -> None:
+        self._base = base
+        self._refiner = refiner
+        self.decode = base.decode
+        self.finish = base.finish
+        self.warnings = base.warnings
+
+    def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
+        """See ``Denoiser.encode``."""
+        expert = self._refiner if encoders == ENCODERS else self._base
+        return expert.encode(prompts, encoders)
+
+    def begin(self, request: GenerationRequest) -> Denoising:
+        """See ``Denoiser.begin``."""
+        begun = self._base.begin(request)
+        if request.denoising_end is None or request.denoising_end == 1:
+            return begun
+        return self._refiner.join(begun, request)
+
+    def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """See ``Denoiser.predict``."""
+        expert = self._refiner if lanes[0].denoising.kind == KIND else self._base
+        return expert.predict(lanes)
+
+
+def _cutoff(scheduler: Any, denoising_end: float) -> int:
+    """The last timestep that the base takes, as diffusers counts; the refiner takes those below."""
+    most: int = scheduler.config.num_train_timesteps
+    return round(most - denoising_end * most)

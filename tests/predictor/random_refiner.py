@@ -1,0 +1,80 @@
+"""SDXL's refiner with weights of chance, built small, and put on a volume beside its base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    UNet2DConditionModel,
+)
+
+from downloader.download import download_model
+from downloader.settings import Settings
+from downloader.sources import Access
+from downloader.spec import read_models
+from tests.predictor.random_pipelines import WIDTH, build_sdxl
+
+
+def build_refiner(base: DiffusionPipeline) -> DiffusionPipeline:
+    """One text encoder, a UNet conditioned on a score; all but the UNet is the base's own."""
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        block_out_channels=[WIDTH, WIDTH * 2],
+        layers_per_block=1,
+        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
+        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
+        attention_head_dim=[2, 4],
+        norm_num_groups=8,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=[1, 1],
+        projection_class_embeddings_input_dim=5 * 8 + WIDTH,
+        cross_attention_dim=WIDTH,
+    )
+    with torch.no_grad():
+        # By chance it would hardly change a picture, right or wrong.
+        unet.conv_out.weight.mul_(6)
+    return StableDiffusionXLImg2ImgPipeline(
+        vae=base.vae,
+        text_encoder=None,
+        text_encoder_2=base.text_encoder_2,
+        tokenizer=None,
+        tokenizer_2=base.tokenizer_2,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+    )
+
+
+def save_pair(folder: Path) -> None:
+    """The folders ``base`` and ``refiner``, as two teams would have saved them."""
+    base = build_sdxl()
+    base.save_pretrained(folder / "base")
+    build_refiner(base).save_pretrained(folder / "refiner")
+    edit(folder / "refiner/text_encoder_2/config.json", {"_name_or_path": "/elsewhere"})
+
+
+def publish(sources: Path, target: Path) -> Path:
+    """By the downloader, from a file that names both."""
+    spec = target / "models.yaml"
+    (target / "volume").mkdir()
+    base, refiner = ((sources / name).as_uri() for name in ("base", "refiner"))
+    spec.write_text(f"models: [{{name: sdxl, source: '{base}', refiner: '{refiner}'}}]")
+    settings = Settings(spec=spec, target=target / "volume")
+    with Access(settings) as access:
+        download_model(read_models(settings)[0], access)
+    return target / "volume" / "sdxl"
+
+
+def edit(path: Path, changes: dict[str, Any]) -> None:
+    """Change fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

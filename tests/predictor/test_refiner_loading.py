@@ -1,0 +1,177 @@
+"""A refiner on the volume: published with its base, loaded without what the base has, served."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from predictor.engine_choice import open_engine
+from predictor.errors import InvalidRequestError, ModelLoadError
+from predictor.limits import Limits
+from predictor.loading.load import load_pipeline
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.protocol import decode
+from predictor.settings import Settings
+from tests.downloader.volume import download
+from tests.predictor.pictures import largest_difference
+from tests.predictor.random_pipelines import build_sd3, build_sdxl
+from tests.predictor.random_refiner import build_refiner, edit, publish, save_pair
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sources")
+    save_pair(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return publish(sources, tmp_path_factory.mktemp("volume"))
+
+
+@pytest.fixture(scope="module")
+def loaded(published: Path) -> DiffusersPipeline:
+    return load_pipeline(Settings(model_dir=published))
+
+
+def test_it_takes_from_the_base_what_is_the_same(loaded: DiffusersPipeline) -> None:
+    assert loaded.refiner is not None
+    base, refiner = loaded.diffusers, loaded.refiner.diffusers
+
+    assert refiner.vae is base.vae
+    assert refiner.text_encoder_2 is base.text_encoder_2
+    assert refiner.tokenizer_2 is base.tokenizer_2
+    assert refiner.unet is not base.unet
+    assert refiner.text_encoder is None
+
+
+def _other_weights(refiner: Path) -> None:
+    encoder = build_refiner(build_sdxl()).text_encoder_2
+    with torch.no_grad():
+        encoder.text_projection.weight.add_(1)
+    encoder.save_pretrained(refiner / "text_encoder_2")
+
+
+def _other_configuration(refiner: Path) -> None:
+    edit(refiner / "text_encoder_2/config.json", {"hidden_act": "gelu"})
+
+
+@pytest.mark.parametrize("change", [_other_weights, _other_configuration])
+def test_a_text_encoder_of_its_own_is_kept(
+    sources: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    (tmp_path / "base").symlink_to(sources / "base")
+    build_refiner(build_sdxl()).save_pretrained(tmp_path / "refiner")
+    change(tmp_path / "refiner")
+
+    loaded = load_pipeline(Settings(model_dir=publish(tmp_path, tmp_path)))
+
+    assert loaded.refiner is not None
+    assert loaded.refiner.diffusers.text_encoder_2 is not loaded.diffusers.text_encoder_2
+    assert loaded.refiner.diffusers.vae is loaded.diffusers.vae
+
+
+def test_the_profile_has_it_and_hands_over_at_four_fifths(loaded: DiffusersPipeline) -> None:
+    assert loaded.profile.has_refiner
+    assert loaded.profile.defaults.denoising_end == 0.8
+    assert loaded.profile.default_request("any").parameters()["denoising_end"] == 0.8
+
+
+def test_the_engine_is_chosen_measured_and_hands_over(loaded: DiffusersPipeline) -> None:
+    asked = replace(
+        loaded.profile.default_request("a red circle"),
+        width=64,
+        height=64,
+        num_inference_steps=4,
+        denoising_end=0.25,
+    )
+    told: list[tuple[int, int]] = []
+
+    async def story() -> list[Any]:
+        engine = open_engine(loaded, Settings(max_lanes=4))
+        try:
+            return await asyncio.gather(
+                engine.submit(asked, lambda step, steps: told.append((step, steps))),
+                engine.submit(replace(asked, denoising_end=1.0)),
+            )
+        finally:
+            engine.close()
+
+    refined, plain = asyncio.run(story())
+    assert told == [(step, 4) for step in range(1, 5)]
+    assert largest_difference(refined.image, plain.image) > 10
+
+
+@pytest.mark.parametrize("value", [0, -0.1, 1.1, float("nan")])
+def test_a_hand_over_off_the_way_is_refused(loaded: DiffusersPipeline, value: float) -> None:
+    asked = replace(loaded.profile.default_request("a star"), denoising_end=value)
+
+    with pytest.raises(InvalidRequestError, match=r"denoising_end: .* not above 0 and at most 1"):
+        Limits(Settings(), loaded.profile).check(asked)
+
+
+def test_inpainting_is_the_bases_alone(loaded: DiffusersPipeline) -> None:
+    profile = replace(loaded.profile, tasks=("text-to-image", "inpainting"))
+    stream = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(stream, "png")
+    picture = base64.b64encode(stream.getvalue()).decode()
+    body = {"prompt": "a star", "image": picture, "mask_image": picture}
+
+    (made,) = decode(body, None, Limits(Settings(), profile)).pictures
+
+    assert made.request.denoising_end == 1
+    with pytest.raises(InvalidRequestError, match="and no refiner goes on with inpainting"):
+        decode(body | {"denoising_end": 0.8}, None, Limits(Settings(), profile))
+
+
+def test_a_folder_may_have_a_hand_over_of_its_own(sources: Path, tmp_path: Path) -> None:
+    folder = publish(sources, tmp_path)
+    (folder / "generation_defaults.json").write_text('{"denoising_end": 0.6}')
+
+    profile = load_pipeline(Settings(model_dir=folder)).profile
+
+    assert profile.defaults.denoising_end == 0.6
+
+
+def test_a_refiner_in_the_place_of_a_model_is_refused(sources: Path, tmp_path: Path) -> None:
+    download(sources / "refiner", tmp_path, name="alone")
+
+    with pytest.raises(ModelLoadError, match=r"this is SDXL's refiner.*publish a base"):
+        load_pipeline(Settings(model_dir=tmp_path / "alone"))
+
+
+def test_a_refiner_that_does_not_fit_stops_the_start(tmp_path: Path) -> None:
+    base = build_sdxl()
+    base.save_pretrained(tmp_path / "base")
+    refiner = build_refiner(base)
+    # Without the score its UNet gets six numbers in the place of five.
+    refiner.register_to_config(requires_aesthetics_score=False)
+    refiner.save_pretrained(tmp_path / "refiner")
+
+    with pytest.raises(ModelLoadError, match="the refiner's warm-up step failed"):
+        load_pipeline(Settings(model_dir=publish(tmp_path, tmp_path)))
+
+
+def test_a_refiner_that_nobody_hands_over_to_is_left_out(
+    sources: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base: DiffusionPipeline = build_sd3()
+    base.save_pretrained(tmp_path / "base")
+    (tmp_path / "refiner").symlink_to(sources / "refiner")
+
+    loaded = load_pipeline(Settings(model_dir=publish(tmp_path, tmp_path)))
+
+    assert loaded.refiner is None
+    assert not loaded.profile.has_refiner
+    assert "StableDiffusion3Pipeline cannot hand over" in caplog.text
