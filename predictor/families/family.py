@@ -20,7 +20,9 @@ class Family:
     ``gpu_dtype`` is for a GPU that has it, ``dtype_reason`` says why. ``upcasts_vae``: the VAE runs
     in float32 where its configuration says ``force_upcast`` and the weights are float16.
     ``max_sequence_length`` is the most tokens that T5 may be given, None where the pipeline's
-    default stands.
+    default stands. ``schedulers`` are those that a request may name beside ``default``, None for
+    all that solve its equation. ``always_shifts`` is a matter of the pipeline; see
+    ``scheduler_names``.
     """
 
     name: str
@@ -34,3 +36,5 @@ class Family:
     dtype_reason: str
     upcasts_vae: bool = False
     max_sequence_length: int | None = None
+    schedulers: tuple[str, ...] | None = None
+    always_shifts: bool = False

@@ -27,7 +27,8 @@ _SD3 = {
 _FLUX = {"FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"}
 
 _PUBLISHED_IN_HALF = "published and run in it"
-_TRAINED_IN_BFLOAT16 = "trained in it; float16 overflows in T5"
+_PUBLISHED_IN_BFLOAT16 = "published and run in it"
+_FLUX_IN_BFLOAT16 = "published and run in it; float16 clips what its text encoders bring"
 
 
 def _is_lcm(model: Configs) -> bool:
@@ -70,6 +71,7 @@ FAMILIES: tuple[Family, ...] = (
         gpu_dtype="float16",
         dtype_reason=_PUBLISHED_IN_HALF,
         upcasts_vae=True,
+        schedulers=("lcm",),
     ),
     Family(
         "sdxl-turbo",
@@ -149,7 +151,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=4.5,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_TRAINED_IN_BFLOAT16,
+        dtype_reason=_PUBLISHED_IN_BFLOAT16,
     ),
     Family(
         "sd3.5-large",
@@ -160,7 +162,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=3.5,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_TRAINED_IN_BFLOAT16,
+        dtype_reason=_PUBLISHED_IN_BFLOAT16,
     ),
     Family(
         "sd3",
@@ -182,8 +184,9 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=0.0,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_TRAINED_IN_BFLOAT16,
+        dtype_reason=_FLUX_IN_BFLOAT16,
         max_sequence_length=256,
+        always_shifts=True,
     ),
     Family(
         "flux-dev",
@@ -194,7 +197,8 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=3.5,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_TRAINED_IN_BFLOAT16,
+        dtype_reason=_FLUX_IN_BFLOAT16,
+        always_shifts=True,
     ),
     Family(
         "unknown",
@@ -206,7 +210,7 @@ FAMILIES: tuple[Family, ...] = (
         scheduler=None,
         gpu_dtype="bfloat16",
         dtype_reason="the range of float32: what was not tried overflows in nothing",
-        upcasts_vae=False,
+        schedulers=(),
     ),
 )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,8 +13,9 @@ from diffusers import DiffusionPipeline
 
 from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
-from predictor.pipelines.prompts import truncation_warning
+from predictor.pipelines.prompts import truncation_warning, windows
 from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.signature import parameters
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
 
 WARM_UP_STEPS = 2
@@ -27,9 +27,8 @@ class DiffusersPipeline:
     def __init__(self, pipeline: DiffusionPipeline, profile: ModelProfile) -> None:
         self.diffusers = pipeline
         self._profile = profile
-        parts = pipeline.components.items()
-        self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
-        self._accepted = inspect.signature(type(pipeline).__call__).parameters
+        self._windows = windows(pipeline.components, profile.max_sequence_length)
+        self._accepted = parameters(pipeline).keys() - profile.unused_fields.keys()
 
     @property
     def profile(self) -> ModelProfile:
@@ -71,7 +70,9 @@ class DiffusersPipeline:
     def _view(self, scheduler: str) -> DiffusionPipeline:
         """The shared weights with a scheduler of the request's own."""
         view = copy.copy(self.diffusers)
-        view.scheduler = make_scheduler(scheduler, self.diffusers.scheduler)
+        own = getattr(view, "scheduler", None)
+        if own is not None:
+            view.scheduler = make_scheduler(scheduler, own)
         return view
 
     def _arguments(
@@ -87,7 +88,7 @@ class DiffusersPipeline:
             return tensors
 
         negative_prompts = [one.negative_prompt for one in requests]
-        arguments = {
+        arguments: dict[str, Any] = {
             "prompt": [one.prompt for one in requests],
             # None, not "": SDXL was trained with zeros where there is no negative prompt.
             "negative_prompt": negative_prompts if request.negative_prompt else None,
@@ -95,12 +96,20 @@ class DiffusersPipeline:
             "height": request.height,
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
+            "max_sequence_length": self._profile.max_sequence_length,
             "callback_on_step_end": on_step_end,
         }
-        return {name: value for name, value in arguments.items() if name in self._accepted}
+        if "callback_on_step_end" not in self._accepted:
+            # Its older form, which PixArt has still.
+            arguments["callback"] = lambda step, *_: on_step(step + 1, request.num_inference_steps)
+        return {
+            name: value
+            for name, value in arguments.items()
+            if name in self._accepted and value is not None
+        }
 
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
         """The parts of the prompts that no text encoder reads."""
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-        told = [truncation_warning(name, self._tokenizers, text) for name, text in fields.items()]
+        told = [truncation_warning(name, self._windows, text) for name, text in fields.items()]
         return tuple(warning for warning in told if warning)
