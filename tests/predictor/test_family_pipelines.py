@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from diffusers import DiffusionPipeline, EulerDiscreteScheduler, StableVideoDiffusionPipeline
@@ -33,6 +34,7 @@ from tests.predictor.random_families import (
     build_sd2,
 )
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
+from tests.serving import MODEL_NAME, PREDICT, Server
 
 SOLVERS = scheduler_names(EulerDiscreteScheduler())
 NO_NEGATIVE = {"negative_prompt"}
@@ -68,13 +70,17 @@ FAMILIES = {
 }
 
 
-def loaded_from(build: Callable[[], DiffusionPipeline], folder: Path) -> DiffusersPipeline:
+def published(build: Callable[[], DiffusionPipeline], folder: Path) -> Path:
     build().save_pretrained(folder / "source")
     # What FLUX was trained at is no part of its configuration.
     own = folder / "source" / "generation_defaults.json"
     own.write_text('{"width": 128, "height": 128}')
     download(folder / "source", folder, name="model")
-    return load_pipeline(Settings(model_dir=folder / "model"))
+    return folder / "model"
+
+
+def loaded_from(build: Callable[[], DiffusionPipeline], folder: Path) -> DiffusersPipeline:
+    return load_pipeline(Settings(model_dir=published(build, folder)))
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +166,28 @@ def test_what_a_family_cannot_follow_is_refused_and_its_default_is_not(
         decode({"instances": [{"prompt": "a"}], "parameters": {field: value}}, None, limits)
     assert refused.value.field == f"instances[0].{field}"
     decode({"prompt": "a red circle", field: kept}, None, limits)
+
+
+def test_over_http_a_family_lists_what_it_takes_and_refuses_the_rest(tmp_path: Path) -> None:
+    model = published(build_flux, tmp_path)
+    picture = {"prompt": "a red circle", "num_inference_steps": 2}
+
+    with Server.started(model, tmp_path / "log", max_lanes=2) as server:
+        server.wait_until_ready()
+        metadata = httpx.get(f"{server.url}/v2/models/{MODEL_NAME}").json()
+        made, no_scheduler, no_negative = (
+            httpx.post(server.url + PREDICT, json=picture | field, timeout=60)
+            for field in ({}, {"scheduler": "ddim"}, {"negative_prompt": "a star"})
+        )
+
+    assert metadata["family"] == "flux-dev"
+    assert metadata["schedulers"] == ["euler", "unipc", "default"]
+    assert "negative_prompt" not in {one["name"] for one in metadata["inputs"]}
+    assert made.status_code == 200
+    assert (no_scheduler.status_code, no_negative.status_code) == (400, 400)
+    assert no_scheduler.json() == {"error": "scheduler: 'ddim' is not one of euler, unipc, default"}
+    reason = metadata["unused_fields"]["negative_prompt"]
+    assert no_negative.json() == {"error": f"negative_prompt: {reason}"}
 
 
 def test_an_unknown_class_is_told_what_it_takes_and_tells_its_steps(
