@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from predictor.errors import InvalidRequestError
 from predictor.settings import Settings
@@ -25,6 +27,19 @@ class Limits:
     settings: Settings
     profile: ModelProfile
 
+    def check_used(self, given: Mapping[str, Any]) -> None:
+        """Refuse a field that the caller set, and that this model could not follow.
+
+        The value that it has anyway may be given.
+
+        Raises:
+            InvalidRequestError: names the field and says why.
+        """
+        anyway = {"negative_prompt": ""} | asdict(self.profile.defaults)
+        for field, reason in self.profile.unused_fields.items():
+            if field in given and given[field] != anyway.get(field):
+                raise InvalidRequestError(field, reason)
+
     def check(self, request: GenerationRequest) -> None:
         """Refuse what lies out of bounds.
 
@@ -41,7 +56,7 @@ class Limits:
         )
         _check_range("guidance_scale", request.guidance_scale, 0, self.settings.max_guidance_scale)
         _check_range("seed", request.seed, 0, MAX_SEED)
-        self._check_scheduler(request.scheduler)
+        self._check_scheduler(request.scheduler, request.num_inference_steps)
         self._check_task(request)
         self._check_adapters(request.adapters)
         self._check_controlnet(request.controlnet)
@@ -87,10 +102,15 @@ class Limits:
                 f"and {below + multiple}",
             )
 
-    def _check_scheduler(self, name: str) -> None:
+    def _check_scheduler(self, name: str, steps: int) -> None:
         if name not in self.profile.schedulers:
             known = ", ".join(self.profile.schedulers)
             raise InvalidRequestError("scheduler", f"{name!r} is not one of {known}")
+        most = self.profile.most_steps.get(name, steps)
+        if steps > most:
+            raise InvalidRequestError(
+                "num_inference_steps", f"{steps} is more than the {most} of the scheduler {name!r}"
+            )
 
     def _check_task(self, request: GenerationRequest) -> None:
         if request.image is None:

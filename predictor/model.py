@@ -9,10 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from kserve import Model
+from kserve.errors import ModelNotReady
 
 from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
+from predictor.metadata import model_metadata
 from predictor.metrics import ENGINES
 from predictor.progress import Progress
 from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
@@ -87,6 +89,16 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     async def healthy(self) -> bool:
         """Whether a request would be served."""
         return self._loaded is not None
+
+    def metadata(self) -> dict[str, Any]:
+        """What ``GET /v2/models/{name}`` answers.
+
+        Raises:
+            ModelNotReady: it is not loaded.
+        """
+        if self._loaded is None:
+            raise ModelNotReady(self.name)
+        return model_metadata(self.name, self._loaded.profile, self._settings)
 
     def stop(self) -> None:
         """Give up what is queued and running."""

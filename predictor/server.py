@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import warnings
+from typing import Any
 
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository, ModelServer
@@ -16,6 +17,7 @@ from kserve.protocol.dataplane import DataPlane
 from predictor.connection import BodyLimitMiddleware, HangUpMiddleware, StreamTypeMiddleware
 from predictor.error_responses import register_error_responses
 from predictor.errors import ModelLoadError
+from predictor.metadata import metadata_routes
 from predictor.metrics import MetricsMiddleware
 from predictor.model import DiffusionModel
 from predictor.settings import Settings
@@ -43,6 +45,11 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
         return is_ready and (disable_predictor_health_check or not self.draining)
 
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        """What a loaded model says of itself; KServe's own answer has empty lists."""
+        metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
+        return metadata
+
 
 class _Repository(ModelRepository):  # type: ignore[misc]
     """KServe's registry, whose HTTP routes would let any caller take the model away."""
@@ -69,6 +76,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         )
         self._settings = settings
         self.dataplane = _DataPlane(model_registry=self.registered_models)
+        app.include_router(metadata_routes(self.dataplane))
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)

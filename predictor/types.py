@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
@@ -162,6 +163,9 @@ class ModelProfile:
 
     ``size_multiple`` is the number of pixels that width and height must be a multiple of.
     ``adapters`` and ``controlnets`` are the names of what lies beside the model.
+    ``unused_fields`` are those of a request that this model could not follow, each with the reason,
+    ``most_steps`` bounds the steps of some schedulers, ``max_sequence_length`` is the number of
+    tokens that a T5 encoder reads; None where there is no such encoder.
     """
 
     revision: str
@@ -172,6 +176,10 @@ class ModelProfile:
     adapters: tuple[str, ...] = ()
     controlnets: tuple[str, ...] = ()
     has_refiner: bool = False
+    family: str = "unknown"
+    unused_fields: Mapping[str, str] = field(default_factory=dict)
+    most_steps: Mapping[str, int] = field(default_factory=dict)
+    max_sequence_length: int | None = None
 
     def default_request(self, prompt: str) -> GenerationRequest:
         """What a request with a prompt alone asks for, with seed 0.

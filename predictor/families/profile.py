@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
 from predictor.errors import ModelLoadError
+from predictor.families.family import Family
 from predictor.families.generation_defaults import read_generation_defaults
-from predictor.pipelines.schedulers import OWN, scheduler_names
+from predictor.families.table import family_of
+from predictor.pipelines.schedulers import OWN, most_steps, scheduler_names
+from predictor.pipelines.signature import check_makes_pictures, default_of, unused_fields
 from predictor.pipelines.tasks import tasks_of
 from predictor.types import GenerationDefaults, ModelProfile
 
+_USUAL_STEPS = 30
 # Where the refiner's training began: it knows the last 200 of 1,000 timesteps.
 _DENOISING_END = 0.8
 
@@ -23,16 +28,13 @@ def read_profile(
     """The profile of the pipeline that was loaded from ``folder``.
 
     Raises:
-        ModelLoadError: the folder's own defaults cannot be used.
+        ModelLoadError: the folder's own defaults cannot be used, or it makes no pictures.
     """
-    schedulers = scheduler_names(pipeline.scheduler)
-    side = _native_side(pipeline)
-    fallback = GenerationDefaults(
-        width=side,
-        height=side,
-        num_inference_steps=30,
-        guidance_scale=7.5,
-        scheduler="unipc" if "unipc" in schedulers else OWN,
+    check_makes_pictures(pipeline)
+    family = family_of(folder)
+    schedulers = _schedulers(family, pipeline)
+    fallback = replace(
+        _defaults(family, pipeline, schedulers),
         denoising_end=_DENOISING_END if has_refiner else None,
     )
     defaults = read_generation_defaults(folder, fallback)
@@ -45,20 +47,62 @@ def read_profile(
         schedulers,
         tasks=tasks_of(pipeline),
         has_refiner=has_refiner,
+        family=family.name,
+        unused_fields=unused_fields(pipeline),
+        most_steps=_most_steps(pipeline, schedulers),
+        max_sequence_length=_max_sequence_length(family, pipeline),
     )
+
+
+def _schedulers(family: Family, pipeline: DiffusionPipeline) -> tuple[str, ...]:
+    own = getattr(pipeline, "scheduler", None)
+    if own is None:
+        return (OWN,)
+    solving = scheduler_names(own, always_shifts=family.always_shifts)
+    allowed = solving if family.schedulers is None else (*family.schedulers, OWN)
+    return tuple(name for name in solving if name in allowed)
+
+
+def _defaults(
+    family: Family, pipeline: DiffusionPipeline, schedulers: tuple[str, ...]
+) -> GenerationDefaults:
+    """The family's; what the table leaves open is as in the pipeline's own call."""
+    steps, guidance = family.num_inference_steps, family.guidance_scale
+    if steps is None:
+        steps = int(default_of(pipeline, "num_inference_steps") or _USUAL_STEPS)
+    if guidance is None:
+        guidance = float(default_of(pipeline, "guidance_scale") or 0.0)
+    side = _native_side(family, pipeline)
+    return GenerationDefaults(
+        width=int(default_of(pipeline, "width") or side),
+        height=int(default_of(pipeline, "height") or side),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        scheduler=family.scheduler if family.scheduler in schedulers else OWN,
+    )
+
+
+def _most_steps(pipeline: DiffusionPipeline, schedulers: tuple[str, ...]) -> dict[str, int]:
+    bounds = most_steps(getattr(pipeline, "scheduler", None))
+    return {name: most for name, most in bounds.items() if name in schedulers}
+
+
+def _max_sequence_length(family: Family, pipeline: DiffusionPipeline) -> int | None:
+    own = default_of(pipeline, "max_sequence_length")
+    return family.max_sequence_length or (int(own) if own else None)
 
 
 def _denoiser_config(pipeline: DiffusionPipeline) -> Any:
     denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-    if denoiser is None:
-        raise ModelLoadError(f"{type(pipeline).__name__} has no unet and no transformer")
-    return denoiser.config
+    return getattr(denoiser, "config", None)
 
 
-def _native_side(pipeline: DiffusionPipeline) -> int:
+def _native_side(family: Family, pipeline: DiffusionPipeline) -> int:
     """The side in pixels that the denoiser was trained at."""
-    latent_side = getattr(_denoiser_config(pipeline), "sample_size", None) or 128
-    return int(latent_side) * int(getattr(pipeline, "vae_scale_factor", 8))
+    latent_side = getattr(_denoiser_config(pipeline), "sample_size", None)
+    if not isinstance(latent_side, int):
+        latent_side = family.latent_side
+    return latent_side * int(getattr(pipeline, "vae_scale_factor", 8))
 
 
 def _size_multiple(pipeline: DiffusionPipeline) -> int:

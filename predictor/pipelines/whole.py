@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +16,9 @@ from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
-from predictor.pipelines.prompts import truncation_warning
+from predictor.pipelines.prompts import truncation_warning, windows
 from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.signature import parameters
 from predictor.pipelines.tasks import pipeline_for
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile, Task
 
@@ -47,8 +47,7 @@ class DiffusersPipeline:
         self._profile = replace(
             profile, adapters=self.adapters.names, controlnets=self.controlnets.names
         )
-        parts = pipeline.components.items()
-        self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
+        self._windows = windows(pipeline.components, profile.max_sequence_length)
         self._views: dict[Task, DiffusionPipeline] = {}
 
     @property
@@ -94,7 +93,9 @@ class DiffusersPipeline:
         if request.task not in self._views:
             self._views[request.task] = pipeline_for(request.task, self.diffusers)
         view = copy.copy(self._views[request.task])
-        view.scheduler = make_scheduler(request.scheduler, self.diffusers.scheduler)
+        own = getattr(view, "scheduler", None)
+        if own is not None:
+            view.scheduler = make_scheduler(request.scheduler, own)
         return view
 
     def _arguments(
@@ -113,7 +114,7 @@ class DiffusersPipeline:
             return tensors
 
         negative_prompts = [one.negative_prompt for one in requests]
-        arguments = {
+        arguments: dict[str, Any] = {
             "prompt": [one.prompt for one in requests],
             # None, not "": SDXL was trained with zeros where there is no negative prompt.
             "negative_prompt": negative_prompts if request.negative_prompt else None,
@@ -121,16 +122,24 @@ class DiffusersPipeline:
             "height": request.height,
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
+            "max_sequence_length": self._profile.max_sequence_length,
             "callback_on_step_end": on_step_end,
             **_images(requests),
         }
-        accepted = inspect.signature(type(view).__call__).parameters
-        return {name: value for name, value in arguments.items() if name in accepted}
+        accepted = parameters(view).keys() - self._profile.unused_fields.keys()
+        if "callback_on_step_end" not in accepted:
+            # Its older form, which PixArt has still.
+            arguments["callback"] = lambda step, *_: on_step(step + 1, request.num_inference_steps)
+        return {
+            name: value
+            for name, value in arguments.items()
+            if name in accepted and value is not None
+        }
 
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
         """The parts of the prompts that no text encoder reads."""
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-        told = [truncation_warning(name, self._tokenizers, text) for name, text in fields.items()]
+        told = [truncation_warning(name, self._windows, text) for name, text in fields.items()]
         return tuple(warning for warning in told if warning)
 
 

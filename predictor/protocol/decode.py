@@ -125,6 +125,7 @@ def _pictures(
     values: dict[str, Any], accepted: OutputFormat, limits: Limits, images: InputImages
 ) -> tuple[Picture, ...]:
     """One request per picture: the first with the seed, the others with the numbers after it."""
+    limits.check_used(values)
     settled: dict[str, Any] = {"negative_prompt": "", "output_format": accepted}
     settled |= asdict(limits.profile.defaults) | values
     if limits.profile.has_refiner and "mask_image" in values:

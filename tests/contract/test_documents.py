@@ -9,10 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import Scene
+from hack import document_families
 from hack.document_settings import documented
 from predictor.error_responses import STATUS
 from predictor.pipelines.schedulers import OWN, scheduler_names
@@ -22,6 +24,7 @@ from tests.serving import Server
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 API = (ROOT / "docs" / "api.md").read_text("utf-8")
+MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
 LOCAL = "http://127.0.0.1:8080"
 
 
@@ -51,6 +54,28 @@ def test_the_settings_tables_are_those_of_the_code() -> None:
     assert documented(README) == README, "run `make manifests`"
 
 
+def test_the_table_of_families_is_that_of_the_code() -> None:
+    assert document_families.documented(MODELS) == MODELS, "run `make manifests`"
+
+
+def test_the_models_document_names_every_flow_scheduler() -> None:
+    section = MODELS.partition("## Schedulers")[2]
+    listed = {
+        model: tuple(re.findall(r"`(\w+)`", names.partition(";")[0]))
+        for model, names in re.findall(r"^\| ([^|]+) \| (`[^|]*) \|$", section, re.MULTILINE)
+    }
+    shifting = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    constant = FlowMatchEulerDiscreteScheduler()
+
+    assert listed == {
+        "LCM": ("lcm", OWN),
+        "SD3, SD 3.5": scheduler_names(constant),
+        "FLUX dev": scheduler_names(shifting, always_shifts=True),
+        "FLUX schnell": scheduler_names(constant, always_shifts=True),
+        "unknown": (OWN,),
+    }
+
+
 def test_the_parameter_table_names_every_parameter() -> None:
     table = README.partition("## Parameters of a request")[2].partition("## ")[0]
     named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))))
@@ -62,10 +87,7 @@ def test_the_parameter_table_names_every_scheduler() -> None:
     row = re.search(r"^\| `scheduler` .*$", README, re.MULTILINE)
     assert row
 
-    class AnyScheduler:
-        """Not a flow-matching one."""
-
-    names = scheduler_names(AnyScheduler())  # type: ignore[arg-type]
+    names = scheduler_names(EulerDiscreteScheduler())
     assert set(re.findall(r"`(\w+)`", row[0])) == {"scheduler", *names}
     assert OWN in names
 

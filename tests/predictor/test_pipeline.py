@@ -112,7 +112,7 @@ def test_cuda_that_is_not_there_is_told(demo_model: Path) -> None:
     ("build", "multiple", "schedulers"),
     [
         (build_sdxl, 8, scheduler_names(UniPCMultistepScheduler())),
-        (build_sd3, 8, (OWN,)),
+        (build_sd3, 8, ("euler", "heun", "unipc", "dpmpp_2m", OWN)),
     ],
 )
 def test_another_family_is_published_loaded_and_served(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from transformers import CLIPTokenizer
+import torch
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from demo.tokenizer import WINDOW, build_tokenizer
-from predictor.pipelines.prompts import dropped_text, truncation_warning
+from predictor.pipelines.prompts import Window, dropped_text, truncation_warning, windows
 
 FULL = "red " * (WINDOW - 2)
 
@@ -16,18 +17,37 @@ def tokenizer() -> CLIPTokenizer:
     return build_tokenizer(["a red circle on a blue background"])
 
 
-def test_the_window_holds_start_and_end_beside_the_words(tokenizer: CLIPTokenizer) -> None:
-    assert dropped_text(tokenizer, FULL) == ""
-    assert dropped_text(tokenizer, FULL + "Blue") == "Blue"
+@pytest.fixture(scope="module")
+def window(tokenizer: CLIPTokenizer) -> Window:
+    return Window(tokenizer, WINDOW)
 
 
-def test_the_dropped_part_is_told_as_it_was_written(tokenizer: CLIPTokenizer) -> None:
-    assert dropped_text(tokenizer, FULL + "Ein  GRÜNES Quadrat!") == "Ein  GRÜNES Quadrat!"
+def test_the_window_holds_start_and_end_beside_the_words(window: Window) -> None:
+    assert dropped_text(window, FULL) == ""
+    assert dropped_text(window, FULL + "Blue") == "Blue"
 
 
-def test_an_encoder_with_a_longer_window_reads_the_end(tokenizer: CLIPTokenizer) -> None:
-    longer = build_tokenizer(["a red circle on a blue background"])
-    longer.model_max_length = 512
+def test_the_dropped_part_is_told_as_it_was_written(window: Window) -> None:
+    assert dropped_text(window, FULL + "Ein  GRÜNES Quadrat!") == "Ein  GRÜNES Quadrat!"
 
-    assert truncation_warning("prompt", [tokenizer], "red " * 80)
-    assert truncation_warning("prompt", [tokenizer, longer], "red " * 80) is None
+
+def test_an_encoder_with_a_longer_window_reads_the_end(window: Window) -> None:
+    longer = Window(window.tokenizer, 512)
+
+    assert truncation_warning("prompt", [window], "red " * 80)
+    assert truncation_warning("prompt", [window, longer], "red " * 80) is None
+
+
+def test_what_the_pipeline_gives_an_encoder_is_its_window(tokenizer: CLIPTokenizer) -> None:
+    """CLIP reads its own window; one that was left out reads nothing."""
+    components = {
+        "tokenizer": tokenizer,
+        "text_encoder": CLIPTextModel(CLIPTextConfig(num_hidden_layers=1, hidden_size=64)),
+        "tokenizer_2": tokenizer,
+        "text_encoder_2": torch.nn.Identity(),
+        "tokenizer_3": tokenizer,
+        "text_encoder_3": None,
+    }
+
+    assert [one.tokens for one in windows(components, 256)] == [WINDOW, 256]
+    assert [one.tokens for one in windows(components, None)] == [WINDOW, WINDOW]

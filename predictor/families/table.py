@@ -1,0 +1,225 @@
+"""The families that are known, each with what suits it; ``docs/models.md`` shows this table.
+
+The figures are those of diffusers' own pages of the pipelines and of the model cards, but for the
+steps of SD 1.x to SDXL, which are for UniPC.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from predictor.families.configs import Configs
+from predictor.families.family import Family
+
+_STABLE_DIFFUSION = {
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+}
+_SDXL = {"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"}
+_SDXL_INPAINTING = {"StableDiffusionXLInpaintPipeline"}
+_LCM = {"LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"}
+_SD3 = {
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+}
+_FLUX = {"FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"}
+
+_PUBLISHED_IN_HALF = "published and run in it"
+_PUBLISHED_IN_BFLOAT16 = "published and run in it"
+_FLUX_IN_BFLOAT16 = "published and run in it; float16 clips what its text encoders bring"
+
+
+def _is_lcm(model: Configs) -> bool:
+    """Distilled with the guidance as an input (``w`` of the LCM paper, arXiv 2310.04378)."""
+    unets = _STABLE_DIFFUSION | _SDXL | _LCM
+    return model.class_name in unets and model.unet.get("time_cond_proj_dim") is not None
+
+
+def _is_turbo(model: Configs) -> bool:
+    """Trained at 512 pixels on the last of evenly spaced timesteps.
+
+    A schedule with zero terminal SNR wants ``trailing`` too, but with v-prediction.
+    """
+    schedule = model.scheduler
+    return (
+        schedule.get("timestep_spacing") == "trailing"
+        and schedule.get("prediction_type", "epsilon") == "epsilon"
+        and model.unet.get("sample_size") == 64
+    )
+
+
+def _is_sd2(model: Configs) -> bool:
+    """The mark that does not depend on the width, and diffusers' own when it converts one."""
+    return model.class_name in _STABLE_DIFFUSION and bool(model.unet.get("use_linear_projection"))
+
+
+def _is_sd35(model: Configs) -> bool:
+    return model.class_name in _SD3 and model.transformer.get("qk_norm") is not None
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        "lcm",
+        "SD or SDXL whose UNet has `time_cond_proj_dim`, or `LatentConsistencyModelPipeline`",
+        lambda model: _is_lcm(model) or model.class_name in _LCM,
+        latent_side=96,
+        num_inference_steps=4,
+        guidance_scale=8.0,
+        scheduler="lcm",
+        gpu_dtype="float16",
+        dtype_reason=_PUBLISHED_IN_HALF,
+        upcasts_vae=True,
+        schedulers=("lcm",),
+    ),
+    Family(
+        "sdxl-turbo",
+        "as `sdxl`, with `sample_size` 64, `timestep_spacing` trailing and epsilon prediction",
+        lambda model: model.class_name in _SDXL and _is_turbo(model),
+        latent_side=64,
+        num_inference_steps=4,
+        guidance_scale=0.0,
+        scheduler=None,
+        gpu_dtype="float16",
+        dtype_reason=_PUBLISHED_IN_HALF,
+        upcasts_vae=True,
+    ),
+    Family(
+        "sdxl-inpainting",
+        "`StableDiffusionXLInpaintPipeline`",
+        lambda model: model.class_name in _SDXL_INPAINTING,
+        latent_side=128,
+        num_inference_steps=30,
+        guidance_scale=7.5,
+        scheduler="unipc",
+        gpu_dtype="float16",
+        dtype_reason=_PUBLISHED_IN_HALF,
+        upcasts_vae=True,
+    ),
+    Family(
+        "sdxl",
+        "`StableDiffusionXLPipeline`",
+        lambda model: model.class_name in _SDXL,
+        latent_side=128,
+        num_inference_steps=30,
+        guidance_scale=5.0,
+        scheduler="unipc",
+        gpu_dtype="float16",
+        dtype_reason=_PUBLISHED_IN_HALF,
+        upcasts_vae=True,
+    ),
+    Family(
+        "sd2-turbo",
+        "as `sd2`, with `sample_size` 64, `timestep_spacing` trailing and epsilon prediction",
+        lambda model: _is_sd2(model) and _is_turbo(model),
+        latent_side=64,
+        num_inference_steps=4,
+        guidance_scale=0.0,
+        scheduler=None,
+        gpu_dtype="float16",
+        dtype_reason=_PUBLISHED_IN_HALF,
+    ),
+    Family(
+        "sd2",
+        "as `sd1`, with `use_linear_projection` in the UNet",
+        _is_sd2,
+        latent_side=96,
+        num_inference_steps=30,
+        guidance_scale=7.5,
+        scheduler="unipc",
+        gpu_dtype="float16",
+        dtype_reason="published and run in it; 2.1 asks for `upcast_attention` itself",
+    ),
+    Family(
+        "sd1",
+        "`StableDiffusionPipeline`",
+        lambda model: model.class_name in _STABLE_DIFFUSION,
+        latent_side=64,
+        num_inference_steps=30,
+        guidance_scale=7.5,
+        scheduler="unipc",
+        gpu_dtype="float16",
+        dtype_reason=_PUBLISHED_IN_HALF,
+    ),
+    Family(
+        "sd3.5-medium",
+        "as `sd3.5-large`, with `dual_attention_layers`",
+        lambda model: _is_sd35(model) and bool(model.transformer.get("dual_attention_layers")),
+        latent_side=128,
+        num_inference_steps=40,
+        guidance_scale=4.5,
+        scheduler="euler",
+        gpu_dtype="bfloat16",
+        dtype_reason=_PUBLISHED_IN_BFLOAT16,
+    ),
+    Family(
+        "sd3.5-large",
+        "as `sd3`, with `qk_norm` in the transformer",
+        _is_sd35,
+        latent_side=128,
+        num_inference_steps=28,
+        guidance_scale=3.5,
+        scheduler="euler",
+        gpu_dtype="bfloat16",
+        dtype_reason=_PUBLISHED_IN_BFLOAT16,
+    ),
+    Family(
+        "sd3",
+        "`StableDiffusion3Pipeline`",
+        lambda model: model.class_name in _SD3,
+        latent_side=128,
+        num_inference_steps=28,
+        guidance_scale=7.0,
+        scheduler="euler",
+        gpu_dtype="float16",
+        dtype_reason=_PUBLISHED_IN_HALF,
+    ),
+    Family(
+        "flux-schnell",
+        "`FluxPipeline` whose transformer has no `guidance_embeds`",
+        lambda model: model.class_name in _FLUX and not model.transformer.get("guidance_embeds"),
+        latent_side=128,
+        num_inference_steps=4,
+        guidance_scale=0.0,
+        scheduler="euler",
+        gpu_dtype="bfloat16",
+        dtype_reason=_FLUX_IN_BFLOAT16,
+        max_sequence_length=256,
+        always_shifts=True,
+    ),
+    Family(
+        "flux-dev",
+        "`FluxPipeline` whose transformer has `guidance_embeds`",
+        lambda model: model.class_name in _FLUX,
+        latent_side=128,
+        num_inference_steps=28,
+        guidance_scale=3.5,
+        scheduler="euler",
+        gpu_dtype="bfloat16",
+        dtype_reason=_FLUX_IN_BFLOAT16,
+        always_shifts=True,
+    ),
+    Family(
+        "unknown",
+        "any other class that makes pictures",
+        lambda model: True,
+        latent_side=128,
+        num_inference_steps=None,
+        guidance_scale=None,
+        scheduler=None,
+        gpu_dtype="bfloat16",
+        dtype_reason="the range of float32: what was not tried overflows in nothing",
+        schedulers=(),
+    ),
+)
+
+
+def family_of(folder: Path) -> Family:
+    """The family of the model in ``folder``; reads its configurations, loads nothing.
+
+    Raises:
+        ModelLoadError: one of them is no JSON.
+    """
+    configs = Configs(folder)
+    return next(family for family in FAMILIES if family.matches(configs))

@@ -1,0 +1,103 @@
+"""``GET /v2/models/{name}``: the Open Inference Protocol's fields, and what may be asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from modelstore import Marker
+from predictor.metadata import INPUT_TYPES, model_metadata
+from predictor.protocol.fields import Instance
+from predictor.settings import Settings
+from predictor.types import GenerationDefaults, ModelProfile
+from tests.serving import MODEL_NAME, PREDICT, Server
+
+ROUTE = f"/v2/models/{MODEL_NAME}"
+DEFAULTS = GenerationDefaults(64, 64, 4, 0.0, "default")
+
+
+def test_a_model_says_what_it_is_and_takes(client: httpx.Client, demo_model: Path) -> None:
+    response = client.get(ROUTE)
+    answer = response.json()
+
+    assert response.status_code == 200
+    assert answer["name"] == MODEL_NAME
+    assert answer["versions"] == [Marker.read(demo_model).revision]
+    assert answer["platform"] == "diffusers"
+    assert {"name": "prompt", "datatype": "BYTES", "shape": [-1]} in answer["inputs"]
+    assert answer["outputs"][0] == {"name": "image", "datatype": "BYTES", "shape": [-1]}
+    assert answer["family"] == "sd1"
+    assert "text-to-image" in answer["tasks"]
+    assert answer["defaults"]["num_inference_steps"] == 20
+    assert answer["limits"]["max_side"] == 2048
+    assert (answer["adapters"], answer["controlnets"], answer["has_refiner"]) == ([], [], False)
+
+
+def test_what_it_lists_is_what_it_takes(client: httpx.Client) -> None:
+    """Every scheduler listed is accepted, and the refusal of another lists them all."""
+    schedulers = client.get(ROUTE).json()["schedulers"]
+    body = {"prompt": "a red star", "num_inference_steps": 2}
+
+    for name in schedulers:
+        answer = client.post(PREDICT, json=body | {"scheduler": name})
+        assert answer.status_code == 200, (name, answer.text)
+    refused = client.post(PREDICT, json=body | {"scheduler": "flow"})
+    assert refused.status_code == 400
+    assert refused.json() == {"error": f"scheduler: 'flow' is not one of {', '.join(schedulers)}"}
+
+
+def test_more_steps_than_lcm_has_are_refused(client: httpx.Client) -> None:
+    most = client.get(ROUTE).json()["limits"]["most_steps"]["lcm"]
+    body = {"prompt": "a red star", "scheduler": "lcm"}
+
+    assert client.post(PREDICT, json=body | {"num_inference_steps": most}).status_code == 200
+    refused = client.post(PREDICT, json=body | {"num_inference_steps": most + 1})
+    assert refused.status_code == 400
+    assert refused.json()["error"].startswith("num_inference_steps: 51 is more than the 50")
+
+
+def test_another_model_is_not_there(client: httpx.Client) -> None:
+    assert client.get("/v2/models/other").status_code == 404
+
+
+def test_the_first_protocols_route_is_as_it_was(client: httpx.Client) -> None:
+    expected = {"name": MODEL_NAME, "ready": True}
+
+    assert client.get(f"/v1/models/{MODEL_NAME}").json() == expected
+
+
+def test_a_model_that_loads_says_so(demo_model: Path, tmp_path: Path) -> None:
+    with Server.started(demo_model, tmp_path / "log") as server:
+        server.wait_for("/")
+        early = httpx.get(server.url + ROUTE)
+
+    assert early.status_code == 503
+    assert "retry-after" in early.headers
+
+
+def test_every_field_of_one_value_has_a_type() -> None:
+    composite = {"adapters", "controlnet", "parameters"}
+
+    assert set(Instance.model_fields) - composite == set(INPUT_TYPES)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "absent"),
+    [
+        (("text-to-image",), {"image", "strength", "mask_image"}),
+        (("text-to-image", "image-to-image"), {"mask_image"}),
+        (("text-to-image", "inpainting"), set()),
+    ],
+)
+def test_fields_that_would_be_refused_are_no_inputs(
+    tasks: tuple[str, ...], absent: set[str]
+) -> None:
+    unused = {"negative_prompt": "why"}
+    profile = ModelProfile("r1", DEFAULTS, 8, (), tasks=tasks, unused_fields=unused)  # type: ignore[arg-type]
+    answer = model_metadata("m", profile, Settings())
+    inputs = {one["name"] for one in answer["inputs"]}
+
+    assert set(INPUT_TYPES) - inputs == {*absent, "negative_prompt", "denoising_end"}
+    assert answer["unused_fields"] == unused
