@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from kserve import Model
@@ -13,21 +13,20 @@ from kserve import Model
 from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
-from predictor.metrics import ENGINES
 from predictor.progress import Progress
 from predictor.protocol import Call, EncodedResponse, Picture, decode, encode
+from predictor.residency import Residency, memory_budget
 from predictor.settings import Settings
 from predictor.stream import stream
 from predictor.types import GenerationResult, ModelProfile
 
-logger = logging.getLogger(__name__)
-
 
 class Loaded(NamedTuple):
-    """A warm engine and what the protocol must know of its model."""
+    """A warm engine, what the protocol must know of its model, and what its weights take."""
 
     engine: Engine
     profile: ModelProfile
+    memory_bytes: int = 0
 
 
 def load(settings: Settings) -> Loaded:
@@ -45,45 +44,47 @@ def load(settings: Settings) -> Loaded:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
-    return Loaded(open_engine(pipeline, settings), pipeline.profile)
+    size = memory_budget.tensor_bytes(pipeline.diffusers)
+    return Loaded(open_engine(pipeline, settings), pipeline.profile, size)
+
+
+class ModelLoader:
+    """A ``Loader`` under the settings; without a bound for a server of one model."""
+
+    def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
+        self._settings = settings
+        self._is_bounded = is_bounded
+
+    def budget_bytes(self) -> float:
+        """See ``Loader.budget_bytes``."""
+        return memory_budget.budget_bytes(self._settings) if self._is_bounded else math.inf
+
+    def expected_bytes(self, folder: Path) -> int:
+        """See ``Loader.expected_bytes``."""
+        return memory_budget.expected_bytes(folder, self._settings) if self._is_bounded else 0
+
+    def load(self, folder: Path) -> Loaded:
+        """See ``Loader.load``."""
+        return load(self._settings.model_copy(update={"model_dir": folder}))
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
-    """One model under KServe's server; loads in the background while the port answers already."""
+    """One model under KServe's server, loaded or not."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, residency: Residency) -> None:
         super().__init__(name, return_response_headers=True)
         self._settings = settings
-        self._loaded: Loaded | None = None
-        self.loading: Future[None] | None = None
+        self._residency = residency
         # KServe opens its port only for a model that says so; ``healthy`` tells the truth.
         self.ready = True
 
-    def start(self) -> None:
-        """Begin to load; called by KServe's server before its event loop runs."""
-        loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
-        self.loading = loader.submit(self._load)
-        # The thread must not outlive its work: OpenMP counts its idle pool of threads as busy, and
-        # on a CPU the engine's own steps then take twice as long.
-        loader.shutdown(wait=False)
-
-    def _load(self) -> None:
-        self._loaded = load(self._settings)
-        ENGINES.watch(self.name, self._loaded.engine)
-        logger.info("model %s is ready", self.name)
-
     def load(self) -> bool:
         """Whether the model is loaded; KServe calls this where it finds a model not ready."""
-        return self._loaded is not None
+        return self._residency[self.name].is_open
 
     async def healthy(self) -> bool:
-        """Whether a request would be served."""
-        return self._loaded is not None
-
-    def stop(self) -> None:
-        """Give up what is queued and running."""
-        if self._loaded is not None:
-            self._loaded.engine.close()
+        """Whether a request would be served at once."""
+        return self._residency[self.name].is_open
 
     async def predict(
         self,
@@ -92,28 +93,33 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         response_headers: dict[str, str] | None = None,
     ) -> bytes | dict[str, Any] | AsyncIterator[bytes]:
         """Answer one ``:predict`` call; ``response_headers`` is filled for KServe to send."""
-        assert self._loaded is not None
-        limits = Limits(self._settings, self._loaded.profile)
-        call = decode(payload, (headers or {}).get("accept"), limits)
-        progress = Progress([picture.request for picture in call.pictures], call.as_events)
-        if call.as_events:
-            return await stream(self._answer(call, progress), progress)
-        response = await self._answer(call, progress)
+        async with self._residency.use(self.name) as loaded:
+            call = decode(
+                payload,
+                (headers or {}).get("accept"),
+                Limits(self._settings, loaded.profile),
+            )
+            progress = Progress([picture.request for picture in call.pictures], call.as_events)
+            answer = self._answer(loaded, call, progress)
+            if call.as_events:
+                return await stream(answer, progress)
+            response = await answer
         if response_headers is not None:
             response_headers.update(response.headers)
         return response.body
 
-    async def _answer(self, call: Call, progress: Progress) -> EncodedResponse:
-        assert self._loaded is not None
-        results = await self._make_in_time(self._loaded.engine, call.pictures, progress)
-        return await asyncio.to_thread(
-            encode,
-            call,
-            results,
-            model_name=self.name,
-            revision=self._loaded.profile.revision,
-            embed_metadata=self._settings.embed_metadata,
-        )
+    async def _answer(self, loaded: Loaded, call: Call, progress: Progress) -> EncodedResponse:
+        # A stream goes on after ``predict`` has returned.
+        with self._residency.keep(self.name):
+            results = await self._make_in_time(loaded.engine, call.pictures, progress)
+            return await asyncio.to_thread(
+                encode,
+                call,
+                results,
+                model_name=self.name,
+                revision=loaded.profile.revision,
+                embed_metadata=self._settings.embed_metadata,
+            )
 
     async def _make_in_time(
         self, engine: Engine, pictures: Sequence[Picture], progress: Progress
