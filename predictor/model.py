@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kserve import Model
 
@@ -20,6 +20,9 @@ from predictor.settings import Settings
 from predictor.stream import stream
 from predictor.types import GenerationResult, ModelProfile
 
+if TYPE_CHECKING:
+    from predictor.engine_choice import Measured
+
 
 class Loaded(NamedTuple):
     """A warm engine, what the protocol must know of its model, and what its weights take."""
@@ -29,7 +32,7 @@ class Loaded(NamedTuple):
     memory_bytes: int = 0
 
 
-def load(settings: Settings) -> Loaded:
+def load(settings: Settings, measured: Measured) -> Loaded:
     """Load the model folder into an engine; seconds to minutes, so never on the event loop.
 
     Raises:
@@ -45,7 +48,7 @@ def load(settings: Settings) -> Loaded:
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
     size = memory_budget.tensor_bytes(pipeline.diffusers)
-    return Loaded(open_engine(pipeline, settings), pipeline.profile, size)
+    return Loaded(open_engine(pipeline, settings, measured), pipeline.profile, size)
 
 
 class ModelLoader:
@@ -54,6 +57,13 @@ class ModelLoader:
     def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
         self._settings = settings
         self._is_bounded = is_bounded
+        self._measured: Measured | None = None
+
+    def prepare(self) -> None:
+        """See ``Loader.prepare``."""
+        from predictor.engine_choice import Measured
+
+        self._measured = Measured()
 
     def budget_bytes(self) -> float:
         """See ``Loader.budget_bytes``."""
@@ -65,7 +75,8 @@ class ModelLoader:
 
     def load(self, folder: Path) -> Loaded:
         """See ``Loader.load``."""
-        return load(self._settings.model_copy(update={"model_dir": folder}))
+        assert self._measured is not None
+        return load(self._settings.model_copy(update={"model_dir": folder}), self._measured)
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types

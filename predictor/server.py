@@ -70,6 +70,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         )
         self._settings = settings
         self._repository = repository
+        self._residency = repository.residency
         self._load_error: ModelLoadError | None = None
         self.dataplane = _DataPlane(model_registry=repository)
         self.model_repository_extension = RepositoryExtension(model_registry=repository)
@@ -88,7 +89,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         # KServe answers through a FastAPI class that is deprecated: not for our log to say.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
         self.start(list(self._repository.models.values()))
-        self._repository.residency.close()
+        self._residency.close()
         if self._load_error is not None:
             raise self._load_error
 
@@ -113,7 +114,8 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
 
     async def _preload(self) -> None:
         try:
-            await self._repository.residency.preload(self._repository.preload_names)
+            await self._residency.prepare()
+            await self._residency.preload(self._repository.preload_names)
         except ModelLoadError as error:
             # Left alone, the pod would stay not ready for ever.
             self._load_error = error

@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 class Loader(Protocol):
     """What loads a model; never called on the event loop."""
 
+    def prepare(self) -> None:
+        """Import what takes seconds; called once, before all else."""
+
     def budget_bytes(self) -> float:
         """What all models may take together; asked once, before the first is loaded."""
 
@@ -107,6 +110,20 @@ class Residency:
         if resident.is_open and resident.folder != await asyncio.to_thread(resident.path.resolve):
             await self.unload(name)
         await self._wait_until_open(resident)
+
+    async def prepare(self) -> None:
+        """Import what every load needs.
+
+        Raises:
+            ModelLoadError: the installation is broken.
+        """
+        try:
+            # Requests may come already: their loads take their turns after this.
+            async with self._room.turn:
+                await in_own_thread(self._loader.prepare)
+        except Exception as error:
+            logger.exception("the imports failed")
+            raise ModelLoadError(f"loading failed: {error}") from None
 
     async def preload(self, names: Iterable[str]) -> None:
         """Load these, for however long it takes.
