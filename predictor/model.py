@@ -78,6 +78,10 @@ class ModelLoader:
         assert self._measured is not None
         return load(self._settings.model_copy(update={"model_dir": folder}), self._measured)
 
+    def release(self) -> None:
+        """See ``Loader.release``."""
+        memory_budget.release_memory()
+
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     """One model under KServe's server, loaded or not."""

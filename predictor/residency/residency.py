@@ -23,7 +23,7 @@ from predictor.metrics import (
     MODEL_LOADS,
     begin_series,
 )
-from predictor.residency.memory_budget import GIB, release_memory
+from predictor.residency.memory_budget import GIB
 from predictor.residency.own_thread import in_own_thread
 from predictor.residency.resident import Failure, Resident
 from predictor.residency.room import Room
@@ -57,6 +57,9 @@ class Loader(Protocol):
             ModelLoadError: it cannot be served.
         """
 
+    def release(self) -> None:
+        """Give the memory back of what nothing refers to any more."""
+
 
 class Residency:
     """The models of this process by name, and what is loaded of them."""
@@ -65,7 +68,7 @@ class Residency:
         self._loader = loader
         self._max_wait_seconds = max_wait_seconds
         self._max_waiters = max_waiters
-        self._room = Room(max_wait_seconds)
+        self._room = Room(max_wait_seconds, loader.release)
         self._residents = self._room.residents
         self._budget: float | None = None
 
@@ -222,7 +225,7 @@ class Residency:
             _note_success(resident, time.perf_counter() - started)
             return
         # Past the handler: its traceback would keep what was loaded so far.
-        await in_own_thread(release_memory)
+        await in_own_thread(self._loader.release)
 
     async def _budget_bytes(self) -> float:
         if self._budget is None:

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from predictor.errors import ModelTooLargeError
 from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_UNLOADS
-from predictor.residency.memory_budget import GIB, release_memory
+from predictor.residency.memory_budget import GIB
 from predictor.residency.own_thread import in_own_thread
 from predictor.residency.resident import Resident
 
@@ -26,10 +27,11 @@ _SHARE_OF_PATIENCE = 0.25
 class Room:
     """``turn`` is held by the one load or unloading under way."""
 
-    def __init__(self, max_wait_seconds: float) -> None:
+    def __init__(self, max_wait_seconds: float, release: Callable[[], None]) -> None:
         self.residents: dict[str, Resident] = {}
         self.turn = asyncio.Lock()
         self._max_wait_seconds = max_wait_seconds
+        self._release = release
         self._change = asyncio.Event()
 
     def tell_change(self) -> None:
@@ -102,7 +104,8 @@ class Room:
     async def _unload(self, resident: Resident) -> None:
         held, resident.loaded = [resident.loaded], None
         ENGINES.unwatch(resident.name)
-        await in_own_thread(_dispose, held)
+        await in_own_thread(_close, held)
+        await in_own_thread(self._release)
         resident.memory_bytes = 0
         MODEL_BYTES.labels(resident.name).set(0)
         MODEL_UNLOADS.labels(resident.name).inc()
@@ -117,10 +120,8 @@ def _last_used(resident: Resident) -> float:
     return resident.last_used
 
 
-def _dispose(held: list[Loaded | None]) -> None:
+def _close(held: list[Loaded | None]) -> None:
     """Takes the last reference out of the list, so that nothing is left to refer to the model."""
     loaded = held.pop()
     assert loaded is not None
     loaded.engine.close()
-    del loaded
-    release_memory()
