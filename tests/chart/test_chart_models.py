@@ -160,5 +160,5 @@ def test_one_predictor_is_tested_with_each_of_its_models() -> None:
 
 def test_a_predictor_for_all_leaves_no_model_one_of_its_own() -> None:
     models = [TWO[0], {**TWO[1], "predictor": {"concurrency": 2}}]
-    with pytest.raises(helm_python.HelmRenderError, match="second.*sharedPredictor"):
+    with pytest.raises(helm_python.HelmRenderError, match=r"second.*sharedPredictor"):
         render({"models": models, "sharedPredictor": True})
