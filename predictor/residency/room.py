@@ -99,7 +99,6 @@ class Room:
     def _reopen(self) -> None:
         for resident in self.residents.values():
             resident.is_leaving = False
-        self.tell_change()
 
     async def _unload(self, resident: Resident) -> None:
         held, resident.loaded = [resident.loaded], None

@@ -14,7 +14,7 @@ import pytest
 from predictor.errors import ModelLoadError, ModelUnavailableError, OverloadedError
 from predictor.model import Loaded
 from predictor.residency import Residency
-from predictor.residency.resident import Failure
+from predictor.residency.resident import Failure, Resident
 from predictor.types import GenerationDefaults, ModelProfile
 
 pytestmark = pytest.mark.anyio
@@ -142,6 +142,15 @@ async def test_three_models_with_room_for_one_serve_a_crowd(tmp_path: Path) -> N
     assert answers == list(names)
     assert loader.most_at_once == 1
     assert len(loader.loads) == 3, "each was loaded once for all who waited for it"
+
+
+def test_a_model_is_not_idle_before_those_who_waited_have_begun(tmp_path: Path) -> None:
+    loaded = FakeLoader().load(tmp_path)
+    resident = Resident("a", tmp_path, loaded=loaded, waiters=1)
+    leaving = Resident("a", tmp_path, loaded=loaded, waiters=1, is_leaving=True)
+
+    assert not resident.is_idle
+    assert leaving.is_idle, "they wait for the next load"
 
 
 async def test_a_busy_model_is_not_unloaded_and_the_wait_for_it_is_bounded(tmp_path: Path) -> None:
