@@ -56,7 +56,10 @@ def deployment_mode(service: Object, default: str = "Knative") -> str:
 
 
 def model_name(service: Object) -> str:
-    """The name in the request path: the predictor's ``--model_name``, else the service's own."""
+    """The name in the request path: the predictor's ``--model_name``, else the service's own.
+
+    A predictor of many models has no such flag: the first that it preloads stands for them.
+    """
     for container in containers(dig(service, "spec", "predictor") or {}):
         arguments = [str(one) for one in container.get("args") or ()]
         for place, argument in enumerate(arguments):
@@ -64,6 +67,9 @@ def model_name(service: Object) -> str:
                 return argument.partition("=")[2]
             if argument == "--model_name" and place + 1 < len(arguments):
                 return arguments[place + 1]
+        for variable in container.get("env") or ():
+            if variable.get("name") == "PREDICTOR_PRELOAD" and variable.get("value"):
+                return str(variable["value"]).partition(",")[0].strip()
     return name_of(service)
 
 

@@ -49,6 +49,7 @@ EXAMPLE_FILES = (
     ("model-spec.yaml", "multi-model", "model-spec.yaml"),
     ("inference-services.yaml", "multi-model", "inference-service.yaml"),
     ("model-spec.yaml", "sdxl-refiner", "model-spec.yaml"),
+    ("model-spec.yaml", "shared-predictor", "model-spec.yaml"),
     ("pod-disruption-budget.yaml", "knative-scale-to-zero", "pod-disruption-budget.yaml"),
     ("pod-disruption-budget.yaml", "standard-hpa", "pod-disruption-budget.yaml"),
     ("pod-disruption-budget.yaml", "standard-keda", "pod-disruption-budget.yaml"),

@@ -7,7 +7,7 @@ import sys
 from predictor.arguments import parse_arguments
 from predictor.errors import ModelLoadError
 from predictor.logs import configure_logging
-from predictor.model import DiffusionModel
+from predictor.repository import open_repository
 from predictor.server import DiffusionServer
 
 
@@ -15,9 +15,11 @@ def main() -> int:
     """Serve until told to stop; the exit status is 1 where the model does not load."""
     settings, flags = parse_arguments()
     configure_logging()
-    server = DiffusionServer(settings, http_port=flags.http_port, enable_grpc=flags.enable_grpc)
     try:
-        server.serve(DiffusionModel(flags.model_name, settings))
+        repository = open_repository(flags.model_name, settings)
+        DiffusionServer(
+            repository, settings, http_port=flags.http_port, enable_grpc=flags.enable_grpc
+        ).serve()
     except ModelLoadError as error:
         print(f"predictor: {error}", file=sys.stderr)
         return 1

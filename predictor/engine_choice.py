@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 from predictor.engine import Engine
-from predictor.engine.capacity import measure_capacity, measure_whole_batch
+from predictor.engine.capacity import Capacity, measure_capacity, measure_whole_batch
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
@@ -12,23 +16,56 @@ from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
 
-def open_engine(pipeline: DiffusersPipeline, settings: Settings) -> Engine:
-    """Measure what the device can do, and start.
+class Measured:
+    """What the device can do with each model, by folder: one that comes back is not measured again.
+
+    Neither would the figures be right, with other models at work meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._capacities: dict[Path, Capacity] = {}
+        self._batches: dict[Path, int] = {}
+
+    def capacity(self, folder: Path, measure: Callable[[], Capacity]) -> Capacity:
+        """Of the step loop; a copy, as an engine shrinks its own."""
+        if folder not in self._capacities:
+            self._capacities[folder] = measure()
+        return replace(self._capacities[folder])
+
+    def batch(self, folder: Path, measure: Callable[[], int]) -> int:
+        """Of a pipeline's own call."""
+        if folder not in self._batches:
+            self._batches[folder] = measure()
+        return self._batches[folder]
+
+
+def open_engine(
+    pipeline: DiffusersPipeline, settings: Settings, measured: Measured | None = None
+) -> Engine:
+    """Measure what the device can do, where ``measured`` does not know it, and start.
 
     Raises:
         ModelLoadError: the denoiser's own parts do not run.
     """
+    measured = measured or Measured()
     try:
         if supports(pipeline.diffusers):
-            return _open_step_engine(pipeline, settings)
-        most = measure_whole_batch(pipeline, pipeline.warm_up_request(), settings.max_lanes // 2)
-        return WholeBatchEngine(pipeline, most, settings.max_queue_length)
+            return _open_step_engine(pipeline, settings, measured)
+        request, most = pipeline.warm_up_request(), settings.max_lanes // 2
+        batch = measured.batch(
+            settings.model_dir, lambda: measure_whole_batch(pipeline, request, most)
+        )
+        return WholeBatchEngine(pipeline, batch, settings.max_queue_length)
     except Exception as error:
         raise ModelLoadError(f"the warm-up steps failed: {error}") from error
 
 
-def _open_step_engine(pipeline: DiffusersPipeline, settings: Settings) -> StepEngine:
+def _open_step_engine(
+    pipeline: DiffusersPipeline, settings: Settings, measured: Measured
+) -> StepEngine:
     denoiser = denoiser_for(pipeline)
     request = pipeline.profile.default_request("warm-up")
-    capacity = measure_capacity(denoiser, request, settings.max_lanes)
+    capacity = measured.capacity(
+        settings.model_dir, lambda: measure_capacity(denoiser, request, settings.max_lanes)
+    )
     return StepEngine(denoiser, capacity, settings.max_queue_length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -19,6 +20,7 @@ from predictor.errors import (
     DeadlineExceededError,
     GenerationFailedError,
     InvalidRequestError,
+    ModelUnavailableError,
     OverloadedError,
     RefusedBySafetyError,
 )
@@ -33,13 +35,14 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     NotImplementedError: HTTPStatus.NOT_IMPLEMENTED,
     UnsupportedProtocol: HTTPStatus.NOT_IMPLEMENTED,
+    ModelUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     ServerNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 
 _RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-_RETRY_AFTER_SECONDS = "5"
+_RETRY_AFTER_SECONDS = 5
 
 
 def register_error_responses(app: FastAPI) -> None:
@@ -51,7 +54,8 @@ def register_error_responses(app: FastAPI) -> None:
 
 async def _respond(_: Request, error: Exception) -> JSONResponse:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    headers = {"retry-after": _RETRY_AFTER_SECONDS} if status in _RETRY_AFTER else {}
+    seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
+    headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
 
 

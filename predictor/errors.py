@@ -7,7 +7,9 @@ PredictorError
 ├── OverloadedError       the queue is full; a retry helps
 ├── DeadlineExceededError the pictures took longer than a request may
 ├── GenerationFailedError the engine could not make this picture; the log has the cause
-└── ModelLoadError        the model folder cannot be served; ends the process
+├── ModelUnavailableError the model is not in memory, and could not be brought there in time
+└── ModelLoadError        the model folder cannot be served; ends a process that serves it alone
+    └── ModelTooLargeError it does not fit into ``memory_budget_gib``
 """
 
 from __future__ import annotations
@@ -52,3 +54,15 @@ class GenerationFailedError(PredictorError):
 
 class ModelLoadError(PredictorError):
     """The model folder is incomplete or does not load; the text says how to mend it."""
+
+
+class ModelTooLargeError(ModelLoadError):
+    """The model would not fit if it were alone."""
+
+
+class ModelUnavailableError(PredictorError):
+    """The model did not load, is still being loaded, or is too busy to be unloaded."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import REGISTRY, Counter, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,27 +28,55 @@ BLOCK_LIST_FAILURES = Counter(
     "diffusion_block_list_failures",
     "How often the block list's file could not be read again; the last good list holds.",
 )
+MODEL_LOADS = Counter(
+    "diffusion_model_loads",
+    "Models brought into memory, and tries that failed.",
+    ["model_name", "outcome"],
+)
+MODEL_LOAD_SECONDS = Histogram(
+    "diffusion_model_load_seconds",
+    "Duration of a load, from the turn to load to the end of the warm-up.",
+    ["model_name"],
+    buckets=(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
+)
+MODEL_UNLOADS = Counter("diffusion_model_unloads", "Models taken out of memory.", ["model_name"])
+MODEL_BYTES = Gauge(
+    "diffusion_model_bytes",
+    "What the model's weights take; 0 while it is not in memory.",
+    ["model_name"],
+)
 
 _CALLER_LEFT = 499
 _SERVER_ERROR = 500
+_PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
+
+
+def begin_series(model_name: str) -> None:
+    """A series that begins at 1 shows no increase: Prometheus would miss the first failure."""
+    for code in (200, 500):
+        REQUESTS.labels(model_name, code)
+    for outcome in ("loaded", "failed"):
+        MODEL_LOADS.labels(model_name, outcome)
+    MODEL_UNLOADS.labels(model_name)
+    MODEL_BYTES.labels(model_name)
 
 
 class MetricsMiddleware:
-    """Count and time the predict calls of one model; other names would make labels without end."""
+    """Count and time the predict calls of models that there are.
 
-    def __init__(self, app: ASGIApp, model_name: str) -> None:
+    Other names would make labels without end.
+    """
+
+    def __init__(self, app: ASGIApp, is_served: Callable[[str], bool]) -> None:
         self._app = app
-        self._model_name = model_name
-        self._path = f"/v1/models/{model_name}:predict"
-        # A series that begins at 1 shows no increase: Prometheus would miss the first failure.
-        for code in (200, 500):
-            REQUESTS.labels(model_name, code)
+        self._is_served = is_served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Note the status that is sent, and the time until all is sent."""
-        if scope["type"] != "http" or scope["path"] != self._path:
+        found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        if found is None:
             return await self._app(scope, receive, send)
-        code, started = _CALLER_LEFT, time.perf_counter()
+        name, code, started = found[1], _CALLER_LEFT, time.perf_counter()
 
         async def noting_send(message: Message) -> None:
             nonlocal code
@@ -61,8 +90,10 @@ class MetricsMiddleware:
             code = _SERVER_ERROR
             raise
         finally:
-            REQUESTS.labels(self._model_name, code).inc()
-            REQUEST_SECONDS.labels(self._model_name).observe(time.perf_counter() - started)
+            # Asked at the end: the request itself may have brought a new model to light.
+            if self._is_served(name):
+                REQUESTS.labels(name, code).inc()
+                REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)
 
 
 class EngineCollector(Collector):
@@ -74,6 +105,10 @@ class EngineCollector(Collector):
     def watch(self, model_name: str, engine: Engine) -> None:
         """Tell of this engine from now on."""
         self._engines[model_name] = engine
+
+    def unwatch(self, model_name: str) -> None:
+        """Let go of the engine."""
+        self._engines.pop(model_name, None)
 
     def collect(self) -> Iterable[Metric]:
         """The state of each engine; see ``EngineState``."""
@@ -95,7 +130,7 @@ class EngineCollector(Collector):
             "What the safety layers did; pass: they found nothing; error: they could not judge.",
             labels=["model_name", "layer", "action"],
         )
-        for name, engine in self._engines.items():
+        for name, engine in list(self._engines.items()):
             state = engine.state
             pictures.add_metric([name, "waiting"], state.waiting)
             pictures.add_metric([name, "under_way"], state.under_way)

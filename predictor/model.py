@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kserve import Model
 from kserve.errors import ModelNotReady
@@ -15,27 +16,29 @@ from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
 from predictor.metadata import model_metadata
-from predictor.metrics import ENGINES
 from predictor.progress import Progress
 from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
+from predictor.residency import Residency, memory_budget
 from predictor.settings import Settings
 from predictor.stream import stream
 from predictor.types import GenerationResult, ModelProfile
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from predictor.engine_choice import Measured
 
 # Few: a picture under way takes hundreds of megabytes where ``max_image_pixels`` are sent.
 _DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decoder")
 
 
 class Loaded(NamedTuple):
-    """A warm engine and what the protocol must know of its model."""
+    """A warm engine, what the protocol must know of its model, and what its weights take."""
 
     engine: Engine
     profile: ModelProfile
+    memory_bytes: int = 0
 
 
-def load(settings: Settings) -> Loaded:
+def load(settings: Settings, measured: Measured) -> Loaded:
     """Load the model folder into an engine; seconds to minutes, so never on the event loop.
 
     Raises:
@@ -54,41 +57,60 @@ def load(settings: Settings) -> Loaded:
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
     layers = open_layers(settings)
-    engine = CompositeEngine(open_engine(pipeline, settings))
-    return Loaded(ReviewedEngine(engine, layers), pipeline.profile)
+    engine = CompositeEngine(open_engine(pipeline, settings, measured))
+    size = memory_budget.tensor_bytes(pipeline.diffusers)
+    return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
+
+
+class ModelLoader:
+    """A ``Loader`` under the settings; without a bound for a server of one model."""
+
+    def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
+        self._settings = settings
+        self._is_bounded = is_bounded
+        self._measured: Measured | None = None
+
+    def prepare(self) -> None:
+        """See ``Loader.prepare``."""
+        from predictor.engine_choice import Measured
+
+        self._measured = Measured()
+
+    def budget_bytes(self) -> float:
+        """See ``Loader.budget_bytes``."""
+        return memory_budget.budget_bytes(self._settings) if self._is_bounded else math.inf
+
+    def expected_bytes(self, folder: Path) -> int:
+        """See ``Loader.expected_bytes``."""
+        return memory_budget.expected_bytes(folder, self._settings) if self._is_bounded else 0
+
+    def load(self, folder: Path) -> Loaded:
+        """See ``Loader.load``."""
+        assert self._measured is not None
+        return load(self._settings.model_copy(update={"model_dir": folder}), self._measured)
+
+    def release(self) -> None:
+        """See ``Loader.release``."""
+        memory_budget.release_memory()
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
-    """One model under KServe's server; loads in the background while the port answers already."""
+    """One model under KServe's server, loaded or not."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, residency: Residency) -> None:
         super().__init__(name, return_response_headers=True)
         self._settings = settings
-        self._loaded: Loaded | None = None
-        self.loading: Future[None] | None = None
+        self._residency = residency
         # KServe opens its port only for a model that says so; ``healthy`` tells the truth.
         self.ready = True
 
-    def start(self) -> None:
-        """Begin to load; called by KServe's server before its event loop runs."""
-        loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
-        self.loading = loader.submit(self._load)
-        # The thread must not outlive its work: OpenMP counts its idle pool of threads as busy, and
-        # on a CPU the engine's own steps then take twice as long.
-        loader.shutdown(wait=False)
-
-    def _load(self) -> None:
-        self._loaded = load(self._settings)
-        ENGINES.watch(self.name, self._loaded.engine)
-        logger.info("model %s is ready", self.name)
-
     def load(self) -> bool:
         """Whether the model is loaded; KServe calls this where it finds a model not ready."""
-        return self._loaded is not None
+        return self._residency[self.name].is_open
 
     async def healthy(self) -> bool:
-        """Whether a request would be served."""
-        return self._loaded is not None
+        """Whether a request would be served at once."""
+        return self._residency[self.name].is_open
 
     def metadata(self) -> dict[str, Any]:
         """What ``GET /v2/models/{name}`` answers.
@@ -96,14 +118,10 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         Raises:
             ModelNotReady: it is not loaded.
         """
-        if self._loaded is None:
+        loaded = self._residency[self.name].loaded
+        if loaded is None:
             raise ModelNotReady(self.name)
-        return model_metadata(self.name, self._loaded.profile, self._settings)
-
-    def stop(self) -> None:
-        """Give up what is queued and running."""
-        if self._loaded is not None:
-            self._loaded.engine.close()
+        return model_metadata(self.name, loaded.profile, self._settings)
 
     async def predict(
         self,
@@ -112,28 +130,30 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         response_headers: dict[str, str] | None = None,
     ) -> bytes | dict[str, Any] | AsyncIterator[bytes]:
         """Answer one ``:predict`` call; ``response_headers`` is filled for KServe to send."""
-        assert self._loaded is not None
-        limits = Limits(self._settings, self._loaded.profile)
-        call = await _decoded(payload, (headers or {}).get("accept"), limits)
-        progress = Progress([picture.request for picture in call.pictures], call.as_events)
-        if call.as_events:
-            return await stream(self._answer(call, progress), progress)
-        response = await self._answer(call, progress)
+        async with self._residency.use(self.name) as loaded:
+            limits = Limits(self._settings, loaded.profile)
+            call = await _decoded(payload, (headers or {}).get("accept"), limits)
+            progress = Progress([picture.request for picture in call.pictures], call.as_events)
+            answer = self._answer(loaded, call, progress)
+            if call.as_events:
+                return await stream(answer, progress)
+            response = await answer
         if response_headers is not None:
             response_headers.update(response.headers)
         return response.body
 
-    async def _answer(self, call: Call, progress: Progress) -> EncodedResponse:
-        assert self._loaded is not None
-        results = await self._make_in_time(self._loaded.engine, call.pictures, progress)
-        return await asyncio.to_thread(
-            encode,
-            call,
-            results,
-            model_name=self.name,
-            revision=self._loaded.profile.revision,
-            embed_metadata=self._settings.embed_metadata,
-        )
+    async def _answer(self, loaded: Loaded, call: Call, progress: Progress) -> EncodedResponse:
+        # A stream goes on after ``predict`` has returned.
+        with self._residency.keep(self.name):
+            results = await self._make_in_time(loaded.engine, call.pictures, progress)
+            return await asyncio.to_thread(
+                encode,
+                call,
+                results,
+                model_name=self.name,
+                revision=loaded.profile.revision,
+                embed_metadata=self._settings.embed_metadata,
+            )
 
     async def _make_in_time(
         self, engine: Engine, pictures: Sequence[Picture], progress: Progress

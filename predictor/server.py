@@ -10,7 +10,7 @@ import warnings
 from typing import Any
 
 from fastapi.exceptions import FastAPIDeprecationWarning
-from kserve import ModelRepository, ModelServer
+from kserve import ModelServer
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
@@ -19,7 +19,8 @@ from predictor.error_responses import register_error_responses
 from predictor.errors import ModelLoadError
 from predictor.metadata import metadata_routes
 from predictor.metrics import MetricsMiddleware
-from predictor.model import DiffusionModel
+from predictor.repository import OneModel, PublishedModels, RepositoryExtension
+from predictor.repository_routes import repository_routes
 from predictor.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -30,70 +31,74 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
 
     draining = False
 
+    is_preloaded = False
+
     async def ready(self) -> bool:
         """Whether this pod should be sent requests: loaded, warm and not on its way out."""
-        models = self.model_registry.get_models()
-        return not self.draining and all([await model.healthy() for model in models.values()])
+        return self.is_preloaded and not self.draining
 
     async def model_ready(
         self, model_name: str, disable_predictor_health_check: bool = False
     ) -> bool:
         """KServe asks with the flag set before a prediction, and without it for a probe.
 
-        A draining pod fails its probes and still serves what arrives.
+        A draining pod fails its probes and still serves what arrives. A model that is loaded on
+        demand takes predictions while it is not ready.
         """
+        await self.model_registry.look_for(model_name)
         is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
-        return is_ready and (disable_predictor_health_check or not self.draining)
+        if disable_predictor_health_check:
+            return is_ready or self.model_registry.loads_on_demand
+        return is_ready and not self.draining
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """What a loaded model says of itself; KServe's own answer has empty lists."""
+        await self.model_registry.look_for(model_name)
         metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
         return metadata
 
 
-class _Repository(ModelRepository):  # type: ignore[misc]
-    """KServe's registry, whose HTTP routes would let any caller take the model away."""
-
-    def load(self, name: str) -> bool:
-        """Whether the model is there; loading began with the process."""
-        return name in self.models
-
-    def unload(self, name: str) -> None:
-        """Refuse."""
-        raise NotImplementedError("this server keeps its model for as long as it runs")
-
-
 class DiffusionServer(ModelServer):  # type: ignore[misc]
-    """Serves one model over HTTP until SIGTERM, or until the model turns out not to load."""
+    """Serves models over HTTP until SIGTERM, or until one that must be loaded turns out not to."""
 
-    def __init__(self, settings: Settings, *, http_port: int, enable_grpc: bool) -> None:
+    def __init__(
+        self,
+        repository: OneModel | PublishedModels,
+        settings: Settings,
+        *,
+        http_port: int,
+        enable_grpc: bool,
+    ) -> None:
         super().__init__(
             http_port=http_port,
             enable_grpc=enable_grpc,
             workers=1,
-            registered_models=_Repository(),
+            registered_models=repository,
             grace_period=settings.shutdown_seconds,
         )
         self._settings = settings
-        self.dataplane = _DataPlane(model_registry=self.registered_models)
+        self._repository = repository
+        self._residency = repository.residency
+        self._load_error: ModelLoadError | None = None
+        self.dataplane = _DataPlane(model_registry=repository)
+        self.model_repository_extension = RepositoryExtension(model_registry=repository)
+        app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane))
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+        app.add_middleware(MetricsMiddleware, is_served=repository.models.__contains__)
 
-    def serve(self, model: DiffusionModel) -> None:
+    def serve(self) -> None:
         """Run until told to stop.
 
         Raises:
-            ModelLoadError: the model could not be loaded.
+            ModelLoadError: a model that the pod is not ready without could not be loaded.
         """
-        app.add_middleware(MetricsMiddleware, model_name=model.name)
-        self._model = model
-        self._load_error: ModelLoadError | None = None
         # KServe answers through a FastAPI class that is deprecated: not for our log to say.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
-        self.start([model])
-        model.stop()
+        self.start(list(self._repository.models.values()))
+        self._residency.close()
         if self._load_error is not None:
             raise self._load_error
 
@@ -110,24 +115,22 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._stop)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loading = asyncio.create_task(self._watch_loading())
+        loading = asyncio.create_task(self._preload())
         try:
             await super()._serve()
         finally:
             loading.cancel()
 
-    async def _watch_loading(self) -> None:
-        assert self._model.loading is not None
+    async def _preload(self) -> None:
         try:
-            await asyncio.wrap_future(self._model.loading)
+            await self._residency.prepare()
+            await self._residency.preload(self._repository.preload_names)
         except ModelLoadError as error:
+            # Left alone, the pod would stay not ready for ever.
             self._load_error = error
             self._stop()
-        except Exception as error:
-            # A broken installation, say; left alone, the pod would stay not ready for ever.
-            logger.exception("loading failed")
-            self._load_error = ModelLoadError(f"loading failed: {error}")
-            self._stop()
+        else:
+            self.dataplane.is_preloaded = True
 
     def _drain(self) -> None:
         """Leave the endpoints first, close the port later: requests arrive until both are known."""

@@ -23,7 +23,8 @@ class Settings(BaseSettings):
 
     model_dir: Path = Field(
         default=Path("/mnt/models"),
-        description="The published model folder. KServe mounts `STORAGE_URI` here.",
+        description="A published model's folder, or a volume's root: then each model on it is "
+        "served under its own name, loaded when it is asked for. KServe mounts `STORAGE_URI` here.",
     )
     host: str = Field(
         default="0.0.0.0",  # noqa: S104 - a pod's probes and its queue proxy come from outside
@@ -119,6 +120,24 @@ class Settings(BaseSettings):
         description="A text file with a term a line; `#` begins a comment line. Changes hold "
         "within a second.",
     )
+    memory_budget_gib: float = Field(
+        default=0.0,
+        ge=0,
+        description="Of a volume's models: how much memory the weights of those that are loaded "
+        "may take together. Beyond it the least recently used idle one is unloaded. 0 takes three "
+        "quarters of what the GPU has free at the first load, or of the container's memory.",
+    )
+    max_load_wait_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="Of a volume's models: how long a request waits for its model to be loaded; "
+        "503 after that.",
+    )
+    preload: str = Field(
+        default="",
+        description="Of a volume's models: the names, separated by commas, of those that are "
+        "loaded before the pod is ready. Without any it is ready at once.",
+    )
     embed_metadata: bool = Field(
         default=True,
         description="Write prompt, seed, parameters and model revision into the picture file.",
@@ -141,3 +160,8 @@ class Settings(BaseSettings):
     def _follow_the_link(cls, folder: Path) -> Path:
         """A published name is a link that may be switched: a load must not mix two revisions."""
         return folder.resolve()
+
+    @property
+    def preload_names(self) -> tuple[str, ...]:
+        """The names in ``preload``."""
+        return tuple(name.strip() for name in self.preload.split(",") if name.strip())

@@ -105,13 +105,15 @@ name: kserve-container
 image: {{ include "stable-diffusion.image" (dict "image" .Values.predictor.image "chart" .Chart) }}
 imagePullPolicy: {{ .Values.predictor.image.pullPolicy }}
 args:
-  - --model_name={{ .model.name }}
+  {{- with .model.name }}
+  - --model_name={{ . }}
+  {{- end }}
   - --http_port=8080
 env:
   {{- if eq .Values.storage.mount "storage-uri" }}
   # KServe mounts this folder at /mnt/models, read-only.
   - name: STORAGE_URI
-    value: pvc://{{ include "stable-diffusion.claimName" . }}/{{ .model.name }}
+    value: pvc://{{ include "stable-diffusion.claimName" . }}/{{ default "" .model.name }}
   {{- end }}
   {{- include "stable-diffusion.cacheEnv" . | nindent 2 }}
   - name: HF_HUB_OFFLINE
@@ -144,7 +146,9 @@ volumeMounts:
   {{- if eq .Values.storage.mount "volume" }}
   - name: models
     mountPath: /mnt/models
-    subPath: {{ .model.name }}
+    {{- with .model.name }}
+    subPath: {{ . }}
+    {{- end }}
     readOnly: true
   {{- end }}
   {{- if .Values.predictor.blockList.configMap }}

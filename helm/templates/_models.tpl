@@ -5,13 +5,22 @@
 {{- range .Values.models -}}
 {{- $slug := regexReplaceAll "[^a-z0-9]+" (lower .name) "-" -}}
 {{- $service := ternary $slug (printf "%s-%s" $fullname $slug) (hasPrefix (printf "%s-" $fullname) $slug) -}}
-{{- $service = $service | trunc 40 | trimSuffix "-" -}}
+{{- $service = ternary $fullname ($service | trunc 40 | trimSuffix "-") $.Values.sharedPredictor -}}
 {{- $models = append $models (set (deepCopy .) "service" $service) -}}
 {{- end -}}
 {{- if not $models -}}
 {{- $models = list (set (deepCopy .Values.model) "service" $fullname) -}}
 {{- end -}}
 {{- dict "models" $models | toYaml -}}
+{{- end -}}
+
+{{/* The InferenceServices as YAML, `services: [...]`, each with a `service` and the `name` of its model; none where it serves all that lie on the volume. */}}
+{{- define "stable-diffusion.services" -}}
+{{- $services := (include "stable-diffusion.models" . | fromYaml).models -}}
+{{- if .Values.sharedPredictor -}}
+{{- $services = list (dict "service" (include "stable-diffusion.fullname" .)) -}}
+{{- end -}}
+{{- dict "services" $services | toYaml -}}
 {{- end -}}
 
 {{/* The first mapping with the second one's values in it, as YAML. Unlike `mergeOverwrite` it also takes 0, false and null. */}}

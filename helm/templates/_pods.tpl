@@ -55,7 +55,7 @@ livenessProbe:
 # be, and leaves its endpoints 15 seconds after a hang.
 readinessProbe:
   httpGet:
-    path: /v2/models/{{ .model.name }}/ready
+    path: {{ with .model.name }}/v2/models/{{ . }}/ready{{ else }}/v2/health/ready{{ end }}
     port: 8080
   periodSeconds: 5
   timeoutSeconds: 3

@@ -6,7 +6,10 @@
 {{- end -}}
 {{- $seen := dict -}}
 {{- range $models -}}
-{{- if hasKey $seen .service -}}
+{{- if and $.Values.sharedPredictor .predictor -}}
+{{- fail (printf "models: %q has values of a predictor of its own, and with sharedPredictor there is one for all: set them in predictor" .name) -}}
+{{- end -}}
+{{- if and (hasKey $seen .service) (not $.Values.sharedPredictor) -}}
 {{- fail (printf "models: %q and %q would both be served as InferenceService %s: choose names that differ in letters and digits, and early enough (40 characters of the whole are kept)" (index $seen .service) .name .service) -}}
 {{- end -}}
 {{- $_ := set $seen .service .name -}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import helm_python
 import pytest
 import yaml
 
@@ -113,3 +114,52 @@ def test_a_bucket_needs_its_keys_and_its_port() -> None:
     assert env["AWS_SESSION_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"] is True
     for predictor in rendered.predictors.values():
         assert "AWS" not in str(predictor)
+
+
+@pytest.mark.parametrize("mount", ["storage-uri", "volume"])
+def test_one_predictor_for_all_models_has_the_whole_volume(mount: str) -> None:
+    rendered = render({"models": TWO, "sharedPredictor": True, "storage": {"mount": mount}})
+    (predictor,) = rendered.predictors.values()
+    (container,) = predictor["containers"]
+    mounts = {item["name"]: item for item in container["volumeMounts"]}
+
+    assert list(rendered.predictors) == ["stable-diffusion"]
+    assert container["args"] == ["--http_port=8080"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+    if mount == "volume":
+        assert "subPath" not in mounts["models"]
+        assert mounts["models"]["readOnly"] is True
+    else:
+        assert plain_env(container)["STORAGE_URI"] == "pvc://stable-diffusion-models/"
+
+
+def test_one_predictor_is_watched_and_guarded_once() -> None:
+    rendered = render(
+        {
+            "models": TWO,
+            "sharedPredictor": True,
+            "monitoring": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}},
+            "predictor": {"scaling": {"maxReplicas": 2}},
+        }
+    )
+    (budget,) = [item for item in rendered.objects if item["kind"] == "PodDisruptionBudget"]
+    (selector,) = rendered.one("PodMonitor")["spec"]["selector"]["matchExpressions"]
+    groups = rendered.one("PrometheusRule")["spec"]["groups"]
+
+    assert budget["metadata"]["name"] == "stable-diffusion"
+    assert selector["values"] == ["stable-diffusion"]
+    assert [group["name"] for group in groups] == ["stable-diffusion", "stable-diffusion-download"]
+
+
+def test_one_predictor_is_tested_with_each_of_its_models() -> None:
+    rendered = render({"models": TWO, "sharedPredictor": True})
+    text = yaml.safe_dump(rendered.hooks)
+
+    for name in ("first", "second"):
+        assert f"http://stable-diffusion-predictor.pictures.svc/v1/models/{name}:predict" in text
+
+
+def test_a_predictor_for_all_leaves_no_model_one_of_its_own() -> None:
+    models = [TWO[0], {**TWO[1], "predictor": {"concurrency": 2}}]
+    with pytest.raises(helm_python.HelmRenderError, match=r"second.*sharedPredictor"):
+        render({"models": models, "sharedPredictor": True})

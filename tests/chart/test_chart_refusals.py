@@ -56,6 +56,7 @@ def standard(**scaling: Any) -> dict[str, Any]:
             "/model/controlnets/0/source",
         ),
         ({"s3": {"accessKey": "x"}}, "'accessKey' not allowed"),
+        ({"sharedPredictor": "yes"}, "/sharedPredictor"),
         ({"storage": {"mount": "nfs"}}, "/storage/mount"),
         ({"networkPolicy": {"ingressFrom": ["knative"]}}, "/networkPolicy/ingressFrom/0"),
         ({"monitoring": {"rules": {"errorRatio": 5}}}, "/monitoring/rules/errorRatio"),

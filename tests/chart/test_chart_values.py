@@ -67,6 +67,7 @@ SWITCHES = {
     "model.source": Switch("hf://a/b", "value: hf://a/b"),
     "model.variant": Switch("bf16", "value: bf16"),
     "models": Switch(TWO, "--model_name=two"),
+    "sharedPredictor": Switch(True, "path: /v2/health/ready"),
     "storage.existingClaim": Switch("team-models", "claimName: team-models"),
     "storage.size": Switch("99Gi", "storage: 99Gi"),
     "storage.accessModes": Switch(["ReadWriteOnce"], "- ReadWriteOnce"),

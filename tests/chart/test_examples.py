@@ -25,6 +25,7 @@ EXPECTED = {
     "knative-scale-to-zero",
     "multi-model",
     "sdxl-refiner",
+    "shared-predictor",
     "standard-hpa",
     "standard-keda",
 }

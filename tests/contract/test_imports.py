@@ -67,7 +67,7 @@ def test_only_the_server_side_knows_kserve() -> None:
 
     assert knowing == {
         f"predictor/{name}.py"
-        for name in ("arguments", "error_responses", "logs", "model", "server")
+        for name in ("arguments", "error_responses", "logs", "model", "repository", "server")
     }
 
 

@@ -52,6 +52,14 @@ def test_the_name_in_the_path(arguments: list[str], name: str) -> None:
     assert model_name(service) == name
 
 
+def test_the_first_preloaded_model_stands_for_many() -> None:
+    env = [{"name": "PREDICTOR_PRELOAD", "value": "sdxl, flux"}]
+    container = {**PREDICTOR["containers"][0], "args": ["--http_port=8080"], "env": env}
+    service = {**SERVICE, "spec": {"predictor": {"containers": [container]}}}
+
+    assert model_name(service) == "sdxl"
+
+
 @pytest.mark.parametrize(
     ("annotation", "default", "mode"),
     [

@@ -1,28 +1,35 @@
-"""The KServe model itself: how it loads."""
+"""How a model is loaded: the thread that does it, and what is remembered of it."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
-import pytest
-
-import predictor.model
-from predictor.model import DiffusionModel, Loaded
-from predictor.settings import Settings
+from predictor.engine.capacity import Capacity
+from predictor.engine_choice import Measured
+from predictor.residency.own_thread import in_own_thread
 
 
-def test_the_loading_thread_ends_with_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = Loaded(engine=None, profile=None)  # type: ignore[arg-type]
-    monkeypatch.setattr(predictor.model, "load", lambda settings: loaded)
-    model = DiffusionModel("any", Settings())
+def test_the_loading_thread_ends_with_its_work() -> None:
+    assert asyncio.run(in_own_thread(lambda name: threading.current_thread().name, "any"))
 
-    model.start()
-    assert model.loading is not None
-    model.loading.result(timeout=5)
-
-    assert model.load()
     deadline = time.monotonic() + 5
     while any(thread.name.startswith("loader") for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "its OpenMP pool slows the engine down"
         time.sleep(0.01)
+
+
+def test_a_model_that_comes_back_is_not_measured_again() -> None:
+    measured, found = Measured(), Capacity(lanes=8, latent_pixels=256, steps_per_decode=1.0)
+    folder, other = Path("/volume/one"), Path("/volume/other")
+
+    first = measured.capacity(folder, lambda: found)
+    first.lanes = 2  # as after a batch that did not fit
+    again = measured.capacity(folder, lambda: replace(found, lanes=99))
+    elsewhere = measured.capacity(other, lambda: replace(found, lanes=4))
+
+    assert (again.lanes, elsewhere.lanes) == (8, 4)
+    assert [measured.batch(folder, lambda size=size: size) for size in (3, 5)] == [3, 3]

@@ -1,0 +1,161 @@
+"""KServe's registry: which models there are, one folder's or all that a volume holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from kserve import ModelRepository
+from kserve.errors import ModelNotFound, ModelNotReady
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+
+from modelstore import MARKER_NAME, ModelStore
+from predictor.errors import ModelLoadError
+from predictor.model import DiffusionModel, ModelLoader
+from predictor.residency import Residency
+from predictor.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class OneModel(ModelRepository):  # type: ignore[misc]  # kserve ships no types
+    """A published folder, loaded with the process and kept: no caller can take the model away."""
+
+    loads_on_demand = False
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        super().__init__()
+        if settings.preload_names:
+            raise ModelLoadError(
+                f"preload={settings.preload}, but model_dir is a single model's folder, which is "
+                "always loaded: leave preload empty, or let model_dir be the volume's root"
+            )
+        self.residency = _residency(settings, is_bounded=False)
+        self.residency.add(name, settings.model_dir)
+        self.update(DiffusionModel(name, settings, self.residency))
+        self.preload_names: tuple[str, ...] = (name,)
+
+    async def look_for(self, name: str) -> None:
+        """Nothing: the one model is known."""
+
+    async def refresh(self) -> None:
+        """Nothing: the one model stays."""
+
+    async def load(self, name: str) -> None:
+        """See that it is loaded; that began with the process."""
+        if not self.residency[name].is_open:
+            raise ModelNotReady(name)
+
+    async def unload(self, name: str) -> None:
+        """Refuse."""
+        raise NotImplementedError("this server keeps its model for as long as it runs")
+
+
+class PublishedModels(ModelRepository):  # type: ignore[misc]
+    """All models of a volume; they come and go as the downloader publishes them."""
+
+    loads_on_demand = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._store = ModelStore(settings.model_dir)
+        self.residency = _residency(settings, is_bounded=True)
+        self.preload_names = settings.preload_names
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._add(published_names(self._store))
+        for name in self.preload_names:
+            if name not in self.models:
+                raise ModelLoadError(
+                    f"preload: {name!r} is not on the volume; published: {', '.join(self.models)}"
+                )
+
+    async def look_for(self, name: str) -> None:
+        """Look at the volume where the name is not known."""
+        if name not in self.models:
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Look at the volume for new names, and for those that are gone."""
+        names = await asyncio.to_thread(published_names, self._store)
+        self._add(names)
+        for name in self.models.keys() - set(names):
+            del self.models[name]
+            logger.info("model %s is published no more", name)
+            leaving = asyncio.create_task(self.residency.unload(name))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+
+    async def load(self, name: str) -> None:
+        """Load it, anew where another revision was published since."""
+        await self.residency.load(name)
+
+    async def unload(self, name: str) -> None:
+        """Take it out of memory once it is idle; the next request for it loads it again."""
+        await self.residency.unload(name)
+
+    def _add(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self.models:
+                self.residency.add(name, self._store.model(name))
+                self.update(DiffusionModel(name, self._settings, self.residency))
+
+
+class RepositoryExtension(ModelRepositoryExtension):  # type: ignore[misc]
+    """The Open Inference Protocol's model repository extension, with its own words for states.
+
+    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
+    """
+
+    async def index(self, filter_ready: bool | None = False) -> list[dict[str, str]]:
+        """Each model's name, state, reason, and revision where one is loaded."""
+        await self._model_registry.refresh()
+        entries = [self._entry(name) for name in sorted(self._model_registry.get_models())]
+        return [entry for entry in entries if not filter_ready or entry["state"] == "READY"]
+
+    async def load(self, model_name: str) -> None:
+        """Load a model and wait for it."""
+        await self._look_for(model_name)
+        await self._model_registry.load(model_name)
+
+    async def unload(self, model_name: str) -> None:
+        """Take a model out of memory, and wait for that."""
+        await self._look_for(model_name)
+        await self._model_registry.unload(model_name)
+
+    async def _look_for(self, name: str) -> None:
+        await self._model_registry.look_for(name)
+        if self._model_registry.get_model(name) is None:
+            raise ModelNotFound(name)
+
+    def _entry(self, name: str) -> dict[str, str]:
+        resident = self._model_registry.residency[name]
+        entry = {"name": name, "state": resident.state, "reason": resident.reason}
+        if resident.loaded is not None:
+            entry["version"] = resident.loaded.profile.revision
+        return entry
+
+
+def open_repository(model_name: str, settings: Settings) -> OneModel | PublishedModels:
+    """One model where its marker lies in the folder; many where the folder holds published ones.
+
+    Raises:
+        ModelLoadError: the settings contradict what is there.
+    """
+    folder = settings.model_dir
+    if not (folder / MARKER_NAME).exists() and published_names(ModelStore(folder)):
+        return PublishedModels(settings)
+    return OneModel(model_name, settings)
+
+
+def published_names(store: ModelStore) -> tuple[str, ...]:
+    """The names whose download is complete."""
+    return tuple(name for name in store.names() if (store.model(name) / MARKER_NAME).is_file())
+
+
+def _residency(settings: Settings, *, is_bounded: bool) -> Residency:
+    return Residency(
+        ModelLoader(settings, is_bounded=is_bounded),
+        max_wait_seconds=settings.max_load_wait_seconds,
+        max_waiters=settings.max_queue_length,
+    )

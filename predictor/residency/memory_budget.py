@@ -1,0 +1,99 @@
+"""How much memory models may take together, what one takes, and how it is given back."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from modelstore import IncompleteModelError, Marker
+from predictor.errors import ModelLoadError
+from predictor.settings import Settings
+
+GIB = 2**30
+# What the weights may take of a device: the rest is for the pictures in work and for loading.
+_SHARE_OF_WEIGHTS = 0.75
+# The memory limit of this container, in both versions of the kernel's interface.
+_CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def budget_bytes(settings: Settings) -> int:
+    """What the weights of all loaded models may take together; asked once, before the first."""
+    if settings.memory_budget_gib:
+        return int(settings.memory_budget_gib * GIB)
+    import torch
+
+    from predictor.loading.device import pick_device
+
+    device = pick_device(settings)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * _SHARE_OF_WEIGHTS)
+    return int(_main_memory() * _SHARE_OF_WEIGHTS)
+
+
+def expected_bytes(folder: Path, settings: Settings) -> int:
+    """What the published model will take once it is loaded, by the headers of its files.
+
+    Raises:
+        ModelLoadError: the folder is incomplete.
+    """
+    from predictor.loading.device import pick_device, pick_dtype
+
+    bytes_per_weight = pick_dtype(settings, pick_device(settings)).itemsize
+    try:
+        paths = [folder / entry.path for entry in Marker.read(folder).files]
+        weights = [_number_of_weights(path) for path in paths if path.suffix == ".safetensors"]
+    except (IncompleteModelError, OSError, ValueError) as error:
+        raise ModelLoadError(str(error)) from None
+    return sum(weights) * bytes_per_weight
+
+
+def tensor_bytes(pipeline: Any) -> int:
+    """What the parts of a loaded pipeline take."""
+    parts = [part for part in pipeline.components.values() if hasattr(part, "parameters")]
+    tensors = {
+        id(tensor): tensor.nbytes
+        for part in parts
+        for tensor in (*part.parameters(), *part.buffers())
+    }
+    return sum(tensors.values())
+
+
+def release_memory() -> None:
+    """Give back to the device and to the system what nothing refers to any more."""
+    import torch
+
+    # A pipeline is full of cycles.
+    gc.collect()
+    torch.cuda.empty_cache()
+    # The GNU C library keeps what is freed in pieces; other libraries have no such call.
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _number_of_weights(path: Path) -> int:
+    """By the header of a safetensors file, which lists the shape of each tensor."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return sum(prod(tensor["shape"]) for tensor in header.values())
+
+
+def _main_memory() -> int:
+    """Bytes that this container may take, or that the machine has."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CONTAINER_LIMITS:
+        # No limit is "max" in one version, no file in the other.
+        with contextlib.suppress(OSError, ValueError):
+            sizes.append(int(path.read_text()))
+    return min(sizes)

@@ -1,0 +1,126 @@
+"""The memory that models share: who is in it, and who must go for another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from predictor.errors import ModelTooLargeError
+from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_UNLOADS
+from predictor.residency.memory_budget import GIB
+from predictor.residency.own_thread import in_own_thread
+from predictor.residency.resident import Resident
+
+if TYPE_CHECKING:
+    from predictor.model import Loaded
+
+logger = logging.getLogger(__name__)
+
+# Of the time that a request waits: then a model in the way takes no new requests, until it is idle.
+_SHARE_OF_PATIENCE = 0.25
+
+
+class Room:
+    """``turn`` is held by the one load or unloading under way."""
+
+    def __init__(self, max_wait_seconds: float, release: Callable[[], None]) -> None:
+        self.residents: dict[str, Resident] = {}
+        self.turn = asyncio.Lock()
+        self._max_wait_seconds = max_wait_seconds
+        self._release = release
+        self._change = asyncio.Event()
+
+    def tell_change(self) -> None:
+        """A caller has come to an end: a model may be idle now."""
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def make(self, resident: Resident, needed: int, budget: float) -> bool:
+        """Unload what is idle, least recently used first; False where nobody waits any more.
+
+        Raises:
+            ModelTooLargeError: it would not fit alone.
+        """
+        if needed > budget:
+            raise ModelTooLargeError(
+                f"model {resident.name!r} takes {needed / GIB:.2f} GiB and memory_budget_gib is "
+                f"{budget / GIB:.2f}: raise it, where the device has more"
+            )
+        patience = time.monotonic() + self._max_wait_seconds * _SHARE_OF_PATIENCE
+        try:
+            while self._bytes_in_use + needed > budget:
+                idle = [one for one in self.residents.values() if one.is_idle]
+                if idle:
+                    await self._unload(min(idle, key=_last_used))
+                elif not resident.waiters:
+                    return False
+                else:
+                    await self._wait_for_an_idle_one(patience - time.monotonic())
+        finally:
+            self._reopen()
+        return True
+
+    async def unload_when_idle(self, resident: Resident) -> bool:
+        """Let nobody new in and unload it after those who are; False where they take too long."""
+        async with self.turn:
+            if resident.loaded is None:
+                return True
+            resident.is_leaving = True
+            try:
+                async with asyncio.timeout(self._max_wait_seconds):
+                    while not resident.is_idle:
+                        await self._change.wait()
+            except TimeoutError:
+                return False
+            else:
+                await self._unload(resident)
+            finally:
+                self._reopen()
+            return True
+
+    async def _wait_for_an_idle_one(self, patience: float) -> None:
+        if patience <= 0:
+            self._close_one()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience if patience > 0 else None):
+                await self._change.wait()
+
+    def _close_one(self) -> None:
+        """Requests without end for one model must not keep others away for ever."""
+        loaded = [one for one in self.residents.values() if one.loaded is not None]
+        served = [one for one in loaded if not one.waiters]
+        if served and not any(one.is_leaving for one in loaded):
+            min(served, key=_last_used).is_leaving = True
+
+    def _reopen(self) -> None:
+        for resident in self.residents.values():
+            resident.is_leaving = False
+
+    async def _unload(self, resident: Resident) -> None:
+        held, resident.loaded = [resident.loaded], None
+        ENGINES.unwatch(resident.name)
+        await in_own_thread(_close, held)
+        await in_own_thread(self._release)
+        resident.memory_bytes = 0
+        MODEL_BYTES.labels(resident.name).set(0)
+        MODEL_UNLOADS.labels(resident.name).inc()
+        logger.info("model %s is unloaded", resident.name)
+
+    @property
+    def _bytes_in_use(self) -> int:
+        return sum(resident.memory_bytes for resident in self.residents.values())
+
+
+def _last_used(resident: Resident) -> float:
+    return resident.last_used
+
+
+def _close(held: list[Loaded | None]) -> None:
+    """Takes the last reference out of the list, so that nothing is left to refer to the model."""
+    loaded = held.pop()
+    assert loaded is not None
+    loaded.engine.close()

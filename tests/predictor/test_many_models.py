@@ -1,0 +1,288 @@
+"""A server over a volume of several published models, with room for one at a time."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from demo.run import publish
+from modelstore import ModelStore
+from tests.predictor.test_health import with_weights_of_another_shape
+from tests.predictor.volumes import publish_folder, save_wide_pipeline
+from tests.serving import Server
+
+SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
+# The demo model takes 0.011 GiB in float32.
+ROOM_FOR_ONE = {"memory_budget_gib": 0.015, "max_lanes": 2}
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for name in ("first", "second", "third"):
+        publish(name, root)
+    # What a download under way leaves on the volume is no model yet.
+    ModelStore(root).staging("fourth").mkdir(parents=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def many(volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("many") / "log"
+    with Server.started(volume, log, **ROOM_FOR_ONE) as server:
+        server.wait_for("/v2/health/ready")
+        yield server
+
+
+@pytest.fixture
+def caller(many: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=many.url, timeout=120) as client:
+        yield client
+
+
+def predict(client: httpx.Client, name: str, **headers: str) -> httpx.Response:
+    return client.post(f"/v1/models/{name}:predict", json=SHORT, headers=headers)
+
+
+def index(client: httpx.Client, **body: Any) -> dict[str, dict[str, str]]:
+    answer = client.post("/v2/repository/index", json=body)
+    assert answer.status_code == 200, answer.text
+    return {entry["name"]: entry for entry in answer.json()}
+
+
+def states(client: httpx.Client) -> dict[str, str]:
+    return {name: entry["state"] for name, entry in index(client).items()}
+
+
+def metric(client: httpx.Client, name: str) -> dict[str, float]:
+    """The samples of that name by model."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = (sample for family in families for sample in family.samples)
+    return {one.labels["model_name"]: one.value for one in samples if one.name == name}
+
+
+def test_the_pod_is_ready_and_no_model_is_loaded(caller: httpx.Client) -> None:
+    names = ["first", "second", "third"]
+
+    assert caller.get("/v1/models").json() == {"models": names}
+    assert caller.get("/v2/models").json() == {"models": names}
+    assert states(caller) == dict.fromkeys(names, "UNAVAILABLE")
+    for path in ("/v1/models/first", "/v2/models/first/ready"):
+        assert caller.get(path).status_code == 503
+    assert caller.get("/v2/health/ready").status_code == 200
+
+
+def test_a_request_loads_its_model_in_place_of_another(caller: httpx.Client) -> None:
+    first = predict(caller, "first")
+    while_first = states(caller)
+    second = predict(caller, "second")
+    entry = index(caller)["second"]
+
+    assert (first.status_code, first.headers["x-model-name"]) == (200, "first")
+    assert (second.status_code, second.headers["x-model-name"]) == (200, "second")
+    assert (while_first["first"], while_first["second"]) == ("READY", "UNAVAILABLE")
+    assert entry["version"] == second.headers["x-model-revision"]
+    assert index(caller, ready=True) == {"second": entry}
+    assert caller.get("/v1/models/second").json() == {"name": "second", "ready": True}
+    assert caller.get("/v2/models/first/ready").status_code == 503
+
+
+def test_a_crowd_for_three_models_gets_its_pictures_within_the_budget(
+    caller: httpx.Client,
+) -> None:
+    names = ["first", "second", "third"] * 4
+    budget = ROOM_FOR_ONE["memory_budget_gib"] * 2**30
+    taken = []
+    with ThreadPoolExecutor(len(names)) as callers:
+        asked = [callers.submit(predict, caller, name) for name in names]
+        while not all(one.done() for one in asked):
+            taken.append(sum(metric(caller, "diffusion_model_bytes").values()))
+        answers = [one.result() for one in asked]
+
+    assert [answer.status_code for answer in answers] == [200] * len(names)
+    assert [answer.headers["x-model-name"] for answer in answers] == names
+    assert 0 < max(taken) <= budget
+
+
+def test_a_stream_of_events_loads_its_model_too(caller: httpx.Client) -> None:
+    caller.post("/v2/repository/models/third/unload")
+
+    answer = predict(caller, "third", accept="text/event-stream")
+
+    assert answer.text.count("event: result") == 1
+
+
+def test_models_are_loaded_and_unloaded_over_http(caller: httpx.Client) -> None:
+    loads = metric(caller, "diffusion_model_loads_total")
+    loaded = caller.post("/v2/repository/models/first/load")
+    after_loading = states(caller)["first"], metric(caller, "diffusion_model_bytes")["first"]
+    unloaded = caller.post("/v2/repository/models/first/unload")
+    after_unloading = states(caller)["first"], metric(caller, "diffusion_model_bytes")["first"]
+
+    assert loads.keys() == {"first", "second", "third"}
+    assert (loaded.status_code, loaded.json()) == (200, {"name": "first", "load": True})
+    assert (unloaded.status_code, unloaded.json()) == (200, {"name": "first", "unload": True})
+    assert after_loading[0] == "READY"
+    assert 10e6 < after_loading[1] < 15e6
+    assert after_unloading == ("UNAVAILABLE", 0)
+    assert metric(caller, "diffusion_model_unloads_total")["first"] >= 1
+    assert "first" not in metric(caller, "diffusion_lanes")
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_a_model_that_is_not_there_is_no_ones_to_load(caller: httpx.Client, verb: str) -> None:
+    answer = caller.post(f"/v2/repository/models/fourth/{verb}")
+
+    assert answer.status_code == 404
+    assert predict(caller, "fourth").status_code == 404
+    assert "fourth" not in metric(caller, "diffusion_requests_total")
+
+
+@pytest.mark.parametrize("body", ["[]", '{"ready": "yes"}', "nonsense"])
+def test_an_index_request_of_another_form_is_refused(caller: httpx.Client, body: str) -> None:
+    assert caller.post("/v2/repository/index", content=body).status_code == 400
+
+
+def test_models_come_and_go_with_the_volume(caller: httpx.Client, volume: Path) -> None:
+    publish("later", volume)
+    new = predict(caller, "later")
+    (volume / "later").unlink()
+    listed = caller.get("/v1/models").json()["models"]
+    gone = predict(caller, "later")
+
+    assert new.status_code == 200
+    assert "later" not in listed
+    assert gone.status_code == 404
+
+
+def test_a_broken_model_does_not_hurt_the_others(
+    caller: httpx.Client, volume: Path, many: Server
+) -> None:
+    shutil.copytree((volume / "first").resolve(), volume / "broken")
+    with_weights_of_another_shape(volume / "broken")
+    try:
+        failed = predict(caller, "broken")
+        entry = index(caller)["broken"]
+        other = predict(caller, "second")
+        failures = metric(caller, "diffusion_model_loads_total")
+    finally:
+        shutil.rmtree(volume / "broken")
+
+    told = "model 'broken' could not be loaded; the log has the cause"
+    assert (failed.status_code, failed.json()) == (503, {"error": told})
+    assert 0 < int(failed.headers["retry-after"]) <= 5
+    assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", told)
+    assert other.status_code == 200
+    assert failures["broken"] == 1
+    assert re.search("model broken does not load: .*(shape|size mismatch)", many.log.read_text())
+
+
+def test_a_model_beyond_the_budget_is_refused_with_figures(
+    caller: httpx.Client, volume: Path, tmp_path: Path
+) -> None:
+    save_wide_pipeline(tmp_path / "wide", 64)
+    publish_folder(tmp_path / "wide", "wide", volume)
+    try:
+        refused = predict(caller, "wide")
+    finally:
+        (volume / "wide").unlink()
+
+    assert refused.status_code == 503
+    assert "'wide' takes 0.04 GiB and memory_budget_gib is 0.0" in refused.json()["error"]
+
+
+def test_a_switched_revision_is_served_after_the_next_load(
+    caller: httpx.Client, volume: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree((volume / "second").resolve(), other)
+    (other / ".modelstore.json").unlink()
+    (other / "generation_defaults.json").write_text(json.dumps({"num_inference_steps": 7}))
+    before = predict(caller, "second").headers["x-model-revision"]
+    publish_folder(other, "second", volume)
+    meanwhile = predict(caller, "second").headers["x-model-revision"]
+
+    assert caller.post("/v2/repository/models/second/unload").status_code == 200
+    after = predict(caller, "second").headers["x-model-revision"]
+
+    assert before == meanwhile != after
+    assert after == index(caller)["second"]["version"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "preload", "told"),
+    [
+        ("", "nobody", "preload: 'nobody' is not on the volume; published: first, second, third"),
+        ("first", "first", "preload=first, but model_dir is a single model's folder"),
+    ],
+)
+def test_a_preload_that_contradicts_the_folder_ends_the_process(
+    volume: Path, tmp_path: Path, folder: str, preload: str, told: str
+) -> None:
+    with Server.started(volume / folder, tmp_path / "log", preload=preload) as server:
+        assert server.process.wait(timeout=60) == 1
+
+    assert told in server.log.read_text().splitlines()[-1]
+
+
+class Wide(NamedTuple):
+    """A server that had to load a model of ``size`` bytes; ``early`` is its first readiness."""
+
+    server: Server
+    size: int
+    early: int
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]:
+    root = tmp_path_factory.mktemp("wide")
+    size = save_wide_pipeline(root / "wide", 144)
+    (root / "volume").mkdir()
+    for name in ("one", "two"):
+        publish_folder(root / "wide", name, root / "volume")
+    settings = {"memory_budget_gib": 10, "max_lanes": 2, "preload": "one, two"}
+    with Server.started(root / "volume", root / "log", **settings) as server:
+        server.wait_for("/")
+        early = httpx.get(server.url + "/v2/health/ready").status_code
+        server.wait_for("/v2/health/ready")
+        yield Wide(server, size, early)
+
+
+def test_what_is_preloaded_is_there_when_the_pod_is_ready(wide: Wide) -> None:
+    with httpx.Client(base_url=wide.server.url) as client:
+        found = states(client)
+
+    assert wide.early == 503
+    assert found == {"one": "READY", "two": "READY"}
+
+
+def test_the_memory_of_an_unloaded_model_returns_to_the_system(wide: Wide) -> None:
+    loaded, unloaded = [], []
+    with httpx.Client(base_url=wide.server.url, timeout=120) as client:
+        client.post("/v2/repository/models/one/unload").raise_for_status()
+        for name in ("two", "one", "two", "one"):
+            assert predict(client, name).status_code == 200
+            loaded.append(resident_bytes(wide.server))
+            client.post(f"/v2/repository/models/{name}/unload").raise_for_status()
+            unloaded.append(resident_bytes(wide.server))
+
+    given_back = [before - after for before, after in zip(loaded, unloaded, strict=True)]
+    assert wide.size > 200e6
+    assert min(given_back) > 0.8 * wide.size
+    assert max(unloaded) - unloaded[0] < 0.25 * wide.size
+
+
+def resident_bytes(server: Server) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
