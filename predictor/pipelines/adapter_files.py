@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 
 from modelstore.layout import ADAPTERS_FOLDER_NAME
@@ -40,20 +41,36 @@ def find_adapters(model_dir: Path) -> dict[str, Path]:
     return found
 
 
-def check_adds_only(file: Path, denoiser: Any) -> None:
+def check_adds_only(file: Path, pipeline: Any) -> None:
     """Refuse what would change the model itself, beyond what can be taken off again.
 
-    Control LoRAs replace norms and widen the input layer, in diffusers for good.
+    Diffusers writes whatever a file holds beside LoRA layers into the model, and widens layers of a
+    transformer to those of the file: control LoRAs are made for that.
 
     Raises:
-        ValueError: the file is none, or is one of these.
+        ValueError: the file does.
         OSError, SafetensorError: it cannot be read.
     """
     with safe_open(file, framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118 - it is no dict
-            if "lora_controlnet" in key or ("norm" in key and "lora" not in key):
-                raise ValueError(f"it is a control LoRA: {key}")
-            if key.endswith(("x_embedder.lora_A.weight", "img_in.lora_A.weight")):
-                width = tensors.get_slice(key).get_shape()[1]
-                if width != denoiser.x_embedder.in_features:
-                    raise ValueError(f"it is a control LoRA: {key} takes {width} channels")
+        if "lora_controlnet" in tensors.keys():  # noqa: SIM118 - it is no dict
+            raise ValueError("it is a control LoRA")
+    transformer = pipeline.components.get("transformer")
+    if transformer is None:
+        return
+    read = pipeline.lora_state_dict(
+        file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
+    )
+    for key, weight in (read[0] if isinstance(read, tuple) else read).items():
+        if "lora" not in key:
+            raise ValueError(f"{key} is no LoRA layer")
+        path, _, is_input = key.removeprefix("transformer.").partition(".lora_A.")
+        width = getattr(_submodule(transformer, path), "in_features", None) if is_input else None
+        if width not in (None, weight.shape[1]):
+            raise ValueError(f"{key} takes {weight.shape[1]} channels, the layer {width}")
+
+
+def _submodule(module: torch.nn.Module, path: str) -> torch.nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None

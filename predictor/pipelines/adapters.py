@@ -1,6 +1,6 @@
 """LoRA adapters: loaded by diffusers when first asked for, in use for the requests that name them.
 
-Loading takes a second and memory, so a pod that starts does not wait for all that lie beside its
+Loading takes seconds and memory, so a pod that starts does not wait for all that lie beside its
 model. A file that does not load fails the requests that name it, and nobody else's.
 """
 
@@ -121,7 +121,7 @@ class Adapters:
                 raise
 
     def _load_by_diffusers(self, file: Path, peft_name: str) -> None:
-        check_adds_only(file, self._denoiser)
+        check_adds_only(file, self._pipeline)
         self._pipeline.load_lora_weights(
             file.parent,
             weight_name=file.name,
@@ -132,11 +132,6 @@ class Adapters:
         # Diffusers takes a file of another family for one without layers.
         if not any(peft_name in names for names in self._pipeline.get_list_adapters().values()):
             raise ValueError(f"{file.name} has no layers of this model")
-
-    @property
-    def _denoiser(self) -> Any:
-        parts = self._pipeline.components
-        return parts.get("transformer") or parts.get("unet")
 
     def _make_room(self, size: int, wanted: Container[str]) -> None:
         for name in [name for name in self._loaded if name not in wanted]:

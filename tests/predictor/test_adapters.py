@@ -189,7 +189,7 @@ def test_nothing_is_touched_while_the_set_stays_the_same(
     puts: list[object] = []
     put = adapted_layers._Place.put
     monkeypatch.setattr(
-        adapted_layers._Place, "put", lambda place, layer: (puts.append(layer), put(place, layer))
+        adapted_layers._Place, "put", lambda place, names: (puts.append(names), put(place, names))
     )
 
     adapters.use([Adapter("one", 0.5)])
@@ -351,15 +351,17 @@ def test_what_would_change_flux_for_good_is_refused(tmp_path: Path) -> None:
         ),
     }
     norms = {"transformer.transformer_blocks.0.attn.norm_q.weight": torch.ones(16)}
+    proj_out = pipeline.transformer.proj_out.weight
+    weights = {"transformer.proj_out.weight": torch.zeros_like(proj_out)}
     named = {"plain": file}
-    for name, more in (("wide", wide), ("norms", norms)):
+    for name, more in (("wide", wide), ("norms", norms), ("weights", weights)):
         named[name] = tmp_path / f"{name}.safetensors"
         save_file(load_file(file) | more, named[name])
     before = {key: value.clone() for key, value in pipeline.transformer.state_dict().items()}
     adapters = Adapters(pipeline, named)
 
     adapters.load([Adapter("plain")])
-    for name in ("wide", "norms"):
+    for name in ("wide", "norms", "weights"):
         with pytest.raises(GenerationFailedError, match=name):
             adapters.load([Adapter(name)])
 
