@@ -24,8 +24,10 @@ from PIL import Image
 from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.capacity import Capacity
 from predictor.engine.step_loop import StepEngine
+from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
 from predictor.families.profile import read_profile
+from predictor.limits import Limits
 from predictor.loading.load import load_pipeline
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import denoiser_for, supports
@@ -306,9 +308,19 @@ def test_an_inpainting_unet_goes_through_the_step_loop_and_does_nothing_else(
 ) -> None:
     pipeline = request.getfixturevalue(family)
 
+    async def story() -> Image.Image:
+        engine = open_engine(pipeline, Settings(max_lanes=4))
+        try:
+            assert isinstance(engine, StepEngine)
+            return (await engine.submit(INPAINTING)).image
+        finally:
+            engine.close()
+
     assert supports(pipeline.diffusers)
     assert pipeline.profile.tasks == ("inpainting",)
     pipeline.warm_up()
+    Limits(Settings(), pipeline.profile).check(pipeline.profile.default_request("any"))
+    assert differences(pipeline, [INPAINTING], [asyncio.run(story())]) <= [TOLERANCE]
 
 
 def test_a_plain_model_does_every_task(demo: DiffusersPipeline, sdxl: DiffusersPipeline) -> None:
