@@ -32,7 +32,7 @@ def build_sdxl_inpainting() -> DiffusionPipeline:
 
 
 def build_sd3_of_16_channels() -> DiffusionPipeline:
-    """Stable Diffusion 3 with the latent channels of the real one: its inpainting asks for them."""
+    """Stable Diffusion 3 with as many latent channels as the real one: inpainting asks for them."""
     pipeline = build_sd3()
     torch.manual_seed(1)
     transformer = SD3Transformer2DModel.from_config(

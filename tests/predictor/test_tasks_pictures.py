@@ -24,8 +24,10 @@ from PIL import Image
 from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.capacity import Capacity
 from predictor.engine.step_loop import StepEngine
+from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
 from predictor.families.profile import read_profile
+from predictor.limits import Limits
 from predictor.loading.load import load_pipeline
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import denoiser_for, supports
@@ -228,12 +230,14 @@ def test_a_crowd_of_all_tasks_does_not_change_a_picture(
 def test_latents_with_a_mean_and_deviation_are_encoded_by_them(sdxl: DiffusersPipeline) -> None:
     pipeline = copy.copy(sdxl.diffusers)
     pipeline.vae = copy.deepcopy(pipeline.vae)
-    pipeline.vae.register_to_config(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1, 2, 3, 0.5])
+    pipeline.vae.register_to_config(latents_mean=[30, -20, 10, 5], latents_std=[1, 2, 3, 0.5])
     whitened = DiffusersPipeline(pipeline, sdxl.profile)
 
     (picture,) = make(whitened, IMAGE_TO_IMAGE)
 
-    assert largest_difference(picture, diffusers_own(whitened, IMAGE_TO_IMAGE)) <= TOLERANCE
+    expected = diffusers_own(whitened, IMAGE_TO_IMAGE)
+    assert largest_difference(picture, expected) <= TOLERANCE
+    assert largest_difference(expected, diffusers_own(sdxl, IMAGE_TO_IMAGE)) > TOLERANCE
 
 
 @pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # diffusers' own
@@ -304,9 +308,19 @@ def test_an_inpainting_unet_goes_through_the_step_loop_and_does_nothing_else(
 ) -> None:
     pipeline = request.getfixturevalue(family)
 
+    async def story() -> Image.Image:
+        engine = open_engine(pipeline, Settings(max_lanes=4))
+        try:
+            assert isinstance(engine, StepEngine)
+            return (await engine.submit(INPAINTING)).image
+        finally:
+            engine.close()
+
     assert supports(pipeline.diffusers)
     assert pipeline.profile.tasks == ("inpainting",)
     pipeline.warm_up()
+    Limits(Settings(), pipeline.profile).check(pipeline.profile.default_request("any"))
+    assert differences(pipeline, [INPAINTING], [asyncio.run(story())]) <= [TOLERANCE]
 
 
 def test_a_plain_model_does_every_task(demo: DiffusersPipeline, sdxl: DiffusersPipeline) -> None:
