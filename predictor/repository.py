@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from kserve import ModelRepository
@@ -10,7 +11,7 @@ from kserve.errors import ModelNotFound, ModelNotReady
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from modelstore import MARKER_NAME, ModelStore
-from predictor.errors import ModelLoadError
+from predictor.errors import ModelLoadError, ModelUnavailableError
 from predictor.model import DiffusionModel, ModelLoader
 from predictor.residency import Residency
 from predictor.settings import Settings
@@ -62,6 +63,7 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
         self._store = ModelStore(settings.model_dir)
         self.residency = _residency(settings, is_bounded=True)
         self.preload_names = settings.preload_names
+        self._looking = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
         self._add(published_names(self._store))
         for name in self.preload_names:
@@ -77,14 +79,15 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
 
     async def refresh(self) -> None:
         """Look at the volume for new names, and for those that are gone."""
-        names = await asyncio.to_thread(published_names, self._store)
-        self._add(names)
-        for name in self.models.keys() - set(names):
-            del self.models[name]
-            logger.info("model %s is published no more", name)
-            leaving = asyncio.create_task(self.residency.unload(name))
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
+        # One at a time: of two, the one that looked first must not have the last word.
+        async with self._looking:
+            names = await asyncio.to_thread(published_names, self._store)
+            self._add(names)
+            for name in self.models.keys() - set(names):
+                del self.models[name]
+                leaving = asyncio.create_task(self._let_go(name))
+                self._leaving.add(leaving)
+                leaving.add_done_callback(self._leaving.discard)
 
     async def load(self, name: str) -> None:
         """Load it, anew where another revision was published since."""
@@ -93,6 +96,12 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
     async def unload(self, name: str) -> None:
         """Take it out of memory once it is idle; the next request for it loads it again."""
         await self.residency.unload(name)
+
+    async def _let_go(self, name: str) -> None:
+        logger.info("model %s is published no more", name)
+        # One that stays busy goes later, when its room is needed.
+        with contextlib.suppress(ModelUnavailableError):
+            await self.residency.unload(name)
 
     def _add(self, names: tuple[str, ...]) -> None:
         for name in names:

@@ -30,7 +30,6 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
     """KServe's data plane, whose server readiness is a constant True."""
 
     draining = False
-
     is_preloaded = False
 
     async def ready(self) -> bool:

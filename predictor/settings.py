@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     preload: str = Field(
         default="",
         description="Of a volume's models: the names, separated by commas, of those that are "
-        "loaded before the pod is ready. Without any it is ready at once.",
+        "loaded before the pod is ready. Without any it is ready once the libraries are imported.",
     )
     embed_metadata: bool = Field(
         default=True,
