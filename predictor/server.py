@@ -76,7 +76,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         )
         self._settings = settings
         self.dataplane = _DataPlane(model_registry=self.registered_models)
-        app.include_router(metadata_routes(self.dataplane))
+        app.include_router(metadata_routes(self.dataplane.model_metadata))
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
