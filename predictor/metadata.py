@@ -5,17 +5,15 @@ The Open Inference Protocol names the first five fields and allows others beside
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter
 
 from predictor.limits import MAX_SEED, MIN_SIDE
 from predictor.settings import Settings
 from predictor.types import ModelProfile
-
-if TYPE_CHECKING:
-    from kserve.protocol.dataplane import DataPlane
 
 # The fields that are one number or text each, as the protocol names their types.
 INPUT_TYPES = {
@@ -36,14 +34,13 @@ INPUT_TYPES = {
 }
 
 
-def metadata_routes(data_plane: DataPlane) -> APIRouter:
+def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> APIRouter:
     """To be added before KServe's own route, which drops every field that the protocol lacks."""
     routes = APIRouter()
 
     @routes.get("/v2/models/{name}")
     async def model_metadata(name: str) -> dict[str, Any]:
-        metadata: dict[str, Any] = await data_plane.model_metadata(name)
-        return metadata
+        return await metadata_of(name)
 
     return routes
 

@@ -82,7 +82,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         self.dataplane = _DataPlane(model_registry=repository)
         self.model_repository_extension = RepositoryExtension(model_registry=repository)
         app.include_router(repository_routes(self.model_repository_extension))
-        app.include_router(metadata_routes(self.dataplane))
+        app.include_router(metadata_routes(self.dataplane.model_metadata))
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)

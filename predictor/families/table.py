@@ -26,8 +26,7 @@ _SD3 = {
 }
 _FLUX = {"FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"}
 
-_PUBLISHED_IN_HALF = "published and run in it"
-_PUBLISHED_IN_BFLOAT16 = "published and run in it"
+_PUBLISHED = "published and run in it"
 _FLUX_IN_BFLOAT16 = "published and run in it; float16 clips what its text encoders bring"
 
 
@@ -69,7 +68,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=8.0,
         scheduler="lcm",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED_IN_HALF,
+        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
         schedulers=("lcm",),
     ),
@@ -82,7 +81,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=0.0,
         scheduler=None,
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED_IN_HALF,
+        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
     ),
     Family(
@@ -94,7 +93,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.5,
         scheduler="unipc",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED_IN_HALF,
+        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
     ),
     Family(
@@ -106,7 +105,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=5.0,
         scheduler="unipc",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED_IN_HALF,
+        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
     ),
     Family(
@@ -118,7 +117,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=0.0,
         scheduler=None,
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED_IN_HALF,
+        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd2",
@@ -140,7 +139,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.5,
         scheduler="unipc",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED_IN_HALF,
+        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd3.5-medium",
@@ -151,7 +150,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=4.5,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_PUBLISHED_IN_BFLOAT16,
+        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd3.5-large",
@@ -162,7 +161,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=3.5,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_PUBLISHED_IN_BFLOAT16,
+        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd3",
@@ -173,7 +172,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.0,
         scheduler="euler",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED_IN_HALF,
+        dtype_reason=_PUBLISHED,
     ),
     Family(
         "flux-schnell",

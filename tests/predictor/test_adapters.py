@@ -128,7 +128,11 @@ def test_only_folders_with_one_safetensors_file_to_choose_are_found(
 
 
 def test_the_profile_names_what_is_there(pipeline: DiffusionPipeline, files: Any) -> None:
-    assert DiffusersPipeline(pipeline, PROFILE, files).profile.adapters == ("one", "two", "three")
+    assert DiffusersPipeline(pipeline, PROFILE, adapter_files=files).profile.adapters == (
+        "one",
+        "two",
+        "three",
+    )
 
 
 def test_a_pipeline_that_takes_no_adapters_has_none(
@@ -151,7 +155,7 @@ def test_any_name_of_a_folder_will_do(
         for seed, name in enumerate(AWKWARD)
     }
     every = [with_adapter(name) for name in AWKWARD]
-    results = make(DiffusersPipeline(pipeline, PROFILE, named), REQUEST, *every)
+    results = make(DiffusersPipeline(pipeline, PROFILE, adapter_files=named), REQUEST, *every)
 
     pictures = [result.image for result in results]
     for index, picture in enumerate(pictures):
@@ -250,8 +254,8 @@ def test_an_adapter_that_went_while_it_was_in_use_draws_on(
     model: DiffusionPipeline, files: dict[str, Path]
 ) -> None:
     requests = [replace(with_adapter(name), num_inference_steps=2) for name in ("one", "two")]
-    roomy = DiffusersPipeline(copy.deepcopy(model), PROFILE, files)
-    narrow = DiffusersPipeline(copy.deepcopy(model), PROFILE, files)
+    roomy = DiffusersPipeline(copy.deepcopy(model), PROFILE, adapter_files=files)
+    narrow = DiffusersPipeline(copy.deepcopy(model), PROFILE, adapter_files=files)
     narrow.adapters = Adapters(narrow.diffusers, files, max_bytes=1)
 
     for one, other in zip(make(roomy, *requests), make(narrow, *requests), strict=True):
@@ -294,7 +298,7 @@ def test_a_broken_adapter_is_named_and_fails_nobody_else(
     broken = tmp_path / WEIGHTS_NAME
     weights = load_file(files["one"])
     save_file(weights, broken)
-    served = DiffusersPipeline(pipeline, PROFILE, files | {"broken one": broken})
+    served = DiffusersPipeline(pipeline, PROFILE, adapter_files=files | {"broken one": broken})
     damage(broken, weights)
     plain, one = make(served, REQUEST, with_adapter("one"))
 
@@ -373,7 +377,7 @@ def test_what_would_change_flux_for_good_is_refused(tmp_path: Path) -> None:
 def test_lanes_share_a_forward_pass_only_where_their_sets_are_equal(
     pipeline: DiffusionPipeline, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    denoiser = denoiser_for(DiffusersPipeline(pipeline, PROFILE, files))
+    denoiser = denoiser_for(DiffusersPipeline(pipeline, PROFILE, adapter_files=files))
     passes: list[tuple[set[Any], int]] = []
     threads: set[str] = set()
     predict, load = denoiser.predict, pipeline.load_lora_weights
@@ -415,7 +419,7 @@ def test_one_call_of_a_whole_pipeline_takes_one_set(
     file = write_adapter(build(), tmp_path, seed=0, components=("transformer",))
     pipeline = build()
     pipeline.set_progress_bar_config(disable=True)
-    served = DiffusersPipeline(pipeline, PROFILE, {"one": file})
+    served = DiffusersPipeline(pipeline, PROFILE, adapter_files={"one": file})
     calls: list[list[GenerationRequest]] = []
     generate = served.generate
 
@@ -445,7 +449,7 @@ def test_prompts_are_encoded_anew_only_for_adapters_of_the_text_encoders(tmp_pat
         name: write_adapter(build_sdxl(), tmp_path / name, seed=0, components=components)
         for name, components in parts.items()
     }
-    denoiser = denoiser_for(DiffusersPipeline(build_sdxl(), PROFILE, named))
+    denoiser = denoiser_for(DiffusersPipeline(build_sdxl(), PROFILE, adapter_files=named))
     request = replace(REQUEST, adapters=(Adapter("second"), Adapter("unet")))
 
     denoising = denoiser.begin(request)
