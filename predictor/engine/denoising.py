@@ -95,8 +95,8 @@ class Denoising:
 
     @property
     def is_done(self) -> bool:
-        """Whether ``latents`` are ready to be decoded."""
-        return self.step == self.steps and self._successor is None
+        """Whether all steps are taken."""
+        return self.step == self.steps
 
     @property
     def timesteps(self) -> torch.Tensor:

@@ -59,8 +59,8 @@ class Job:
     def advance(self, predictions: torch.Tensor) -> None:
         """Go one step by the predictions of the job's own lanes; the next may be another's."""
         self.denoising.advance(self._guided(predictions))
-        self.ticket.stepped(self.denoising.steps_done, self.denoising.steps_in_all)
         self.denoising = self.denoising.who_goes_on()
+        self.ticket.stepped(self.denoising.steps_done, self.denoising.steps_in_all)
 
     def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
         """Classifier-free guidance."""

@@ -129,7 +129,7 @@ class StepEngine:
         self._under_way += [
             Job(
                 ticket,
-                denoising,
+                denoising.who_goes_on(),
                 _by_encoders((prompt, encoded[prompt]) for prompt in own),
                 self._denoiser.warnings(ticket.request),
                 self._turn,

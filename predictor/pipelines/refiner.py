@@ -49,10 +49,10 @@ class Refiner(StableDiffusionXLDenoiser):
         """See ``Denoiser.encode``; by the second text encoder alone."""
         return super().encode(prompts)
 
-    def join(self, begun: Denoising, request: GenerationRequest) -> Denoising:
-        """Take over the steps of ``begun`` that lie beyond ``denoising_end``: its rest.
+    def join(self, begun: Denoising, request: GenerationRequest) -> None:
+        """Take over the steps of ``begun`` that lie beyond ``denoising_end``, if there are any.
 
-        An expert without a step is left out, so that either may be the only one.
+        There may be no others: then the refiner is the only one to take a step.
         """
         assert request.denoising_end is not None
         scheduler = make_scheduler(request.scheduler, self._own_scheduler)
@@ -60,8 +60,8 @@ class Refiner(StableDiffusionXLDenoiser):
         cutoff = _cutoff(scheduler, request.denoising_end)
         rest = int((begun.timesteps < cutoff).sum())
         if rest == 0:
-            return begun
-        steps = begun.steps - rest
+            return
+        begins_at = begun.steps - rest
         if scheduler.order == 2 and rest % 2 == 0:
             # A step of two passes is not taken over in its middle, but from its beginning.
             rest += 1
@@ -76,10 +76,7 @@ class Refiner(StableDiffusionXLDenoiser):
             kind=KIND,
             encoders=ENCODERS,
         )
-        if steps == 0:
-            return refining
-        begun.hand_over_after(steps, refining)
-        return begun
+        begun.hand_over_after(begins_at, refining)
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         """Original size, crop and score; the score of a bad picture for the negative lane."""
@@ -112,9 +109,9 @@ class RefinedDenoiser:
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
         begun = self._base.begin(request)
-        if request.denoising_end is None or request.denoising_end == 1:
-            return begun
-        return self._refiner.join(begun, request)
+        if request.denoising_end is not None and request.denoising_end < 1:
+            self._refiner.join(begun, request)
+        return begun
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """See ``Denoiser.predict``."""

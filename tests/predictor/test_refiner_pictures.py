@@ -14,9 +14,10 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from predictor.engine.capacity import Capacity
+from predictor.engine.denoising import Denoising
 from predictor.engine.seam import Lane
 from predictor.engine.step_loop import StepEngine
-from predictor.pipelines.refiner import KIND
+from predictor.pipelines.refiner import KIND, Refiner
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
@@ -132,8 +133,19 @@ def test_every_parameter_means_what_it_means_to_diffusers(
     assert largest_difference(picture, in_turn(pair, asked)) <= TOLERANCE
 
 
-def test_to_the_end_it_is_the_base_alone(pair: DiffusersPipeline) -> None:
-    asked = replace(REQUEST, denoising_end=1.0)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"denoising_end": 1.0},
+        # No timestep is left; diffusers would take the last one of Heun's twice.
+        {"denoising_end": 0.9996, "scheduler": "heun"},
+    ],
+    ids=str,
+)
+def test_to_the_end_it_is_the_base_alone(
+    pair: DiffusersPipeline, changes: dict[str, object]
+) -> None:
+    asked = replace(REQUEST, **changes)  # type: ignore[arg-type]
 
     (picture,) = make(pair, asked)
 
@@ -163,6 +175,28 @@ def test_a_crowd_of_both_does_not_change_a_picture(pair: DiffusersPipeline) -> N
     for one, picture in zip(crowd, together, strict=True):
         recipe = base_alone if one.denoising_end == 1 else in_turn
         assert largest_difference(picture, recipe(pair, one)) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("skipped", "own"), [(0, 4), (2, 2), (6, 0)])
+def test_what_begins_late_is_taken_over_where_it_stands(
+    pair: DiffusersPipeline, skipped: int, own: int
+) -> None:
+    """As image to image begins: the refiner takes no more steps than there are left."""
+    assert pair.refiner is not None
+    asked = replace(REQUEST, denoising_end=0.5)
+    scheduler = make_scheduler(asked.scheduler, pair.diffusers.scheduler)
+    scheduler.set_timesteps(asked.num_inference_steps)
+    late = Denoising(
+        scheduler, scheduler.timesteps[skipped:], torch.zeros(1, 4, 8, 8), torch.Generator()
+    )
+
+    Refiner(pair.refiner, pair.diffusers.scheduler).join(late, asked)
+
+    base, refining = late.experts
+    assert base.steps == own
+    taken = torch.cat([base.timesteps[:own], refining.timesteps])
+    assert torch.equal(taken, scheduler.timesteps[skipped:])
+    assert late.who_goes_on() is (base if own else refining)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
