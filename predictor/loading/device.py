@@ -30,3 +30,8 @@ def pick_dtype(settings: Settings, device: torch.device) -> torch.dtype:
         return torch.float16 if device.type == "cuda" else torch.float32
     dtype: torch.dtype = getattr(torch, settings.dtype)
     return dtype
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None for a CPU, whose memory the whole pod shares."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -2,45 +2,118 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 
 from modelstore import IncompleteModelError, Marker
 from modelstore.layout import MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
-from predictor.loading.device import pick_device, pick_dtype
+from predictor.loading.apply import apply_tuning
+from predictor.loading.contradictions import Facts, check
+from predictor.loading.device import free_memory, pick_device, pick_dtype
+from predictor.loading.footprint import footprint_of
+from predictor.loading.parts import denoiser_of, vae_of
+from predictor.loading.presets import savings_of
+from predictor.loading.tuning import Savings, Tuning, tune
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
+from predictor.types import ModelProfile
+
+logger = logging.getLogger(__name__)
 
 
 def load_pipeline(settings: Settings) -> DiffusersPipeline:
     """Load the published model folder and make one picture with it.
 
     Raises:
-        ModelLoadError: the folder is incomplete, does not load, or makes no picture.
+        ModelLoadError: the folder is incomplete, does not load, makes no picture, or the settings
+            contradict each other or the model.
     """
-    marker = _read_marker(settings.model_dir)
     device = pick_device(settings)
+    dtype = pick_dtype(settings, device)
+    facts = _facts(settings, device, dtype)
+    check(facts)
+    marker = _read_marker(settings.model_dir)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            settings.model_dir,
-            dtype=pick_dtype(settings, device),
-            variant=marker.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            **_absent_components(settings.model_dir),
-        ).to(device)
+        pipeline = _read_weights(settings.model_dir, marker, dtype)
+        profile = read_profile(pipeline, settings.model_dir, marker.revision)
+        tuning = _tune(settings, pipeline, profile, marker, device)
+        check(_with_the_model(facts, pipeline, tuning))
+        apply_tuning(pipeline, tuning, device)
+    except ModelLoadError:
+        raise
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    loaded = DiffusersPipeline(
-        pipeline, read_profile(pipeline, settings.model_dir, marker.revision)
-    )
+    logger.info("loaded on %s: %s", device, tuning)
+    loaded = DiffusersPipeline(pipeline, profile, device, tuning)
     loaded.warm_up()
     return loaded
+
+
+def _facts(settings: Settings, device: torch.device, dtype: torch.dtype) -> Facts:
+    """What is known before minutes are spent on reading weights."""
+    return Facts(
+        tuning=tune(settings, settings.memory_preset, Savings()),
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        has_xformers=importlib.util.find_spec("xformers") is not None,
+        has_adapters=(settings.model_dir / "adapters").is_dir(),
+        compile_shapes=settings.compile_shapes,
+    )
+
+
+def _with_the_model(facts: Facts, pipeline: Any, tuning: Tuning) -> Facts:
+    denoiser, vae = denoiser_of(pipeline), vae_of(pipeline)
+    return replace(
+        facts,
+        tuning=tuning,
+        can_slice_attention=hasattr(denoiser, "set_attention_slice"),
+        can_fuse_qkv=hasattr(denoiser, "fuse_qkv_projections"),
+        can_slice_vae=hasattr(vae, "use_slicing"),
+        can_tile_vae=hasattr(vae, "use_tiling"),
+        denoiser=type(denoiser).__name__,
+        vae=type(vae).__name__,
+    )
+
+
+def _tune(
+    settings: Settings,
+    pipeline: Any,
+    profile: ModelProfile,
+    marker: Marker,
+    device: torch.device,
+) -> Tuning:
+    pixels = profile.defaults.width * profile.defaults.height
+    footprint = footprint_of(pipeline, marker, pixels, settings.max_pixels)
+    preset, savings = savings_of(settings.memory_preset, free_memory(device), footprint)
+    vae = vae_of(pipeline)
+    possible = Savings(
+        savings.vae_slicing and hasattr(vae, "use_slicing"),
+        savings.vae_tiling and hasattr(vae, "use_tiling"),
+        savings.offload,
+    )
+    return tune(settings, preset, possible)
+
+
+def _read_weights(folder: Path, marker: Marker, dtype: torch.dtype) -> Any:
+    pipeline = DiffusionPipeline.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=marker.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **_absent_components(folder),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _absent_components(folder: Path) -> dict[str, None]:

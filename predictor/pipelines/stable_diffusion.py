@@ -27,14 +27,17 @@ class StableDiffusionDenoiser:
     def __init__(self, loaded: DiffusersPipeline) -> None:
         self.warnings = loaded.warnings
         self._pipeline: Any = loaded.diffusers
-        self._device: torch.device = self._pipeline.device
+        self._device = loaded.device
+        self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = self._pipeline.unet.dtype
         self._decode_stream: torch.cuda.Stream | None = None
-        if self._device.type == "cuda":
+        # With weights that come and go there is no memory for a decoder beside the steps.
+        if self._device.type == "cuda" and self._offload == "none":
             self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``."""
+        self._make_room()
         embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
         return rows(embeddings)
 
@@ -73,6 +76,16 @@ class StableDiffusionDenoiser:
             if not torch.isfinite(image).all():
                 raise ArithmeticError("the picture came out as NaN or infinity")
             return self._to_picture(image)
+
+    def _make_room(self) -> None:
+        """Before the text encoders come back to the GPU.
+
+        Each part sends away the one before it in the order of a lone picture; at its end diffusers
+        sends away the rest, and here pictures have no common end.
+        """
+        if self._offload == "model":
+            self._pipeline.unet.to("cpu")
+            self._pipeline.vae.to("cpu")
 
     def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
         scale = self._pipeline.vae_scale_factor

@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 
 from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
+from predictor.loading.tuning import PLAIN, Tuning
 from predictor.pipelines.prompts import truncation_warning
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile
@@ -22,10 +23,22 @@ WARM_UP_STEPS = 2
 
 
 class DiffusersPipeline:
-    """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time."""
+    """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time.
 
-    def __init__(self, pipeline: DiffusionPipeline, profile: ModelProfile) -> None:
+    ``device`` is where it computes, which under offloading is not where its weights lie; None asks
+    the pipeline.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        profile: ModelProfile,
+        device: torch.device | None = None,
+        tuning: Tuning = PLAIN,
+    ) -> None:
         self.diffusers = pipeline
+        self.device: torch.device = device or pipeline.device
+        self.tuning = tuning
         self._profile = profile
         parts = pipeline.components.items()
         self._tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
