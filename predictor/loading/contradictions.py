@@ -20,6 +20,7 @@ class Facts:
     device: str
     dtype: str
     has_xformers: bool
+    has_compiler: bool = True
     has_adapters: bool = False
     compile_shapes: str = ""
     can_slice_attention: bool = True
@@ -84,6 +85,11 @@ CONTRADICTIONS = (
         lambda facts: facts.has_adapters and facts.tuning.compile,
         "compile=true compiles the denoiser without the adapters that lie beside the model: set "
         "compile=false, or publish the model without adapters",
+    ),
+    Contradiction(
+        lambda facts: facts.tuning.compile and not facts.has_compiler,
+        "compile=true needs a C++ compiler, which is not there: build the image with "
+        "--build-arg APT_PACKAGES=g++, or set compile=false",
     ),
     Contradiction(
         lambda facts: bool(facts.compile_shapes) and not facts.tuning.compile,

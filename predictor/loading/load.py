@@ -17,6 +17,7 @@ from modelstore.layout import MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
 from predictor.loading.apply import apply_tuning
+from predictor.loading.compilation import has_compiler
 from predictor.loading.contradictions import Facts, check
 from predictor.loading.device import free_memory, pick_device, pick_dtype
 from predictor.loading.footprint import footprint_of
@@ -65,6 +66,7 @@ def _facts(settings: Settings, device: torch.device, dtype: torch.dtype) -> Fact
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         has_xformers=importlib.util.find_spec("xformers") is not None,
+        has_compiler=has_compiler(device.type),
         has_adapters=(settings.model_dir / "adapters").is_dir(),
         compile_shapes=settings.compile_shapes,
     )

@@ -143,11 +143,12 @@ def test_the_denoiser_leaves_before_prompts_are_encoded(monkeypatch: pytest.Monk
         part = getattr(loaded.diffusers, name)
         monkeypatch.setattr(part, "to", lambda device, name=name: told.append(f"{name} {device}"))
     encode = loaded.diffusers.encode_prompt
-    monkeypatch.setattr(
-        loaded.diffusers,
-        "encode_prompt",
-        lambda *a, **k: (told.append("encode"), encode(*a, **k))[1],
-    )
+
+    def encode_and_tell(*arguments: Any, **options: Any) -> Any:
+        told.append("encode")
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(loaded.diffusers, "encode_prompt", encode_and_tell)
 
     with torch.inference_mode():
         denoiser_for(loaded).encode(["a red circle"])

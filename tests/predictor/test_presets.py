@@ -13,7 +13,7 @@ from predictor.settings import Settings
 from tests.predictor.random_pipelines import build_sdxl
 
 GB = 10**9
-# Half precision: weights, largest part, one decoded picture of the model's own size, of the largest.
+# Half precision. Weights, largest part, a decoded picture of the model's own size, the largest one.
 SD15 = Footprint(int(2.1 * GB), int(1.7 * GB), int(0.7 * GB), int(4 * GB))
 SDXL = Footprint(int(6.9 * GB), int(5.1 * GB), int(5.4 * GB), int(8.1 * GB))
 FLUX = Footprint(int(33.7 * GB), int(23.8 * GB), int(2.7 * GB), int(4 * GB))
