@@ -2,6 +2,7 @@
 #   docker build --tag stable-diffusion-predictor:0.1.0 .
 # For a CPU, add --build-arg LOCK=requirements/predictor-cpu.lock --build-arg TORCH=torch==2.13.0+cpu
 # and the index of torch's CPU builds as --build-arg PIP_EXTRA_INDEX_URL=...
+# For PREDICTOR_COMPILE=true, add --build-arg APT_PACKAGES=g++: torch.compile starts a compiler.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS builder
@@ -31,6 +32,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     MALLOC_ARENA_MAX=2 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
+ARG APT_PACKAGES=
+RUN if [ -n "${APT_PACKAGES}" ]; then apt-get update \
+    && apt-get install --yes --no-install-recommends ${APT_PACKAGES} \
+    && rm -rf /var/lib/apt/lists/*; fi
 # A name for the user: PyTorch asks for it when it makes its cache folder.
 RUN groupadd --gid 65532 nonroot \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nonroot

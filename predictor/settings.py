@@ -36,7 +36,54 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
-        description="The weights' type. `auto` is float16 on a GPU and float32 on a CPU.",
+        description="The weights' type. `auto` is that of the model's family on a GPU "
+        "(docs/models.md), and float32 on a CPU.",
+    )
+    memory_preset: Literal["auto", "80gb", "40gb", "24gb", "16gb", "12gb", "8gb", "none"] = Field(
+        default="auto",
+        description="What is given up to save GPU memory, where the settings below do not say "
+        "(docs/memory.md). `auto` gives up the least that the model and the GPU's free memory "
+        "allow, and nothing on a CPU.",
+    )
+    attention: Literal["auto", "sdpa", "xformers", "sliced"] = Field(
+        default="auto",
+        description="How attention is computed. `auto` is `sdpa`, PyTorch's own; `sliced` takes "
+        "one head after another.",
+    )
+    vae_slicing: bool | None = Field(
+        default=None, description="Decode the pictures of a batch one after another."
+    )
+    vae_tiling: bool | None = Field(
+        default=None,
+        description="Decode pictures larger than the model's own size in tiles, blended at seams.",
+    )
+    offload: Literal["none", "model", "sequential"] | None = Field(
+        default=None,
+        description="Keep the weights in the pod's memory and bring them to the GPU when they are "
+        "needed: a whole part at a time (`model`, slower) or a layer (`sequential`, far slower).",
+    )
+    channels_last: bool = Field(
+        default=False,
+        description="Keep convolutions' weights and pictures channels-last, as tensor cores do.",
+    )
+    fused_qkv: bool = Field(
+        default=False,
+        description="Compute query, key and value of the denoiser's attention in one product.",
+    )
+    tf32: bool = Field(
+        default=False,
+        description="Let the GPU round float32 products to TensorFloat-32: quicker, less exact.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the denoiser with `torch.compile` before the model is ready: minutes "
+        "more to start, quicker steps.",
+    )
+    compile_shapes: str = Field(
+        default="",
+        pattern=r"^(\d+x\d+(,\d+x\d+)*)?$",
+        description="The sizes to compile for, as `512x512,768x512`; other sizes run uncompiled. "
+        "Empty is the model's own size.",
     )
     max_side: int = Field(
         default=2048, ge=64, description="The largest width or height of a picture, in pixels."

@@ -73,10 +73,8 @@ class Capacity:
 @torch.inference_mode()
 def measure_capacity(denoiser: Denoiser, request: GenerationRequest, max_lanes: int) -> Capacity:
     """Step and decode at the shape of ``request``, the model's default."""
-    denoising = denoiser.begin(request)
-    conditioning = denoiser.encode(["", request.prompt], denoising.encoders)
-    model_input, latents = denoising.model_input(), denoising.latents
-    lanes = [Lane(denoising, model_input, one) for one in conditioning]
+    lanes = _guided_lanes(denoiser, request)
+    latents = lanes[0].denoising.latents
 
     def seconds_of(pairs: int) -> float:
         return _seconds(lambda: denoiser.predict(lanes * pairs))
@@ -90,6 +88,19 @@ def measure_capacity(denoiser: Denoiser, request: GenerationRequest, max_lanes: 
     )
     logger.info("measured: %s, %.1f guided steps a second", capacity, pairs / seconds)
     return capacity
+
+
+@torch.inference_mode()
+def step_once(denoiser: Denoiser, request: GenerationRequest, lanes: int) -> None:
+    """One forward pass of one lane or two at the shape of ``request``."""
+    denoiser.predict(_guided_lanes(denoiser, request)[:lanes])
+
+
+def _guided_lanes(denoiser: Denoiser, request: GenerationRequest) -> list[Lane]:
+    denoising = denoiser.begin(request)
+    model_input = denoising.model_input()
+    conditioning = denoiser.encode(["", request.prompt], denoising.encoders)
+    return [Lane(denoising, model_input, one) for one in conditioning]
 
 
 def measure_whole_batch(pipeline: Pipeline, request: GenerationRequest, most: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from predictor.errors import ModelLoadError
+from predictor.families.family import Family
 from predictor.settings import Settings
 
 
@@ -24,9 +25,17 @@ def pick_device(settings: Settings) -> torch.device:
     return torch.device(settings.device)
 
 
-def pick_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+def pick_dtype(settings: Settings, device: torch.device, family: Family) -> torch.dtype:
     """The weights' type: half precision pays on a GPU and costs time on a CPU."""
-    if settings.dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    dtype: torch.dtype = getattr(torch, settings.dtype)
+    name: str = settings.dtype
+    if name == "auto":
+        name = family.gpu_dtype if device.type == "cuda" else "float32"
+        if name == "bfloat16" and not torch.cuda.is_bf16_supported():
+            name = "float16"
+    dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None for a CPU, whose memory the whole pod shares."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -2,62 +2,148 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 
 from modelstore import IncompleteModelError, Marker
-from modelstore.layout import MODEL_INDEX_NAME
+from modelstore.layout import (
+    ADAPTERS_FOLDER_NAME,
+    CONTROLNETS_FOLDER_NAME,
+    MODEL_INDEX_NAME,
+    REFINER_FOLDER_NAME,
+)
 from predictor.errors import ModelLoadError
 from predictor.families.profile import read_profile
+from predictor.families.table import family_of
+from predictor.loading.apply import apply_tuning
+from predictor.loading.compilation import has_compiler
+from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
-from predictor.loading.device import pick_device, pick_dtype
+from predictor.loading.device import free_memory, pick_device, pick_dtype
+from predictor.loading.footprint import footprint_of
+from predictor.loading.parts import denoiser_of, vae_of
+from predictor.loading.presets import savings_of
 from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_up_refiner
+from predictor.loading.tuning import Savings, Tuning, tune
 from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
+from predictor.types import ModelProfile
+
+logger = logging.getLogger(__name__)
+
+_NETWORKS = (REFINER_FOLDER_NAME, CONTROLNETS_FOLDER_NAME)
 
 
 def load_pipeline(settings: Settings) -> DiffusersPipeline:
     """Load the published model folder and make one picture with it.
 
     Raises:
-        ModelLoadError: the folder is incomplete, does not load, or makes no picture.
+        ModelLoadError: the folder is incomplete, does not load, makes no picture, or the settings
+            contradict each other or the model.
     """
     marker = _read_marker(settings.model_dir)
     refuse_refiner_alone(settings.model_dir)
     device = pick_device(settings)
+    dtype = pick_dtype(settings, device, family_of(settings.model_dir))
+    facts = _facts(settings, device, dtype)
+    check(facts)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            settings.model_dir,
-            dtype=pick_dtype(settings, device),
-            variant=marker.variant,
-            use_safetensors=True,
-            local_files_only=True,
-            **_left_out(settings.model_dir),
-        ).to(device)
+        pipeline = _read_weights(settings.model_dir, marker, dtype)
         refiner = read_refiner(pipeline, settings.model_dir, marker)
+        profile = read_profile(
+            pipeline, settings.model_dir, marker.revision, has_refiner=refiner is not None
+        )
+        tuning = _tune(settings, pipeline, profile, marker, device)
+        check(_with_the_model(facts, pipeline, tuning))
+        apply_tuning(pipeline, tuning, device)
         if refiner is not None:
-            warm_up_refiner(refiner.to(device))
+            apply_tuning(refiner, tuning, device)
+            warm_up_refiner(refiner)
     except ModelLoadError:
         raise
     except Exception as error:
         raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    profile = read_profile(
-        pipeline, settings.model_dir, marker.revision, has_refiner=refiner is not None
-    )
+    logger.info("loaded on %s: %s", device, tuning)
     loaded = DiffusersPipeline(
         pipeline,
         profile,
+        device,
+        tuning,
         adapter_files=find_adapters(settings.model_dir),
         controlnets=load_controlnets(settings.model_dir, pipeline, device),
-        refiner=DiffusersPipeline(refiner, profile) if refiner is not None else None,
+        refiner=DiffusersPipeline(refiner, profile, device, tuning) if refiner else None,
     )
     loaded.warm_up()
     return loaded
+
+
+def _facts(settings: Settings, device: torch.device, dtype: torch.dtype) -> Facts:
+    """What is known before minutes are spent on reading weights."""
+    return Facts(
+        tuning=tune(settings, settings.memory_preset, Savings()),
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        has_xformers=importlib.util.find_spec("xformers") is not None,
+        has_compiler=has_compiler(device.type),
+        has_adapters=(settings.model_dir / ADAPTERS_FOLDER_NAME).is_dir(),
+        has_networks=any((settings.model_dir / name).is_dir() for name in _NETWORKS),
+        compile_shapes=settings.compile_shapes,
+    )
+
+
+def _with_the_model(facts: Facts, pipeline: Any, tuning: Tuning) -> Facts:
+    denoiser, vae = denoiser_of(pipeline), vae_of(pipeline)
+    return replace(
+        facts,
+        tuning=tuning,
+        can_compile=denoiser is not None,
+        can_slice_attention=hasattr(denoiser, "set_attention_slice"),
+        can_fuse_qkv=hasattr(denoiser, "fuse_qkv_projections"),
+        can_slice_vae=hasattr(vae, "use_slicing"),
+        can_tile_vae=hasattr(vae, "use_tiling"),
+        denoiser=type(denoiser).__name__,
+        vae=type(vae).__name__,
+    )
+
+
+def _tune(
+    settings: Settings,
+    pipeline: Any,
+    profile: ModelProfile,
+    marker: Marker,
+    device: torch.device,
+) -> Tuning:
+    pixels = profile.defaults.width * profile.defaults.height
+    footprint = footprint_of(pipeline, marker, pixels, settings.max_pixels)
+    preset, savings = savings_of(settings.memory_preset, free_memory(device), footprint)
+    vae = vae_of(pipeline)
+    possible = Savings(
+        savings.vae_slicing and hasattr(vae, "use_slicing"),
+        savings.vae_tiling and hasattr(vae, "use_tiling"),
+        savings.offload,
+    )
+    return tune(settings, preset, possible)
+
+
+def _read_weights(folder: Path, marker: Marker, dtype: torch.dtype) -> Any:
+    pipeline = DiffusionPipeline.from_pretrained(
+        folder,
+        dtype=dtype,
+        variant=marker.variant,
+        use_safetensors=True,
+        local_files_only=True,
+        **_left_out(folder),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _left_out(folder: Path) -> dict[str, Any]:

@@ -35,15 +35,18 @@ class StableDiffusionDenoiser:
         self._pipeline: Any = loaded.diffusers
         self._adapters = loaded.adapters
         self._controlnets = loaded.controlnets
-        self._device: torch.device = self._pipeline.device
+        self._device = loaded.device
+        self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = self._pipeline.unet.dtype
         self._image_encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
         self._decode_stream: torch.cuda.Stream | None = None
-        if self._device.type == "cuda":
+        # With weights that come and go there is no memory for a decoder beside the steps.
+        if self._device.type == "cuda" and self._offload == "none":
             self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``; ``encoders`` are the adapters that change them."""
+        self._make_room()
         self._adapters.use(cast("tuple[Adapter, ...]", encoders), TEXT_ENCODERS)
         embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
         return rows(embeddings)
@@ -94,6 +97,16 @@ class StableDiffusionDenoiser:
             if not torch.isfinite(image).all():
                 raise ArithmeticError("the picture came out as NaN or infinity")
             return self._to_picture(image)
+
+    def _make_room(self) -> None:
+        """Before the text encoders come back to the GPU.
+
+        Each part sends away the one before it in the order of a lone picture; at its end diffusers
+        sends away the rest, and here pictures have no common end.
+        """
+        if self._offload == "model":
+            self._pipeline.unet.to("cpu")
+            self._pipeline.vae.to("cpu")
 
     def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
         if request.image is not None:

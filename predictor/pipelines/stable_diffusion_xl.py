@@ -29,6 +29,7 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``; ``encoders`` are the adapters that change them."""
+        self._make_room()
         self._adapters.use(cast("tuple[Adapter, ...]", encoders), TEXT_ENCODERS)
         embeddings, _, pooled, _ = self._pipeline.encode_prompt(
             list(prompts), device=self._device, do_classifier_free_guidance=False

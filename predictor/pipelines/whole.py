@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline
 
 from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
+from predictor.loading.tuning import PLAIN, Tuning
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
 from predictor.pipelines.prompts import truncation_warning, windows
@@ -28,19 +29,24 @@ WARM_UP_STEPS = 2
 class DiffusersPipeline:
     """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time.
 
-    ``refiner`` is for the step loop: ``generate`` leaves it aside.
+    ``device`` is where it computes, which under offloading is not where its weights lie; None asks
+    the pipeline. ``refiner`` is for the step loop: ``generate`` leaves it aside.
     """
 
     def __init__(
         self,
         pipeline: DiffusionPipeline,
         profile: ModelProfile,
+        device: torch.device | None = None,
+        tuning: Tuning = PLAIN,
         *,
         adapter_files: Mapping[str, Path] | None = None,
         controlnets: ControlNets | None = None,
         refiner: DiffusersPipeline | None = None,
     ) -> None:
         self.diffusers = pipeline
+        self.device: torch.device = device or pipeline.device
+        self.tuning = tuning
         self.refiner = refiner
         self.adapters = Adapters(pipeline, adapter_files)
         self.controlnets = controlnets or ControlNets()

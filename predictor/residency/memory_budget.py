@@ -46,15 +46,15 @@ def expected_bytes(folder: Path, settings: Settings) -> int:
     Raises:
         ModelLoadError: the folder is incomplete.
     """
+    from predictor.families.table import family_of
     from predictor.loading.device import pick_device, pick_dtype
 
-    bytes_per_weight = pick_dtype(settings, pick_device(settings)).itemsize
     try:
         paths = [folder / entry.path for entry in Marker.read(folder).files]
         weights = [_number_of_weights(path) for path in paths if path.suffix == ".safetensors"]
     except (IncompleteModelError, OSError, ValueError) as error:
         raise ModelLoadError(str(error)) from None
-    return sum(weights) * bytes_per_weight
+    return sum(weights) * pick_dtype(settings, pick_device(settings), family_of(folder)).itemsize
 
 
 def tensor_bytes(pipeline: Any) -> int:

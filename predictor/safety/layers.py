@@ -9,6 +9,7 @@ from PIL import Image
 
 from modelstore import Marker
 from predictor.errors import ModelLoadError
+from predictor.families.table import family_of
 from predictor.loading.device import pick_device, pick_dtype
 from predictor.safety.block_list import BlockList
 from predictor.safety.checker import SafetyChecker, has_checker
@@ -108,7 +109,7 @@ def _classifier(settings: Settings) -> SafetyLayer[Image.Image] | None:
 def _placement(settings: Settings) -> Placement:
     device = pick_device(settings)
     variant = Marker.read(settings.model_dir).variant
-    return Placement(device, pick_dtype(settings, device), variant)
+    return Placement(device, pick_dtype(settings, device, family_of(settings.model_dir)), variant)
 
 
 def _working(name: str, load: Callable[[], SafetyLayer[Image.Image]]) -> SafetyLayer[Image.Image]:

@@ -1,0 +1,59 @@
+"""A tuning applied to a pipeline just read, by the public calls of diffusers and torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from predictor.loading.parts import denoiser_of, vae_of
+from predictor.loading.tuning import Savings, Tuning
+
+
+def apply_tuning(pipeline: Any, tuning: Tuning, device: torch.device) -> None:
+    """Bring the pipeline to the device under the tuning; ``compile`` is for the engine's start.
+
+    The order counts: what changes weights comes before they are spread over two memories.
+    """
+    _set_attention(pipeline, tuning)
+    _save_in_vae(pipeline, tuning.savings)
+    if tuning.channels_last:
+        _set_channels_last(pipeline)
+    if tuning.tf32:
+        torch.set_float32_matmul_precision("high")
+    _place(pipeline, tuning.savings, device)
+
+
+def _set_attention(pipeline: Any, tuning: Tuning) -> None:
+    """Without a call diffusers takes PyTorch's scaled dot product attention."""
+    if tuning.attention == "xformers":
+        pipeline.enable_xformers_memory_efficient_attention()
+    if tuning.attention == "sliced":
+        pipeline.enable_attention_slicing("max")
+    if tuning.fused_qkv:
+        denoiser = denoiser_of(pipeline)
+        assert denoiser is not None
+        denoiser.fuse_qkv_projections()
+
+
+def _save_in_vae(pipeline: Any, savings: Savings) -> None:
+    if savings.vae_slicing:
+        pipeline.vae.enable_slicing()
+    if savings.vae_tiling:
+        pipeline.vae.enable_tiling()
+
+
+def _set_channels_last(pipeline: Any) -> None:
+    """Of convolutions alone: a transformer's few are not worth a case of their own."""
+    for part in (denoiser_of(pipeline), vae_of(pipeline)):
+        if part is not None:
+            part.to(memory_format=torch.channels_last)
+
+
+def _place(pipeline: Any, savings: Savings, device: torch.device) -> None:
+    if savings.offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif savings.offload == "sequential":
+        pipeline.enable_sequential_cpu_offload(device=device)
+    else:
+        pipeline.to(device)

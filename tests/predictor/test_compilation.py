@@ -1,0 +1,176 @@
+"""``torch.compile`` of the denoiser: done when the model is ready, and never again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from torch._dynamo.utils import counters
+
+from predictor.engine import Engine
+from predictor.engine_choice import open_engine
+from predictor.errors import ModelLoadError
+from predictor.loading.compilation import compile_denoiser, has_compiler
+from predictor.loading.parts import denoiser_of
+from predictor.loading.tuning import PLAIN, Tuning
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.settings import Settings
+from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.pictures import largest_difference
+from tests.predictor.random_pipelines import build_sd3, build_sdxl
+
+PROFILE = ModelProfile("r1", GenerationDefaults(128, 128, 2, 5.0, "default"), 8, ("default",))
+REQUEST = PROFILE.default_request("a red circle")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.set_stance("default")
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def no_kernels() -> Iterator[None]:
+    """All of ``torch.compile`` but the last stage, which takes a C++ compiler minutes."""
+    torch.compiler.set_default_backend("eager")
+    yield
+    torch.compiler.set_default_backend(None)
+
+
+def a_pipeline(pipeline: DiffusionPipeline, tuning: Tuning) -> DiffusersPipeline:
+    pipeline.set_progress_bar_config(disable=True)
+    return DiffusersPipeline(pipeline, PROFILE, tuning=tuning)
+
+
+def graphs() -> int:
+    """How many there have been compiled since the test began."""
+    return int(counters["stats"]["unique_graphs"])
+
+
+def make(engine: Engine, *requests: GenerationRequest) -> list[Image.Image]:
+    async def submit_all() -> list[Image.Image]:
+        results = await asyncio.gather(*(engine.submit(one) for one in requests))
+        return [result.image for result in results]
+
+    return asyncio.run(submit_all())
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("build", [build_sdxl, build_sd3])
+def test_no_request_waits_for_a_compilation(build: Callable[[], DiffusionPipeline]) -> None:
+    crowds = [
+        [REQUEST],
+        [replace(REQUEST, guidance_scale=0.0)],
+        [replace(REQUEST, seed=seed, num_inference_steps=2 + seed) for seed in range(3)],
+    ]
+    oblong = replace(REQUEST, width=64, height=72)
+    with closing(open_engine(a_pipeline(build(), PLAIN), Settings())) as plain:
+        expected = [make(plain, *crowd) for crowd in [*crowds, [oblong]]]
+    assert graphs() == 0
+
+    loaded = a_pipeline(build(), Tuning(compile=True))
+    with closing(open_engine(loaded, Settings())) as engine:
+        assert denoiser_of(loaded.diffusers)._compiled_call_impl is not None
+        at_ready = graphs()
+        with torch.compiler.set_stance("fail_on_recompile"):
+            drawn = [make(engine, *crowd) for crowd in crowds]
+        drawn.append(make(engine, oblong))
+
+    assert graphs() == at_ready > 0
+    for pair in zip(itertools.chain(*drawn), itertools.chain(*expected), strict=True):
+        assert largest_difference(*pair) <= 2
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_the_sizes_of_the_setting_are_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
+    seen: list[tuple[int, int]] = []
+    forward = UNet2DConditionModel.forward
+
+    def look(unet: Any, sample: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        seen.append((sample.shape[-1] * 4, sample.shape[0]))
+        return forward(unet, sample, *arguments, **options)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", torch.compiler.disable(look))
+    with closing(open_engine(loaded, Settings(compile=True, compile_shapes="64x64,192x128"))):
+        pass
+
+    # After them come the model's own size and larger batches, to be measured.
+    assert seen[:4] == [(64, 2), (64, 1), (192, 2), (192, 1)]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [("100x64", "100x64: width: 100 is not a multiple of 8"), ("4096x64", "4096x64: width")],
+)
+def test_a_size_that_requests_may_not_have_is_refused(shapes: str, told: str) -> None:
+    loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
+
+    with pytest.raises(ModelLoadError, match=f"compile_shapes: {told}"):
+        open_engine(loaded, Settings(compile=True, compile_shapes=shapes))
+
+
+def the_smallest() -> Any:
+    """With a UNet for whose few layers a compiler takes seconds."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=[8],
+        layers_per_block=1,
+        down_block_types=["DownBlock2D"],
+        up_block_types=["UpBlock2D"],
+        mid_block_type=None,
+        norm_num_groups=4,
+    ).eval()
+    return SimpleNamespace(
+        diffusers=SimpleNamespace(unet=unet), profile=PROFILE, tuning=Tuning(compile=True)
+    )
+
+
+@torch.inference_mode()
+def step(loaded: Any, lanes: int) -> torch.Tensor:
+    torch.manual_seed(1)
+    latents, conditioning = torch.randn(3, 4, 16, 16), torch.randn(3, 5, 8)
+    prediction: torch.Tensor = loaded.diffusers.unet(
+        latents[:lanes], torch.arange(lanes), conditioning[:lanes], return_dict=False
+    )[0]
+    return prediction
+
+
+def test_what_does_not_compile_stops_the_start_up() -> None:
+    def fails(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no kernels today\nand a long story")
+
+    loaded = the_smallest()
+    torch.compiler.set_default_backend(fails)
+    try:
+        with pytest.raises(ModelLoadError, match=r"set compile=false: .*no kernels today$"):
+            compile_denoiser(loaded, Settings(), [lambda request: step(loaded, 2)])
+    finally:
+        torch.compiler.set_default_backend(None)
+
+
+@pytest.mark.skipif(not has_compiler("cpu"), reason="there is no C++ compiler here")
+# torch's own compiler uses what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:.*is deprecated.*:DeprecationWarning")
+def test_real_kernels_draw_the_same() -> None:
+    loaded = the_smallest()
+    expected = step(loaded, 3)
+
+    compile_denoiser(loaded, Settings(), [lambda request: step(loaded, 2)])
+
+    assert graphs() == 1
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert torch.allclose(step(loaded, 3), expected, atol=1e-5)

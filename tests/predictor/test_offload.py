@@ -1,0 +1,184 @@
+"""Offloading, with the CPU as its own target: all of its ways are walked but the one to a GPU."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from accelerate.hooks import AlignDevicesHook, CpuOffload
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+
+from predictor.engine.capacity import Capacity
+from predictor.engine.step_loop import StepEngine
+from predictor.loading.apply import apply_tuning
+from predictor.loading.tuning import Offload, Savings, Tuning
+from predictor.pipelines.stepwise import denoiser_for
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.pictures import largest_difference
+from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
+
+PROFILE = ModelProfile("r1", GenerationDefaults(128, 128, 3, 5.0, "default"), 8, ("default",))
+# Not equal to the pipeline's own device, as a GPU is not.
+TARGET = torch.device("cpu", 0)
+
+
+def offloaded(build: Callable[[], DiffusionPipeline], offload: Offload) -> DiffusersPipeline:
+    pipeline = build()
+    pipeline.set_progress_bar_config(disable=True)
+    tuning = Tuning(savings=Savings(offload=offload))
+    apply_tuning(pipeline, tuning, TARGET)
+    return DiffusersPipeline(pipeline, PROFILE, TARGET, tuning)
+
+
+def that_draws(build: Callable[[], DiffusionPipeline], offload: Offload) -> DiffusersPipeline:
+    """Under sequential offloading to the CPU, which needs a device without the index 0.
+
+    Diffusers always writes one; accelerate then takes the weights, which are there already, for
+    weights elsewhere. So this makes accelerate's call, as diffusers would for each part.
+    """
+    if offload == "model":
+        return offloaded(build, offload)
+    pipeline = build()
+    pipeline.set_progress_bar_config(disable=True)
+    for part in parts_of(pipeline):
+        cpu_offload(part, torch.device("cpu"), offload_buffers=len(part._parameters) > 0)
+    assert pipeline.device.type == "meta"
+    tuning = Tuning(savings=Savings(offload=offload))
+    return DiffusersPipeline(pipeline, PROFILE, torch.device("cpu"), tuning)
+
+
+def through_the_step_loop(loaded: DiffusersPipeline, seeds: int) -> list[Image.Image]:
+    request = PROFILE.default_request("a red circle")
+
+    async def submit_all() -> list[Image.Image]:
+        engine = StepEngine(denoiser_for(loaded), Capacity(4, 16 * 16, 1.0), max_queue_length=8)
+        try:
+            requests = [replace(request, seed=seed) for seed in range(seeds)]
+            results = await asyncio.gather(*(engine.submit(one) for one in requests))
+        finally:
+            engine.close()
+        return [result.image for result in results]
+
+    return asyncio.run(submit_all())
+
+
+def own_call(loaded: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
+    (result,) = loaded.generate([request], lambda step, steps: None)
+    return result.image
+
+
+def parts_of(pipeline: Any) -> list[torch.nn.Module]:
+    return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+
+
+@pytest.mark.parametrize("build", [build_sdxl, build_sd3, build_flux])
+def test_model_offload_hooks_every_part(build: Callable[[], DiffusionPipeline]) -> None:
+    loaded = offloaded(build, "model")
+
+    hooks = [part._hf_hook for part in parts_of(loaded.diffusers)]
+    assert len(hooks) >= 4
+    assert {type(hook) for hook in hooks} == {CpuOffload}
+    assert {hook.execution_device for hook in hooks} == {TARGET}
+
+
+@pytest.mark.parametrize("build", [build_sdxl, build_sd3, build_flux])
+def test_sequential_offload_leaves_no_weights_with_the_modules(
+    build: Callable[[], DiffusionPipeline],
+) -> None:
+    loaded = offloaded(build, "sequential")
+
+    weights = [weight for part in parts_of(loaded.diffusers) for weight in part.parameters()]
+    assert {weight.device.type for weight in weights} == {"meta"}
+    linear = next(
+        one
+        for one in loaded.diffusers.vae.modules()
+        if isinstance(one, torch.nn.Conv2d) and hasattr(one, "_hf_hook")
+    )
+    assert isinstance(linear._hf_hook, AlignDevicesHook)
+    assert linear._hf_hook.execution_device == TARGET
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+def test_the_step_loop_draws_the_same_under_offloading(offload: Offload) -> None:
+    plain = DiffusersPipeline(build_sdxl(), PROFILE)
+    plain.diffusers.set_progress_bar_config(disable=True)
+    request = PROFILE.default_request("a red circle")
+    expected = [own_call(plain, replace(request, seed=seed)) for seed in range(3)]
+
+    drawn = through_the_step_loop(that_draws(build_sdxl, offload), seeds=3)
+
+    assert [largest_difference(*both) <= 2 for both in zip(drawn, expected, strict=True)] == [
+        True
+    ] * 3
+
+
+@pytest.mark.parametrize("offload", ["model", "sequential"])
+@pytest.mark.parametrize("build", [build_sd3, build_flux])
+def test_whole_pipelines_draw_the_same_under_offloading(
+    build: Callable[[], DiffusionPipeline], offload: Offload
+) -> None:
+    plain = DiffusersPipeline(build(), PROFILE)
+    plain.diffusers.set_progress_bar_config(disable=True)
+    request = PROFILE.default_request("a red circle")
+    loaded = that_draws(build, offload)
+
+    drawn = [own_call(loaded, request) for _ in range(2)]
+
+    assert largest_difference(drawn[0], own_call(plain, request)) <= 2
+    assert largest_difference(drawn[1], drawn[0]) <= 2
+
+
+def test_the_denoiser_leaves_before_prompts_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the text encoders would join it on the GPU, and offloading would save nothing."""
+    loaded = offloaded(build_sdxl, "model")
+    told: list[str] = []
+    for name in ("unet", "vae"):
+        part = getattr(loaded.diffusers, name)
+        monkeypatch.setattr(part, "to", lambda device, name=name: told.append(f"{name} {device}"))
+    encode = loaded.diffusers.encode_prompt
+
+    def encode_and_tell(*arguments: Any, **options: Any) -> Any:
+        told.append("encode")
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(loaded.diffusers, "encode_prompt", encode_and_tell)
+
+    with torch.inference_mode():
+        denoiser_for(loaded).encode(["a red circle"])
+
+    assert told == ["unet cpu", "vae cpu", "encode"]
+
+
+class Recorder(StableDiffusionXLPipeline):  # type: ignore[misc]
+    """Notes what would be asked of a GPU."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        self.told.append(f"model {device}")
+
+    def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
+        self.told.append(f"sequential {device}")
+
+    def to(self, *args: Any, **kwargs: Any) -> None:
+        self.told.append(f"to {args[0]}")
+
+
+@pytest.mark.parametrize(
+    ("offload", "told"),
+    [("none", "to cuda"), ("model", "model cuda"), ("sequential", "sequential cuda")],
+)
+def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, told: str) -> None:
+    recorder = Recorder()
+
+    apply_tuning(recorder, Tuning(savings=Savings(offload=offload)), torch.device("cuda"))
+
+    assert recorder.told == [told]
