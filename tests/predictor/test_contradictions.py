@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import DiffusionPipeline
 
 from demo.run import free_port
 from predictor.errors import ModelLoadError
@@ -91,19 +93,23 @@ def test_what_goes_together_is_let_through(facts: Facts) -> None:
     ],
 )
 def test_the_settings_are_looked_at_before_the_weights(
-    tmp_path: Path, settings: dict[str, Any], told: str
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], told: str
 ) -> None:
-    # There is no model in the folder: that would be told next.
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", None)
+
     with pytest.raises(ModelLoadError, match=told):
-        load_pipeline(Settings(model_dir=tmp_path, device="cpu", **settings))
+        load_pipeline(Settings(model_dir=demo_model, device="cpu", **settings))
 
 
 @pytest.mark.parametrize("setting", [{"fused_qkv": True}, {"compile": True}])
-def test_adapters_beside_the_model_are_found(tmp_path: Path, setting: dict[str, bool]) -> None:
-    (tmp_path / "adapters" / "pixel-art").mkdir(parents=True)
+def test_adapters_beside_the_model_are_found(
+    demo_model: Path, tmp_path: Path, setting: dict[str, bool]
+) -> None:
+    folder = shutil.copytree(demo_model, tmp_path / "model")
+    (folder / "adapters" / "pixel-art").mkdir(parents=True)
 
     with pytest.raises(ModelLoadError, match="adapters that lie beside the model"):
-        load_pipeline(Settings(model_dir=tmp_path, device="cpu", **setting))
+        load_pipeline(Settings(model_dir=folder, device="cpu", **setting))
 
 
 def test_the_process_ends_with_status_1_and_the_sentence(demo_model: Path) -> None:

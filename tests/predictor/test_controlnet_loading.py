@@ -240,7 +240,7 @@ def test_a_request_is_steered(client: httpx.Client) -> None:
     assert largest_difference(steered, again) == 0
     parameters = json.loads(steered.text["parameters"])  # type: ignore[attr-defined]
     told = parameters["controlnet"]
-    assert (told["name"], told["scale"], told["image"]["width"]) == ("canny", 1.0, 256)
+    assert (told["name"], told["scale"], told["image"]["width"]) == ("canny", 1.0, 64)
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from predictor.loading.load import load_pipeline
 from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.protocol import decode
 from predictor.settings import Settings
 from predictor.types import GenerationResult
 from tests.downloader.volume import download
+from tests.predictor.decoding import decode
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_families import (
     build_flux_schnell,
@@ -99,7 +99,7 @@ def asked(
 ) -> list[GenerationResult]:
     """The pictures of these bodies, all at once through the engine that is chosen."""
     limits = Limits(Settings(), loaded.profile)
-    calls = [decode({"prompt": "a red circle", "seed": 3} | body, None, limits) for body in bodies]
+    calls = [decode({"prompt": "a red circle", "seed": 3} | body, limits) for body in bodies]
 
     async def submit_all() -> list[GenerationResult]:
         engine = open_engine(loaded, Settings(max_lanes=4))
@@ -160,12 +160,12 @@ def test_what_a_family_cannot_follow_is_refused_and_its_default_is_not(
     limits = Limits(Settings(), served(family).profile)
 
     with pytest.raises(InvalidRequestError, match=reason) as refused:
-        decode({"prompt": "a red circle", field: value}, None, limits)
+        decode({"prompt": "a red circle", field: value}, limits)
     assert refused.value.field == field
     with pytest.raises(InvalidRequestError, match=reason) as refused:
-        decode({"instances": [{"prompt": "a"}], "parameters": {field: value}}, None, limits)
+        decode({"instances": [{"prompt": "a"}], "parameters": {field: value}}, limits)
     assert refused.value.field == f"instances[0].{field}"
-    decode({"prompt": "a red circle", field: kept}, None, limits)
+    decode({"prompt": "a red circle", field: kept}, limits)
 
 
 def test_over_http_a_family_lists_what_it_takes_and_refuses_the_rest(tmp_path: Path) -> None:
@@ -196,7 +196,6 @@ def test_an_unknown_class_is_told_what_it_takes_and_tells_its_steps(
     loaded = served("unknown")
     (request,) = decode(
         {"prompt": "a red circle", "num_inference_steps": 4, "seed": 1},
-        None,
         Limits(Settings(), loaded.profile),
     ).pictures
     told: list[tuple[int, int]] = []

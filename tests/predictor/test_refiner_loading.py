@@ -20,9 +20,9 @@ from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
 from predictor.loading.load import load_pipeline
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.protocol import decode
 from predictor.settings import Settings
 from tests.downloader.volume import download
+from tests.predictor.decoding import decode
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 from tests.predictor.random_refiner import build_refiner, edit, publish, save_pair
@@ -124,15 +124,16 @@ def test_a_hand_over_off_the_way_is_refused(loaded: DiffusersPipeline, value: fl
 def test_inpainting_is_the_bases_alone(loaded: DiffusersPipeline) -> None:
     profile = replace(loaded.profile, tasks=("text-to-image", "inpainting"))
     stream = io.BytesIO()
-    Image.new("RGB", (128, 128)).save(stream, "png")
+    Image.new("RGB", (128, 128), "white").save(stream, "png")
     picture = base64.b64encode(stream.getvalue()).decode()
     body = {"prompt": "a star", "image": picture, "mask_image": picture}
 
-    (made,) = decode(body, None, Limits(Settings(), profile)).pictures
+    limits = Limits(Settings(), profile)
+    (made,) = decode(body, limits).pictures
 
     assert made.request.denoising_end == 1
     with pytest.raises(InvalidRequestError, match="and no refiner goes on with inpainting"):
-        decode(body | {"denoising_end": 0.8}, None, Limits(Settings(), profile))
+        decode(body | {"denoising_end": 0.8}, limits)
 
 
 def test_a_folder_may_have_a_hand_over_of_its_own(sources: Path, tmp_path: Path) -> None:
