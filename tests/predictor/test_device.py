@@ -1,0 +1,44 @@
+"""The number type that the weights are loaded in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from predictor.families.table import FAMILIES
+from predictor.loading.device import pick_dtype
+from predictor.settings import Settings
+
+BY_NAME = {family.name: family for family in FAMILIES}
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture(params=[True, False], ids=["with bfloat16", "without"])
+def has_bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: request.param)
+    has: bool = request.param
+    return has
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_each_family_has_its_own_type_on_a_gpu(name: str, has_bfloat16: bool) -> None:
+    family = BY_NAME[name]
+
+    picked = pick_dtype(Settings(), GPU, family)
+
+    assert picked == (getattr(torch, family.gpu_dtype) if has_bfloat16 else torch.float16)
+
+
+def test_flux_is_not_clipped_by_float16_where_that_can_be_helped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+
+    assert pick_dtype(Settings(), GPU, BY_NAME["flux-dev"]) == torch.bfloat16
+    assert pick_dtype(Settings(), GPU, BY_NAME["sdxl"]) == torch.float16
+
+
+def test_a_cpu_computes_in_float32_and_a_setting_outranks_all() -> None:
+    assert pick_dtype(Settings(), CPU, BY_NAME["flux-dev"]) == torch.float32
+    assert pick_dtype(Settings(dtype="bfloat16"), CPU, BY_NAME["sd1"]) == torch.bfloat16
+    assert pick_dtype(Settings(dtype="float32"), GPU, BY_NAME["sd1"]) == torch.float32
