@@ -42,6 +42,7 @@ bench: $(INSTALLED) ## Measure (an hour on two cores) and write the tables; resu
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.concurrency
 	$(BIN)/python -m bench.gpu
+	$(BIN)/python -m bench.memory
 	$(BIN)/python bench/download.py
 	$(BIN)/python hack/document_figures.py
 

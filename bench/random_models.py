@@ -21,22 +21,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from demo.shapes import all_scenes
 from demo.tokenizer import build_tokenizer
 
+_LARGE_ON_A_CPU = {
+    "sample_size": 32,
+    "block_out_channels": (96, 192, 288),
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 256,
+}
+
 
 def large_on_a_cpu() -> DiffusionPipeline:
     """A UNet whose arithmetic dominates on a few CPU cores: 25 M weights, 256x256 pixels."""
-    return _stable_diffusion(
-        {
-            "sample_size": 32,
-            "block_out_channels": (96, 192, 288),
-            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            "layers_per_block": 2,
-            "attention_head_dim": 8,
-            "cross_attention_dim": 256,
-        },
-        text_width=256,
-        vae_channels=[16, 32, 32, 32],
-    )
+    return _stable_diffusion(_LARGE_ON_A_CPU, text_width=256, vae_channels=[16, 32, 32, 32])
 
 
 def stable_diffusion_1_5() -> DiffusionPipeline:
@@ -50,29 +48,19 @@ def stable_diffusion_1_5() -> DiffusionPipeline:
 
 def stable_diffusion_xl() -> DiffusionPipeline:
     """The shapes of SDXL's base: a UNet of 2.6 G weights, 1024x1024 pixels."""
-    tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
-    unet = UNet2DConditionModel(
-        sample_size=128,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(5, 10, 20),
-        transformer_layers_per_block=(1, 2, 10),
-        use_linear_projection=True,
-        cross_attention_dim=2048,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
+    return _stable_diffusion_xl(1024, (320, 640, 1280), (1, 2, 10), (12, 32))
+
+
+def decoder_of_stable_diffusion() -> DiffusionPipeline:
+    """The decoder of Stable Diffusion 1.5 behind a UNet of 25 M weights, 192x192 pixels."""
+    return _stable_diffusion(
+        {**_LARGE_ON_A_CPU, "sample_size": 24}, text_width=256, vae_channels=[128, 256, 512, 512]
     )
-    return StableDiffusionXLPipeline(
-        vae=_vae([128, 256, 512, 512], sample_size=1024),
-        text_encoder=CLIPTextModel(_text_config(tokenizer, 768, layers=12)),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer, 1280, layers=32)),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
-    )
+
+
+def decoder_of_sdxl() -> DiffusionPipeline:
+    """SDXL with its decoder, everything else a fifth as wide, 192x192 pixels."""
+    return _stable_diffusion_xl(192, (64, 128, 256), (1, 1, 2), (2, 2))
 
 
 def save(build: Callable[[], DiffusionPipeline], folder: Path) -> None:
@@ -95,6 +83,36 @@ def _stable_diffusion(
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def _stable_diffusion_xl(
+    side: int, widths: tuple[int, ...], depths: tuple[int, ...], text_layers: tuple[int, int]
+) -> DiffusionPipeline:
+    tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
+    unet = UNet2DConditionModel(
+        sample_size=side // 8,
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=[width // 64 for width in widths],
+        transformer_layers_per_block=depths,
+        use_linear_projection=True,
+        cross_attention_dim=2048,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+    return StableDiffusionXLPipeline(
+        vae=_vae([128, 256, 512, 512], sample_size=side),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, 768, layers=text_layers[0])),
+        text_encoder_2=CLIPTextModelWithProjection(
+            _text_config(tokenizer, 1280, layers=text_layers[1])
+        ),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
     )
 
 

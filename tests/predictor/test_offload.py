@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -182,3 +183,17 @@ def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, told: s
     apply_tuning(recorder, Tuning(savings=Savings(offload=offload)), torch.device("cuda"))
 
     assert recorder.told == [told]
+
+
+def test_a_decoder_is_cast_up_under_sequential_offloading() -> None:
+    """SDXL's denoiser does it when it is made, and the weights lie elsewhere by then."""
+    vae = build_sdxl().vae.to(torch.float16)
+    plain = copy.deepcopy(vae).to(torch.float32)
+    cpu_offload(vae, torch.device("cpu"), offload_buffers=len(vae._parameters) > 0)
+    latents = torch.randn(1, 4, 16, 16)
+
+    vae.to(torch.float32)
+
+    with torch.inference_mode():
+        expected = plain.decode(latents, return_dict=False)[0]
+        assert torch.equal(vae.decode(latents, return_dict=False)[0], expected)
