@@ -22,8 +22,9 @@ demo: $(INSTALLED) ## Weights to server to picture, on this machine
 serve: $(INSTALLED) ## Serve the demo model on http://127.0.0.1:8080
 	$(BIN)/python demo/run.py --serve
 
+# Two processes of one OpenMP thread each: those of several would starve each other on two cores.
 test: $(INSTALLED) ## Run all tests
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 check: $(INSTALLED) ## Lint, formatting, types, and manifests that equal the chart; writes nothing
 	$(BIN)/ruff check .
