@@ -134,7 +134,7 @@ def test_the_readmes_curl_lines_bring_the_pictures_that_they_promise(
 
 def test_every_file_that_a_document_links_to_is_there() -> None:
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]:
-        links = re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text("utf-8"))
+        links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", document.read_text("utf-8"))
         missing = [link for link in links if not (document.parent / link).exists()]
         assert missing == [], document.name
 

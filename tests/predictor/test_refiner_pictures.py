@@ -190,7 +190,7 @@ def test_what_begins_late_is_taken_over_where_it_stands(
         scheduler, scheduler.timesteps[skipped:], torch.zeros(1, 4, 8, 8), torch.Generator()
     )
 
-    Refiner(pair.refiner, pair.diffusers.scheduler).join(late, asked)
+    Refiner(pair.refiner, pair).join(late, asked)
 
     base, refining = late.experts
     assert base.steps == own

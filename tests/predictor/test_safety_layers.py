@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline as transformers_pipeline
 
+from predictor.engine_choice import Measured
 from predictor.errors import ModelLoadError
 from predictor.loading.load import load_pipeline
 from predictor.model import load
@@ -114,7 +115,7 @@ def test_a_policy_without_its_layer(model: Path, layer: str, policy: str, senten
 
 def test_a_model_is_not_loaded_without_its_layer(model: Path) -> None:
     with pytest.raises(ModelLoadError, match="brings no safety checker"):
-        load(Settings(model_dir=model, device="cpu", safety_checker="flag"))
+        load(Settings(model_dir=model, device="cpu", safety_checker="flag"), Measured())
 
 
 def remove(folder: Path) -> None:
