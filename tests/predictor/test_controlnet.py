@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from predictor.types import (
     InputImage,
     ModelProfile,
 )
+from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_sdxl
@@ -96,26 +96,6 @@ def own(pipeline: Any, name: str) -> ControlNetModel:
     """A model for diffusers, equal to the one that the step loop took for itself."""
     seed, config = CONTROLNETS[name]
     return build_controlnet(pipeline, seed, **config)
-
-
-@contextmanager
-def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
-    engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=64)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
-    """All pictures at once, through the step loop."""
-
-    async def submit_all() -> list[Image.Image]:
-        with engine_over(pipeline) as engine:
-            results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
 
 
 def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:

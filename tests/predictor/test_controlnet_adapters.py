@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +14,9 @@ from diffusers import StableDiffusionControlNetPipeline, StableDiffusionXLContro
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw
-from predictor.engine.capacity import Capacity
-from predictor.engine.step_loop import StepEngine
 from predictor.loading.load import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler
-from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import (
@@ -31,6 +27,7 @@ from predictor.types import (
     InputImage,
     ModelProfile,
 )
+from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import write_adapter
 from tests.predictor.random_controlnets import build_controlnet
@@ -72,20 +69,6 @@ def test_both_together_are_what_diffusers_own_call_draws(
     for other in crowd[1:]:
         assert largest_difference(crowd[0], other) > APART
     assert largest_difference(make(served, BOTH)[0], crowd[0]) <= TOLERANCE
-
-
-def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
-    """All pictures at once, through the step loop."""
-
-    async def submit_all() -> list[Image.Image]:
-        engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=9)
-        try:
-            results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        finally:
-            engine.close()
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
 
 
 def diffusers_call(pipeline: Any, style: Path, request: GenerationRequest) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,9 @@ from diffusers import (
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
-from predictor.engine.capacity import Capacity
-from predictor.engine.step_loop import StepEngine
 from predictor.loading.load import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler
-from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import (
@@ -34,6 +30,7 @@ from predictor.types import (
     InputImage,
     ModelProfile,
 )
+from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_inpainting import build_sd_inpainting, build_sdxl_inpainting
@@ -75,20 +72,6 @@ def with_controlnet(pipeline: Any) -> DiffusersPipeline:
 def own(pipeline: Any) -> ControlNetModel:
     """As they come: a ControlNet sees the latents, whatever an inpainting UNet sees beside them."""
     return build_controlnet(pipeline, 1, in_channels=4)
-
-
-def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
-    """All pictures at once, through the step loop."""
-
-    async def submit_all() -> list[Image.Image]:
-        engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=9)
-        try:
-            results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        finally:
-            engine.close()
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
 
 
 def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:

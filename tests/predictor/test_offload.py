@@ -21,7 +21,8 @@ from predictor.loading.apply import apply_tuning
 from predictor.loading.tuning import Offload, Savings, Tuning
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.types import GenerationDefaults, ModelProfile
+from tests.predictor.drawing import own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 
@@ -68,11 +69,6 @@ def through_the_step_loop(loaded: DiffusersPipeline, seeds: int) -> list[Image.I
         return [result.image for result in results]
 
     return asyncio.run(submit_all())
-
-
-def own_call(loaded: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    (result,) = loaded.generate([request], lambda step, steps: None)
-    return result.image
 
 
 def parts_of(pipeline: Any) -> list[torch.nn.Module]:

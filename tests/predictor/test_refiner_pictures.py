@@ -22,6 +22,7 @@ from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sdxl
 from tests.predictor.random_refiner import build_refiner
@@ -43,20 +44,6 @@ def pair() -> DiffusersPipeline:
     defaults = GenerationDefaults(128, 128, 3, 5.0, "unipc", 0.8)
     profile = ModelProfile("r1", defaults, 8, tuple(SCHEDULERS), has_refiner=True)
     return DiffusersPipeline(base, profile, refiner=DiffusersPipeline(refiner, profile))
-
-
-def make(pair: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
-    """All pictures at once, through the step loop."""
-
-    async def submit_all() -> list[Image.Image]:
-        engine = StepEngine(denoiser_for(pair), Capacity(32, 16 * 16, 1.0), max_queue_length=64)
-        try:
-            results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        finally:
-            engine.close()
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
 
 
 def in_turn(pair: DiffusersPipeline, request: GenerationRequest) -> Image.Image:

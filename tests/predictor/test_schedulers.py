@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from dataclasses import replace
 from typing import Any
@@ -23,12 +22,10 @@ from diffusers import (
 )
 from PIL import Image
 
-from predictor.engine.capacity import Capacity
-from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.schedulers import OWN, make_scheduler, most_steps, scheduler_names
-from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.drawing import make, own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_families import build_sd2
 from tests.predictor.random_pipelines import build_flux, build_sd3
@@ -64,23 +61,6 @@ def with_scheduler(loaded: DiffusersPipeline, own: Any) -> DiffusersPipeline:
     return DiffusersPipeline(pipeline, loaded.profile)
 
 
-def own_call(loaded: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    (result,) = loaded.generate([request], lambda step, steps: None)
-    return result.image
-
-
-def in_steps(loaded: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
-    async def submit_all() -> list[Image.Image]:
-        engine = StepEngine(denoiser_for(loaded), Capacity(64, 16 * 16, 1.0), max_queue_length=128)
-        try:
-            results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        finally:
-            engine.close()
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
-
-
 @pytest.mark.parametrize("own", OWNS, ids=lambda own: type(own).__name__)
 def test_every_checkpoints_way_is_solved_by_every_scheduler(
     sd2: DiffusersPipeline, own: Any, caplog: pytest.LogCaptureFixture
@@ -92,7 +72,7 @@ def test_every_checkpoints_way_is_solved_by_every_scheduler(
         for index, name in enumerate(NAMES)
     ]
 
-    pictures = in_steps(loaded, *requests)
+    pictures = make(loaded, *requests)
 
     assert [record for record in caplog.records if record.name.startswith("diffusers")] == []
     for request, picture in zip(requests, pictures, strict=True):
@@ -104,8 +84,8 @@ def test_the_noise_on_the_way_is_the_seeds(sd2: DiffusersPipeline, scheduler: st
     asked = replace(REQUEST, scheduler=scheduler)
     others = [replace(asked, seed=seed) for seed in (4, 5)]
 
-    first, *_ = in_steps(sd2, asked, *others)
-    _, again, other = in_steps(sd2, others[0], asked, others[1])
+    first, *_ = make(sd2, asked, *others)
+    _, again, other = make(sd2, others[0], asked, others[1])
 
     assert largest_difference(first, again) <= 2
     assert largest_difference(first, other) > 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.drawing import engine_over, make, own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
@@ -54,31 +53,6 @@ def sdxl() -> DiffusersPipeline:
     pipeline.set_progress_bar_config(disable=True)
     defaults = GenerationDefaults(128, 128, 3, 5.0, "unipc")
     return DiffusersPipeline(pipeline, ModelProfile("r1", defaults, 8, SCHEDULERS))
-
-
-@contextmanager
-def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
-    engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=64)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
-    """All pictures at once, through the step loop."""
-
-    async def submit_all() -> list[Image.Image]:
-        with engine_over(pipeline) as engine:
-            results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
-
-
-def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    (result,) = pipeline.generate([request], lambda step, steps: None)
-    return result.image
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

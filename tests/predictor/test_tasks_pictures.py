@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from diffusers import (
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
-from predictor.engine.capacity import Capacity
 from predictor.engine.step_loop import StepEngine
 from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
@@ -30,10 +27,11 @@ from predictor.families.profile import read_profile
 from predictor.limits import Limits
 from predictor.loading.load import load_pipeline
 from predictor.pipelines.schedulers import make_scheduler
-from predictor.pipelines.stepwise import denoiser_for, supports
+from predictor.pipelines.stepwise import supports
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import GenerationRequest, InputImage
+from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd_inpainting, build_sdxl_inpainting
 from tests.predictor.random_pipelines import build_sdxl
@@ -75,30 +73,6 @@ def sdxl_inpainting(tmp_path_factory: pytest.TempPathFactory) -> DiffusersPipeli
 def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
     pipeline.set_progress_bar_config(disable=True)
     return DiffusersPipeline(pipeline, read_profile(pipeline, folder, "r1"))
-
-
-@contextmanager
-def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
-    engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=64)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def make(
-    pipeline: DiffusersPipeline, *requests: GenerationRequest, return_exceptions: bool = False
-) -> list[Any]:
-    """All pictures at once, through the step loop."""
-
-    async def submit_all() -> list[Any]:
-        with engine_over(pipeline) as engine:
-            results = await asyncio.gather(
-                *(engine.submit(one) for one in requests), return_exceptions=return_exceptions
-            )
-        return [getattr(result, "image", result) for result in results]
-
-    return asyncio.run(submit_all())
 
 
 def diffusers_own(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:

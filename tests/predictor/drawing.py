@@ -1,0 +1,48 @@
+"""Pictures by the step loop, and by diffusers' own call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from PIL import Image
+
+from predictor.engine.capacity import Capacity
+from predictor.engine.step_loop import StepEngine
+from predictor.pipelines.stepwise import denoiser_for
+from predictor.pipelines.whole import DiffusersPipeline
+from predictor.types import GenerationRequest
+
+
+@contextmanager
+def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
+    """A step loop that takes 32 lanes of small pictures at once."""
+    engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=128)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def make(
+    pipeline: DiffusersPipeline, *requests: GenerationRequest, return_exceptions: bool = False
+) -> list[Any]:
+    """All pictures at once, through the step loop; errors among them where they are wanted."""
+
+    async def submit_all() -> list[Any]:
+        with engine_over(pipeline) as engine:
+            results = await asyncio.gather(
+                *(engine.submit(one) for one in requests), return_exceptions=return_exceptions
+            )
+        return [getattr(result, "image", result) for result in results]
+
+    return asyncio.run(submit_all())
+
+
+def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
+    """One picture by the pipeline's own ``__call__``."""
+    (result,) = pipeline.generate([request], lambda step, steps: None)
+    assert result.image is not None
+    return result.image
