@@ -171,9 +171,12 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
             return super().predict(lanes)
 
     async def story(scene: Story) -> None:
-        tasks = await scene.submit_all(*(refined(f"{index}", 4, 0.5) for index in range(8)))
+        # Held up, so that the eight are admitted in one turn and reach their hand-over together.
+        (held,) = await scene.submit_all(request("held", 1))
+        tasks = scene.submit(*(refined(f"{index}", 4, 0.5) for index in range(8)))
+        await asyncio.sleep(0.05)
         scene.run_free()
-        assert len(await asyncio.gather(*tasks)) == 8
+        assert len(await asyncio.gather(held, *tasks)) == 9
 
     denoiser = Small()
     tell(story, denoiser)

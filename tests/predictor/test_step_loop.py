@@ -105,15 +105,19 @@ def test_larger_pictures_share_a_pass_with_fewer() -> None:
 
 def test_out_of_memory_halves_the_batch_and_fails_nobody() -> None:
     async def story(scene: Story) -> None:
-        tasks = await scene.submit_all(*(request(f"{index}", 5) for index in range(8)))
+        # Held up, so that the eight are admitted in one turn.
+        (held,) = await scene.submit_all(request("held", 1))
+        tasks = scene.submit(*(request(f"{index}", 5) for index in range(8)))
+        await asyncio.sleep(0.05)
         scene.run_free()
         results = await asyncio.gather(*tasks)
         assert len(results) == 8
         assert scene.capacity.lanes == 4
+        await held
 
     denoiser = tell(story, FakeDenoiser(memory_in_lanes=5))
     assert max(denoiser.lanes) == 4
-    assert sum(map(len, denoiser.passes)) == 8 * 5
+    assert sum(map(len, denoiser.passes)) == 1 + 8 * 5
 
 
 def test_a_picture_that_does_not_fit_alone_fails_alone() -> None:
