@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,21 +10,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, Python puts hack/ on the path and not the repository.
 sys.path.insert(0, str(ROOT))
 
+from hack.marked_tables import renewed, write  # noqa: E402
 from predictor.families.family import Family  # noqa: E402
 from predictor.families.table import FAMILIES  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "models.md"
-BEGIN, END = "<!-- families -->\n", "<!-- /families -->"
 _PIXELS_PER_LATENT = 8
 
 
 def documented(document: str) -> str:
     """The document with the table between the markers renewed."""
-    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
-    renewed, found = pattern.subn(lambda _: BEGIN + families_table() + END, document)
-    if found != 1:
-        raise SystemExit(f"{DOCUMENT.name} needs one pair of markers {BEGIN.strip()}")
-    return renewed
+    return renewed(document, "families", families_table())
 
 
 def families_table() -> str:
@@ -61,18 +55,8 @@ def _vae(family: Family) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the table, or with ``--check`` exit with 1 where it is not up to date."""
-    parser = argparse.ArgumentParser(description="Write the table of families of docs/models.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a drift")
-    check = parser.parse_args(arguments).check
-    before = DOCUMENT.read_text("utf-8")
-    after = documented(before)
-    if check and before != after:
-        print("docs/models.md: the table is old: run `make manifests`", file=sys.stderr)
-        return 1
-    if not check:
-        DOCUMENT.write_text(after, "utf-8")
-    return 0
+    """See ``write``."""
+    return write({DOCUMENT: documented}, "the table of families", arguments)
 
 
 if __name__ == "__main__":

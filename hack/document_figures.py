@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+# Run as a script, Python puts hack/ on the path and not the repository.
+sys.path.insert(0, str(ROOT))
+
+from hack.marked_tables import renewed, write  # noqa: E402
+
 RESULTS = ROOT / "bench" / "results"
 
 CONTESTANTS = {
@@ -101,29 +105,13 @@ TABLES: Mapping[str, Callable[[Figures], str]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables, or with ``--check`` exit with 1 where they are not up to date."""
-    parser = argparse.ArgumentParser(description="Write the speed tables of the documents.")
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a drift")
-    check = parser.parse_args(arguments).check
+    """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
-    old = [name for name, table in TABLES.items() if not _renew(ROOT / name, table(figures), check)]
-    if not check or not old:
-        return 0
-    print(f"{', '.join(old)}: the speed table is old: run `make manifests`", file=sys.stderr)
-    return 1
-
-
-def _renew(path: Path, table: str, check: bool) -> bool:
-    """Put the table between its markers; whether it was there already."""
-    before = path.read_text("utf-8")
-    begin, end = "<!-- figures -->\n", "<!-- /figures -->"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    after, found = pattern.subn(lambda _: begin + table + end, before)
-    if found != 1:
-        raise SystemExit(f"{path.name} needs one pair of markers {begin.strip()}")
-    if not check:
-        path.write_text(after, "utf-8")
-    return before == after
+    documents = {
+        ROOT / name: partial(renewed, mark="figures", table=table(figures))
+        for name, table in TABLES.items()
+    }
+    return write(documents, "the speed tables", arguments)
 
 
 if __name__ == "__main__":

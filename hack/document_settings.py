@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import downloader.settings  # noqa: E402
 import predictor.settings  # noqa: E402
+from hack.marked_tables import renewed, write  # noqa: E402
 
 README = ROOT / "README.md"
 PROGRAMS: dict[str, type[BaseSettings]] = {
@@ -27,12 +26,7 @@ PROGRAMS: dict[str, type[BaseSettings]] = {
 def documented(readme: str) -> str:
     """The README with the table between each pair of markers renewed."""
     for program, settings in PROGRAMS.items():
-        begin, end = f"<!-- settings of the {program} -->\n", f"<!-- /settings of the {program} -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        table = begin + settings_table(settings) + end
-        readme, found = pattern.subn(lambda _, table=table: table, readme)
-        if found != 1:
-            raise SystemExit(f"README.md needs one pair of markers {begin.strip()}")
+        readme = renewed(readme, f"settings of the {program}", settings_table(settings))
     return readme
 
 
@@ -48,18 +42,8 @@ def settings_table(settings: type[BaseSettings]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables, or with ``--check`` exit with 1 where they are not up to date."""
-    parser = argparse.ArgumentParser(description="Write the settings tables of README.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a drift")
-    check = parser.parse_args(arguments).check
-    before = README.read_text("utf-8")
-    after = documented(before)
-    if check and before != after:
-        print("README.md: the settings tables are old: run `make manifests`", file=sys.stderr)
-        return 1
-    if not check:
-        README.write_text(after, "utf-8")
-    return 0
+    """See ``write``."""
+    return write({README: documented}, "the settings tables", arguments)
 
 
 if __name__ == "__main__":
