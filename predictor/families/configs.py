@@ -19,9 +19,14 @@ class Configs:
     folder: Path
 
     @cached_property
+    def index(self) -> dict[str, Any]:
+        """``model_index.json``: the pipeline's class, its components and its own settings."""
+        return _read(self.folder / MODEL_INDEX_NAME)
+
+    @property
     def class_name(self) -> str:
         """The pipeline's class, as diffusers names it."""
-        return str(_read(self.folder / MODEL_INDEX_NAME).get("_class_name", ""))
+        return str(self.index.get("_class_name", ""))
 
     @cached_property
     def unet(self) -> dict[str, Any]:

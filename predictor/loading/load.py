@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,10 @@ from modelstore import IncompleteModelError, Marker
 from modelstore.layout import (
     ADAPTERS_FOLDER_NAME,
     CONTROLNETS_FOLDER_NAME,
-    MODEL_INDEX_NAME,
     REFINER_FOLDER_NAME,
 )
 from predictor.errors import ModelLoadError
+from predictor.families.configs import Configs
 from predictor.families.profile import read_profile
 from predictor.families.table import family_of
 from predictor.loading.apply import apply_tuning
@@ -150,7 +149,7 @@ def _left_out(folder: Path) -> dict[str, Any]:
     """What diffusers must be told not to load: components that the index leaves empty (SD3 without
     T5), and the safety checker, which ``predictor.safety`` runs and no pipeline.
     """
-    index = json.loads((folder / MODEL_INDEX_NAME).read_text(encoding="utf-8"))
+    index = Configs(folder).index
     left_out: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None] * 2}
     if "safety_checker" in index:
         left_out["safety_checker"] = None

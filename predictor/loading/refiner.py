@@ -11,8 +11,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLImg2ImgPipeline
 
 from modelstore import Marker
-from modelstore.layout import MODEL_INDEX_NAME, REFINER_FOLDER_NAME
+from modelstore.layout import REFINER_FOLDER_NAME
 from predictor.errors import ModelLoadError
+from predictor.families.configs import Configs
 from predictor.pipelines.stepwise import takes_refiner
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def refuse_refiner_alone(folder: Path) -> None:
     Raises:
         ModelLoadError: it is one; says what to publish instead.
     """
-    index = json.loads((folder / MODEL_INDEX_NAME).read_text(encoding="utf-8"))
+    index = Configs(folder).index
     if index.get("requires_aesthetics_score"):
         raise ModelLoadError(
             "this is SDXL's refiner, which only goes on where a base stops: publish a base with "

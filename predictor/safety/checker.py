@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
 
-from modelstore.layout import MODEL_INDEX_NAME
+from predictor.families.configs import Configs
 from predictor.safety.weights import Placement, load_processor, load_weights
 from predictor.types import SafetyAction
 
@@ -65,6 +64,6 @@ def _refuse_nan(module: Any, inputs: Any, embedding: torch.Tensor) -> None:
 
 
 def _class_name(folder: Path) -> str | None:
-    index = json.loads((folder / MODEL_INDEX_NAME).read_text(encoding="utf-8"))
+    index = Configs(folder).index
     _, class_name = index.get("safety_checker") or (None, None)
     return class_name
