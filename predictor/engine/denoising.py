@@ -57,13 +57,12 @@ class Denoising:
         num_inference_steps: int,
         noise: torch.Tensor,
         generator: torch.Generator,
-        **kinds: Hashable,
     ) -> Self:
         """All the way, from noise with the variance 1 to a picture."""
         scheduler.set_timesteps(num_inference_steps)
         # Heun and PNDM take more forward passes than they were asked for steps.
         latents = noise * scheduler.init_noise_sigma
-        return cls(scheduler, scheduler.timesteps, latents, generator, **kinds)
+        return cls(scheduler, scheduler.timesteps, latents, generator)
 
     def hand_over_after(self, steps: int, successor: Denoising) -> None:
         """Let another expert go on after so many steps, from the latents as they are by then."""

@@ -61,18 +61,27 @@ class ImageEncoder:
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """The inverse of what the decoder's side does; diffusers' inpainting forgets the mean."""
-        config = self._pipeline.vae.config
-        factor = float(config.scaling_factor)
-        statistics = [config.get("latents_mean"), config.get("latents_std")]
-        if None in statistics:
+        vae = self._pipeline.vae
+        factor = float(vae.config.scaling_factor)
+        statistics = latent_statistics(vae, latents)
+        if statistics is None:
             return latents * factor
-        mean, std = (
-            torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-            for values in statistics
-        )
+        mean, std = statistics
         return (latents - mean) * factor / std
 
     def _shape(self, pixels: torch.Tensor) -> tuple[int, ...]:
         scale = self._pipeline.vae_scale_factor
         channels = self._pipeline.vae.config.latent_channels
         return (1, channels, pixels.shape[-2] // scale, pixels.shape[-1] // scale)
+
+
+def latent_statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean and deviation of the VAE's latents, ``(1, channels, 1, 1)``; None where untold."""
+    statistics = [vae.config.get("latents_mean"), vae.config.get("latents_std")]
+    if None in statistics:
+        return None
+    mean, std = (
+        torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
+        for values in statistics
+    )
+    return mean, std

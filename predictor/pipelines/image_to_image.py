@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from predictor.engine.denoising import Denoising
+from predictor.pipelines.generator import generator_for
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.types import GenerationRequest, InputImage
 
@@ -16,8 +17,7 @@ def begin_image_to_image(
 ) -> Denoising:
     """What ``StableDiffusionImg2ImgPipeline`` begins with, and what SDXL's does."""
     assert request.image is not None
-    # A CPU generator draws the same noise whatever device the pipeline runs on.
-    generator = torch.Generator("cpu").manual_seed(request.seed)
+    generator = generator_for(request)
     timesteps = last_timesteps(request, scheduler)
     pixels = pixels_of(request.image, pipeline)
     clean = encoder.latents(request.image.sha256, pixels, generator)

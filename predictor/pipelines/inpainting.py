@@ -13,6 +13,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 
 from predictor.engine.denoising import Denoising
+from predictor.pipelines.generator import generator_for
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import last_timesteps, pixels_of
 from predictor.types import GenerationRequest, InputImage
@@ -29,8 +30,7 @@ def begin_inpainting(
     assert request.mask_image is not None
     sees_mask = pipeline.unet.config.in_channels == INPAINTING_CHANNELS
     is_all_noise = request.strength == 1
-    # A CPU generator draws the same noise whatever device the pipeline runs on.
-    generator = torch.Generator("cpu").manual_seed(request.seed)
+    generator = generator_for(request)
     timesteps = last_timesteps(request, scheduler)
     pixels = pixels_of(request.image, pipeline)
     mask = _mask_pixels(request.mask_image, pipeline)

@@ -13,6 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from predictor.engine.denoising import Denoising
+from predictor.pipelines.generator import generator_for
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import begin_image_to_image
 from predictor.pipelines.inpainting import begin_inpainting
@@ -48,8 +49,7 @@ class StableDiffusionDenoiser:
         """See ``Denoiser.encode``; ``encoders`` are the adapters that change them."""
         self._make_room()
         self._adapters.use(cast("tuple[Adapter, ...]", encoders), TEXT_ENCODERS)
-        embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
-        return rows(embeddings)
+        return self._encode(prompts)
 
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
@@ -73,7 +73,10 @@ class StableDiffusionDenoiser:
             "encoder_hidden_states": torch.stack([lane.conditioning[0] for lane in lanes]),
             "added_cond_kwargs": self._added_conditions(lanes),
         }
-        residuals = self._residuals(lanes, latents, timesteps, conditions)
+        residuals = {}
+        if kind.controlnet is not None:
+            controlnet = self._controlnets[kind.controlnet]
+            residuals = controlnet.residuals(lanes, latents, timesteps, conditions)
         prediction: torch.Tensor = self._pipeline.unet(
             latents, timesteps, **conditions, **residuals, return_dict=False
         )[0]
@@ -98,6 +101,11 @@ class StableDiffusionDenoiser:
                 raise ArithmeticError("the picture came out as NaN or infinity")
             return self._to_picture(image)
 
+    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """By the text encoders as they are now."""
+        embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
+        return rows(embeddings)
+
     def _make_room(self) -> None:
         """Before the text encoders come back to the GPU.
 
@@ -116,32 +124,12 @@ class StableDiffusionDenoiser:
         scale = self._pipeline.vae_scale_factor
         channels = self._pipeline.unet.config.in_channels
         shape = (1, channels, request.height // scale, request.width // scale)
-        # A CPU generator draws the same noise whatever device the pipeline runs on.
-        generator = torch.Generator("cpu").manual_seed(request.seed)
+        generator = generator_for(request)
         noise = randn_tensor(shape, generator, self._device, self._dtype)
-        return Denoising.from_noise(
-            scheduler,
-            request.num_inference_steps,
-            noise,
-            generator,
-        )
+        return Denoising.from_noise(scheduler, request.num_inference_steps, noise, generator)
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None
-
-    def _residuals(
-        self,
-        lanes: Sequence[Lane],
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        conditions: dict[str, Any],
-    ) -> dict[str, Any]:
-        """What the lanes' ControlNet adds to the UNet's features."""
-        kind: Any = lanes[0].denoising.kind
-        if kind.controlnet is None:
-            return {}
-        controlnet = self._controlnets[kind.controlnet]
-        return controlnet.residuals(lanes, latents, timesteps, conditions)
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         unscaled: torch.Tensor = latents / self._pipeline.vae.config.scaling_factor

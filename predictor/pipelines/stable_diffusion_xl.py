@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 
 from predictor.engine.denoising import Denoising
-from predictor.pipelines.stable_diffusion import TEXT_ENCODERS, StableDiffusionDenoiser, rows
+from predictor.pipelines.image_encoder import latent_statistics
+from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser, rows
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import Adapter, GenerationRequest
+from predictor.types import GenerationRequest
 
 if TYPE_CHECKING:
     from predictor.engine.seam import Conditioning, Lane
@@ -27,10 +28,7 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
             # It overflows in half precision. Diffusers casts it to and fro for each picture.
             vae.to(torch.float32)
 
-    def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
-        """See ``Denoiser.encode``; ``encoders`` are the adapters that change them."""
-        self._make_room()
-        self._adapters.use(cast("tuple[Adapter, ...]", encoders), TEXT_ENCODERS)
+    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
         embeddings, _, pooled, _ = self._pipeline.encode_prompt(
             list(prompts), device=self._device, do_classifier_free_guidance=False
         )
@@ -58,15 +56,11 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
         }
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
-        config = self._pipeline.vae.config
         unscaled = super()._unscaled(latents)
-        statistics = [config.get("latents_mean"), config.get("latents_std")]
-        if None in statistics:
+        statistics = latent_statistics(self._pipeline.vae, latents)
+        if statistics is None:
             return unscaled
-        mean, std = (
-            torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
-            for values in statistics
-        )
+        mean, std = statistics
         return unscaled * std + mean
 
     def _to_picture(self, image: torch.Tensor) -> Image.Image:

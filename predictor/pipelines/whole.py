@@ -17,6 +17,7 @@ from predictor.errors import ModelLoadError
 from predictor.loading.tuning import PLAIN, Tuning
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
+from predictor.pipelines.generator import generator_for
 from predictor.pipelines.prompts import truncation_warning, windows
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.signature import parameters
@@ -84,8 +85,7 @@ class DiffusersPipeline:
         started = time.perf_counter()
         self.adapters.use(requests[0].adapters)
         view = self._view(requests[0])
-        # A CPU generator draws the same noise whatever device the pipeline runs on.
-        generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
+        generators = [generator_for(request) for request in requests]
         with torch.inference_mode():
             output = view(**self._arguments(view, requests, on_step), generator=generators)
         seconds = time.perf_counter() - started
