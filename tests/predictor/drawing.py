@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from predictor.engine import Engine
 from predictor.engine.capacity import Capacity
 from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.stepwise import denoiser_for
@@ -26,19 +27,25 @@ def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
         engine.close()
 
 
+def submit_all(
+    engine: Engine, *requests: GenerationRequest, return_exceptions: bool = False
+) -> list[Any]:
+    """All pictures at once; errors among them where they are wanted."""
+
+    async def submit() -> list[Any]:
+        return await asyncio.gather(
+            *(engine.submit(one) for one in requests), return_exceptions=return_exceptions
+        )
+
+    return [getattr(result, "image", result) for result in asyncio.run(submit())]
+
+
 def make(
     pipeline: DiffusersPipeline, *requests: GenerationRequest, return_exceptions: bool = False
 ) -> list[Any]:
-    """All pictures at once, through the step loop; errors among them where they are wanted."""
-
-    async def submit_all() -> list[Any]:
-        with engine_over(pipeline) as engine:
-            results = await asyncio.gather(
-                *(engine.submit(one) for one in requests), return_exceptions=return_exceptions
-            )
-        return [getattr(result, "image", result) for result in results]
-
-    return asyncio.run(submit_all())
+    """The same through a step loop over the pipeline."""
+    with engine_over(pipeline) as engine:
+        return submit_all(engine, *requests, return_exceptions=return_exceptions)
 
 
 def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import itertools
 import warnings
@@ -25,6 +24,7 @@ from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import Adapter, GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import as_kohya, write_adapter
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
@@ -110,14 +110,6 @@ def engine_over(pipeline: DiffusersPipeline) -> Engine:
     return WholeBatchEngine(pipeline, max_batch=4, max_queue_length=64)
 
 
-def make(engine: Engine, *requests: GenerationRequest) -> list[Image.Image]:
-    async def submit_all() -> list[Image.Image]:
-        results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
-
-
 def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
     (result,) = pipeline.generate([replace(request, adapters=())], lambda step, steps: None)
     return result.image
@@ -134,10 +126,10 @@ def test_each_set_draws_what_diffusers_draws_alone_and_in_a_crowd(family: Family
     engine = engine_over(family.served())
     try:
         for adapters in SETS:
-            (picture,) = make(engine, replace(REQUEST, adapters=adapters))
+            (picture,) = submit_all(engine, replace(REQUEST, adapters=adapters))
             assert largest_difference(picture, alone[adapters]) <= TOLERANCE, adapters
         crowd = [replace(crowded, adapters=one) for one in SETS for _ in range(2)]
-        for request, picture in zip(crowd, make(engine, *crowd), strict=True):
+        for request, picture in zip(crowd, submit_all(engine, *crowd), strict=True):
             assert largest_difference(picture, together[request.adapters]) <= TOLERANCE
     finally:
         engine.close()
@@ -153,9 +145,9 @@ def test_without_adapters_no_pixel_tells_that_any_was_ever_loaded(family: Family
         for index, adapters in enumerate(SETS):
             # Encoded anew each time: an engine keeps what it made of a prompt.
             plain = replace(REQUEST, prompt=f"{REQUEST.prompt} {'star ' * index}")
-            (expected,) = make(never, plain)
-            make(engine, replace(REQUEST, adapters=adapters))
-            (after,) = make(engine, plain)
+            (expected,) = submit_all(never, plain)
+            submit_all(engine, replace(REQUEST, adapters=adapters))
+            (after,) = submit_all(engine, plain)
             assert largest_difference(after, expected) <= family.noise, adapters
     finally:
         never.close()
@@ -165,7 +157,7 @@ def test_without_adapters_no_pixel_tells_that_any_was_ever_loaded(family: Family
 def test_a_scale_of_nothing_is_nothing_and_more_of_it_is_more(family: Family) -> None:
     engine = engine_over(family.served())
     try:
-        plain, *scaled = make(
+        plain, *scaled = submit_all(
             engine,
             REQUEST,
             *(replace(REQUEST, adapters=(replace(ALL, scale=one),)) for one in (0, 0.02, 0.1)),
@@ -197,7 +189,7 @@ def test_a_file_of_kohyas_trainer_draws_what_diffusers_draws(
     asked = (Adapter("kohya"),)
     engine = engine_over(family.served())
     try:
-        plain, picture, halved = make(
+        plain, picture, halved = submit_all(
             engine,
             REQUEST,
             replace(REQUEST, adapters=asked),

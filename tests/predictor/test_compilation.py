@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,11 +12,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
-from PIL import Image
 from torch._dynamo.utils import counters
 
 from predictor import engine_choice
-from predictor.engine import Engine
 from predictor.engine.capacity import Capacity
 from predictor.engine_choice import open_engine
 from predictor.errors import ModelLoadError
@@ -26,7 +23,8 @@ from predictor.loading.parts import denoiser_of
 from predictor.loading.tuning import PLAIN, Tuning
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.types import GenerationDefaults, ModelProfile
+from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
@@ -69,14 +67,6 @@ def graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
-def make(engine: Engine, *requests: GenerationRequest) -> list[Image.Image]:
-    async def submit_all() -> list[Image.Image]:
-        results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
-
-
 @pytest.mark.usefixtures("no_kernels", "large_batches")
 @pytest.mark.parametrize("build", [build_sdxl, build_sd3])
 def test_no_request_waits_for_a_compilation(
@@ -89,7 +79,7 @@ def test_no_request_waits_for_a_compilation(
     ]
     oblong = replace(REQUEST, width=64, height=72)
     with closing(open_engine(a_pipeline(build(), PLAIN), Settings())) as plain:
-        expected = [make(plain, *crowd) for crowd in [*crowds, [oblong]]]
+        expected = [submit_all(plain, *crowd) for crowd in [*crowds, [oblong]]]
     assert graphs() == 0
 
     loaded = a_pipeline(build(), Tuning(compile=True))
@@ -97,8 +87,8 @@ def test_no_request_waits_for_a_compilation(
         assert denoiser_of(loaded.diffusers)._compiled_call_impl is not None
         at_ready = graphs()
         with torch.compiler.set_stance("fail_on_recompile"):
-            drawn = [make(engine, *crowd) for crowd in crowds]
-        drawn.append(make(engine, oblong))
+            drawn = [submit_all(engine, *crowd) for crowd in crowds]
+        drawn.append(submit_all(engine, oblong))
 
     assert graphs() == at_ready > 0
     # The engine would make each picture alone, where their common batch had not been compiled.

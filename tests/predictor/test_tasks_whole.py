@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from predictor.pipelines.tasks import pipeline_for, tasks_of
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import GenerationRequest, InputImage, ModelProfile, Task
+from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd3_of_16_channels, build_sdxl_inpainting
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
@@ -67,15 +68,9 @@ def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
 
 
 def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
-    async def submit_all() -> list[Image.Image]:
-        engine = CompositeEngine(WholeBatchEngine(pipeline, max_batch=4, max_queue_length=8))
-        try:
-            results = await asyncio.gather(*(engine.submit(one) for one in requests))
-        finally:
-            engine.close()
-        return [result.image for result in results]
-
-    return asyncio.run(submit_all())
+    engine = CompositeEngine(WholeBatchEngine(pipeline, max_batch=4, max_queue_length=8))
+    with closing(engine):
+        return submit_all(engine, *requests)
 
 
 def diffusers_own(pipeline: DiffusersPipeline, own: Any, request: GenerationRequest) -> Image.Image:
