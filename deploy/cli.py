@@ -28,8 +28,14 @@ def read_verb(arguments: Sequence[str]) -> Verb:
         return cast(Verb, get_subcommand(settings, cli_exit_on_error=False))
     except ValidationError as error:
         first = error.errors()[0]
-        flag = str(first["loc"][-1]).replace("_", "-")
-        raise UsageError(f"--{flag}: {first['msg'].removeprefix('Value error, ')}") from None
+        what = _as_typed(str(first["loc"][-1]), arguments)
+        raise UsageError(f"{what}: {first['msg'].removeprefix('Value error, ')}") from None
     except SettingsError as error:
         message = str(error).removeprefix("error parsing CLI: ").removeprefix("Error: ")
         raise UsageError(f"{message}; --help says more") from None
+
+
+def _as_typed(field: str, arguments: Sequence[str]) -> str:
+    """A field's flag, or what the help calls an argument without one."""
+    flag = f"--{field.replace('_', '-')}"
+    return flag if any(one.partition("=")[0] == flag for one in arguments) else field.upper()

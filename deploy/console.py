@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deploy.explain import Explanation
 
-_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+_STYLES = {"ok": "green", "wait": "cyan", "warn": "yellow", "fail": "bold red"}
 
 
 class Reporter:
@@ -33,14 +33,15 @@ class Reporter:
         self.console.print(Text(line, style=style))
 
     def finding(self, level: str, what: str, advice: str = "") -> None:
-        """A line that begins with ok, warn or fail, and under it what to do."""
+        """A line that begins with ok, wait, warn or fail, and under it what to do."""
         self.console.print(Text(f"{level:<4}", style=_STYLES[level]) + Text(f"  {what}"))
         for line in advice.splitlines():
             self.console.print(Text(f"      {line}"))
 
     def waits(self, explanation: Explanation) -> None:
         """Why nothing happens at the moment."""
-        self.finding("warn" if explanation.advice else "ok", explanation.reason, explanation.advice)
+        level = "warn" if explanation.advice else "wait"
+        self.finding(level, explanation.reason, explanation.advice)
 
     def complain(self, message: str) -> None:
         """An error, to stderr."""

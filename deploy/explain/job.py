@@ -63,8 +63,8 @@ def _explain_retry(seen: Snapshot) -> Explanation | None:
     code, said = int(ended[1]["exitCode"]), str(ended[1].get("message") or "").strip()
     reason = _EXIT_CODES[code][0] if code in _EXIT_CODES else f"exit code {code}"
     return Explanation(
-        f"A try of the download failed: {reason}.{f' It said: {said}' if said else ''} "
-        "Kubernetes tries it again, a little later each time; it resumes."
+        f"A try of the download failed: {reason}.{f' It said: {said}' if said else ''}",
+        "Kubernetes tries it again, a little later each time; it resumes.",
     )
 
 

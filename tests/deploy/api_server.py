@@ -6,6 +6,7 @@ Faults are data: refusals, denied verbs, objects and events put in.
 from __future__ import annotations
 
 import copy
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -65,14 +66,17 @@ class ApiServer:
     version: int = 100
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def start(self, folder: Path) -> Path:
-        """Serve on a free port; returns a kubeconfig for it."""
+    def start(self, folder: Path, tls: ssl.SSLContext | None = None) -> Path:
+        """Serve on a free port; returns a kubeconfig for it, which trusts any certificate."""
         handler = type("Handler", (ApiHandler,), {"api": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
+        if tls:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
         kubeconfig = folder / "kubeconfig"
-        kubeconfig.write_text(yaml.safe_dump(_kubeconfig(self._http.server_address[1], self.token)))
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{self._http.server_address[1]}"
+        kubeconfig.write_text(yaml.safe_dump(_kubeconfig(url, self.token)))
         return kubeconfig
 
     def stop(self) -> None:
@@ -124,12 +128,13 @@ class ApiServer:
         return item["kind"], place, item["metadata"]["name"]
 
 
-def _kubeconfig(port: int, token: str) -> Object:
+def _kubeconfig(url: str, token: str) -> Object:
+    cluster = {"server": url, "insecure-skip-tls-verify": url.startswith("https")}
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "clusters": [{"name": "test", "cluster": cluster}],
         "users": [{"name": "jane", "user": {"token": token}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "jane"}}],
     }

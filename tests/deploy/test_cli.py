@@ -34,7 +34,9 @@ def test_short_flags() -> None:
         (["up", "--timeout", "ten"], "--timeout: say it as in 90s, 30m or 1h30m"),
         (["up", "--nope"], "--nope"),
         (["predict"], "PROMPT"),
-        (["predict", "a", "--seed", "x"], "--seed"),
+        (["predict", "a", "--seed", "x"], "^--seed: "),
+        (["predict", "a", "--seed=x"], "^--seed: "),
+        (["logs", "folder"], "^WHAT: Input should be 'download' or 'predictor'"),
     ],
 )
 def test_what_is_wrong_is_named(arguments: list[str], told: str) -> None:

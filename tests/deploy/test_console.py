@@ -24,6 +24,19 @@ def test_a_reason_is_told_once_until_another_comes() -> None:
     assert [line[6:] for line in out.getvalue().splitlines()] == ["no GPU", "loading", "no GPU"]
 
 
+def test_a_wait_looks_neither_like_a_thing_done_nor_like_one_to_mend() -> None:
+    out = io.StringIO()
+
+    reporter(out).waits(Explanation("the image is pulled"))
+    reporter(out).waits(Explanation("no GPU", "start a GPU node"))
+
+    assert out.getvalue().splitlines() == [
+        "wait  the image is pulled",
+        "warn  no GPU",
+        "      start a GPU node",
+    ]
+
+
 def test_a_command_to_copy_is_neither_broken_nor_taken_for_markup() -> None:
     out = io.StringIO()
     command = f"kubectl patch [red]{'x' * 300}[/red]"

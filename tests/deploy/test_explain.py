@@ -406,7 +406,7 @@ def test_a_try_that_failed_and_is_repeated_is_no_failure_of_the_job() -> None:
     assert explanation
     assert not explanation.fatal
     assert "the network gave up" in explanation.reason
-    assert "it resumes" in explanation.reason
+    assert "it resumes" in explanation.advice
 
 
 def test_a_download_without_its_secret() -> None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.deploy import shapes
 from tests.deploy.conftest import ROOT, Deployment
@@ -21,6 +28,37 @@ def command(deployment: Deployment, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's side of TLS, with a certificate that nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1)
+    ).sign(key, hashes.SHA256())
+    file = folder / "server.pem"
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(private + certificate.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
+def test_a_kubeconfig_that_verifies_nothing_is_followed_without_complaint(
+    deployment: Deployment,
+) -> None:
+    deployment.api.stop()
+    deployment.api.start(deployment.folder, self_signed(deployment.folder))
+
+    out, err = command(deployment, "doctor").communicate(timeout=60)
+
+    assert "the cluster knows all" in out
+    assert err == ""
 
 
 def test_up_from_the_repository_with_nothing_but_the_environment(deployment: Deployment) -> None:
