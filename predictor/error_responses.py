@@ -52,8 +52,13 @@ def register_error_responses(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _respond_unexpected)
 
 
+def status_of(error: Exception) -> HTTPStatus:
+    """The table's status for an error that is in it."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
 async def _respond(_: Request, error: Exception) -> JSONResponse:
-    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)

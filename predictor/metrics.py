@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,7 +17,7 @@ from predictor.engine import Engine
 
 REQUESTS = Counter(
     "diffusion_requests",
-    "Predict calls by HTTP status; 499: the caller left.",
+    "Predict calls by HTTP status, streams by what they ended with; 499: the caller left.",
     ["model_name", "code"],
 )
 REQUEST_SECONDS = Histogram(
@@ -46,7 +48,7 @@ MODEL_BYTES = Gauge(
     ["model_name"],
 )
 
-_CALLER_LEFT = 499
+CALLER_LEFT = 499
 _SERVER_ERROR = 500
 _PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
@@ -59,6 +61,20 @@ def begin_series(model_name: str) -> None:
         MODEL_LOADS.labels(model_name, outcome)
     MODEL_UNLOADS.labels(model_name)
     MODEL_BYTES.labels(model_name)
+
+
+@dataclass
+class _Outcome:
+    code: int = CALLER_LEFT
+
+
+# One for each call; tasks that are started for a call have the same.
+_OUTCOME: ContextVar[_Outcome] = ContextVar("outcome")
+
+
+def note_outcome(code: int) -> None:
+    """Count the call under way as one that ended so, whatever status was sent at its beginning."""
+    _OUTCOME.get().code = code
 
 
 class MetricsMiddleware:
@@ -76,23 +92,23 @@ class MetricsMiddleware:
         found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if found is None:
             return await self._app(scope, receive, send)
-        name, code, started = found[1], _CALLER_LEFT, time.perf_counter()
+        name, outcome, started = found[1], _Outcome(), time.perf_counter()
+        _OUTCOME.set(outcome)
 
         async def noting_send(message: Message) -> None:
-            nonlocal code
             if message["type"] == "http.response.start":
-                code = message["status"]
+                outcome.code = message["status"]
             await send(message)
 
         try:
             await self._app(scope, receive, noting_send)
         except Exception:
-            code = _SERVER_ERROR
+            outcome.code = _SERVER_ERROR
             raise
         finally:
             # Asked at the end: the request itself may have brought a new model to light.
             if self._is_served(name):
-                REQUESTS.labels(name, code).inc()
+                REQUESTS.labels(name, outcome.code).inc()
                 REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from http import HTTPStatus
 from typing import Any
 
+from predictor.error_responses import status_of
 from predictor.errors import PredictorError
+from predictor.metrics import CALLER_LEFT, note_outcome
 from predictor.progress import Progress
 from predictor.protocol import EncodedResponse
 from predictor.protocol.events import error_event, progress_event, result_event
@@ -37,6 +40,8 @@ async def stream(
 async def _events(
     answering: asyncio.Task[EncodedResponse], progress: Progress
 ) -> AsyncIterator[bytes]:
+    # Until the last event, whatever ends this is a reader who has gone.
+    note_outcome(CALLER_LEFT)
     changing = asyncio.create_task(progress.change())
     try:
         while not answering.done():
@@ -54,6 +59,8 @@ def _last_event(answered: asyncio.Task[EncodedResponse]) -> bytes:
     try:
         body = answered.result().body
     except PredictorError as error:
+        note_outcome(status_of(error))
         return error_event(str(error))
     assert isinstance(body, dict)
+    note_outcome(HTTPStatus.OK)
     return result_event(body)

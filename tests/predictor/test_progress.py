@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from demo.judge import look_at
 from demo.shapes import Scene
@@ -34,6 +35,17 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
             name = value
         elif field == "data":
             yield name, json.loads(value)
+
+
+def counts(server: Server) -> dict[str, float]:
+    """The predict calls that have ended, by code; 200 and 500 are there from the beginning."""
+    families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    return {
+        sample.labels["code"]: sample.value
+        for sample in samples
+        if sample.name == "diffusion_requests_total"
+    }
 
 
 def test_the_steps_are_told_and_the_answer_comes_last(client: httpx.Client) -> None:
@@ -73,7 +85,9 @@ def test_what_goes_wrong_later_is_the_last_event(demo_model: Path, tmp_path: Pat
             *progress, (name, data) = events(response.iter_lines())
         brief = {"prompt": "a red star", "num_inference_steps": 1}
         again = httpx.post(server.url + PREDICT, json=brief, timeout=120)
+        ended = counts(server)
 
+    assert ended == {"200": 1, "500": 0, "504": 1}
     assert response.status_code == 200
     assert progress
     assert name == "error"
@@ -92,6 +106,10 @@ def test_a_reader_who_leaves_stops_the_work(demo_model: Path, tmp_path: Path) ->
         while "the caller left at step" not in server.log.read_text():
             assert time.monotonic() < deadline, server.log.read_text()
             time.sleep(0.05)
-        log = server.log.read_text()
+        while "499" not in counts(server):
+            assert time.monotonic() < deadline, counts(server)
+            time.sleep(0.05)
+        log, ended = server.log.read_text(), counts(server)
 
+    assert ended == {"200": 0, "500": 0, "499": 1}
     assert "Traceback" not in log

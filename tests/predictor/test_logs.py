@@ -1,0 +1,50 @@
+"""The log of a pod: what it did, not how often it was asked whether it is well."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import httpx
+import pytest
+
+from tests.serving import MODEL_NAME, PREDICT, Server
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/metrics",
+        "/v1/models",
+        f"/v1/models/{MODEL_NAME}",
+        "/v2/health/live",
+        "/v2/health/ready",
+        f"/v2/models/{MODEL_NAME}/ready",
+    ],
+)
+def test_probes_leave_no_line(client: httpx.Client, server: Server, path: str) -> None:
+    before = server.log.read_text()
+
+    assert client.get(path).status_code == 200
+    assert client.get("/no-such-path").status_code == 404
+
+    (line,) = server.log.read_text().removeprefix(before).splitlines()
+    assert '"GET /no-such-path HTTP/1.1" 404' in line
+
+
+def test_a_request_leaves_its_line_and_a_picture_its_time(
+    client: httpx.Client, server: Server
+) -> None:
+    before = server.log.read_text()
+
+    client.post(PREDICT, json={"prompt": "a red star"})
+    client.post(PREDICT, json={"prompt": ""})
+    client.get(f"/v2/models/{MODEL_NAME}")
+
+    time, *answered = server.log.read_text().removeprefix(before).splitlines()
+    assert "predict_ms: " in time
+    assert [unquote(line.rpartition(" - ")[2]) for line in answered] == [
+        f'"POST {PREDICT} HTTP/1.1" 200 OK',
+        f'"POST {PREDICT} HTTP/1.1" 400 Bad Request',
+        f'"GET /v2/models/{MODEL_NAME} HTTP/1.1" 200 OK',
+    ]
