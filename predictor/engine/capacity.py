@@ -58,6 +58,12 @@ class Capacity:
         """How many pictures to decode after a step of so many, so as to take no longer than it."""
         return max(1, min(_MOST_DECODED_TOGETHER, int(stepped / self.steps_per_decode)))
 
+    def encodes(self, under_way: int) -> int:
+        """How many input pictures to encode before a step of so many: that takes about as long as
+        decoding them. Where nobody is held up, those that come together step together.
+        """
+        return self.decodes(under_way) if under_way else _MOST_DECODED_TOGETHER
+
     def shrink(self, jobs: list[Job]) -> None:
         """These did not fit: half of them is the bound from now on."""
         self.out_of_memory += 1

@@ -36,6 +36,11 @@ class Ticket:
         return 2 if self.request.guidance_scale > 1 else 1
 
     @property
+    def input_images(self) -> int:
+        """Pictures to be encoded before the first step."""
+        return int(self.request.image is not None)
+
+    @property
     def is_over(self) -> bool:
         """Whether the caller has an answer, or has left."""
         return self.future.done()
@@ -118,16 +123,17 @@ class Inbox:
                 return
         ticket.fail(GenerationCancelledError())
 
-    def take(self, lanes: int) -> list[Ticket]:
+    def take(self, lanes: int, input_images: int) -> list[Ticket]:
         """The longest waiting tickets that fit; none overtakes another, so that none starves."""
         taken: list[Ticket] = []
         with self._changed:
             while self._tickets:
                 ticket = self._tickets[0]
                 if not ticket.is_over:
-                    if ticket.lanes > lanes:
+                    if ticket.lanes > lanes or ticket.input_images > input_images:
                         break
                     lanes -= ticket.lanes
+                    input_images -= ticket.input_images
                     taken.append(ticket)
                 self._tickets.popleft()
         return taken

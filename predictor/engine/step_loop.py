@@ -114,7 +114,10 @@ class StepEngine:
         Those that wait to be decoded count too: else they would pile up behind a slow decoder.
         """
         used = sum(job.lanes for job in [*self._under_way, *self._denoised])
-        tickets = self._inbox.take(2 * self._capacity.jobs_under_way - used)
+        tickets = self._inbox.take(
+            2 * self._capacity.jobs_under_way - used,
+            self._capacity.encodes(len(self._under_way)),
+        )
         if tickets:
             run_isolated(self._begin, tickets)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from PIL import Image
 
 from predictor.engine.seam import GenerationCancelledError
 from predictor.errors import GenerationFailedError, OverloadedError
-from predictor.types import GenerationResult
+from predictor.types import GenerationRequest, GenerationResult, InputImage
 from tests.predictor.fake_denoiser import FakeDenoiser, Story, request, tell
 
 
@@ -90,6 +92,39 @@ def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
         turns = [turn for turn, prompts in enumerate(passes) if name in prompts]
         assert len(turns) == 6
         assert max(later - earlier for earlier, later in pairwise(turns)) <= 8
+
+
+def with_image(prompt: str, steps: int) -> GenerationRequest:
+    picture = InputImage.of(Image.new("RGB", (64, 64)))
+    return replace(request(prompt, steps), image=picture, strength=1.0)
+
+
+def test_encoding_holds_up_the_steps_of_others_by_a_few_pictures_at_a_time() -> None:
+    async def story(scene: Story) -> None:
+        first = await scene.submit_all(request("long", 6))
+        burst = scene.submit(*(with_image(name, 4) for name in "abc"), request("behind", 2))
+        await asyncio.sleep(0.05)
+        scene.run_free()
+        await asyncio.gather(*first, *burst)
+
+    # Decoding a picture takes the time of two steps here; encoding one is taken for as slow.
+    assert tell(story).passes[:4] == [
+        ["long"],
+        ["long", "a"],
+        ["long", "a", "b"],
+        ["long", "a", "b", "c", "behind"],
+    ]
+
+
+def test_pictures_that_hold_up_nobody_are_encoded_together() -> None:
+    async def story(scene: Story) -> None:
+        first = await scene.submit_all(request("first", 1))
+        burst = scene.submit(*(with_image(name, 4) for name in "abcdef"))
+        await asyncio.sleep(0.05)
+        scene.run_free()
+        await asyncio.gather(*first, *burst)
+
+    assert tell(story).passes[:3] == [["first"], [*"abcd"], [*"abcdef"]]
 
 
 def test_larger_pictures_share_a_pass_with_fewer() -> None:
