@@ -110,8 +110,8 @@ def few() -> Figures:
 def muse() -> Figures:
     """Whole batches as Muse makes them beside ours: 1, 16 and 100 users."""
     return {
-        f"{users} users": _closed((MUSE, OURS), users=users, rounds_each=each, times=1)
-        for users, each in ((1, 3), (CROWD, 2), (100, 1))
+        name: _closed((MUSE, OURS), users=int(name.split()[0]), rounds_each=each, times=1)
+        for name, each in (("1 user", 3), (f"{CROWD} users", 2), ("100 users", 1))
     }
 
 

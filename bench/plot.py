@@ -39,7 +39,7 @@ def _by_users(known: dict[str, Any]) -> dict[int, Any]:
     parts: dict[int, Any] = {}
     for section in ("muse", "few"):
         for name, part in known.get(section, {}).items():
-            if name.endswith(" users"):
+            if name.endswith((" user", " users")):
                 parts.setdefault(int(name.split()[0]), {}).update(part["contestants"])
     for users, section in ((16, "crowd"), (100, "hundred"), (300, "burst")):
         if section in known:
