@@ -71,6 +71,11 @@ class Cluster:
             active = next(one for one in contexts if one["name"] == context)
         return cls(api, namespace or dig(active, "context", "namespace") or "default")
 
+    @property
+    def version(self) -> str:
+        """The API server's, as in `v1.32.4`; empty where it does not tell."""
+        return str(dig(self._client.version, "kubernetes", "gitVersion") or "")
+
     def knows(self, api_version: str, kind: str) -> bool:
         """Whether the API serves this kind: for a custom resource, whether its CRD is installed."""
         return self._resource(api_version, kind) is not None

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from deploy.checks import kinds, knative, kserve, nodes, permission, quota, secrets, storage
+from deploy.checks import (
+    kinds,
+    knative,
+    kserve,
+    kubernetes,
+    nodes,
+    permission,
+    quota,
+    secrets,
+    storage,
+)
 from deploy.checks.finding import Finding, Level
 from deploy.cluster import Cluster
 from deploy.errors import ForbiddenError
@@ -12,7 +22,7 @@ from deploy.objects import Object
 
 __all__ = ["CHECKS", "Finding", "Level", "examine"]
 
-CHECKS = (permission, kinds, kserve, knative, storage, nodes, secrets, quota)
+CHECKS = (kubernetes, permission, kinds, kserve, knative, storage, nodes, secrets, quota)
 
 
 def examine(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:

@@ -52,7 +52,7 @@ class ApiHandler(BaseHTTPRequestHandler):
 
     def _route(self, parts: list[str], query: dict[str, str], body: bytes) -> None:
         if parts == ["version"]:
-            self._answer({"major": "1", "minor": "32", "gitVersion": "v1.32.4"})
+            self._answer({"gitVersion": self.api.git_version})
         elif parts == ["apis"]:
             self._answer({"kind": "APIGroupList", "groups": self._groups()})
         else:

@@ -64,6 +64,7 @@ class ApiServer:
     # So many further requests are answered as by a server that is just restarting.
     failures: int = 0
     version: int = 100
+    git_version: str = "v1.32.4"
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def start(self, folder: Path, tls: ssl.SSLContext | None = None) -> Path:

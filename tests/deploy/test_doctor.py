@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from deploy.checks import CHECKS
+from deploy.checks.kubernetes import OLDEST
 from tests.deploy import shapes
 from tests.deploy.api_server import KNATIVE, KSERVE
-from tests.deploy.conftest import Deployment
+from tests.deploy.conftest import ROOT, Deployment
 
 Object = dict[str, Any]
 
@@ -37,6 +38,27 @@ def test_a_good_cluster_passes_every_check(deployment: Deployment) -> None:
     assert len(levels) >= len(CHECKS)
     assert "KServe v0.21.0 runs" in done.out
     assert not [method for method, *_ in deployment.api.requests if method in ("PATCH", "DELETE")]
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "told"),
+    [
+        ("v1.29.0-gke.1", 0, "ok    Kubernetes v1.29.0-gke.1 runs"),
+        ("v1.28.15", 5, "fail  Kubernetes v1.28.15 is older than 1.29"),
+        ("v1.9.3+k3s1", 5, "fail  Kubernetes v1.9.3+k3s1 is older than 1.29"),
+        ("", 0, "warn  Kubernetes is of unknown version: ''"),
+    ],
+)
+def test_kubernetes_is_as_new_as_the_chart_asks(
+    deployment: Deployment, version: str, code: int, told: str
+) -> None:
+    deployment.api.git_version = version
+
+    done = deployment.run("doctor")
+
+    assert (done.code, done.out.splitlines()[0]) == (code, told)
+    chart = yaml.safe_load((ROOT / "helm/Chart.yaml").read_text())
+    assert chart["kubeVersion"] == f">={'.'.join(map(str, OLDEST))}.0-0"
 
 
 def test_without_kserve_nothing_is_applied(deployment: Deployment) -> None:
