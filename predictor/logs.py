@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 
 from kserve.logging import KSERVE_LOGGER_DATE_FORMAT, KSERVE_LOGGER_FORMAT, KSERVE_TRACE_LOGGER_NAME
@@ -19,6 +20,8 @@ def configure_logging() -> None:
     What drowns them is left out: probes, and KServe's two lines for each response, whose times the
     metrics have.
     """
+    # Warns at each start that torchvision is absent, for image processors that nobody asks for.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(KSERVE_LOGGER_FORMAT, KSERVE_LOGGER_DATE_FORMAT))
     ours = logging.getLogger("predictor")

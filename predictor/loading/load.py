@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
 
 from modelstore import IncompleteModelError, Marker
 from modelstore.layout import (
@@ -133,6 +135,10 @@ def _tune(
 
 
 def _read_weights(folder: Path, marker: Marker, dtype: torch.dtype) -> Any:
+    # Bars are for terminals: in a pod's log each is one line that does not end for minutes.
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    logger.info("reading %s at %s: %.2f GB", marker.source, marker.revision, marker.size / 1e9)
     pipeline = DiffusionPipeline.from_pretrained(
         folder,
         dtype=dtype,

@@ -10,6 +10,15 @@ import pytest
 from tests.serving import MODEL_NAME, PREDICT, Server
 
 
+def test_the_start_tells_what_is_read_and_what_was_found(server: Server) -> None:
+    log = server.log.read_text()
+
+    found = [log.index(words) for words in ("reading file://", "loaded on cpu", "is ready after")]
+    assert found == sorted(found)
+    assert "torchvision" not in log
+    assert "it/s" not in log
+
+
 @pytest.mark.parametrize(
     "path",
     [
