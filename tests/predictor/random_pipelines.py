@@ -34,7 +34,23 @@ def build_sdxl() -> DiffusionPipeline:
     """Stable Diffusion XL: two text encoders, micro-conditioning on sizes; 128x128 pixels."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
-    unet = UNet2DConditionModel(
+    unet = build_sdxl_unet(size_embeddings=6, text_width=WIDTH * 2, transformer_layers=[1, 2])
+    return StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(_text_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+    )
+
+
+def build_sdxl_unet(
+    *, size_embeddings: int, text_width: int, transformer_layers: list[int]
+) -> UNet2DConditionModel:
+    """Of the base or the refiner, which differ in what they are told besides the picture."""
+    return UNet2DConditionModel(
         sample_size=32,
         block_out_channels=[WIDTH, WIDTH * 2],
         layers_per_block=1,
@@ -45,18 +61,9 @@ def build_sdxl() -> DiffusionPipeline:
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        transformer_layers_per_block=[1, 2],
-        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
-        cross_attention_dim=WIDTH * 2,
-    )
-    return StableDiffusionXLPipeline(
-        vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer)),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
-        unet=unet,
-        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+        transformer_layers_per_block=transformer_layers,
+        projection_class_embeddings_input_dim=size_embeddings * 8 + WIDTH,
+        cross_attention_dim=text_width,
     )
 
 

@@ -11,34 +11,19 @@ from diffusers import (
     DiffusionPipeline,
     EulerDiscreteScheduler,
     StableDiffusionXLImg2ImgPipeline,
-    UNet2DConditionModel,
 )
 
 from downloader.download import download_model
 from downloader.settings import Settings
 from downloader.sources import Access
 from downloader.spec import read_models
-from tests.predictor.random_pipelines import WIDTH, build_sdxl
+from tests.predictor.random_pipelines import WIDTH, build_sdxl, build_sdxl_unet
 
 
 def build_refiner(base: DiffusionPipeline) -> DiffusionPipeline:
     """One text encoder, a UNet conditioned on a score; all but the UNet is the base's own."""
     torch.manual_seed(1)
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        block_out_channels=[WIDTH, WIDTH * 2],
-        layers_per_block=1,
-        down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
-        up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"],
-        attention_head_dim=[2, 4],
-        norm_num_groups=8,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        transformer_layers_per_block=[1, 1],
-        projection_class_embeddings_input_dim=5 * 8 + WIDTH,
-        cross_attention_dim=WIDTH,
-    )
+    unet = build_sdxl_unet(size_embeddings=5, text_width=WIDTH, transformer_layers=[1, 1])
     with torch.no_grad():
         # By chance it would hardly change a picture, right or wrong.
         unet.conv_out.weight.mul_(6)
