@@ -8,9 +8,11 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -74,6 +76,15 @@ def test_up_from_the_repository_with_nothing_but_the_environment(deployment: Dep
     assert f"inferenceservice/{shapes.SERVICE} is ready" in out
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_everything_and_says_so(deployment: Deployment) -> None:
     del deployment.api.controllers["InferenceService"]
     process = command(deployment, "up")
