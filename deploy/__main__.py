@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import urllib3
+
 from deploy.cli import read_verb
 from deploy.console import Reporter
 from deploy.errors import INTERRUPTED, DeployError, exit_code
@@ -28,6 +30,8 @@ def main(arguments: list[str] | None = None, reporter: Reporter | None = None) -
     reporter = reporter or Reporter()
     # urllib3 logs each retry; what comes of them is told by our own error.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
+    # A kubeconfig may say not to verify the server: kubectl does as it says, and says no more.
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     try:
         verb = read_verb(sys.argv[1:] if arguments is None else arguments)
         _VERBS[type(verb)](verb, reporter)

@@ -56,8 +56,6 @@ class Cluster:
             ClusterError: there is no kubeconfig, or the cluster does not answer.
         """
         path = str(kubeconfig) if kubeconfig else None
-        # A kubeconfig may say not to verify the server: kubectl does as it says, and says no more.
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         try:
             api = config.new_client_from_config(path, context=context, persist_config=False)
             _, active = config.list_kube_config_contexts(path)
