@@ -39,6 +39,7 @@ MODEL_INDEX_NAME = "model_index.json"
 ADAPTERS_FOLDER_NAME = "adapters"
 CONTROLNETS_FOLDER_NAME = "controlnets"
 REFINER_FOLDER_NAME = "refiner"
+CLASSIFIER_FOLDER_NAME = "safety_classifier"
 
 # The name becomes a folder, a KServe model name and a URL segment.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

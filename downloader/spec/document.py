@@ -22,7 +22,13 @@ from downloader.settings import Settings
 from downloader.spec.model import ModelSpec, PartKind, PartSpec, main_part
 from downloader.spec.uri import parse_spec
 from modelstore.errors import InvalidNameError
-from modelstore.layout import CONTROLNETS_FOLDER_NAME, check_name
+from modelstore.layout import (
+    ADAPTERS_FOLDER_NAME,
+    CLASSIFIER_FOLDER_NAME,
+    CONTROLNETS_FOLDER_NAME,
+    REFINER_FOLDER_NAME,
+    check_name,
+)
 
 _T = TypeVar("_T", bound=BaseModel)
 
@@ -74,7 +80,7 @@ class AdapterEntry(_Source):
         """Its part of the model."""
         source = parse_spec(self.source, self.sha256)
         return PartSpec(
-            f"adapters/{self.name}",
+            f"{ADAPTERS_FOLDER_NAME}/{self.name}",
             PartKind.ADAPTER,
             source,
             allow_patterns=self.allow_patterns,
@@ -132,13 +138,15 @@ class ModelEntry(_Source):
         source = parse_spec(self.source, self.sha256)
         parts = [main_part(source, variant, self.allow_patterns, self.deny_patterns)]
         if self.refiner:
-            parts.append(PartSpec("refiner", PartKind.PIPELINE, parse_spec(self.refiner), variant))
+            parts.append(
+                PartSpec(REFINER_FOLDER_NAME, PartKind.PIPELINE, parse_spec(self.refiner), variant)
+            )
         parts += [adapter.part() for adapter in self.adapters]
         parts += [controlnet.part(variant) for controlnet in self.controlnets]
         if self.safety_classifier:
             parts.append(
                 PartSpec(
-                    "safety_classifier",
+                    CLASSIFIER_FOLDER_NAME,
                     PartKind.CLASSIFIER,
                     parse_spec(self.safety_classifier),
                     variant,

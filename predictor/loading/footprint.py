@@ -8,6 +8,11 @@ from typing import Any
 import torch
 
 from modelstore import Marker
+from modelstore.layout import (
+    CLASSIFIER_FOLDER_NAME,
+    CONTROLNETS_FOLDER_NAME,
+    REFINER_FOLDER_NAME,
+)
 from predictor.loading.parts import vae_of
 from predictor.loading.tuning import Savings
 
@@ -20,7 +25,9 @@ _PICTURES_DECODED = 4
 # `bench/memory.py` measures it.
 _MAPS_ALIVE = 5
 # Loaded beside the pipeline, into the same memory.
-_BESIDE = ("refiner/", "controlnets/", "safety_classifier/")
+_BESIDE = tuple(
+    f"{name}/" for name in (REFINER_FOLDER_NAME, CONTROLNETS_FOLDER_NAME, CLASSIFIER_FOLDER_NAME)
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from PIL import Image
 
 from modelstore import Marker
+from modelstore.layout import CLASSIFIER_FOLDER_NAME
 from predictor.errors import ModelLoadError
 from predictor.families.table import family_of
 from predictor.loading.device import pick_device, pick_dtype
@@ -18,8 +19,6 @@ from predictor.safety.policy import action_of
 from predictor.safety.weights import Placement
 from predictor.settings import Settings
 from predictor.types import SafetyAction
-
-CLASSIFIER_FOLDER = "safety_classifier"
 
 Subject = TypeVar("Subject", contravariant=True)
 
@@ -84,12 +83,13 @@ def _checker(settings: Settings) -> SafetyLayer[Image.Image] | None:
 
 
 def _classifier(settings: Settings) -> SafetyLayer[Image.Image] | None:
-    folder = settings.model_dir / CLASSIFIER_FOLDER
+    folder = settings.model_dir / CLASSIFIER_FOLDER_NAME
     action = action_of(
         settings.safety_classifier,
         is_there=folder.is_dir(),
         otherwise=f"safety_classifier={settings.safety_classifier}, but the model's folder has no "
-        f"{CLASSIFIER_FOLDER}/: name one in the downloader's file, or set safety_classifier=off",
+        f"{CLASSIFIER_FOLDER_NAME}/: name one in the downloader's file, or set "
+        "safety_classifier=off",
     )
     if action is None:
         return None
