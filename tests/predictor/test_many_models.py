@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from demo.run import publish
 from modelstore import ModelStore
+from tests.predictor.metric_samples import samples
 from tests.predictor.test_health import with_weights_of_another_shape
 from tests.predictor.volumes import publish_folder, save_wide_pipeline
 from tests.serving import Server
@@ -65,9 +65,8 @@ def states(client: httpx.Client) -> dict[str, str]:
 
 def metric(client: httpx.Client, name: str) -> dict[str, float]:
     """The samples of that name by model."""
-    families = text_string_to_metric_families(client.get("/metrics").text)
-    samples = (sample for family in families for sample in family.samples)
-    return {one.labels["model_name"]: one.value for one in samples if one.name == name}
+    found = samples(client.get("/metrics").text, name)
+    return {one.labels["model_name"]: one.value for one in found}
 
 
 def test_the_pod_is_ready_and_no_model_is_loaded(caller: httpx.Client) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from predictor.metrics import REQUEST_SECONDS
+from tests.predictor.metric_samples import samples
 from tests.serving import MODEL_NAME, PREDICT, Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,10 +29,9 @@ LONG = {
 
 def metric(url: str, name: str, **labels: str) -> float:
     """The sample of that name with these labels, 0 where there is none yet."""
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-    samples = (sample for family in families for sample in family.samples)
     wanted = {"model_name": MODEL_NAME, **labels}
-    return next((one.value for one in samples if one.name == name and one.labels == wanted), 0.0)
+    found = samples(httpx.get(f"{url}/metrics").text, name)
+    return next((one.value for one in found if one.labels == wanted), 0.0)
 
 
 def wait_for_metric(url: str, name: str, least: float, **labels: str) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
 from demo.judge import look_at
 from demo.shapes import Scene
+from tests.predictor.metric_samples import samples
 from tests.serving import PREDICT, Server
 
 SCENE = Scene("blue", "star", "white")
@@ -39,13 +39,8 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
 
 def counts(server: Server) -> dict[str, float]:
     """The predict calls that have ended, by code; 200 and 500 are there from the beginning."""
-    families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics").text)
-    samples = [sample for family in families for sample in family.samples]
-    return {
-        sample.labels["code"]: sample.value
-        for sample in samples
-        if sample.name == "diffusion_requests_total"
-    }
+    ended = samples(httpx.get(f"{server.url}/metrics").text, "diffusion_requests_total")
+    return {sample.labels["code"]: sample.value for sample in ended}
 
 
 def test_the_steps_are_told_and_the_answer_comes_last(client: httpx.Client) -> None:

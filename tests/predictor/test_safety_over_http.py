@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 
 from demo.judge import look_at
 from demo.run import MODEL
 from demo.shapes import Scene
 from tests.downloader.volume import download
+from tests.predictor.metric_samples import samples
 from tests.predictor.random_safety import add_checker, save_classifier
 from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
 
@@ -38,15 +38,9 @@ class Running(NamedTuple):
 
     def count(self, layer: str, action: str) -> float:
         """Of the metric, which must be there from the beginning on."""
-        text = self.client.get("/metrics").text
-        families = text_string_to_metric_families(text)
         wanted = {"model_name": MODEL_NAME, "layer": layer, "action": action}
-        (sample,) = [
-            sample
-            for family in families
-            for sample in family.samples
-            if sample.name == "diffusion_safety_total" and sample.labels == wanted
-        ]
+        told = samples(self.client.get("/metrics").text, "diffusion_safety_total")
+        (sample,) = [sample for sample in told if sample.labels == wanted]
         return float(sample.value)
 
 
