@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import httpx
 import pytest
@@ -23,6 +25,9 @@ from tests.serving import Server
 SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 # The demo model takes 0.011 GiB in float32.
 ROOM_FOR_ONE = {"memory_budget_gib": 0.015, "max_lanes": 2}
+# As in the image: of each arena but the first the GNU C library keeps up to one heap that is free.
+ARENAS = {"MALLOC_ARENA_MAX": "2"}
+FREE_HEAP = 64 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -244,12 +249,15 @@ class Wide(NamedTuple):
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]:
     root = tmp_path_factory.mktemp("wide")
-    size = save_wide_pipeline(root / "wide", 144)
+    size = save_wide_pipeline(root / "wide", 176)
     (root / "volume").mkdir()
     for name in ("one", "two"):
         publish_folder(root / "wide", name, root / "volume")
     settings = {"memory_budget_gib": 10, "max_lanes": 2, "preload": "one, two"}
-    with Server.started(root / "volume", root / "log", **settings) as server:
+    with (
+        mock.patch.dict(os.environ, ARENAS),
+        Server.started(root / "volume", root / "log", **settings) as server,
+    ):
         server.wait_for("/")
         early = httpx.get(server.url + "/v2/health/ready").status_code
         server.wait_for("/v2/health/ready")
@@ -275,9 +283,9 @@ def test_the_memory_of_an_unloaded_model_returns_to_the_system(wide: Wide) -> No
             unloaded.append(resident_bytes(wide.server))
 
     given_back = [before - after for before, after in zip(loaded, unloaded, strict=True)]
-    assert wide.size > 200e6
-    assert min(given_back) > 0.8 * wide.size
-    assert max(unloaded) - unloaded[0] < 0.25 * wide.size
+    assert wide.size > 300e6
+    assert min(given_back) > 0.7 * wide.size
+    assert max(unloaded) - unloaded[0] < FREE_HEAP + 0.05 * wide.size
 
 
 def resident_bytes(server: Server) -> int:
