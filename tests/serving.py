@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +72,15 @@ class Server:
                     return
             time.sleep(0.05)
         raise AssertionError(f"{path} did not answer {status}: {self.log.read_text()}")
+
+    def wait_for_log(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+        """Poll the log until ``pattern`` is found in it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := re.search(pattern, self.log.read_text()):
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"no {pattern!r} in the log: {self.log.read_text()}")
 
     def wait_until_ready(self) -> None:
         """Wait for the warm-up picture."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,16 @@ LONG = {
     "prompt": "a red star",
     "parameters": {"num_inference_steps": 150, "width": 128, "height": 128},
 }
+# Of a number of steps that no other test asks this server for.
+ENDLESS = {
+    "prompt": "a red star",
+    "parameters": {
+        "num_inference_steps": 149,
+        "width": 128,
+        "height": 128,
+        "num_images_per_prompt": 12,
+    },
+}
 LARGE = {
     "prompt": "a red star",
     "parameters": {"num_inference_steps": 20, "width": 256, "height": 256},
@@ -25,18 +34,17 @@ LARGE = {
 
 
 def test_a_caller_who_hangs_up_frees_the_engine(client: httpx.Client, server: Server) -> None:
-    started = time.perf_counter()
-    assert client.post(PREDICT, json=LONG).status_code == 200
-    whole = time.perf_counter() - started
+    with (
+        pytest.raises(httpx.ReadTimeout),
+        httpx.Client(base_url=server.url, timeout=1) as leaver,
+    ):
+        leaver.post(PREDICT, json=ENDLESS)
 
-    with contextlib.suppress(httpx.ReadTimeout), httpx.Client(base_url=server.url) as leaver:
-        leaver.post(PREDICT, json=LONG, timeout=whole / 20)
-        pytest.fail("the caller was meant to leave")
-    started = time.perf_counter()
+    left = server.wait_for_log(r"the caller left at step (\d+) of 149")
     answer = client.post(PREDICT, json=SHORT)
 
+    assert int(left[1]) < 149
     assert answer.status_code == 200
-    assert time.perf_counter() - started < whole / 2
     assert "the caller hung up" in server.log.read_text()
 
 
@@ -62,14 +70,14 @@ def test_a_full_queue_refuses_instead_of_letting_callers_wait(
 
 
 def test_a_request_that_takes_too_long_is_given_up(demo_model: Path, tmp_path: Path) -> None:
-    with Server.started(demo_model, tmp_path / "log", request_timeout_seconds=0.5) as server:
+    with Server.started(demo_model, tmp_path / "log", request_timeout_seconds=2) as server:
         server.wait_until_ready()
-        late = httpx.post(server.url + PREDICT, json=LONG, timeout=120)
+        late = httpx.post(server.url + PREDICT, json=ENDLESS, timeout=120)
         in_time = httpx.post(server.url + PREDICT, json=SHORT, timeout=120)
         log = server.log.read_text()
 
     assert late.status_code == 504
-    told = re.fullmatch(r"not done within 0\.5 s: at step (\d+) of 150", late.json()["error"])
+    told = re.fullmatch(r"not done within 2 s: at step (\d+) of 1788", late.json()["error"])
     assert told
     assert int(told[1]) > 0
     assert in_time.status_code == 200
@@ -79,13 +87,13 @@ def test_a_request_that_takes_too_long_is_given_up(demo_model: Path, tmp_path: P
 def test_sigterm_fails_the_probes_serves_what_arrives_and_ends_well(
     demo_model: Path, tmp_path: Path
 ) -> None:
-    with Server.started(demo_model, tmp_path / "log", drain_seconds=3) as server:
+    with Server.started(demo_model, tmp_path / "log", drain_seconds=6) as server:
         server.wait_until_ready()
         with ThreadPoolExecutor(2) as callers:
             under_way = callers.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=120)
             time.sleep(0.3)
             server.terminate()
-            server.wait_for(f"/v2/models/{MODEL_NAME}/ready", status=503, seconds=2)
+            server.wait_for(f"/v2/models/{MODEL_NAME}/ready", status=503, seconds=5)
             server_ready = httpx.get(server.url + "/v2/health/ready").status_code
             late = callers.submit(httpx.post, server.url + PREDICT, json=SHORT, timeout=120)
             answers = [under_way.result(), late.result()]

@@ -240,16 +240,13 @@ def test_probes_are_answered_while_pictures_are_decoded(client: httpx.Client) ->
     body = {"instances": instances, "parameters": two}
 
     with ThreadPoolExecutor(1) as thread:
-        started = time.perf_counter()
         asked = thread.submit(lambda: client.post(PREDICT, json=body))
-        probes: list[float] = []
+        probes = 0
         while not asked.done():
-            began = time.perf_counter()
             assert client.get("/v2/health/live").status_code == 200
-            probes.append(time.perf_counter() - began)
+            probes += 1
             time.sleep(0.01)
-        seconds = time.perf_counter() - started
 
     assert "instances[2].strength" in refusal(asked.result())
-    # On the event loop, one of them would wait for all of the decoding.
-    assert max(probes) < seconds / 3
+    # With the decoding on the event loop, two or three would be answered: before it and after.
+    assert probes > 8
