@@ -38,6 +38,15 @@ from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "memory.json"
 MIB = 2**20
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "2",
+    # What the C library keeps of the freed is no need of the pipeline's.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**20),
+    # The libraries' advice on networks of chance.
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 # As many as the step loop decodes in one call.
 TOGETHER = 4
 
@@ -125,8 +134,7 @@ def _cases(family: str) -> Figures:
 
 def _in_a_child(family: str, tuning: str) -> Figures:
     command = [sys.executable, "-m", "bench.memory", "--case", family, tuning]
-    # Arenas that the C library keeps for each thread are no need of the pipeline's.
-    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "2"}
+    environment = os.environ | _ENVIRONMENT
     ended = subprocess.run(
         command, check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
