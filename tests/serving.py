@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
@@ -22,6 +22,7 @@ from demo.run import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_NAME = "stable-diffusion"
+Found = TypeVar("Found")
 PREDICT = f"/v1/models/{MODEL_NAME}:predict"
 
 
@@ -64,27 +65,32 @@ class Server:
 
     def wait_for(self, path: str, status: int = 200, seconds: float = 120) -> None:
         """Poll ``path`` until it answers with ``status``."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+
+        def answers() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(self.url + path, timeout=5).status_code == status:
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"{path} did not answer {status}: {self.log.read_text()}")
+                return httpx.get(self.url + path, timeout=5).status_code == status
+            return False
+
+        self._poll(answers, f"{path} did not answer {status}", seconds)
 
     def wait_for_log(self, pattern: str, seconds: float = 60) -> re.Match[str]:
         """Poll the log until ``pattern`` is found in it."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if found := re.search(pattern, self.log.read_text()):
-                return found
-            time.sleep(0.05)
-        raise AssertionError(f"no {pattern!r} in the log: {self.log.read_text()}")
+        return self._poll(
+            lambda: re.search(pattern, self.log.read_text()), f"no {pattern!r} in the log", seconds
+        )
 
     def wait_until_ready(self) -> None:
         """Wait for the warm-up picture."""
         self.wait_for(f"/v2/models/{MODEL_NAME}/ready")
+
+    def _poll(self, look: Callable[[], Found | None], missing: str, seconds: float) -> Found:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := look():
+                return found
+            time.sleep(0.05)
+        raise AssertionError(f"{missing}: {self.log.read_text()}")
 
     def terminate(self) -> None:
         """What the kubelet sends first."""

@@ -93,7 +93,7 @@ def test_sigterm_fails_the_probes_serves_what_arrives_and_ends_well(
             under_way = callers.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=120)
             time.sleep(0.3)
             server.terminate()
-            server.wait_for(f"/v2/models/{MODEL_NAME}/ready", status=503, seconds=5)
+            server.wait_for(f"/v2/models/{MODEL_NAME}/ready", status=503, seconds=4)
             server_ready = httpx.get(server.url + "/v2/health/ready").status_code
             late = callers.submit(httpx.post, server.url + PREDICT, json=SHORT, timeout=120)
             answers = [under_way.result(), late.result()]

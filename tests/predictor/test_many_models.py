@@ -25,9 +25,8 @@ from tests.serving import Server
 SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 # The demo model takes 0.011 GiB in float32.
 ROOM_FOR_ONE = {"memory_budget_gib": 0.015, "max_lanes": 2}
-# As in the image: of each arena but the first the GNU C library keeps up to one heap that is free.
+# As in the image: of each arena but the first the GNU C library keeps up to 64 MiB that are free.
 ARENAS = {"MALLOC_ARENA_MAX": "2"}
-FREE_HEAP = 64 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +248,7 @@ class Wide(NamedTuple):
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]:
     root = tmp_path_factory.mktemp("wide")
-    size = save_wide_pipeline(root / "wide", 176)
+    size = save_wide_pipeline(root / "wide", 208)
     (root / "volume").mkdir()
     for name in ("one", "two"):
         publish_folder(root / "wide", name, root / "volume")
@@ -283,9 +282,9 @@ def test_the_memory_of_an_unloaded_model_returns_to_the_system(wide: Wide) -> No
             unloaded.append(resident_bytes(wide.server))
 
     given_back = [before - after for before, after in zip(loaded, unloaded, strict=True)]
-    assert wide.size > 300e6
-    assert min(given_back) > 0.7 * wide.size
-    assert max(unloaded) - unloaded[0] < FREE_HEAP + 0.05 * wide.size
+    assert wide.size > 400e6
+    assert min(given_back) > 0.8 * wide.size
+    assert max(unloaded) - unloaded[0] < 0.25 * wide.size
 
 
 def resident_bytes(server: Server) -> int:

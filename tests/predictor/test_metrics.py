@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import httpx
 import pytest
 
 from predictor.metrics import REQUEST_SECONDS
-from tests.predictor.metric_samples import samples
-from tests.serving import MODEL_NAME, PREDICT, Server
+from tests.predictor.metric_samples import metric, wait_for_metric
+from tests.serving import PREDICT, Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
@@ -25,20 +24,6 @@ LONG = {
         "num_images_per_prompt": 12,
     },
 }
-
-
-def metric(url: str, name: str, **labels: str) -> float:
-    """The sample of that name with these labels, 0 where there is none yet."""
-    wanted = {"model_name": MODEL_NAME, **labels}
-    found = samples(httpx.get(f"{url}/metrics").text, name)
-    return next((one.value for one in found if one.labels == wanted), 0.0)
-
-
-def wait_for_metric(url: str, name: str, least: float, **labels: str) -> None:
-    deadline = time.monotonic() + 60
-    while metric(url, name, **labels) < least:
-        assert time.monotonic() < deadline, f"{name} {labels} is not {least}"
-        time.sleep(0.05)
 
 
 def test_calls_are_counted_by_status(client: httpx.Client, server: Server) -> None:

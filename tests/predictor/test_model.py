@@ -16,7 +16,7 @@ from predictor.residency.own_thread import in_own_thread
 def test_the_loading_thread_ends_with_its_work() -> None:
     assert asyncio.run(in_own_thread(lambda name: threading.current_thread().name, "any"))
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 5
     while any(thread.name.startswith("loader") for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "its OpenMP pool slows the engine down"
         time.sleep(0.01)

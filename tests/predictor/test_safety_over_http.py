@@ -220,12 +220,9 @@ def test_a_changed_list_holds_without_a_restart(flag: Running) -> None:
 
     log = flag.server.log.read_text()
     assert log.count("is no UTF-8 at byte 0; the last good list holds") == 1
-    failures = [
-        line
-        for line in flag.client.get("/metrics").text.splitlines()
-        if line.startswith("diffusion_block_list_failures_total")
-    ]
-    assert float(failures[0].split()[1]) >= 1
+    told = flag.client.get("/metrics").text
+    (failures,) = samples(told, "diffusion_block_list_failures_total")
+    assert failures.value >= 1
 
 
 def wait_for_status(running: Running, body: dict[str, Any], status: int) -> None:
