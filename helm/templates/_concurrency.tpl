@@ -16,7 +16,7 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
 {{- define "stable-diffusion.settings" -}}
 {{- $settings := .Values.predictor.settings -}}
 {{- $images := default 16 $settings.max_images_per_request -}}
-{{- $derived := dict "max_lanes" (mul 2 .Values.predictor.concurrency) "max_queue_length" (max (mul 4 .Values.predictor.concurrency) $images) -}}
+{{- $derived := dict "max_lanes" (mul 2 .Values.predictor.concurrency) "max_queue_length" (max (mul 4 .Values.predictor.concurrency) $images) "shutdown_seconds" (include "stable-diffusion.shutdownSeconds" . | int64) -}}
 {{- include "stable-diffusion.merged" (list $derived $settings) -}}
 {{- end -}}
 

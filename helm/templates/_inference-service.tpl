@@ -15,19 +15,8 @@ metadata:
     {{- end }}
   # KServe copies these to the Knative revision or to the Deployment.
   annotations:
-    serving.kserve.io/deploymentMode: {{ .Values.predictor.deploymentMode }}
-    {{- if $isKnative }}
-    {{- if ne $scaling.scaleMetric "rps" }}
-    autoscaling.knative.dev/target-utilization-percentage: {{ include "stable-diffusion.targetUtilization" . | quote }}
-    {{- end }}
-    autoscaling.knative.dev/scale-to-zero-pod-retention-period: {{ $scaling.podRetentionPeriod }}
-    serving.knative.dev/progress-deadline: {{ .Values.predictor.progressDeadline }}
-    {{- else }}
-    serving.kserve.io/autoscalerClass: {{ $scaling.autoscalerClass }}
-    {{- end }}
-    {{- with .Values.predictor.annotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $annotations := include "stable-diffusion.predictorAnnotations" . | fromYaml }}
+    {{- include "stable-diffusion.merged" (list $annotations .Values.predictor.annotations) | nindent 4 }}
 spec:
   predictor:
     minReplicas: {{ int64 $scaling.minReplicas }}
@@ -45,6 +34,7 @@ spec:
     {{- end }}
     timeout: {{ int64 .Values.predictor.timeoutSeconds }}
     serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "predictor") }}
+    automountServiceAccountToken: false
     {{- if $isKnative }}
     # More than the engine's batch, so that the next one waits in the pod.
     containerConcurrency: {{ include "stable-diffusion.containerConcurrency" . }}
@@ -53,9 +43,8 @@ spec:
     deploymentStrategy:
       {{- toYaml . | nindent 6 }}
     {{- end }}
-    # Knative refuses these three; there the pod has `timeout` seconds to stop.
+    # Stock Knative refuses these two, and gives the pod `timeout` seconds to stop.
     terminationGracePeriodSeconds: {{ include "stable-diffusion.gracePeriodSeconds" . }}
-    automountServiceAccountToken: false
     securityContext:
       runAsNonRoot: true
       seccompProfile:
@@ -100,7 +89,30 @@ spec:
       {{- end }}
 {{- end -}}
 
+{{/* What KServe hands on to the Knative revision or to the Deployment. */}}
+{{- define "stable-diffusion.predictorAnnotations" -}}
+{{- $scaling := .Values.predictor.scaling -}}
+serving.kserve.io/deploymentMode: {{ .Values.predictor.deploymentMode }}
+{{- if eq .Values.predictor.deploymentMode "Knative" }}
+{{- if ne $scaling.scaleMetric "rps" }}
+autoscaling.knative.dev/target-utilization-percentage: {{ include "stable-diffusion.targetUtilization" . | quote }}
+{{- end }}
+autoscaling.knative.dev/scale-to-zero-pod-retention-period: {{ $scaling.podRetentionPeriod }}
+serving.knative.dev/progress-deadline: {{ .Values.predictor.progressDeadline }}
+{{- include "stable-diffusion.validateRequests" (dict "resources" .Values.predictor.queueProxyResources "where" "predictor.queueProxyResources") }}
+{{- range $section, $quantities := .Values.predictor.queueProxyResources }}
+{{- range $name, $quantity := $quantities }}
+queue.sidecar.serving.knative.dev/{{ $name }}-resource-{{ trimSuffix "s" $section }}: {{ $quantity | quote }}
+{{- end }}
+{{- end }}
+{{- else }}
+serving.kserve.io/autoscalerClass: {{ $scaling.autoscalerClass }}
+{{- end }}
+{{- end -}}
+
 {{- define "stable-diffusion.predictorContainer" -}}
+{{- $env := include "stable-diffusion.predictorEnv" . -}}
+{{- include "stable-diffusion.validateEnv" (dict "env" $env "where" "predictor.env") -}}
 name: kserve-container
 image: {{ include "stable-diffusion.image" (dict "image" .Values.predictor.image "chart" .Chart) }}
 imagePullPolicy: {{ .Values.predictor.image.pullPolicy }}
@@ -110,32 +122,14 @@ args:
   {{- end }}
   - --http_port=8080
 env:
-  {{- if eq .Values.storage.mount "storage-uri" }}
-  # KServe mounts this folder at /mnt/models, read-only.
-  - name: STORAGE_URI
-    value: pvc://{{ include "stable-diffusion.claimName" . }}/{{ default "" .model.name }}
-  {{- end }}
-  {{- include "stable-diffusion.cacheEnv" . | nindent 2 }}
-  - name: HF_HUB_OFFLINE
-    value: "1"
-  {{- range $name, $value := include "stable-diffusion.settings" . | fromYaml }}
-  - name: PREDICTOR_{{ upper $name }}
-    value: {{ include "stable-diffusion.envValue" $value | quote }}
-  {{- end }}
-  {{- if .Values.predictor.blockList.configMap }}
-  - name: PREDICTOR_BLOCK_LIST_FILE
-    value: /etc/predictor/{{ .Values.predictor.blockList.key }}
-  {{- end }}
-  {{- with .Values.predictor.env }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
+  {{- $env | nindent 2 }}
 ports:
   - name: http1
     containerPort: 8080
     protocol: TCP
 {{ include "stable-diffusion.probes" . }}
 resources:
-  {{- toYaml .Values.predictor.resources | nindent 2 }}
+  {{- include "stable-diffusion.resources" (dict "resources" .Values.predictor.resources "where" "predictor.resources") | nindent 2 }}
 securityContext:
   {{- include "stable-diffusion.containerSecurity" . | nindent 2 }}
 # A model that cannot be served ends the process with one sentence in the log.
@@ -157,4 +151,31 @@ volumeMounts:
     mountPath: /etc/predictor
     readOnly: true
   {{- end }}
+{{- end -}}
+
+{{- define "stable-diffusion.predictorEnv" -}}
+{{- if eq .Values.storage.mount "storage-uri" -}}
+# KServe mounts this folder at /mnt/models, read-only.
+- name: STORAGE_URI
+  value: pvc://{{ include "stable-diffusion.claimName" . }}/{{ default "" .model.name }}
+{{ end -}}
+{{ include "stable-diffusion.cacheEnv" . }}
+- name: HF_HUB_OFFLINE
+  value: "1"
+{{- range $name, $value := include "stable-diffusion.settings" . | fromYaml }}
+- name: PREDICTOR_{{ upper $name }}
+  value: {{ include "stable-diffusion.envValue" $value | quote }}
+{{- end }}
+{{- if .Values.predictor.blockList.configMap }}
+- name: PREDICTOR_BLOCK_LIST_FILE
+  value: /etc/predictor/{{ .Values.predictor.blockList.key }}
+{{- end }}
+{{- if not (contains "name: OMP_NUM_THREADS" (toYaml .Values.predictor.env)) }}
+# torch counts the node's CPUs; more threads than the limit allows would stall one another.
+- name: OMP_NUM_THREADS
+  value: {{ include "stable-diffusion.quantity" .Values.predictor.resources.limits.cpu | float64 | ceil | int64 | quote }}
+{{- end }}
+{{- with .Values.predictor.env }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}

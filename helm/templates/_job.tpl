@@ -6,6 +6,8 @@
 
 {{/* The Job's spec apart, as its hash is part of the Job's name. */}}
 {{- define "stable-diffusion.jobSpec" -}}
+{{- $env := include "stable-diffusion.downloaderEnv" . -}}
+{{- include "stable-diffusion.validateEnv" (dict "env" $env "where" "downloader.env") -}}
 {{- $specFile := include "stable-diffusion.specFile" . -}}
 backoffLimit: {{ int64 .Values.downloader.backoffLimit }}
 activeDeadlineSeconds: {{ int64 .Values.downloader.activeDeadlineSeconds }}
@@ -83,9 +85,9 @@ template:
         image: {{ include "stable-diffusion.image" (dict "image" .Values.downloader.image "chart" .Chart) }}
         imagePullPolicy: {{ .Values.downloader.image.pullPolicy }}
         env:
-          {{- include "stable-diffusion.downloaderEnv" . | nindent 10 }}
+          {{- $env | nindent 10 }}
         resources:
-          {{- toYaml .Values.downloader.resources | nindent 10 }}
+          {{- include "stable-diffusion.resources" (dict "resources" .Values.downloader.resources "where" "downloader.resources") | nindent 10 }}
         securityContext:
           {{- include "stable-diffusion.containerSecurity" . | nindent 10 }}
         # Where the summary is missing, as after a crash, the end of the log stands in for it.

@@ -21,10 +21,30 @@
   value: /tmp/cuda
 {{- end -}}
 
-{{/* The seconds that a pod needs to stop: drain, finish what is under way, and a margin. */}}
+{{/*
+How a pod stops. With Knative, queue-proxy first waits for 30 seconds without an arrival, and only then
+does the predictor get SIGTERM (knative/serving, pkg/queue/sharedmain). The predictor serves for
+drain_seconds more, lets what is in flight run for shutdown_seconds, and unloads within 15 seconds.
+The kubelet kills what is left: with Knative after timeoutSeconds, in Standard mode after the grace period.
+*/}}
+{{- define "stable-diffusion.secondsAroundShutdown" -}}
+{{- $queueProxy := ternary 30 0 (eq .Values.predictor.deploymentMode "Knative") -}}
+{{- addf $queueProxy .Values.predictor.settings.drain_seconds 15 | ceil | int64 -}}
+{{- end -}}
+
+{{/* The setting of the values, or the longest that lets requests in flight end: what Knative's time leaves, or a whole request. */}}
+{{- define "stable-diffusion.shutdownSeconds" -}}
+{{- if hasKey .Values.predictor.settings "shutdown_seconds" -}}
+{{- int64 .Values.predictor.settings.shutdown_seconds -}}
+{{- else if eq .Values.predictor.deploymentMode "Knative" -}}
+{{- sub .Values.predictor.timeoutSeconds (include "stable-diffusion.secondsAroundShutdown" .) -}}
+{{- else -}}
+{{- int64 .Values.predictor.timeoutSeconds -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "stable-diffusion.gracePeriodSeconds" -}}
-{{- $settings := .Values.predictor.settings -}}
-{{- addf $settings.drain_seconds $settings.shutdown_seconds 15 | ceil | int64 -}}
+{{- add (include "stable-diffusion.secondsAroundShutdown" .) (include "stable-diffusion.shutdownSeconds" .) -}}
 {{- end -}}
 
 {{/* The probes, each number with its reason. */}}

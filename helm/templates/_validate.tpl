@@ -30,9 +30,31 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Refuses a variable that the chart sets itself: the API server admits each name once. */}}
+{{- define "stable-diffusion.validateEnv" -}}
+{{- $seen := dict -}}
+{{- range fromYamlArray .env -}}
+{{- if hasKey $seen .name -}}
+{{- fail (printf "%s: %s is set already, and a container may have each variable once: remove it" $.where .name) -}}
+{{- end -}}
+{{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A duration such as 1h30m in seconds. */}}
+{{- define "stable-diffusion.seconds" -}}
+{{- $seconds := 0.0 -}}
+{{- range regexFindAll "[0-9.]+[hms]" . -1 -}}
+{{- $factor := get (dict "h" 3600.0 "m" 60.0 "s" 1.0) (regexFind "[hms]" .) -}}
+{{- $seconds = addf $seconds (mulf (regexFind "[0-9.]+" . | float64) $factor) -}}
+{{- end -}}
+{{- $seconds -}}
+{{- end -}}
+
 {{- define "stable-diffusion.validateKnative" -}}
 {{- $scaling := .Values.predictor.scaling -}}
-{{- $grace := include "stable-diffusion.gracePeriodSeconds" . | int64 -}}
+{{- $shutdown := include "stable-diffusion.shutdownSeconds" . | int64 -}}
+{{- $stop := add (include "stable-diffusion.secondsAroundShutdown" .) (max 1 $shutdown) -}}
 {{- if not (has $scaling.scaleMetric (list "" "concurrency" "rps")) -}}
 {{- fail (printf "predictor.scaling.scaleMetric is %q: with deploymentMode Knative use concurrency or rps" $scaling.scaleMetric) -}}
 {{- end -}}
@@ -42,8 +64,16 @@
 {{- if and (ne $scaling.scaleMetric "rps") $scaling.scaleTarget -}}
 {{- fail "predictor.scaling.scaleTarget: the target of concurrency is predictor.concurrency: set that one" -}}
 {{- end -}}
-{{- if lt (int64 .Values.predictor.timeoutSeconds) $grace -}}
-{{- fail (printf "predictor.timeoutSeconds must be %d at least: with deploymentMode Knative it is also the time that a pod has to stop (drain_seconds + shutdown_seconds + 15)" $grace) -}}
+{{- if lt (int64 .Values.predictor.timeoutSeconds) $stop -}}
+{{- fail (printf "predictor.timeoutSeconds must be %d at least: with deploymentMode Knative the kubelet kills a stopping pod after it, and the pod needs 30 s of queue-proxy, then drain_seconds, shutdown_seconds and 15 s" $stop) -}}
+{{- end -}}
+{{- if gt (include "stable-diffusion.seconds" $scaling.podRetentionPeriod | float64) 3600.0 -}}
+{{- fail (printf "predictor.scaling.podRetentionPeriod is %s: Knative refuses more than 1h. Set minReplicas to 1 to keep a pod" $scaling.podRetentionPeriod) -}}
+{{- end -}}
+{{- range .Values.predictor.env -}}
+{{- if has .name (list "PORT" "K_SERVICE" "K_CONFIGURATION" "K_REVISION") -}}
+{{- fail (printf "predictor.env: Knative sets %s itself and refuses it: remove it, or use deploymentMode Standard" .name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

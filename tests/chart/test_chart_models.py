@@ -83,11 +83,15 @@ def test_a_model_named_after_the_release_does_not_say_it_twice() -> None:
 def test_a_models_own_values_are_its_own() -> None:
     small, sdxl, single = case("many-models").predictors.values()
     assert (sdxl["minReplicas"], sdxl["maxReplicas"], sdxl["containerConcurrency"]) == (1, 3, 4)
-    assert sdxl["containers"][0]["resources"]["limits"] == {"memory": "16Gi", "amd.com/gpu": 1}
+    assert sdxl["containers"][0]["resources"]["limits"] == {
+        "cpu": "8",
+        "memory": "16Gi",
+        "amd.com/gpu": "1",
+    }
     assert plain_env(sdxl["containers"][0])["PREDICTOR_EMBED_METADATA"] == "false"
     for other in (small, single):
         assert (other["minReplicas"], other["containerConcurrency"]) == (0, 32)
-        assert other["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+        assert other["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert "PREDICTOR_EMBED_METADATA" not in plain_env(other["containers"][0])
 
 

@@ -29,6 +29,7 @@ FOREIGN_VARIABLES = {
     "HF_HOME",
     "HF_HUB_OFFLINE",
     "HF_TOKEN",
+    "OMP_NUM_THREADS",
     "STORAGE_URI",
     "TORCHINDUCTOR_CACHE_DIR",
     "TRITON_CACHE_DIR",
@@ -95,7 +96,8 @@ def test_the_chart_drains_as_long_as_the_predictor_does_by_default() -> None:
     env = plain_env(case("default").predictor_container)
     defaults = PredictorSettings.model_fields
     assert float(env["PREDICTOR_DRAIN_SECONDS"]) == defaults["drain_seconds"].default
-    assert int(env["PREDICTOR_SHUTDOWN_SECONDS"]) == defaults["shutdown_seconds"].default
+    # The chart knows how long the pod has; the predictor alone does not.
+    assert int(env["PREDICTOR_SHUTDOWN_SECONDS"]) > defaults["shutdown_seconds"].default
 
 
 @pytest.mark.parametrize("name", ALL_CASES)

@@ -37,6 +37,7 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"predictor": {"scaling": {"podRetentionPeriod": "soon"}}}, "podRetentionPeriod"),
         ({"predictor": {"progressDeadline": 600}}, "/predictor/progressDeadline"),
         ({"predictor": {"concurrency": 0}}, "/predictor/concurrency"),
+        ({"predictor": {"resources": {"limits": {"memory": "16GB"}}}}, "/resources/limits/memory"),
         ({"predictor": {"containerConcurrency": 8}}, "'containerConcurrency' not allowed"),
         ({"predictor": {"env": [{"name": "PYTHONPATH", "value": "/x"}]}}, "/predictor/env/0/name"),
         ({"predictor": {"env": [{"value": "nameless"}]}}, "/predictor/env/0"),
@@ -112,7 +113,49 @@ def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> Non
         ),
         ({"predictor": {"scaling": {"scaleMetric": "cpu"}}}, "scaleMetric.*concurrency or rps"),
         ({"predictor": {"scaling": {"minReplicas": 2}}}, "minReplicas exceeds"),
-        ({"predictor": {"timeoutSeconds": 139}}, "timeoutSeconds must be 140 at least"),
+        ({"predictor": {"timeoutSeconds": 50}}, "timeoutSeconds must be 51 at least"),
+        (
+            {"predictor": {"timeoutSeconds": 169, "settings": {"shutdown_seconds": 120}}},
+            "timeoutSeconds must be 170 at least.*30 s of queue-proxy",
+        ),
+        (
+            {"predictor": {"scaling": {"podRetentionPeriod": "1h1s"}}},
+            "podRetentionPeriod is 1h1s.*Set minReplicas to 1",
+        ),
+        ({"predictor": {"env": [{"name": "PORT", "value": "1"}]}}, "Knative sets PORT itself"),
+        (
+            {"predictor": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
+            "predictor.env: HF_HOME is set already.*remove it",
+        ),
+        (
+            {"downloader": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
+            "downloader.env: HF_HOME is set already.*remove it",
+        ),
+        *(
+            (
+                {component: {"resources": {section: {name: None}}}},
+                f"{component}.resources.{section}.{name} is not set: set it",
+            )
+            for component in ("predictor", "downloader")
+            for section in ("requests", "limits")
+            for name in ("cpu", "memory")
+        ),
+        (
+            {"predictor": {"resources": {"limits": {"cpu": "1500m"}}}},
+            "requests.cpu is 2 and limits.cpu is 1500m: raise the limit or lower the request",
+        ),
+        (
+            {"predictor": {"resources": {"requests": {"memory": "17000Mi"}}}},
+            "requests.memory is 17000Mi and limits.memory is 16Gi",
+        ),
+        (
+            {"predictor": {"queueProxyResources": {"requests": {"cpu": 2}}}},
+            "queueProxyResources: requests.cpu is 2 and limits.cpu is 1",
+        ),
+        (
+            {"predictor": {"resources": {"requests": {"nvidia.com/gpu": 2}}}},
+            "requests.nvidia.com/gpu must equal limits.nvidia.com/gpu",
+        ),
     ],
     ids=str,
 )
@@ -121,6 +164,22 @@ def test_the_templates_refuse_what_the_cluster_would_change_or_refuse(
 ) -> None:
     with pytest.raises(helm_python.HelmRenderError, match=advice):
         render(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"predictor": {"timeoutSeconds": 51}},
+        {"predictor": {"timeoutSeconds": 170, "settings": {"shutdown_seconds": 120}}},
+        {"predictor": {"scaling": {"podRetentionPeriod": "60m"}}},
+        {"predictor": {"resources": {"requests": {"cpu": 8, "memory": "16384Mi"}}}},
+        {"predictor": {"resources": {"requests": {"nvidia.com/gpu": 1}}}},
+        {"predictor": {"queueProxyResources": {"limits": {"cpu": None, "memory": None}}}},
+    ],
+    ids=str,
+)
+def test_what_lies_just_within_the_bounds_is_taken(values: dict[str, Any]) -> None:
+    assert render(values).predictors
 
 
 def test_a_release_name_that_kserve_refuses_is_refused_first() -> None:

@@ -102,15 +102,20 @@ def test_knative_mode_scales_to_zero_and_waits_for_slow_starts() -> None:
         "autoscaling.knative.dev/target-utilization-percentage": "70",
         "autoscaling.knative.dev/scale-to-zero-pod-retention-period": "10m",
         "serving.knative.dev/progress-deadline": "30m",
+        "queue.sidecar.serving.knative.dev/cpu-resource-request": "25m",
+        "queue.sidecar.serving.knative.dev/cpu-resource-limit": "1",
+        "queue.sidecar.serving.knative.dev/memory-resource-request": "400Mi",
+        "queue.sidecar.serving.knative.dev/memory-resource-limit": "800Mi",
     }
-    assert rendered.predictor_container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert rendered.predictor_container["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
 def test_knative_mode_uses_only_fields_that_stock_knative_allows() -> None:
     pod = case("default").predictor.keys()
     scaling = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}
     knative = {"timeout", "containerConcurrency", "containers", "serviceAccountName", "volumes"}
-    assert pod == scaling | knative
+    # Admitted since Knative 1.0, as `false` only.
+    assert pod == scaling | knative | {"automountServiceAccountToken"}
     (port,) = case("default").predictor_container["ports"]
     assert port == {"name": "http1", "containerPort": 8080, "protocol": "TCP"}
     (volume,) = case("default").predictor["volumes"]
@@ -134,3 +139,48 @@ def test_keda_scales_on_its_metrics_down_to_zero() -> None:
     rendered = render({"predictor": {"deploymentMode": "Standard", "scaling": scaling}})
     assert rendered.predictor["autoScaling"] == {"metrics": [metric]}
     assert rendered.predictor["minReplicas"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "shutdown", "grace"),
+    [
+        # 600 less 30 of queue-proxy, 5 of draining and 15 of unloading.
+        ({}, "550", None),
+        ({"timeoutSeconds": 1800, "settings": {"drain_seconds": 10}}, "1745", None),
+        ({"settings": {"shutdown_seconds": 60}}, "60", None),
+        ({**STANDARD, "scaling": {"minReplicas": 1}}, "600", 620),
+        ({**STANDARD, "scaling": {"minReplicas": 1}, "timeoutSeconds": 90}, "90", 110),
+    ],
+    ids=str,
+)
+def test_a_pod_that_stops_lets_requests_run_as_long_as_it_may(
+    values: dict[str, Any], shutdown: str, grace: int | None
+) -> None:
+    rendered = render({"predictor": values})
+    assert plain_env(rendered.predictor_container)["PREDICTOR_SHUTDOWN_SECONDS"] == shutdown
+    assert rendered.predictor.get("terminationGracePeriodSeconds") == grace
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("8", "8"), (3, "3"), ("2500m", "3"), (2.5, "3")])
+def test_torch_starts_as_many_threads_as_the_limit_has_cpus(limit: Any, threads: str) -> None:
+    rendered = render({"predictor": {"resources": {"limits": {"cpu": limit}}}})
+    assert plain_env(rendered.predictor_container)["OMP_NUM_THREADS"] == threads
+
+
+def test_the_number_of_threads_can_be_chosen() -> None:
+    env = [{"name": "OMP_NUM_THREADS", "value": "5"}]
+    container = render({"predictor": {"env": env}}).predictor_container
+    assert [item for item in container["env"] if item["name"] == "OMP_NUM_THREADS"] == env
+
+
+def test_an_annotation_of_the_values_replaces_one_of_the_chart() -> None:
+    name = "autoscaling.knative.dev/target-utilization-percentage"
+    service = render({"predictor": {"annotations": {name: "90"}}}).one("InferenceService")
+    assert service["metadata"]["annotations"][name] == "90"
+
+
+def test_queue_proxys_share_can_be_left_to_the_cluster() -> None:
+    nothing = {"cpu": None, "memory": None}
+    values = {"queueProxyResources": {"requests": nothing, "limits": nothing}}
+    annotations = render({"predictor": values}).one("InferenceService")["metadata"]["annotations"]
+    assert not [name for name in annotations if name.startswith("queue.sidecar")]

@@ -132,6 +132,7 @@ SWITCHES = {
     ),
     "predictor.scratchSize": Switch("7Gi", "sizeLimit: 7Gi"),
     "predictor.resources": Switch({"limits": {"memory": "17Gi"}}, "memory: 17Gi"),
+    "predictor.queueProxyResources": Switch({"limits": {"memory": "1Gi"}}, "limit: 1Gi"),
     "predictor.nodeSelector": Switch(NODE, "kubernetes.io/os: linux"),
     "predictor.tolerations": Switch([TOLERATION], "key: shown"),
     "predictor.affinity": Switch(AFFINITY, "podAntiAffinity"),
