@@ -203,7 +203,7 @@ def test_a_pod_that_stops_may_finish_its_pictures(name: str) -> None:
     for predictor in case(name).predictors.values():
         env = plain_env(predictor["containers"][0])
         needed = float(env["PREDICTOR_DRAIN_SECONDS"]) + float(env["PREDICTOR_SHUTDOWN_SECONDS"])
-        # In Knative mode a pod has as long to stop as a request may take, and queue-proxy takes 30 s.
+        # In Knative mode the kubelet waits as long as a request may take; queue-proxy takes 30 s.
         queue_proxy = 0 if "terminationGracePeriodSeconds" in predictor else 30
         grace = predictor.get("terminationGracePeriodSeconds", predictor["timeout"])
         assert grace == needed + queue_proxy + 15

@@ -1,0 +1,107 @@
+"""Everything that the project renders: manifests, the chart's matrix, the examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from tests.chart.rendering import CASES, ROOT, case, render
+from tests.chart.test_chart_values import SWITCHES, with_value
+from tests.chart.test_examples import NAMES, built, rendered
+
+from .configuration import features, kserve
+from .knative_controller import pod_of
+from .knative_webhook import with_defaults
+from .kserve_controller import deployment_pod, mount_storage, revision_template
+from .kserve_webhook import DEPLOYMENT_MODE, stored
+
+Object = dict[str, Any]
+# Values that need a flag of Knative, as docs/operations.md says. All others suit a stock one.
+FLAGS = {
+    "value predictor.nodeSelector": "kubernetes.podspec-nodeselector",
+    "value predictor.tolerations": "kubernetes.podspec-tolerations",
+    "value predictor.affinity": "kubernetes.podspec-affinity",
+    "value predictor.topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
+    "value storage.mount": "kubernetes.podspec-persistent-volume-claim",
+    "chart many-models": "kubernetes.podspec-persistent-volume-claim",
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A pod that a cluster makes of one of our objects."""
+
+    maker: Object
+    pod: Object
+
+    @property
+    def mode(self) -> str:
+        """`Knative`, `Standard`, or an empty text for a Job's or a test's pod."""
+        return str(self.maker["metadata"].get("annotations", {}).get(DEPLOYMENT_MODE, ""))
+
+
+def overlay(name: str) -> str:
+    """The name of an example's overlay among the renderings."""
+    return f"overlay {name}"
+
+
+def names() -> list[str]:
+    """The names of all renderings; those of overlays need kubectl."""
+    charts = [f"chart {name}" for name in ("default", *CASES)]
+    examples = [*map(overlay, NAMES), *(f"values {name}" for name in NAMES)]
+    return ["manifests", *charts, *examples, *(f"value {key}" for key in SWITCHES)]
+
+
+@cache
+def objects(name: str) -> list[Object]:
+    """The objects of a rendering, the pod of `helm test` included."""
+    kind, _, which = name.partition(" ")
+    if kind == "manifests":
+        files = sorted((ROOT / "manifests").glob("*.yaml"))
+        return [item for path in files for item in yaml.safe_load_all(path.read_text("utf-8"))]
+    if kind == "overlay":
+        return built(which)
+    if kind == "values":
+        return rendered(which)
+    if kind == "chart":
+        return [*case(which).objects, *case(which).hooks]
+    switch = SWITCHES[which]
+    switched = render(with_value(switch.given or {}, which, switch.value))
+    return [*switched.objects, *switched.hooks]
+
+
+def services(name: str) -> list[Object]:
+    """The InferenceServices of a rendering."""
+    return [item for item in objects(name) if item["kind"] == "InferenceService"]
+
+
+def flags_of(name: str) -> dict[str, str]:
+    """The flags of a Knative that admits the rendering."""
+    return features(*([FLAGS[name]] if name in FLAGS else []))
+
+
+def template_of(name: str, service: Object) -> Object:
+    """The Knative revision's template, as its controller reads it."""
+    return with_defaults(revision_template(stored(service, kserve())), flags_of(name))
+
+
+def pods(name: str) -> list[Made]:
+    """Every pod that a cluster makes of a rendering, as the API server is asked for it."""
+    made = []
+    for item in objects(name):
+        if item["kind"] == "Job":
+            made.append(Made(item, item["spec"]["template"]["spec"]))
+        elif item["kind"] == "Pod":
+            made.append(Made(item, item["spec"]))
+        elif item["kind"] == "InferenceService":
+            made.append(Made(item, _predictor_pod(name, item)))
+    return made
+
+
+def _predictor_pod(name: str, service: Object) -> Object:
+    if service["metadata"]["annotations"][DEPLOYMENT_MODE] == "Standard":
+        return mount_storage(deployment_pod(stored(service, kserve())))
+    return mount_storage(pod_of(template_of(name, service), flags_of(name)))
