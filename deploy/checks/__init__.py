@@ -12,6 +12,7 @@ from deploy.checks import (
     nodes,
     permission,
     quota,
+    resources,
     secrets,
     storage,
 )
@@ -22,7 +23,7 @@ from deploy.objects import Object
 
 __all__ = ["CHECKS", "Finding", "Level", "examine"]
 
-CHECKS = (kubernetes, permission, kinds, kserve, knative, storage, nodes, secrets, quota)
+CHECKS = (kubernetes, permission, kinds, kserve, resources, knative, storage, nodes, secrets, quota)
 
 
 def examine(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:

@@ -1,0 +1,98 @@
+"""Resources: what KServe's webhook fills into our containers, and whether the result is valid.
+
+The webhook sets each of four resources that the first container lacks, from the ConfigMap
+`inferenceservice-config` (kserve/kserve, pkg/apis/serving/v1beta1/inference_service_defaults.go).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from deploy.checks.finding import Finding
+from deploy.checks.kserve import NAMESPACE
+from deploy.cluster import Cluster
+from deploy.objects import Object, dig, title
+from deploy.workload import INFERENCE_SERVICE, MODEL_CONTAINER, containers, quantity, services
+
+TITLE = "resources"
+# The webhook's names for what it fills in.
+_FILLED = {
+    "limits.cpu": "cpuLimit",
+    "limits.memory": "memoryLimit",
+    "requests.cpu": "cpuRequest",
+    "requests.memory": "memoryRequest",
+}
+_CONFIG = "inferenceservice-config"
+
+
+def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
+    """Nothing where KServe is absent: the kinds say so."""
+    if not services(objects) or not cluster.knows(*INFERENCE_SERVICE):
+        return
+    defaults = _defaults(cluster.get("v1", "ConfigMap", _CONFIG, NAMESPACE))
+    if defaults is None:
+        yield Finding(
+            "warn",
+            f"the key inferenceService of {_CONFIG} is not valid JSON",
+            f"Look at it: kubectl --namespace {NAMESPACE} describe configmap {_CONFIG}",
+        )
+        return
+    findings = [found for one in services(objects) for found in _findings(one, defaults)]
+    yield from findings or [
+        Finding("ok", "KServe has no resource to fill in, and each request is within its limit")
+    ]
+
+
+def _defaults(config: Object | None) -> dict[str, str] | None:
+    """What the webhook fills in, by resource (`limits.cpu`); None where it cannot be read."""
+    try:
+        section = json.loads(dig(config, "data", "inferenceService") or "{}")
+    except ValueError:
+        return None
+    configured = {key: dig(section, "resource", name) for key, name in _FILLED.items()}
+    return {key: str(value) for key, value in configured.items() if value}
+
+
+def _findings(service: Object, defaults: dict[str, str]) -> Iterator[Finding]:
+    first = containers(dig(service, "spec", "predictor") or {})[:1]
+    for container in first:
+        ours = _set_resources(container)
+        filled = {key: value for key, value in defaults.items() if key not in ours}
+        exceeded = list(_exceeded(ours | filled))
+        for name in exceeded:
+            request, limit = (
+                f"{key} {ours[key]}" if key in ours else f"{key} {filled[key]} (KServe's default)"
+                for key in (f"requests.{name}", f"limits.{name}")
+            )
+            yield Finding(
+                "fail",
+                f"{title(service)}: the API server refuses the pod: {request} exceeds {limit}",
+                f"Set both, the limit to the request at least (chart value predictor.resources, "
+                f"container {container.get('name') or MODEL_CONTAINER}).",
+            )
+        if filled and not exceeded:
+            listed = ", ".join(f"{key} {value}" for key, value in filled.items())
+            yield Finding(
+                "warn",
+                f"{title(service)}: KServe fills in {listed}",
+                "Set them yourself (chart value predictor.resources): these bound the predictor, "
+                "and `kubectl apply` reports a change each time.",
+            )
+
+
+def _set_resources(container: Object) -> dict[str, str]:
+    resources = container.get("resources") or {}
+    return {
+        f"{section}.{name}": str(value)
+        for section in ("limits", "requests")
+        for name, value in (resources.get(section) or {}).items()
+    }
+
+
+def _exceeded(resources: dict[str, str]) -> Iterator[str]:
+    for key, request in resources.items():
+        section, _, name = key.partition(".")
+        limit = resources.get(f"limits.{name}")
+        if section == "requests" and limit is not None and quantity(request) > quantity(limit):
+            yield name
