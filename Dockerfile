@@ -44,8 +44,9 @@ WORKDIR /app
 COPY --from=builder /opt/venv /opt/venv
 # The container cannot write bytecode, and python:3.11-slim has none for the standard library.
 # unchecked-hash: valid whatever happens to modification times, and no source is read at import.
+# `true`: torch ships a file for newer Pythons, which does not compile. pip ignores such files too.
 RUN python -m compileall -q -f --invalidation-mode unchecked-hash \
-    "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" /opt/venv
+    "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" /opt/venv || true
 COPY modelstore/ modelstore/
 COPY predictor/ predictor/
 RUN python -m compileall -q -f --invalidation-mode unchecked-hash modelstore predictor
