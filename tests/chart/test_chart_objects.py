@@ -214,7 +214,7 @@ def test_an_unchanged_spec_makes_the_same_job() -> None:
 def test_a_retry_is_spared_where_it_cannot_help() -> None:
     job = case("default").one("Job")["spec"]
     fatal, stopped, drained = job["podFailurePolicy"]["rules"]
-    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4, 5, 8])
+    assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4, 5, 8, 10])
     assert (stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", [9])
     assert (drained["action"], "onPodConditions" in drained) == ("Ignore", True)
     for rule in (fatal, stopped):
