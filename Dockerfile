@@ -12,12 +12,13 @@ ARG PIP_EXTRA_INDEX_URL=
 # python3, as it is called on any base.
 RUN python3 -m venv /opt/venv
 COPY ${LOCK} /tmp/requirements.lock
-# pip compiles what it installs: the container cannot write its bytecode later.
-RUN /opt/venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
-    --require-hashes --no-deps -r /tmp/requirements.lock
+# The final stage compiles: `COPY --from` may round modification times, and bytecode made here would
+# be stale there.
+RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-compile \
+    --disable-pip-version-check --require-hashes --no-deps -r /tmp/requirements.lock
 # The CPU lock leaves torch out, as every builder's CPU wheel has another hash.
 RUN if [ -n "${TORCH}" ]; then /opt/venv/bin/python -m pip install --no-cache-dir \
-    --disable-pip-version-check --no-deps "${TORCH}"; fi
+    --no-compile --disable-pip-version-check --no-deps "${TORCH}"; fi
 # What installs software has no place in an image that runs.
 RUN /opt/venv/bin/python -m pip uninstall --yes --quiet pip
 
@@ -41,9 +42,14 @@ RUN groupadd --gid 65532 nonroot \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nonroot
 WORKDIR /app
 COPY --from=builder /opt/venv /opt/venv
+# The container cannot write bytecode, and python:3.11-slim has none for the standard library.
+# unchecked-hash: valid whatever happens to modification times, and no source is read at import.
+# `true`: torch ships a file for newer Pythons, which does not compile. pip ignores such files too.
+RUN python -m compileall -q -f --invalidation-mode unchecked-hash \
+    "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" /opt/venv || true
 COPY modelstore/ modelstore/
 COPY predictor/ predictor/
-RUN python -m compileall -q modelstore predictor
+RUN python -m compileall -q -f --invalidation-mode unchecked-hash modelstore predictor
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["python", "-m", "predictor"]

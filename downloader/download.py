@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from downloader.errors import CorruptFileError
+from downloader.errors import CorruptFileError, StorageError
 from downloader.mend import mend
 from downloader.plan import Plan, ResolvedModel, make_plan, resolve_model
 from downloader.safetensors import BadWeightsError, check_weights
@@ -63,6 +63,8 @@ def download_model(spec: ModelSpec, access: Access) -> Report:
         marker, was_there = _Download(model, access, stop).run()
     except BaseException as error:
         stop.trip(error)  # a signal: the threads end too
+        if isinstance(error, OSError):
+            raise StorageError.from_os(error) from error
         raise
     return Report(marker, was_there, time.monotonic() - started)
 

@@ -10,6 +10,7 @@ DownloadError
 │       └── TransientError     this time; the next try may succeed
 ├── StorageError               the target volume refuses
 │   ├── NoSpaceError           it is too small
+│   ├── NotPermittedError      this process may not write or read it
 │   └── LeaseLostError         another download took this one for dead
 └── CorruptFileError           a file is not the one that the source or the marker lists
 """
@@ -17,7 +18,10 @@ DownloadError
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Mapping
+from pathlib import Path
 
 from downloader.stop import InterruptedRunError
 from modelstore.errors import InvalidNameError
@@ -66,11 +70,40 @@ class StorageError(DownloadError):
     def from_os(cls, error: OSError) -> StorageError:
         """Say in one sentence what the operating system refused."""
         reason = f"{error.filename or 'the target'}: {error.strerror or error}"
-        return NoSpaceError(reason) if error.errno in _FULL else StorageError(reason)
+        if error.errno in _FULL:
+            return NoSpaceError(reason)
+        if isinstance(error, PermissionError) and error.filename:
+            return NotPermittedError.at(Path(error.filename), reason)
+        return StorageError(reason)
 
 
 class NoSpaceError(StorageError):
     """The target volume is too small."""
+
+
+class NotPermittedError(StorageError):
+    """The volume's owner, group and mode do not let this process write or read it.
+
+    A retry fails the same way: the kubelet applies ``fsGroup`` to a local volume only for the first
+    pod that mounts it (``SetUpAt`` in Kubernetes' ``pkg/volume/local/local.go``), and some kinds of
+    volume ignore it.
+    """
+
+    @classmethod
+    def at(cls, path: Path, reason: str) -> NotPermittedError:
+        """Compare the owner of ``path``, or of its nearest parent that exists, with the process."""
+        place = next(each for each in (path, *path.parents) if os.path.lexists(each))
+        owner = place.lstat()
+        groups = ", ".join(map(str, os.getgroups())) or "none"
+        return cls(
+            f"{reason}: {place} has uid {owner.st_uid}, gid {owner.st_gid} and mode "
+            f"{stat.S_IMODE(owner.st_mode):04o}; this process has uid {os.geteuid()}, gid "
+            f"{os.getegid()} and supplementary groups {groups}. Kubernetes applies fsGroup only to "
+            "volumes that support it, and to a local volume only while no other pod mounts it. "
+            "Delete what else mounts the volume, such as the InferenceService, and run the "
+            f"download again; or give the volume's files to group {os.getegid()} (chgrp -R) and "
+            "make them writable for it (chmod -R g+rwX)"
+        )
 
 
 class LeaseLostError(StorageError):
@@ -94,6 +127,7 @@ EXIT_CODES: Mapping[type[BaseException], int] = {
     NetworkError: 7,
     UnsuitableModelError: 8,
     InterruptedRunError: 9,
+    NotPermittedError: 10,
 }
 
 

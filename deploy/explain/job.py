@@ -32,6 +32,11 @@ _EXIT_CODES: Mapping[int, tuple[str, str]] = {
         "Choose a repository or revision that has safetensors.",
     ),
     9: ("it was interrupted", "Run this again: it resumes."),
+    10: (
+        "the Job's user has no permission on the volume",
+        "Delete the InferenceService or whatever else mounts the claim, then run this again; or "
+        "give the volume's files to the Job's group.",
+    ),
 }
 
 

@@ -7,6 +7,7 @@ way to publish it.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -67,9 +68,13 @@ def check_folder(root: Path) -> None:
     """See that the volume is there.
 
     Raises:
-        StorageError: it is not, or it is no folder.
+        StorageError: it is not, it is no folder, or this process may not read it.
     """
     if not root.exists():
         raise StorageError(f"{root}: No such file or directory: is the volume mounted?")
     if not root.is_dir():
         raise StorageError(f"{root}: Not a directory")
+    try:
+        os.scandir(root).close()
+    except OSError as error:
+        raise StorageError.from_os(error) from error

@@ -14,12 +14,12 @@ activeDeadlineSeconds: {{ int64 .Values.downloader.activeDeadlineSeconds }}
 podFailurePolicy:
   rules:
     # A wrong specification, a refused token, a missing repository, a full volume, weights that are
-    # not safetensors: a retry changes nothing.
+    # not safetensors, a volume that the pod's user may not write: a retry changes nothing.
     - action: FailJob
       onExitCodes:
         containerName: downloader
         operator: In
-        values: [2, 3, 4, 5, 8]
+        values: [2, 3, 4, 5, 8, 10]
     # Told to stop, and what is fetched stays: no failure of the download.
     - action: Ignore
       onExitCodes:

@@ -1,10 +1,18 @@
-"""The Dockerfiles, read and not built."""
+"""The Dockerfiles, read and not built; their bytecode command runs over a small tree."""
 
 from __future__ import annotations
 
 import json
+import os
+import py_compile
 import re
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType
 
 import pytest
 import yaml
@@ -12,6 +20,8 @@ import yaml
 from .rendering import ROOT, case
 
 PROGRAMS = {"predictor": "Dockerfile", "downloader": "Dockerfile.downloader"}
+VENV = "/opt/venv"
+STANDARD_LIBRARY = """"$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')\""""
 LOCKS = ["predictor.lock", "predictor-cpu.lock", "downloader.lock"]
 
 
@@ -47,6 +57,30 @@ def copied_folders(program: str) -> set[str]:
     """The folders that the final image takes from the repository."""
     copies = [item.rest.split() for item in final_stage(program) if item.keyword == "COPY"]
     return {source.rstrip("/") for words in copies for source in words[:-1] if "--" not in words[0]}
+
+
+def compile_commands(program: str) -> list[str]:
+    """The commands of all stages that make bytecode."""
+    return [rest for rest in all_of(program, "RUN") if "compileall" in rest]
+
+
+def run_in(root: Path, command: str) -> None:
+    """Run a command of the final stage with ``root`` in place of the image's folders."""
+    here = command.replace(STANDARD_LIBRARY, f"{root}/stdlib").replace(VENV, f"{root}/venv")
+    assert "sysconfig" not in here  # else it would compile this machine's own library
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run(["sh", "-c", here], cwd=root / "app", env=environment, check=True)
+
+
+class BytecodeOnly(SourceFileLoader):
+    """Python's importer; it compiles the source only where there is no valid bytecode."""
+
+    # The stub of one base class has it static, that of the other has not.
+    def source_to_code(  # type: ignore[override]
+        self, data: object, path: object, *, _optimize: int = -1
+    ) -> CodeType:
+        raise AssertionError(f"stale: {path}")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -111,6 +145,45 @@ def test_dependencies_come_from_the_hashed_lock_file_only(program: str) -> None:
     assert all("--no-deps" in install for install in installs)
     # The CPU build of torch, whose hash differs between builders, and only where it is asked for.
     assert all(install.startswith('if [ -n "${TORCH}" ]') for install in others)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_only_the_final_stage_compiles(program: str) -> None:
+    installs = [rest for rest in all_of(program, "RUN") if "pip install" in rest]
+    assert all("--no-compile" in install for install in installs)
+    final = [item for item in final_stage(program) if item.keyword == "RUN"]
+    assert compile_commands(program) == [item.rest for item in final if "compileall" in item.rest]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_all_python_is_compiled_after_it_is_copied(program: str) -> None:
+    compiled: set[str] = set()
+    for item in reversed(final_stage(program)):
+        if "compileall" in item.rest:
+            compiled |= {word.rstrip("/") for word in shlex.split(item.rest)}
+        elif item.keyword == "COPY" and "demo/model/" not in item.rest:
+            assert item.rest.split()[-1].rstrip("/") in compiled, item.rest
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_bytecode_stays_valid_when_modification_times_change(program: str, tmp_path: Path) -> None:
+    folders = ["stdlib", "venv/lib/python3.11/site-packages/package", "app/modelstore"]
+    sources = [tmp_path / folder / "module.py" for folder in [*folders, f"app/{program}"]]
+    for source in sources:
+        source.parent.mkdir(parents=True)
+        source.write_text("NUMBER = 1\n")
+        # Bytecode from an earlier stage or the base image: valid now, stale after a copy.
+        py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
+    # torch ships a file like this one, for newer Pythons.
+    (sources[1].parent / "newer_python.py").write_text("def")
+
+    for command in compile_commands(program):
+        run_in(tmp_path, command)
+    for source in sources:
+        os.utime(source, (1, 1))  # image builders may round modification times
+
+    for source in sources:
+        assert BytecodeOnly("module", str(source)).get_code("module") is not None
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -8,10 +8,14 @@ import subprocess
 import sys
 
 import kubernetes_validate
+import pytest
 
 from .rendering import ROOT, case
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
+# Knative's own, where its `config-defaults` has only the example.
+STOCK_TIMEOUT = 300
+STOCK_MAX_TIMEOUT = 600
 FLAGS = OPERATIONS.partition("### Flags of Knative")[2].partition("\n## ")[0]
 
 
@@ -30,9 +34,53 @@ def test_the_patch_switches_on_the_flags_of_the_table_and_no_others() -> None:
 def test_the_patch_of_the_limits_is_text_as_a_config_map_needs() -> None:
     data = patches()["config-defaults"]
     assert all(isinstance(value, str) for value in data.values())
-    first, second = data
-    assert f"`{first}`" in FLAGS
-    assert f"`{second}`" in FLAGS
+    assert all(f"`{key}`" in FLAGS for key in data)
+
+
+def refusal_of_defaults(data: dict[str, str]) -> str | None:
+    """Why Knative's webhook refuses a ``config-defaults``, by the rules of its version 1.21.
+
+    ``NewDefaultsConfigFromMap`` in https://github.com/knative/serving pkg/apis/config/defaults.go
+    """
+    timeout = int(data.get("revision-timeout-seconds", STOCK_TIMEOUT))
+    longest = int(data.get("max-revision-timeout-seconds", STOCK_MAX_TIMEOUT))
+    start = int(data.get("revision-response-start-timeout-seconds", timeout))
+    idle = int(data.get("revision-idle-timeout-seconds", 0))
+    if timeout > longest:
+        return "revision-timeout-seconds exceeds max-revision-timeout-seconds"
+    if start > timeout:
+        return "revision-response-start-timeout-seconds exceeds revision-timeout-seconds"
+    if idle > timeout:
+        return "revision-idle-timeout-seconds exceeds revision-timeout-seconds"
+    return None
+
+
+def test_knative_accepts_the_patch_of_the_limits_on_a_stock_config_map() -> None:
+    data = patches()["config-defaults"]
+    assert refusal_of_defaults(data) is None
+    assert int(data["max-revision-timeout-seconds"]) > STOCK_MAX_TIMEOUT
+    assert f"`max-revision-timeout-seconds`, which is {STOCK_MAX_TIMEOUT}" in FLAGS
+
+
+def test_knative_refuses_the_timeout_that_the_document_warns_of() -> None:
+    key = "revision-response-start-timeout-seconds"
+    raised = patches()["config-defaults"] | {key: str(STOCK_TIMEOUT + 1)}
+    assert refusal_of_defaults(raised) == f"{key} exceeds revision-timeout-seconds"
+    warning = f"`{key}` alone. It cannot exceed `revision-timeout-seconds`, {STOCK_TIMEOUT},"
+    assert warning in " ".join(FLAGS.split())
+
+
+def test_the_default_timeout_fits_a_stock_knative() -> None:
+    assert case("default").predictor["timeout"] <= STOCK_MAX_TIMEOUT
+
+
+@pytest.mark.parametrize("name", ["operations.md", "downloads.md"])
+def test_every_source_that_a_claim_names_has_an_address(name: str) -> None:
+    prose = re.sub(r"(?s)```.*?```|`[^`]*`", "", (ROOT / "docs" / name).read_text("utf-8"))
+    addresses = dict(re.findall(r"(?m)^\[([^\]]+)\]: (https://\S+)$", prose))
+    named = re.findall(r"\]\[([^\]]+)\]|\[([^\]]+)\](?![\[(:])", prose)
+    assert {first or second for first, second in named} == set(addresses)
+    assert len(set(addresses.values())) == len(addresses)
 
 
 def test_the_rollback_makes_a_pod_of_the_job() -> None:

@@ -376,6 +376,7 @@ def test_an_old_refusal_does_not_hide_what_the_pods_say_now() -> None:
         (6, "unet is corrupt", "suspect the mirror"),
         (7, "the hub does not answer", "NetworkPolicy"),
         (8, "it has no safetensors", "has safetensors"),
+        (10, "/mnt/models: Permission denied", "Delete the InferenceService"),
     ],
 )
 def test_each_exit_code_of_the_downloader_says_what_to_do(code: int, said: str, told: str) -> None:

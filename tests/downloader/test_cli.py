@@ -13,6 +13,7 @@ from downloader.errors import (
     InvalidSettingError,
     LeaseLostError,
     NoSpaceError,
+    NotPermittedError,
     StorageError,
     TransientError,
     exit_code,
@@ -96,5 +97,6 @@ def test_an_error_without_a_code_has_that_of_its_family_or_1() -> None:
     assert exit_code(LeaseLostError()) == exit_code(StorageError()) == 1
     assert exit_code(DownloadError()) == 1
     assert exit_code(NoSpaceError()) == 5
+    assert exit_code(NotPermittedError()) == 10
     assert exit_code(TransientError("")) == 7
-    assert sorted(set(EXIT_CODES.values())) == [2, 3, 4, 5, 6, 7, 8, 9]
+    assert sorted(set(EXIT_CODES.values())) == [2, 3, 4, 5, 6, 7, 8, 9, 10]

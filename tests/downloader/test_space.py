@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,27 +99,85 @@ def test_a_volume_that_is_not_there_is_told(job: Job, tmp_path: Path, target: st
     assert str(tmp_path / target) in result.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
-def test_a_volume_that_may_not_be_written_is_told(hub: Hub, job: Job, target: Path) -> None:
-    hub.repository(REPOSITORY).commit(pipeline_files())
-    target.chmod(0o555)
-    for folder in target.parents:
-        if folder.owner() == "root" and str(folder).startswith("/tmp/pytest"):
-            folder.chmod(0o755)
-    command = ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups"]
+@pytest.fixture
+def open_volume() -> Iterator[Path]:
+    """A volume that another user can reach: each run of pytest closes its own folders to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        volume = Path(folder) / "models"
+        volume.mkdir()
+        yield volume
+
+
+def run_as_nonroot(job: Job, volume: Path, *groups: int) -> subprocess.CompletedProcess[str]:
+    """Run the Job as the image's user, with the groups that ``fsGroup`` would add."""
     if shutil.which("setpriv") is None:
         pytest.skip("there is no setpriv")
+    named = [f"--groups={','.join(map(str, groups))}"] if groups else ["--clear-groups"]
+    home = str(volume.parent)
     done = subprocess.run(
-        [*command, sys.executable, "-m", "downloader"],
-        env=job.environment,
+        ["setpriv", "--reuid=65532", "--regid=65532", *named, sys.executable, "-m", "downloader"],
+        env=job.environment | {"DOWNLOADER_TARGET": str(volume), "HOME": home, "HF_HOME": home},
         capture_output=True,
         text=True,
         check=False,
     )
     if "No module named" in done.stderr or "can't open" in done.stderr:
         pytest.skip("the other user cannot run this Python")
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines()[-1].endswith(".staging: Permission denied")
+    return done
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+@pytest.mark.parametrize(
+    ("mode", "refused"),
+    [(0o755, ".staging"), (0o555, ".staging"), (0o700, ".")],
+    ids=["as the kubelet leaves it without fsGroup", "read-only", "private"],
+)
+def test_a_volume_that_may_not_be_written_is_told(
+    hub: Hub, job: Job, open_volume: Path, mode: int, refused: str
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    open_volume.chmod(mode)
+
+    done = run_as_nonroot(job, open_volume, 65533)
+
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 10, done.stderr
+    assert f"{open_volume / refused}: Permission denied" in last
+    assert f"{open_volume} has uid 0, gid 0 and mode {mode:04o}" in last
+    assert "this process has uid 65532, gid 65532 and supplementary groups 65533" in last
+    assert "fsGroup" in last
+    assert "Delete what else mounts the volume" in last
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+def test_a_volume_of_the_fs_group_takes_the_model(hub: Hub, job: Job, open_volume: Path) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    os.chown(open_volume, 0, 65533)
+    open_volume.chmod(0o2775)
+
+    done = run_as_nonroot(job, open_volume, 65533)
+
+    assert done.returncode == 0, done.stderr
+    assert (open_volume / "sd" / "model_index.json").stat().st_gid == 65533
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user to be")
+def test_what_another_user_left_on_the_volume_is_named(
+    hub: Hub, job: Job, open_volume: Path
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    left = open_volume / ".staging" / "sd"
+    left.mkdir(parents=True)
+    left.chmod(0o750)
+    left.parent.chmod(0o2777)
+    open_volume.chmod(0o777)
+
+    done = run_as_nonroot(job, open_volume)
+
+    assert done.returncode == 10, done.stderr
+    assert f"{left} has uid 0, gid 0 and mode 0750" in done.stderr
+    assert "supplementary groups none" in done.stderr
 
 
 def test_memory_stays_flat_whatever_the_files_size(hub: Hub, job: Job) -> None:
