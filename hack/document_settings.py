@@ -1,4 +1,4 @@
-"""Writes the settings tables of README.md from the settings classes; ``--check`` only looks."""
+"""Writes the tables of docs/settings.md from the settings classes; ``--check`` only looks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ import downloader.settings  # noqa: E402
 import predictor.settings  # noqa: E402
 from hack.marked_tables import renewed, write  # noqa: E402
 
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "settings.md"
 PROGRAMS: dict[str, type[BaseSettings]] = {
     "predictor": predictor.settings.Settings,
     "downloader": downloader.settings.Settings,
 }
 
 
-def documented(readme: str) -> str:
-    """The README with the table between each pair of markers renewed."""
+def documented(document: str) -> str:
+    """The document with the table between each pair of markers renewed."""
     for program, settings in PROGRAMS.items():
-        readme = renewed(readme, f"settings of the {program}", settings_table(settings))
-    return readme
+        document = renewed(document, f"settings of the {program}", settings_table(settings))
+    return document
 
 
 def settings_table(settings: type[BaseSettings]) -> str:
@@ -43,7 +43,7 @@ def settings_table(settings: type[BaseSettings]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
-    return write({README: documented}, "the settings tables", arguments)
+    return write({DOCUMENT: documented}, "the settings tables", arguments)
 
 
 if __name__ == "__main__":
