@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, Python puts hack/ on the path and not the repository.
 sys.path.insert(0, str(ROOT))
 
-from hack.marked_tables import renewed, write  # noqa: E402
+from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -93,15 +93,12 @@ Figures = Mapping[str, Any]
 
 def claims(figures: Figures) -> str:
     """The README's table: a load a row, what is gained on each other contestant in words."""
-    rows = [
-        "| load | compared with diffusers' own call | compared with whole-request batches |",
-        "| --- | --- | --- |",
-    ]
+    rows = [("load", "compared with diffusers' own call", "compared with whole-request batches")]
     for words, section, measure in CLAIMS:
         ratios = figures[section]["ratios"]
-        gains = [in_words(measure, ratios[name][measure]) for name in ("bare", "tuned")]
-        rows.append(f"| {words} | {' | '.join(gains)} |")
-    return "\n".join(rows) + "\n"
+        bare, tuned = (in_words(measure, ratios[name][measure]) for name in ("bare", "tuned"))
+        rows.append((words, bare, tuned))
+    return markdown_table(rows)
 
 
 def in_words(measure: str, ratio: float) -> str:
@@ -114,27 +111,25 @@ def in_words(measure: str, ratio: float) -> str:
 
 def summary(figures: Figures) -> str:
     """A load a row, a contestant a column, ratios last."""
-    rows = [
-        "| load | measured | one after another | whole batches, tuned | sharing steps | ratios |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    contestants = [CONTESTANTS[name] for name in ("bare", "tuned", "ours")]
+    rows = [["load", "measured", *contestants, "ratios"]]
     for words, section, measure in SUMMARY:
         part = figures[section]
         values = [part["contestants"][name][measure] for name in ("bare", "tuned", "ours")]
         both = [part["ratios"][name][measure] for name in ("bare", "tuned")]
-        cells = [words, MEASURES[measure], *map(_short, values), " and ".join(map(_short, both))]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+        rows.append(
+            [words, MEASURES[measure], *map(_short, values), " and ".join(map(_short, both))]
+        )
+    return markdown_table(rows)
 
 
 def everything(figures: Figures) -> str:
     """A contestant in a load a row, a measure a column."""
-    rows = [f"| load | how | {' | '.join(MEASURES.values())} |", "| --- " * 9 + "|"]
+    rows = [["load", "how", *MEASURES.values()]]
     for section, words in SECTIONS.items():
         for load, contestant, row in _contestants(words, figures.get(section, {})):
-            cells = [load, CONTESTANTS[contestant], *(_short(row[key]) for key in MEASURES)]
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+            rows.append([load, CONTESTANTS[contestant], *(_short(row[key]) for key in MEASURES)])
+    return markdown_table(rows)
 
 
 def _contestants(words: str, figures: Figures) -> Iterator[tuple[str, str, Figures]]:
@@ -166,9 +161,7 @@ def documented(document: str, name: str, figures: Figures) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
-    documents = {
-        ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES
-    }
+    documents = {ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES}
     return write(documents, "the speed tables", arguments)
 
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import downloader.settings  # noqa: E402
 import predictor.settings  # noqa: E402
-from hack.marked_tables import renewed, write  # noqa: E402
+from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "settings.md"
 PROGRAMS: dict[str, type[BaseSettings]] = {
@@ -33,12 +33,24 @@ def documented(document: str) -> str:
 def settings_table(settings: type[BaseSettings]) -> str:
     """A Markdown table: flag, environment variable, default, description."""
     prefix = settings.model_config["env_prefix"]
-    rows = ["| flag | environment | default | what it does |", "| --- | --- | --- | --- |"]
+    rows = [("flag", "environment", "default", "what it does")]
     for name, field in settings.model_fields.items():
-        default = "required" if field.is_required() else f"`{field.default}`"
-        default = "empty" if default == "``" else default
-        rows.append(f"| `--{name}` | `{prefix}{name.upper()}` | {default} | {field.description} |")
-    return "\n".join(rows) + "\n"
+        default = _in_words(field.default)
+        variable = f"`{prefix}{name.upper()}`"
+        rows.append((f"`--{name}`", variable, default, field.description or ""))
+    return markdown_table(rows)
+
+
+def _in_words(default: object) -> str:
+    """A default as an operator writes it in the environment."""
+    match default:
+        case None:
+            return "unset"
+        case "":
+            return "empty"
+        case bool():
+            return f"`{str(default).lower()}`"
+    return f"`{default}`"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
