@@ -10,8 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, Python puts hack/ on the path and not the repository.
 sys.path.insert(0, str(ROOT))
 
-from hack.marked_tables import renewed, write  # noqa: E402
-from predictor.families.family import Family  # noqa: E402
+from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 from predictor.families.table import FAMILIES  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "models.md"
@@ -25,33 +24,27 @@ def documented(document: str) -> str:
 
 def families_table() -> str:
     """A Markdown table: a family a row."""
-    rows = [
-        "| family | recognised by | size | steps | guidance | scheduler | on a GPU "
-        "| VAE in float32 |",
-        "| --- " * 8 + "|",
-    ]
+    head = ["family", "size", "steps", "guidance", "scheduler", "on a GPU", "VAE in float32"]
+    rows = [[*head, "recognised by"]]
     for family in FAMILIES:
         side = family.latent_side * _PIXELS_PER_LATENT
-        cells = [
-            f"`{family.name}`",
-            family.recognised_by,
-            f"{side}x{side}",
-            _or_own(family.num_inference_steps, "its `__call__`'s"),
-            _or_own(family.guidance_scale, "its `__call__`'s"),
-            f"`{family.scheduler or 'default'}`",
-            f"{family.gpu_dtype}: {family.dtype_reason}",
-            _vae(family),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+        rows.append(
+            [
+                f"`{family.name}`",
+                f"{side}x{side}",
+                _or_own(family.num_inference_steps),
+                _or_own(family.guidance_scale),
+                f"`{family.scheduler or 'default'}`",
+                family.gpu_dtype,
+                "with `force_upcast`" if family.upcasts_vae else "no",
+                family.recognised_by,
+            ]
+        )
+    return markdown_table(rows)
 
 
-def _or_own(value: float | None, own: str) -> str:
-    return own if value is None else f"{value:g}"
-
-
-def _vae(family: Family) -> str:
-    return "with `force_upcast`" if family.upcasts_vae else "no"
+def _or_own(value: float | None) -> str:
+    return "its own" if value is None else f"{value:g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

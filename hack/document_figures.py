@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Run as a script, Python puts hack/ on the path and not the repository.
 sys.path.insert(0, str(ROOT))
 
-from hack.marked_tables import renewed, write  # noqa: E402
+from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -32,16 +33,46 @@ MEASURES = {
     "first_step_p95": "first step p95, s",
     "errors": "errors",
 }
-# What the README shows: the load in words, the section, and the measure.
-CLAIMS = (
+# What docs/performance.md sums up: the load in words, the section, and the measure.
+SUMMARY = (
     ("1 user, 20 steps", "lone", "p50"),
     ("16 users, 20 steps", "alike", "images_per_second"),
     ("16 users, 10 to 50 steps", "crowd", "images_per_second"),
     ("16 users, 10 to 50 steps", "crowd", "p95"),
-    ("arrivals by chance, 80 % load", "steady", "p95"),
+    ("Poisson arrivals, 80 % load", "steady", "p95"),
     ("4 steps, among 16 users of 50", "short", "p50"),
     ("300 users at once", "burst", "p95"),
 )
+# What the README says in words.
+CLAIMS = (
+    ("16 users, 10 to 50 steps each", "crowd", "images_per_second"),
+    ("a 4-step request among 16 users at 50 steps, median", "short", "p50"),
+    ("Poisson arrivals at 80 % load, 95th percentile", "steady", "p95"),
+    ("1 user, 20 steps, median", "lone", "p50"),
+)
+SHARES = {
+    2: "twice as long",
+    1.5: "half as long again",
+    1.2: "a fifth longer",
+    1: "just as long",
+    3 / 4: "three quarters as long",
+    2 / 3: "two thirds as long",
+    1 / 2: "half as long",
+    2 / 5: "two fifths as long",
+    1 / 3: "a third as long",
+    1 / 4: "a quarter as long",
+    1 / 5: "a fifth as long",
+    1 / 6: "a sixth as long",
+    1 / 7: "a seventh as long",
+    1 / 8: "an eighth as long",
+    1 / 10: "a tenth as long",
+    1 / 12: "a twelfth as long",
+    1 / 15: "a fifteenth as long",
+    1 / 20: "a twentieth as long",
+    1 / 30: "a thirtieth as long",
+    1 / 40: "a fortieth as long",
+    1 / 50: "a fiftieth as long",
+}
 SECTIONS = {
     "lone": "1 user, 20 steps",
     "few": "10 to 50 steps",
@@ -49,8 +80,8 @@ SECTIONS = {
     "alike": "16 users, 20 steps each",
     "hundred": "100 users, 10 to 50 steps",
     "burst": "300 users at once, 10 to 50 steps",
-    "steadier": "arrivals by chance, 10 to 50 steps",
-    "steady": "arrivals by chance at 80 %, 10 to 50 steps",
+    "steadier": "Poisson arrivals, 10 to 50 steps",
+    "steady": "Poisson arrivals at 80 %, 10 to 50 steps",
     "short": "4 steps, while 16 users ask for 50",
     "muse": "10 to 50 steps",
     "large": "16 users, 28 M weights at 256x256, 4 to 12 steps",
@@ -61,28 +92,44 @@ Figures = Mapping[str, Any]
 
 
 def claims(figures: Figures) -> str:
-    """The README's table: a load a row, a contestant a column, ratios last."""
-    rows = [
-        "| load | measured | one after another | whole batches, tuned | sharing steps | ratios |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    """The README's table: a load a row, what is gained on each other contestant in words."""
+    rows = [("load", "compared with diffusers' own call", "compared with whole-request batches")]
     for words, section, measure in CLAIMS:
+        ratios = figures[section]["ratios"]
+        bare, tuned = (in_words(measure, ratios[name][measure]) for name in ("bare", "tuned"))
+        rows.append((words, bare, tuned))
+    return markdown_table(rows)
+
+
+def in_words(measure: str, ratio: float) -> str:
+    """A rate as a factor, a wait as the nearest of ``SHARES``."""
+    if measure == "images_per_second":
+        return f"{ratio:.1f} times as many pictures a second"
+    nearest = min(SHARES, key=lambda share: abs(math.log(share / ratio)))
+    return f"waits {SHARES[nearest]}"
+
+
+def summary(figures: Figures) -> str:
+    """A load a row, a contestant a column, ratios last."""
+    contestants = [CONTESTANTS[name] for name in ("bare", "tuned", "ours")]
+    rows = [["load", "measured", *contestants, "ratios"]]
+    for words, section, measure in SUMMARY:
         part = figures[section]
         values = [part["contestants"][name][measure] for name in ("bare", "tuned", "ours")]
         both = [part["ratios"][name][measure] for name in ("bare", "tuned")]
-        cells = [words, MEASURES[measure], *map(_short, values), " and ".join(map(_short, both))]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+        rows.append(
+            [words, MEASURES[measure], *map(_short, values), " and ".join(map(_short, both))]
+        )
+    return markdown_table(rows)
 
 
 def everything(figures: Figures) -> str:
-    """The table of ``docs/performance.md``: a contestant in a load a row, a measure a column."""
-    rows = [f"| load | how | {' | '.join(MEASURES.values())} |", "| --- " * 9 + "|"]
+    """A contestant in a load a row, a measure a column."""
+    rows = [["load", "how", *MEASURES.values()]]
     for section, words in SECTIONS.items():
         for load, contestant, row in _contestants(words, figures.get(section, {})):
-            cells = [load, CONTESTANTS[contestant], *(_short(row[key]) for key in MEASURES)]
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
+            rows.append([load, CONTESTANTS[contestant], *(_short(row[key]) for key in MEASURES)])
+    return markdown_table(rows)
 
 
 def _contestants(words: str, figures: Figures) -> Iterator[tuple[str, str, Figures]]:
@@ -98,19 +145,23 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-TABLES: Mapping[str, Callable[[Figures], str]] = {
-    "README.md": claims,
-    "docs/performance.md": everything,
+TABLES: Mapping[str, Mapping[str, Callable[[Figures], str]]] = {
+    "README.md": {"figures": claims},
+    "docs/performance.md": {"summary": summary, "figures": everything},
 }
+
+
+def documented(document: str, name: str, figures: Figures) -> str:
+    """The document ``name`` with its tables renewed."""
+    for mark, table in TABLES[name].items():
+        document = renewed(document, mark, table(figures))
+    return document
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
-    documents = {
-        ROOT / name: partial(renewed, mark="figures", table=table(figures))
-        for name, table in TABLES.items()
-    }
+    documents = {ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES}
     return write(documents, "the speed tables", arguments)
 
 

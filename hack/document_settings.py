@@ -1,4 +1,4 @@
-"""Writes the settings tables of README.md from the settings classes; ``--check`` only looks."""
+"""Writes the tables of docs/settings.md from the settings classes; ``--check`` only looks."""
 
 from __future__ import annotations
 
@@ -14,36 +14,48 @@ sys.path.insert(0, str(ROOT))
 
 import downloader.settings  # noqa: E402
 import predictor.settings  # noqa: E402
-from hack.marked_tables import renewed, write  # noqa: E402
+from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 
-README = ROOT / "README.md"
+DOCUMENT = ROOT / "docs" / "settings.md"
 PROGRAMS: dict[str, type[BaseSettings]] = {
     "predictor": predictor.settings.Settings,
     "downloader": downloader.settings.Settings,
 }
 
 
-def documented(readme: str) -> str:
-    """The README with the table between each pair of markers renewed."""
+def documented(document: str) -> str:
+    """The document with the table between each pair of markers renewed."""
     for program, settings in PROGRAMS.items():
-        readme = renewed(readme, f"settings of the {program}", settings_table(settings))
-    return readme
+        document = renewed(document, f"settings of the {program}", settings_table(settings))
+    return document
 
 
 def settings_table(settings: type[BaseSettings]) -> str:
     """A Markdown table: flag, environment variable, default, description."""
     prefix = settings.model_config["env_prefix"]
-    rows = ["| flag | environment | default | what it does |", "| --- | --- | --- | --- |"]
+    rows = [("flag", "environment", "default", "what it does")]
     for name, field in settings.model_fields.items():
-        default = "required" if field.is_required() else f"`{field.default}`"
-        default = "empty" if default == "``" else default
-        rows.append(f"| `--{name}` | `{prefix}{name.upper()}` | {default} | {field.description} |")
-    return "\n".join(rows) + "\n"
+        default = _in_words(field.default)
+        variable = f"`{prefix}{name.upper()}`"
+        rows.append((f"`--{name}`", variable, default, field.description or ""))
+    return markdown_table(rows)
+
+
+def _in_words(default: object) -> str:
+    """A default as an operator writes it in the environment."""
+    match default:
+        case None:
+            return "unset"
+        case "":
+            return "empty"
+        case bool():
+            return f"`{str(default).lower()}`"
+    return f"`{default}`"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
-    return write({README: documented}, "the settings tables", arguments)
+    return write({DOCUMENT: documented}, "the settings tables", arguments)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,23 @@ def renewed(document: str, mark: str, table: str) -> str:
     return document
 
 
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the head first; columns are padded to read well as plain text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    # The last column may hold whole sentences.
+    widths[-1] = 0
+    rule = ["-" * max(width, 3) for width in widths]
+    lines = (
+        " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (rows[0], rule, *rows[1:])
+    )
+    return "".join(f"| {line} |\n" for line in lines)
+
+
 def write(
     documents: Mapping[Path, Callable[[str], str]], what: str, arguments: Sequence[str] | None
 ) -> int:
-    """Write the documents anew, or with ``--check`` exit with 1 where one is not up to date."""
+    """Write the documents again, or with ``--check`` exit with 1 where one is not up to date."""
     parser = argparse.ArgumentParser(description=f"Write {what}.")
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a drift")
     check = parser.parse_args(arguments).check

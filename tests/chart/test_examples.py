@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from functools import cache
@@ -105,12 +106,13 @@ def test_the_cluster_would_know_every_field(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_readme_says_the_five_things(name: str) -> None:
     text = (EXAMPLES / name / "README.md").read_text("utf-8")
-    heading, *lines = [line for line in text.splitlines() if line.strip()]
+    without_code = re.sub(r"^```.*?^```\n\n", "", text, flags=re.DOTALL | re.MULTILINE)
+    heading, *paragraphs = without_code.split("\n\n")
     assert heading.startswith("# ")
-    labels = [line.partition(":")[0] for line in lines]
+    labels = [paragraph.partition(":")[0] for paragraph in paragraphs]
     assert labels == ["**What**", "**Needs**", "**Apply**", "**You see**", "**Remove**"]
-    assert f"kubectl apply -k examples/{name}" in lines[2]
-    assert f"kubectl delete -k examples/{name}" in lines[4]
+    assert f"`kubectl apply -k examples/{name}`" in paragraphs[2]
+    assert f"`kubectl delete -k examples/{name}`" in paragraphs[4]
 
 
 @pytest.mark.parametrize("name", NAMES)

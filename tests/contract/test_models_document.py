@@ -1,4 +1,4 @@
-"""Every cell of the tables of what each family can do names a test that is there."""
+"""Every cell of the tables of what each family supports has a footnote that names a test."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENT = ROOT / "docs" / "models.md"
-CELL = re.compile(r'\[[^\]]+\]\(\.\./(?P<file>tests/[\w/]+\.py) "(?P<test>test_\w+)"\)')
+MARK = re.compile(r"\[(\d+)\]$")
+FOOTNOTE = re.compile(r'^\[(\d+)\]: \.\./(tests/[\w/]+\.py) "(test_\w+)"$', re.MULTILINE)
 
 
 def cells() -> list[tuple[str, str]]:
     """The row's name and the text of each cell behind it, of both tables."""
-    section = DOCUMENT.read_text(encoding="utf-8").partition("## What each family can do")[2]
+    section = DOCUMENT.read_text(encoding="utf-8").partition("## What each family supports")[2]
     rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
     split = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
     return [
@@ -29,11 +30,20 @@ def functions_of(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+def footnotes() -> dict[str, tuple[str, str]]:
+    """The mark to the file and the test that it stands for."""
+    found = FOOTNOTE.findall(DOCUMENT.read_text(encoding="utf-8"))
+    assert len({mark for mark, *_ in found}) == len(found)
+    return {mark: (file, test) for mark, file, test in found}
+
+
 def test_every_cell_is_backed_by_a_test() -> None:
-    found = {cell: CELL.search(cell) for _, cell in cells()}
+    found = {cell: MARK.search(cell) for _, cell in cells()}
 
     assert len(cells()) == 26 * 5
     assert [cell for cell, match in found.items() if match is None] == []
-    named = {(match["file"], match["test"]) for match in found.values() if match}
+    marks = {match[1] for match in found.values() if match}
+    assert marks == footnotes().keys()
+    named = set(footnotes().values())
     missing = [(file, test) for file, test in named if test not in functions_of(ROOT / file)]
     assert missing == []
