@@ -13,7 +13,7 @@ from downloader.cli import VERBS, read_settings, read_verb
 from downloader.errors import DownloadError, InvalidSettingError, exit_code
 from downloader.logs import configure_logs, tell_error, write_termination_log
 from downloader.settings import Settings
-from downloader.stop import InterruptedRunError
+from downloader.workers import InterruptedRunError
 from modelstore import ModelStoreError
 
 logger = logging.getLogger("downloader")

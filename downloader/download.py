@@ -13,19 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from downloader.errors import CorruptFileError
-from downloader.mend import mend
+from downloader.fetch.transfer import Transfer
 from downloader.plan import Plan, ResolvedModel, make_plan, resolve_model
-from downloader.safetensors import BadWeightsError, check_weights
+from downloader.repair import mend
 from downloader.settings import Settings
 from downloader.sources import Access
 from downloader.spec import ModelSpec
-from downloader.stop import Stop
-from downloader.transfer import Transfer
-from downloader.verify import Findings, inspect
+from downloader.volume.integrity import Findings, inspect
 from downloader.volume.lease import Lease
 from downloader.volume.publish import store_revision, switch
 from downloader.volume.session import changing, is_tidy
 from downloader.volume.staging import claim
+from downloader.weights import BadWeightsError, check_weights
+from downloader.workers import Stop
 from modelstore import FileEntry, IncompleteModelError, Marker, ModelStore, PartEntry
 
 logger = logging.getLogger("downloader")

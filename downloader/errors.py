@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping
 
-from downloader.stop import InterruptedRunError
+from downloader.workers import InterruptedRunError
 from modelstore.errors import InvalidNameError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from downloader.remote import Digest, RemoteFile
-from downloader.stop import Stop
+from downloader.sources.remote import Digest, RemoteFile
+from downloader.workers import Stop
 
 _CHUNK_BYTES = 1024 * 1024
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from downloader.errors import DownloadError, UnsuitableModelError
-from downloader.fetch.retry import Retries, with_retries
 from downloader.fetch.small import read_small
 from downloader.selection.listing import check_names, filtered
+from downloader.selection.parts import select_adapter, select_network
 from downloader.selection.pipeline import Selection, check_is_pipeline, read_components, select
-from downloader.selection.single import select_adapter, select_network
 from downloader.sources import Access, RemoteFile, Source, open_source
+from downloader.sources.retry import Retries, with_retries
 from downloader.spec import ModelSpec, PartKind, PartSpec
-from downloader.stop import Stop
+from downloader.workers import Stop
 from modelstore.layout import MODEL_INDEX_NAME
 
 

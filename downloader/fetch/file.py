@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downloader.errors import CorruptFileError, TransientError
-from downloader.fetch.http import RangeRefusedError
-from downloader.fetch.retry import Retries
+from downloader.fetch.progress import Meter
 from downloader.hashing import Hashes, hash_file
-from downloader.progress import Meter
-from downloader.remote import RemoteFile, Source
-from downloader.stop import Stop
+from downloader.sources.http import RangeRefusedError
+from downloader.sources.remote import RemoteFile, Source
+from downloader.sources.retry import Retries
+from downloader.workers import Stop
 
 PARTIAL_SUFFIX = ".partial"
 _CORRUPT_LIMIT = 3

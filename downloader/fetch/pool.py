@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from downloader.stop import Stop
+from downloader.workers import Stop
 
 _T = TypeVar("_T")
 # A signal's handler runs in the main thread between two waits.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from downloader.errors import CorruptFileError, TransientError, UnsuitableModelError
-from downloader.fetch.retry import Retries, with_retries
 from downloader.hashing import Hashes
-from downloader.remote import RemoteFile, Source
+from downloader.sources.remote import RemoteFile, Source
+from downloader.sources.retry import Retries, with_retries
 
 _LARGEST_BYTES = 4 * 1024 * 1024
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from downloader.errors import UnsuitableModelError
-from downloader.remote import RemoteFile
+from downloader.sources.remote import RemoteFile
 from modelstore.layout import MODEL_INDEX_NAME
 
 

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from downloader.errors import UnsuitableModelError
-from downloader.remote import RemoteFile
+from downloader.sources.remote import RemoteFile
 from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
 
 # Configurations, vocabularies, merges, sentencepiece models, chat templates.

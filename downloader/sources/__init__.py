@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from downloader.remote import ByteStream, Digest, RemoteFile, Source
 from downloader.sources.access import Access
 from downloader.sources.folder import FolderSource
+from downloader.sources.remote import ByteStream, Digest, RemoteFile, Source
 from downloader.sources.single_file import SingleFileSource
 from downloader.spec import BucketSpec, FileSpec, FolderSpec, SourceSpec
 

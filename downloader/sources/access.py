@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from downloader.errors import InvalidSettingError
-from downloader.fetch.http import HttpClient
 from downloader.settings import Settings
+from downloader.sources.http import HttpClient
 
 
 @dataclass(frozen=True)

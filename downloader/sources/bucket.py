@@ -32,12 +32,12 @@ from downloader.errors import (
     NotFoundError,
     TransientError,
 )
-from downloader.fetch.http import is_transient, retry_after
 from downloader.fetch.pool import run_all
-from downloader.remote import ByteStream, Digest, RemoteFile
 from downloader.sources.access import Access
+from downloader.sources.http import is_transient, retry_after
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import BucketSpec
-from downloader.stop import Stop
+from downloader.workers import Stop
 
 _ADDRESS_SECONDS = 3600
 _DEFAULT_REGION = "us-east-1"

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from downloader.errors import NotFoundError, SourceError
-from downloader.remote import ByteStream, Digest, RemoteFile
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import FolderSpec
 
 _CHUNK_BYTES = 1024 * 1024

@@ -20,7 +20,7 @@ from downloader.errors import (
     NotFoundError,
     TransientError,
 )
-from downloader.fetch.http import is_transient, not_reached, retry_after
+from downloader.sources.http import is_transient, not_reached, retry_after
 from downloader.spec import HubSpec
 
 # ``OSError`` holds the library's own errors, ``ValueError`` an answer that is no JSON.

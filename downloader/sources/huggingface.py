@@ -20,9 +20,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 
 from downloader.errors import DownloadError, NetworkError, TransientError
-from downloader.remote import ByteStream, Digest, RemoteFile
 from downloader.sources.access import Access
 from downloader.sources.hub_errors import HUB_ERRORS, translated
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import HubSpec
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import httpx2
 
 from downloader.errors import DownloadError, NetworkError, NotAuthorisedError, NotFoundError
-from downloader.fetch.http import HttpClient, check_status
-from downloader.remote import ByteStream, Digest, RemoteFile
+from downloader.sources.http import HttpClient, check_status
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import FileSpec
 
 

@@ -1,7 +1,7 @@
 """What to download, as the operator writes it: sources, and models made of them."""
 
-from downloader.spec.document import read_models
 from downloader.spec.model import ModelSpec, PartKind, PartSpec
+from downloader.spec.models import read_models
 from downloader.spec.uri import (
     BucketSpec,
     FileSpec,

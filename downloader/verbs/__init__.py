@@ -13,11 +13,11 @@ def find_verb(name: str) -> Callable[[Settings], str]:
     Loads no other verb's libraries. The functions raise ``DownloadError`` or ``ModelStoreError``.
     """
     if name == "fetch":
-        from downloader.verbs.fetch import fetch as verb
+        from downloader.verbs.fetching import fetch as verb
     elif name == "plan":
         from downloader.verbs.plan import plan as verb
     elif name == "verify":
-        from downloader.verbs.verify import verify as verb
+        from downloader.verbs.housekeeping import verify as verb
     elif name == "list":
         from downloader.verbs.list import list_models as verb
     elif name == "prune":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from downloader.settings import Settings
 from downloader.verbs.output import tell
-from downloader.verbs.published import Revision, chosen_names, open_store, revisions
+from downloader.volume.revisions import Revision, chosen_names, open_store, revisions
 
 
 def list_models(settings: Settings) -> str:

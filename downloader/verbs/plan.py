@@ -6,8 +6,8 @@ from downloader.plan import Plan, make_plan, resolve_model
 from downloader.settings import Settings
 from downloader.sources import Access
 from downloader.spec import read_models
-from downloader.stop import Stop
 from downloader.verbs.output import tell
+from downloader.workers import Stop
 
 
 def plan(settings: Settings) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from downloader.settings import Settings
-from downloader.stop import Stop
 from downloader.verbs.output import tell
-from downloader.verbs.published import chosen_names, open_store, revisions
+from downloader.volume.revisions import chosen_names, open_store, revisions
 from downloader.volume.session import changing
 from downloader.volume.trash import discard
+from downloader.workers import Stop
 from modelstore import ModelStore
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from downloader.errors import InvalidSettingError, NotFoundError
 from downloader.settings import Settings
-from downloader.stop import Stop
 from downloader.verbs.output import tell
-from downloader.verbs.published import Revision, chosen_names, open_store, revisions
 from downloader.volume.publish import switch
+from downloader.volume.revisions import Revision, chosen_names, open_store, revisions
 from downloader.volume.session import changing
+from downloader.workers import Stop
 from modelstore import ModelStore
 
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from downloader.errors import LeaseLostError
-from downloader.stop import Stop
+from downloader.workers import Stop
 
 _BEATS_PER_LEASE = 15
 _SHORTEST_POLL_SECONDS = 0.02

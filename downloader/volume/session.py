@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 from downloader.errors import StorageError
 from downloader.settings import Settings
-from downloader.stop import Stop
 from downloader.volume.lease import Lease, held
 from downloader.volume.staging import check_folder, check_writable, drop_all
 from downloader.volume.trash import empty_trash
+from downloader.workers import Stop
 from modelstore import ModelStore
 
 logger = logging.getLogger("downloader")

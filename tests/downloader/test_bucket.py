@@ -20,10 +20,10 @@ from downloader.errors import (
     NotFoundError,
     exit_code,
 )
-from downloader.remote import Digest
 from downloader.settings import Settings
 from downloader.sources import Access, open_source
 from downloader.sources.bucket import BucketSource, _digest
+from downloader.sources.remote import Digest
 from downloader.spec import parse_spec
 from modelstore import MARKER_NAME, Marker
 from tests.downloader.job import Job

@@ -11,8 +11,8 @@ import huggingface_hub.file_download
 import pytest
 
 from downloader.errors import CorruptFileError, NetworkError, UnsuitableModelError
-from downloader.fetch import retry
-from downloader.fetch.http import retry_after
+from downloader.sources import retry
+from downloader.sources.http import retry_after
 from modelstore import MARKER_NAME
 from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from downloader.hashing import Hashes, matches
-from downloader.remote import Digest, RemoteFile
-from downloader.stop import Stop
+from downloader.sources.remote import Digest, RemoteFile
+from downloader.workers import Stop
 from tests.downloader.hub_server import git_blob, sha256
 
 CONTENT = b"Hello, World!"

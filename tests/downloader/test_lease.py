@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import LeaseLostError
-from downloader.stop import Stop
 from downloader.volume.lease import Lease, held
+from downloader.workers import Stop
 from modelstore import Marker
 from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub

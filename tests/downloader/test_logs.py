@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from downloader import progress
+from downloader.fetch import progress
+from downloader.fetch.progress import Meter, shown
 from downloader.logs import JsonFormatter, WithoutSecrets, write_termination_log
-from downloader.progress import Meter, shown
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files, safetensors

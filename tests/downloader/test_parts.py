@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import InvalidSettingError, UnsuitableModelError
-from downloader.selection.single import select_adapter, select_network
+from downloader.selection.parts import select_adapter, select_network
 from downloader.settings import Settings
 from downloader.spec import read_models
 from modelstore import MARKER_NAME, Marker, PartEntry

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import CorruptFileError, NotFoundError
-from downloader.fetch import retry
+from downloader.sources import retry
 from modelstore import MARKER_NAME, Marker
 from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub, sha256

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from downloader.errors import NetworkError, TransientError
-from downloader.stop import Stop
+from downloader.workers import Stop
 
 logger = logging.getLogger("downloader")
 

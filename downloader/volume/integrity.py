@@ -8,7 +8,7 @@ from pathlib import Path
 
 from downloader.fetch.pool import run_all
 from downloader.hashing import sha256_of
-from downloader.stop import Stop
+from downloader.workers import Stop
 from modelstore import MARKER_NAME, FileEntry, Marker
 from modelstore.layout import GENERATION_DEFAULTS_NAME
 

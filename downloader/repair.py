@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from downloader.errors import CorruptFileError
+from downloader.fetch.transfer import Transfer
 from downloader.plan import PlannedFile, ResolvedModel, list_part, path_in_model
-from downloader.remote import Digest
 from downloader.sources import Access
-from downloader.transfer import Transfer
-from downloader.verify import Findings
+from downloader.sources.remote import Digest
+from downloader.volume.integrity import Findings
 from downloader.volume.publish import flush
 from downloader.volume.trash import discard
 from modelstore import FileEntry

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from downloader.fetch.file import FileFetch
 from downloader.fetch.pool import run_all
-from downloader.fetch.retry import Retries
+from downloader.fetch.progress import Meter, shown
+from downloader.fetch.reuse import OnVolume, partial_bytes
 from downloader.logs import shows_bar
 from downloader.plan import PlannedFile
-from downloader.progress import Meter, shown
 from downloader.settings import Settings
-from downloader.stop import Stop
-from downloader.volume.reuse import OnVolume, partial_bytes
+from downloader.sources.retry import Retries
 from downloader.volume.space import check_space
+from downloader.workers import Stop
 from modelstore import ModelStore
 
 

@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import httpx2
 
 from downloader.errors import CorruptFileError, DownloadError, NetworkError, TransientError
-from downloader.remote import ByteStream, RemoteFile
+from downloader.sources.remote import ByteStream, RemoteFile
 
 Refusal = Callable[[httpx2.Response], DownloadError]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from downloader.fetch.file import partial_path
 from downloader.hashing import matches
 from downloader.plan import PlannedFile
-from downloader.remote import RemoteFile
-from downloader.stop import Stop
+from downloader.sources.remote import RemoteFile
+from downloader.workers import Stop
 from modelstore import FileEntry, IncompleteModelError, Marker, ModelStore
 
 

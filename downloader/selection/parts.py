@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from downloader.errors import UnsuitableModelError
-from downloader.remote import RemoteFile
 from downloader.selection.pipeline import Component, Selection, select_component
+from downloader.sources.remote import RemoteFile
 
 ADAPTER_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 ADAPTER_CONFIG_NAME = "adapter_config.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import UnsuitableModelError
-from downloader.safetensors import BadWeightsError, check_weights
+from downloader.weights import BadWeightsError, check_weights
 from tests.downloader.pipeline_files import safetensors
 from tests.downloader.volume import write_files
 

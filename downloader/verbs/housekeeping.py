@@ -6,10 +6,10 @@ import logging
 
 from downloader.errors import CorruptFileError, NotFoundError, StorageError
 from downloader.settings import Settings
-from downloader.stop import Stop
 from downloader.verbs.output import tell
-from downloader.verbs.published import Revision, chosen_names, open_store, revisions
-from downloader.verify import inspect
+from downloader.volume.integrity import inspect
+from downloader.volume.revisions import Revision, chosen_names, open_store, revisions
+from downloader.workers import Stop
 
 logger = logging.getLogger("downloader")
 
