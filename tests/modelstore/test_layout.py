@@ -56,7 +56,7 @@ def test_the_names_are_those_of_models_and_downloads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("revision", ["", "..", "a/b", ".previous", "a" * 101])
 def test_a_revision_cannot_lie_elsewhere(revision: str) -> None:
-    with pytest.raises(InvalidNameError, match="no name of a revision"):
+    with pytest.raises(InvalidNameError, match="not a valid revision name"):
         STORE.revision("sd", revision)
 
 
