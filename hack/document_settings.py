@@ -17,9 +17,10 @@ import predictor.settings  # noqa: E402
 from hack.marked_tables import renewed, write  # noqa: E402
 
 README = ROOT / "README.md"
-PROGRAMS: dict[str, type[BaseSettings]] = {
-    "predictor": predictor.settings.Settings,
-    "downloader": downloader.settings.Settings,
+# The settings classes of each program, one for each verb if it has verbs.
+PROGRAMS: dict[str, Sequence[type[BaseSettings]]] = {
+    "predictor": [predictor.settings.Settings],
+    "downloader": list(downloader.settings.VERBS.values()),
 }
 
 
@@ -30,11 +31,12 @@ def documented(readme: str) -> str:
     return readme
 
 
-def settings_table(settings: type[BaseSettings]) -> str:
+def settings_table(classes: Sequence[type[BaseSettings]]) -> str:
     """A Markdown table: flag, environment variable, default, description."""
-    prefix = settings.model_config["env_prefix"]
+    prefix = classes[0].model_config["env_prefix"]
+    fields = {name: field for one in classes for name, field in one.model_fields.items()}
     rows = ["| flag | environment | default | what it does |", "| --- | --- | --- | --- |"]
-    for name, field in settings.model_fields.items():
+    for name, field in fields.items():
         default = "required" if field.is_required() else f"`{field.default}`"
         default = "empty" if default == "``" else default
         rows.append(f"| `--{name}` | `{prefix}{name.upper()}` | {default} | {field.description} |")

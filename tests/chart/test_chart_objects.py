@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from downloader.settings import Settings as DownloaderSettings
+from downloader.settings import Fetch as DownloaderSettings
 from predictor.settings import Settings as PredictorSettings
 
 from .rendering import CASES, case, case_values, plain_env, render

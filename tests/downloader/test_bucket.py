@@ -18,10 +18,11 @@ from downloader.errors import (
     NetworkError,
     NotAuthorisedError,
     NotFoundError,
-    exit_code,
+    exit_of,
 )
-from downloader.settings import Settings
-from downloader.sources import Access, open_source
+from downloader.settings import Fetch
+from downloader.sources import open_source
+from downloader.sources.access import Access
 from downloader.sources.bucket import BucketSource, _digest
 from downloader.sources.remote import Digest
 from downloader.spec import parse_spec
@@ -91,7 +92,7 @@ def test_a_prefix_is_published(client: Any, target: Path) -> None:
     assert all((target / "sd" / path).read_bytes() == content for path, content in files.items())
     assert report.marker.source == SOURCE
     assert report.marker.revision.startswith("sha256:")
-    assert download(SOURCE, target).was_there
+    assert download(SOURCE, target).was_published
 
 
 def test_a_changed_object_is_another_revision(client: Any, target: Path) -> None:
@@ -99,14 +100,14 @@ def test_a_changed_object_is_another_revision(client: Any, target: Path) -> None
     download(SOURCE, target)
     upload(client, {UNET: safetensors(9, 4096)})
 
-    assert not download(SOURCE, target).was_there
+    assert not download(SOURCE, target).was_published
     assert (target / "sd" / UNET).read_bytes() == safetensors(9, 4096)
 
 
 def test_the_digests_are_those_of_the_bucket(client: Any) -> None:
     upload(client, {"plain.json": b"plain"})
     upload(client, {"summed.json": b"summed"}, ChecksumAlgorithm="SHA256")
-    with Access(Settings()) as access:
+    with Access(Fetch()) as access:
         source = open_source(parse_spec(SOURCE), access)
         plain, summed = source.list_files(source.resolve())
 
@@ -148,7 +149,7 @@ def test_an_object_that_changes_after_the_listing_is_never_mixed(
         return opened(self, revision, file, *rest)
 
     monkeypatch.setattr(BucketSource, "open", change_first)
-    with pytest.raises(CorruptFileError, match="changed at 127"):
+    with pytest.raises(CorruptFileError, match=r"at 127\.0\.0\.1 changed"):
         download(SOURCE, target)
     assert not (target / "sd").exists()
 
@@ -184,12 +185,12 @@ def test_an_endpoint_that_is_not_there_is_a_network_error(
 def test_refusals_have_their_meaning(
     status: int, kind: type[DownloadError], headers: dict[str, str]
 ) -> None:
-    source = BucketSource(parse_spec(SOURCE), Access(Settings()))  # type: ignore[arg-type]
+    source = BucketSource(parse_spec(SOURCE), Access(Fetch()))  # type: ignore[arg-type]
     error = source._meaning(status, "Code", headers)
     assert isinstance(error, kind)
     if status == 400:
         assert "set AWS_REGION to eu-west-1" in str(error)
-        assert exit_code(error) == 2
+        assert exit_of(error).code == 2
 
 
 def test_a_killed_download_goes_on(

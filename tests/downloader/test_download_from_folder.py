@@ -29,7 +29,7 @@ def test_a_folder_is_published_with_a_digest_as_its_revision(folder: Path, targe
 
     marker = Marker.read(target / "sd")
     assert report.marker == marker
-    assert not report.was_there
+    assert not report.was_published
     assert marker.source == folder.as_uri()
     assert marker.revision.startswith("sha256:")
     assert len(marker.revision) == len("sha256:") + 64
@@ -46,15 +46,15 @@ def test_the_same_contents_are_there_already(folder: Path, target: Path, tmp_pat
 
     report = download(folder, target)
 
-    assert report.was_there
-    assert str(report).endswith("already there")
+    assert report.was_published
+    assert str(report).endswith("already published")
 
 
 def test_a_changed_byte_is_another_revision(folder: Path, target: Path) -> None:
     download(folder, target)
     write_files(folder, {"unet/config.json": b"[]"})
 
-    assert not download(folder, target).was_there
+    assert not download(folder, target).was_published
     assert (target / "sd" / "unet" / "config.json").read_bytes() == b"[]"
 
 
@@ -65,7 +65,7 @@ def test_another_variant_replaces_the_published_one(folder: Path, target: Path) 
 
     marker = Marker.read(target / "sd")
     assert {entry.path for entry in marker.files} == set(pipeline_files())
-    assert download(folder, target, variant="").was_there
+    assert download(folder, target, variant="").was_published
 
 
 def test_linked_files_are_copied(folder: Path, target: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_two_names_lie_side_by_side(folder: Path, target: Path) -> None:
 
 
 def test_a_missing_folder_is_named(target: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no such folder"):
+    with pytest.raises(NotFoundError, match="the folder does not exist"):
         download(tmp_path / "nothing", target)
 
 
@@ -166,5 +166,5 @@ def test_an_empty_folder_of_a_pod_that_came_too_early_is_no_model(
 
     report = download(folder, target)
 
-    assert not report.was_there
+    assert not report.was_published
     assert Marker.read(target / "sd") == report.marker

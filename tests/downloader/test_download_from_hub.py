@@ -99,7 +99,7 @@ def test_a_second_run_fetches_and_writes_nothing(
     result = job.run()
 
     assert result.returncode == 0
-    assert result.stdout.endswith(", already there\n")
+    assert result.stdout.endswith(", already published\n")
     assert hub.api_calls == ["revision"]
     assert len(hub.requests) == 1
     assert tree(target) == before
@@ -111,7 +111,7 @@ def test_a_pinned_commit_that_is_there_needs_no_hub(hub: Hub, job: Job) -> None:
     assert job.run(*pinned).returncode == 0
     hub.requests.clear()
 
-    assert "already there" in job.run(*pinned).stdout
+    assert "already published" in job.run(*pinned).stdout
     assert hub.requests == []
 
 
@@ -238,7 +238,7 @@ def test_a_missing_repository_may_be_a_private_one(
 
     assert result.returncode == code
     sentence = result.stderr.splitlines()[-1]
-    assert "either there is no such repository or it is private" in sentence
+    assert "the repository does not exist or is private" in sentence
     assert f"{hub.url}/{REPOSITORY}" in sentence
     assert "HF_TOKEN" in sentence
 

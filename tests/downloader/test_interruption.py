@@ -62,7 +62,7 @@ def test_a_signal_ends_a_wait_for_the_hub(hub: Hub, job: Job) -> None:
 
     assert (code, seconds < 5) == (9, True)
     # A part of a second is drawn on top, so that not all come back at once.
-    assert re.search(r"trying again in 30[0-9]\.\d s", stderr)
+    assert re.search(r"retrying in 30[0-9]\.\d s", stderr)
 
 
 def test_a_signal_before_anything_leaves_nothing(hub: Hub, job: Job, target: Path) -> None:

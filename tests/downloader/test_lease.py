@@ -99,7 +99,7 @@ def test_a_holder_that_was_replaced_finds_out(folder: Path) -> None:
     stop = Stop()
     with held(folder, SECONDS, stop, nobody) as lease:
         (folder / lease.owner).rename(folder / "another")
-        with pytest.raises(LeaseLostError, match="another one took over"):
+        with pytest.raises(LeaseLostError, match="another process took over"):
             lease.check()
         wait_until(lambda: stop.is_tripped)
         with pytest.raises(LeaseLostError):
@@ -114,7 +114,7 @@ def test_a_clock_that_is_wrong_changes_nothing(folder: Path) -> None:
         waiter = Lease(folder, SECONDS, (stop := Stop()))
         threading.Timer(3 * SECONDS, lambda: stop.trip(TimeoutError())).start()
         with pytest.raises(TimeoutError):
-            waiter.take(nobody)
+            waiter.acquire(nobody)
 
 
 def test_two_processes_race_fifty_times(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_a_second_job_waits_and_finds_it_done(hub: Hub, job: Job, target: Path) 
 
     assert first.communicate(timeout=30) and first.returncode == 0
     assert second.returncode == 0
-    assert "sd: waiting for the download of" in second.stderr
-    assert "already there" in second.stdout
+    assert "sd: waiting for the download on" in second.stderr
+    assert "already published" in second.stdout
     assert hub.fetched_weights.count(UNET) == 0
 
 
@@ -166,7 +166,7 @@ def test_a_sleeper_is_replaced_and_publishes_nothing_when_it_wakes(
     _, stderr = sleeper.communicate(timeout=30)
 
     assert sleeper.returncode == 1, stderr
-    assert "another one took over" in stderr.splitlines()[-1]
+    assert "another process took over" in stderr.splitlines()[-1]
     assert Marker.read(target / "sd") == published
     assert file_names(target / "sd") >= set(files)
     assert all((target / "sd" / path).read_bytes() == files[path] for path in files)

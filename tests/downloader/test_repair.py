@@ -52,7 +52,7 @@ def replace_by_a_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (flip_a_bit, "has other bytes than were published"),
+        (flip_a_bit, "does not match its published digest"),
         (truncate, "has 100 bytes, not 4,1"),
         (lose, "is missing"),
     ],
@@ -72,7 +72,7 @@ def test_damage_is_found_and_only_that_file_is_fetched(
     found = job.verb("verify")
     assert found.returncode == 6
     assert f"sd: {UNET} {reason}" in found.stdout
-    assert "error: damaged: sd; fetch mends what differs" in found.stderr
+    assert "error: damaged: sd; run fetch to repair" in found.stderr
     assert hub.requests == []
 
     mended = job.run()
@@ -103,7 +103,7 @@ def test_the_operators_own_defaults_stay(job: Job, published: Path) -> None:
     write_files(published, {"generation_defaults.json": b'{"width": 512}'})
 
     assert job.verb("verify").returncode == 0
-    assert "already there" in job.run().stdout
+    assert "already published" in job.run().stdout
     assert (published / "generation_defaults.json").exists()
 
 
@@ -128,8 +128,8 @@ def test_a_small_file_is_mended_by_the_markers_digest(hub: Hub, job: Job, publis
 
 def test_without_rehash_only_sizes_count(job: Job, published: Path) -> None:
     flip_a_bit(published)
-    assert "already there" in job.run("--rehash", "false").stdout
-    assert "already there" not in job.run().stdout
+    assert "already published" in job.run("--rehash", "false").stdout
+    assert "already published" not in job.run().stdout
 
 
 def test_a_folder_in_a_files_place_is_told(job: Job, published: Path) -> None:

@@ -48,8 +48,8 @@ def test_twenty_kills_cost_at_most_a_chunk_of_each_file(hub: Hub, job: Job, targ
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert not (target / "sd").exists()
-    was_there = partial_sizes(target)
-    assert len(was_there) == len(WEIGHTS), "the kills came after the end: nothing was tested"
+    was_published = partial_sizes(target)
+    assert len(was_published) == len(WEIGHTS), "the kills came after the end: nothing was tested"
 
     hub.faults.pace = None
     assert job.run().returncode == 0

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import InvalidSettingError, NotFoundError, StorageError
-from downloader.settings import Settings
-from downloader.verbs.list import list_models
-from downloader.verbs.prune import prune
-from downloader.verbs.rollback import rollback
+from downloader.settings import ListModels, Prune, Rollback
+from downloader.verbs import run_verb
 from modelstore import MARKER_NAME, Marker, ModelStore
 from tests.downloader.pipeline_files import pipeline_files, safetensors, whole_repository
 from tests.downloader.volume import download, leftovers, revisions, write_files
@@ -37,8 +35,12 @@ def active(target: Path) -> str:
     return revision
 
 
-def settings(target: Path, **given: object) -> Settings:
-    return Settings(**{"name": "sd", "target": target, **given})
+def rollback(target: Path, **given: object) -> str:
+    return run_verb(Rollback(**{"name": "sd", "target": target, **given}))
+
+
+def prune(target: Path, **given: object) -> str:
+    return run_verb(Prune(**{"name": "sd", "target": target, **given}))
 
 
 def test_the_name_is_a_relative_link_to_the_revision(source: Path, target: Path) -> None:
@@ -95,7 +97,7 @@ def test_a_reader_always_finds_a_whole_model_during_switches(source: Path, targe
     reader = threading.Thread(target=look)
     reader.start()
     for _ in range(30):
-        rollback(settings(target))
+        rollback(target)
     ended.set()
     reader.join()
 
@@ -152,12 +154,12 @@ def test_a_rollback_switches_back_and_forth(source: Path, target: Path) -> None:
     download(source, target)
     second = active(target)
 
-    rollback(settings(target))
+    rollback(target)
     assert active(target) == first
     assert (target / "sd" / UNET).read_bytes() == pipeline_files()[UNET]
-    rollback(settings(target))
+    rollback(target)
     assert active(target) == second
-    rollback(settings(target, revision=first))
+    rollback(target, revision=first)
     assert active(target) == first
     assert leftovers(target) == set()
 
@@ -169,24 +171,24 @@ def test_a_rolled_back_revision_is_served_again_without_a_byte_fetched(
     change(source, 7)
     download(source, target)
     inode = (target / "sd" / UNET).stat().st_ino
-    rollback(settings(target))
+    rollback(target)
 
     report = download(source, target)
 
-    assert not report.was_there
+    assert not report.was_published
     assert (target / "sd" / UNET).stat().st_ino == inode
 
 
 def test_a_rollback_without_anything_to_go_back_to_is_told(source: Path, target: Path) -> None:
     download(source, target)
-    with pytest.raises(NotFoundError, match="no complete revision beside"):
-        rollback(settings(target))
-    with pytest.raises(NotFoundError, match="no complete revision 'gone'; others are: none"):
-        rollback(settings(target, revision="gone"))
+    with pytest.raises(NotFoundError, match="no complete revision other than"):
+        rollback(target)
+    with pytest.raises(NotFoundError, match="no complete revision 'gone'; others: none"):
+        rollback(target, revision="gone")
     with pytest.raises(NotFoundError, match="has no model 'other'"):
-        rollback(settings(target, name="other"))
-    with pytest.raises(InvalidSettingError, match="needs one model's name"):
-        rollback(settings(target, name=""))
+        rollback(target, name="other")
+    with pytest.raises(InvalidSettingError, match="requires a model name"):
+        rollback(target, name="")
 
 
 def test_prune_keeps_the_served_one_and_the_newest(source: Path, target: Path) -> None:
@@ -195,12 +197,12 @@ def test_prune_keeps_the_served_one_and_the_newest(source: Path, target: Path) -
         change(source, 40 + seed)
         download(source, target)
         ids.append(active(target))
-    rollback(settings(target, revision=ids[0]))
+    rollback(target, revision=ids[0])
 
-    assert prune(settings(target, keep=2)) == "2 revisions deleted"
+    assert prune(target, keep=2) == "2 revisions deleted"
     # ids[3] was served just before.
     assert revisions(target) == {ids[0], ids[3]}
-    assert prune(settings(target, keep=1)) == "1 revisions deleted"
+    assert prune(target, keep=1) == "1 revisions deleted"
     assert revisions(target) == {ids[0]}
     assert active(target) == ids[0]
     assert leftovers(target) == set()
@@ -210,7 +212,7 @@ def test_prune_keeps_the_served_one_and_the_newest(source: Path, target: Path) -
 def test_prune_clears_what_dead_runs_left_of_any_name(target: Path, tmp_path: Path) -> None:
     write_files(target, {".staging/gone/1-2.dead/unet/x.partial": b"x", ".trash/a/b": b"x"})
 
-    prune(settings(target, name=""))
+    prune(target, name="")
 
     assert leftovers(target) == set()
 
@@ -221,7 +223,7 @@ def test_one_model_never_touches_what_belongs_to_another(source: Path, target: P
     write_files(target, others | {".staging/.sd.lock": b"", ".staging/.sd.link": b""})
 
     download(source, target)
-    prune(settings(target))
+    prune(target)
 
     assert leftovers(target) == {".sd.v2.lease", "sd.v2"}
 
@@ -235,7 +237,7 @@ def test_the_list_names_every_revision(
     download(source, target)
     write_files(target, {".revisions/sd/broken/x": b""})
 
-    assert list_models(settings(target, name="")) == "3 revisions"
+    assert run_verb(ListModels(target=target)) == "3 revisions"
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"* sd  {active(target)}  ")
@@ -256,7 +258,7 @@ def plain_model(source: Path, target: Path) -> Path:
 
 def test_a_plain_folder_of_an_older_version_is_there_already(source: Path, target: Path) -> None:
     plain_model(source, target)
-    assert download(source, target).was_there
+    assert download(source, target).was_published
     assert not (target / "sd").is_symlink()
 
 
@@ -273,7 +275,7 @@ def test_a_plain_folder_is_kept_as_a_revision_when_another_is_published(
     assert (place / UNET).read_bytes() == safetensors(7, 4096)
     assert (place / "vae/diffusion_pytorch_model.safetensors").stat().st_ino == inode
     assert len(revisions(target)) == 2
-    rollback(settings(target))
+    rollback(target)
     assert (place / UNET).read_bytes() == pipeline_files()[UNET]
 
 
@@ -281,7 +283,7 @@ def test_a_damaged_plain_folder_is_mended_by_a_revision(source: Path, target: Pa
     place = plain_model(source, target)
     write_files(place, {"vae/diffusion_pytorch_model.safetensors": safetensors(99)})
 
-    assert not download(source, target).was_there
+    assert not download(source, target).was_published
 
     Marker.read(place).check_sizes(place)
     assert place.is_symlink()
@@ -305,7 +307,7 @@ def test_a_revision_whose_marker_is_lost_is_made_again_from_its_files(
     inode = (target / "sd" / UNET).stat().st_ino
     (target / "sd" / MARKER_NAME).unlink()
 
-    assert not download(source, target).was_there
+    assert not download(source, target).was_published
 
     assert Marker.read(target / "sd").name == "sd"
     assert (target / "sd" / UNET).stat().st_ino == inode

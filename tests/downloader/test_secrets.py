@@ -164,7 +164,7 @@ def test_what_can_be_no_token_is_refused_without_a_word_of_it(
     result = job.run("--token_file", str(tmp_path / "token"))
 
     assert result.returncode == 2
-    assert "the hub's token has spaces or other than ASCII characters" in result.stderr
+    assert "the hub's token contains spaces or non-ASCII characters" in result.stderr
     assert token not in result.stderr
 
 

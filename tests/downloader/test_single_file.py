@@ -36,7 +36,7 @@ def test_a_checkpoint_is_published_under_its_own_name(hub: Hub, target: Path, pl
     assert marker.source == url.partition("?")[0]
     assert "secret" not in (target / "sd" / MARKER_NAME).read_text()
     hub.requests.clear()
-    assert download(url, target, sha256=sha256(CONTENT)).was_there
+    assert download(url, target, sha256=sha256(CONTENT)).was_published
     assert hub.requests == []
 
 
@@ -69,5 +69,5 @@ def test_another_digest_is_refused(hub: Hub, target: Path) -> None:
 
 
 def test_a_missing_file_is_told(hub: Hub, target: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"gone\.safetensors: there is no such file"):
+    with pytest.raises(NotFoundError, match=r"gone\.safetensors: the file does not exist"):
         download(f"{hub.url}/files/gone.safetensors", target, sha256="0" * 64)

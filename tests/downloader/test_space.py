@@ -87,7 +87,7 @@ def test_what_is_there_and_what_can_be_linked_needs_no_space(
     repository.commit(files | {UNET: safetensors(2, 3_000_000)})
     full = job.run("--target", str(small_volume))
     assert full.returncode == 5
-    assert re.search(r"revisions of 'sd' that are not served hold 2,\d+ \(see prune\)", full.stderr)
+    assert re.search(r"unserved revisions of 'sd' hold 2,\d+ bytes", full.stderr)
 
 
 @pytest.mark.parametrize("target", ["gone", "file"])

@@ -61,7 +61,7 @@ def test_a_source_is_read_and_written_in_one_way(text: str, spec: SourceSpec, ur
     ],
 )
 def test_a_mistake_is_named(text: str, field: str) -> None:
-    with pytest.raises(InvalidSettingError, match=f"the {field} is wrong: "):
+    with pytest.raises(InvalidSettingError, match=f"the {field} is not valid: "):
         parse_spec(text)
 
 
@@ -100,6 +100,6 @@ def test_a_single_file_has_a_digest_and_shows_no_query() -> None:
 def test_a_single_files_mistake_is_named_without_its_secrets(
     text: str, digest: str, part: str
 ) -> None:
-    with pytest.raises(InvalidSettingError, match=f"the {part} is wrong: ") as caught:
+    with pytest.raises(InvalidSettingError, match=f"the {part} is not valid: ") as caught:
         parse_spec(text, digest)
     assert "secret" not in str(caught.value)
