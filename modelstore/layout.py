@@ -21,8 +21,8 @@
     │   └── .sdxl.lease/<owner>          held by the one download in progress
     └── .trash/                          what is being deleted
 
-On a volume from before there were revisions, a plain folder stands in place of the link. Readers need
-not distinguish the two.
+On a volume from before there were revisions, a plain folder stands in place of the link. Readers
+need not distinguish the two.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class ModelStore:
         return self.revisions(name) / ".previous"
 
     def link_target(self, name: str, revision: str) -> Path:
-        """The target of the link of ``name``; relative, as pods mount the volume at various paths."""
+        """The target of the link of ``name``; relative, as each pod mounts the volume elsewhere."""
         return self.revision(name, revision).relative_to(self.root)
 
     def active(self, name: str) -> str | None:

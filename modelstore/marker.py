@@ -31,7 +31,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class PartEntry:
-    """A part other than the pipeline: its folder in the model; the other fields as in ``Marker``."""
+    """A part other than the pipeline: its folder in the model; other fields as in ``Marker``."""
 
     folder: str
     source: str
@@ -47,8 +47,8 @@ class Marker:
     to (a commit on a hub, a digest of the contents for a folder), ``variant`` the weights' variant
     (``"fp16"``) or None for the plain files, ``completed_at`` UTC in ISO 8601.
     ``asked_variant`` is the requested variant, which distinguishes a repeat from a change.
-    ``parts`` are the refiner, the adapters, the ControlNets and the safety classifier, if the model has any; their files are
-    among ``files``.
+    ``parts`` are the refiner, the adapters, the ControlNets and the safety classifier, if the model
+    has any; their files are among ``files``.
     """
 
     name: str
@@ -81,7 +81,9 @@ class Marker:
                 f"model folder {folder.name!r} has no {MARKER_NAME}: its download did not finish"
             ) from None
         except ValueError:
-            raise IncompleteModelError(f"{MARKER_NAME} of {folder.name!r} is not valid JSON") from None
+            raise IncompleteModelError(
+                f"{MARKER_NAME} of {folder.name!r} is not valid JSON"
+            ) from None
         return cls._from_document(document, folder.name)
 
     @classmethod
