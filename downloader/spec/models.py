@@ -188,7 +188,7 @@ class ModelEntry(_Source):
 
 
 class Document(_Entry):
-    """The whole file."""
+    """The YAML file."""
 
     models: tuple[ModelEntry, ...] = Field(min_length=1)
 

@@ -1,4 +1,4 @@
-"""S3 as a source: a real server of another package, in a process of its own."""
+"""S3 as a source: a real third-party server in a separate process."""
 
 from __future__ import annotations
 
@@ -158,14 +158,14 @@ def test_an_object_that_changes_after_the_listing_is_never_mixed(
     ("source", "kind"),
     [("s3://models/nothing", NotFoundError), ("s3://no-such-bucket/a", NotFoundError)],
 )
-def test_what_is_missing_is_told(
+def test_a_missing_prefix_or_bucket_is_reported(
     client: Any, target: Path, source: str, kind: type[DownloadError]
 ) -> None:
     with pytest.raises(kind, match=source):
         download(source, target)
 
 
-def test_an_endpoint_that_is_not_there_is_a_network_error(
+def test_an_unreachable_endpoint_is_a_network_error(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -182,7 +182,7 @@ def test_an_endpoint_that_is_not_there_is_a_network_error(
         (400, DownloadError, {"x-amz-bucket-region": "eu-west-1"}),
     ],
 )
-def test_refusals_have_their_meaning(
+def test_each_refusal_has_its_own_error(
     status: int, kind: type[DownloadError], headers: dict[str, str]
 ) -> None:
     source = BucketSource(parse_spec(SOURCE), Access(Fetch()))  # type: ignore[arg-type]
@@ -193,10 +193,10 @@ def test_refusals_have_their_meaning(
         assert exit_of(error).code == 2
 
 
-def test_a_killed_download_goes_on(
+def test_a_killed_download_continues(
     client: Any, job: Job, target: Path, endpoint: str, tmp_path: Path
 ) -> None:
-    # Without a pace a kill at a given byte cannot be had: the rest is cut off by hand.
+    # This server has no pace, so the kill comes at an arbitrary byte.
     files = pipeline_files() | {UNET: safetensors(3, 3_000_000)}
     upload(client, files)
     variables = environment(endpoint, tmp_path) | {"DOWNLOADER_SOURCE": SOURCE}

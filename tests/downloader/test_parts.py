@@ -1,4 +1,4 @@
-"""Many models of one file, and the parts beside a pipeline."""
+"""Several models in one file, and the parts other than the pipeline."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_all_parts_are_published_together_under_one_marker(
 
     assert code == 0, stderr
     refiner = {f"refiner/{path}" for path in pipeline_files()}
-    beside = {
+    others = {
         "adapters/pixel-art/pixel.safetensors",
         "adapters/style/pytorch_lora_weights.safetensors",
         "controlnets/canny/config.json",
@@ -105,7 +105,7 @@ def test_all_parts_are_published_together_under_one_marker(
         "controlnets/depth/diffusion_pytorch_model.safetensors",
         *(f"safety_classifier/{path}" for path in list(CLASSIFIER)[:3]),
     }
-    wanted = published_paths() | refiner | beside
+    wanted = published_paths() | refiner | others
     assert file_names(target / "sdxl") == wanted | {MARKER_NAME}
     marker = Marker.read(target / "sdxl")
     assert {entry.path for entry in marker.files} == wanted
@@ -126,9 +126,7 @@ def test_all_parts_are_published_together_under_one_marker(
     assert run(job, spec)[1].count("already published") == 2
 
 
-def test_a_part_that_moves_makes_another_revision(
-    hub: Hub, job: Job, target: Path, spec: Path
-) -> None:
+def test_a_changed_part_is_another_revision(hub: Hub, job: Job, target: Path, spec: Path) -> None:
     run(job, spec)
     hub.repositories["o/style"].commit(STYLE | {"pytorch_lora_weights.safetensors": safetensors(9)})
     hub.requests.clear()
@@ -140,7 +138,7 @@ def test_a_part_that_moves_makes_another_revision(
     assert hub.fetched_weights == ["pytorch_lora_weights.safetensors"]
 
 
-def test_damage_in_a_part_is_mended_from_its_own_source(
+def test_a_damaged_part_is_repaired_from_its_own_source(
     hub: Hub, job: Job, target: Path, spec: Path
 ) -> None:
     run(job, spec)
@@ -156,7 +154,7 @@ def test_damage_in_a_part_is_mended_from_its_own_source(
     assert run(job, spec, "verify")[0] == 0
 
 
-def test_one_model_that_fails_does_not_keep_the_others_back(
+def test_a_failure_of_one_model_does_not_stop_the_others(
     hub: Hub, job: Job, target: Path, spec: Path
 ) -> None:
     hub.repositories["o/refiner"].is_private = True
@@ -183,9 +181,9 @@ def test_a_plan_names_files_and_bytes_and_fetches_no_weights(
     assert f"  hf://o/base@main at {commit}" in stdout
     assert f"{len(LORA):>16,}  adapters/pixel-art/pixel.safetensors" in stdout
 
-    (told,) = [line for line in stdout.splitlines() if line.startswith("sdxl: ")]
-    assert "safety_classifier" in told.partition("plain files of")[2]
-    assert "controlnets/" not in told
+    (line,) = [line for line in stdout.splitlines() if line.startswith("sdxl: ")]
+    assert "safety_classifier" in line.partition("plain files of")[2]
+    assert "controlnets/" not in line
 
     _, stdout, _ = run(job, spec, "plan", "--log_format", "json")
     sdxl, plain = map(json.loads, stdout.splitlines())
@@ -195,7 +193,7 @@ def test_a_plan_names_files_and_bytes_and_fetches_no_weights(
     assert plain["model"] == "plain"
 
 
-def test_the_name_picks_one_model(spec: Path) -> None:
+def test_the_name_selects_one_model(spec: Path) -> None:
     (model,) = read_models(Fetch(spec=spec, name="plain"))
     assert model.name == "plain"
     assert model.parts[0].variant is None
@@ -250,7 +248,7 @@ def test_a_mistake_in_the_file_is_named_by_its_place(
     assert sentence in str(caught.value)
 
 
-def test_a_missing_file_and_two_ways_at_once_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_conflicting_settings_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettingError, match=r"--spec .*: No such file"):
         read_models(Fetch(spec=tmp_path / "none"))
     with pytest.raises(InvalidSettingError, match="exclude each other"):
@@ -286,7 +284,7 @@ def test_the_file_of_an_adapter(paths: list[str], taken: set[str]) -> None:
         (["b.safetensors", "a.safetensors"], r"several safetensors files \(a.*, b.*allow_patterns"),
     ],
 )
-def test_an_adapter_that_is_none_or_many_is_refused(paths: list[str], reason: str) -> None:
+def test_an_adapter_without_a_single_weights_file_is_refused(paths: list[str], reason: str) -> None:
     with pytest.raises(UnsuitableModelError, match=reason):
         select_adapter(listing(paths))
 

@@ -1,4 +1,4 @@
-"""Revisions beside each other: published, served, shared, rolled back, pruned."""
+"""Several revisions of a model: published, served, shared, rolled back, pruned."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_name_is_a_relative_link_to_the_revision(source: Path, target: Path)
     link = (target / "sd").readlink()
     assert link == Path(".revisions/sd", active(target))
     assert active(target).startswith(report.marker.revision.removeprefix("sha256:")[:12])
-    # A pod mounts the volume elsewhere.
+    # A pod mounts the volume at another path.
     target.rename(target.with_name("elsewhere"))
     assert Marker.read(target.with_name("elsewhere") / "sd") == report.marker
 
@@ -79,7 +79,7 @@ def test_readers_of_the_old_revision_are_undisturbed(source: Path, target: Path)
     assert len(revisions(target)) == 2
 
 
-def test_a_reader_always_finds_a_whole_model_during_switches(source: Path, target: Path) -> None:
+def test_a_reader_always_finds_a_complete_model_during_switches(source: Path, target: Path) -> None:
     download(source, target)
     change(source, 7)
     download(source, target)
@@ -136,7 +136,7 @@ def test_a_volume_without_hard_links_gets_copies(
     assert (old / path).read_bytes() == (target / "sd" / path).read_bytes()
 
 
-def test_a_damaged_file_of_an_older_revision_is_not_taken_over(source: Path, target: Path) -> None:
+def test_a_damaged_file_of_an_older_revision_is_not_reused(source: Path, target: Path) -> None:
     download(source, target)
     path = "vae/diffusion_pytorch_model.safetensors"
     write_files((target / "sd").resolve(), {path: safetensors(99)})
@@ -164,9 +164,7 @@ def test_a_rollback_switches_back_and_forth(source: Path, target: Path) -> None:
     assert leftovers(target) == set()
 
 
-def test_a_rolled_back_revision_is_served_again_without_a_byte_fetched(
-    source: Path, target: Path
-) -> None:
+def test_a_rolled_back_revision_is_served_again_without_a_fetch(source: Path, target: Path) -> None:
     download(source, target)
     change(source, 7)
     download(source, target)
@@ -179,7 +177,7 @@ def test_a_rolled_back_revision_is_served_again_without_a_byte_fetched(
     assert (target / "sd" / UNET).stat().st_ino == inode
 
 
-def test_a_rollback_without_anything_to_go_back_to_is_told(source: Path, target: Path) -> None:
+def test_a_rollback_without_a_target_is_reported(source: Path, target: Path) -> None:
     download(source, target)
     with pytest.raises(NotFoundError, match="no complete revision other than"):
         rollback(target)
@@ -209,7 +207,7 @@ def test_prune_keeps_the_served_one_and_the_newest(source: Path, target: Path) -
     Marker.read(target / "sd").check_sizes(target / "sd")
 
 
-def test_prune_clears_what_dead_runs_left_of_any_name(target: Path, tmp_path: Path) -> None:
+def test_prune_deletes_the_remains_of_killed_runs_of_any_name(target: Path, tmp_path: Path) -> None:
     write_files(target, {".staging/gone/1-2.dead/unet/x.partial": b"x", ".trash/a/b": b"x"})
 
     prune(target, name="")
@@ -217,8 +215,8 @@ def test_prune_clears_what_dead_runs_left_of_any_name(target: Path, tmp_path: Pa
     assert leftovers(target) == set()
 
 
-def test_one_model_never_touches_what_belongs_to_another(source: Path, target: Path) -> None:
-    # Names may begin alike, and hold dots.
+def test_one_model_never_touches_the_files_of_another(source: Path, target: Path) -> None:
+    # Names may share a prefix and contain dots.
     others = {".staging/.sd.v2.lease/owner": b"1", ".staging/sd.v2/1-2.owner/x.partial": b"x"}
     write_files(target, others | {".staging/.sd.lock": b"", ".staging/.sd.link": b""})
 
@@ -246,7 +244,7 @@ def test_the_list_names_every_revision(
 
 
 def plain_model(source: Path, target: Path) -> Path:
-    """What the version before revisions would have published."""
+    """A model as the version without revisions published it."""
     download(source, target)
     place = target / "sd"
     folder = place.resolve()
@@ -256,7 +254,7 @@ def plain_model(source: Path, target: Path) -> Path:
     return place
 
 
-def test_a_plain_folder_of_an_older_version_is_there_already(source: Path, target: Path) -> None:
+def test_a_plain_folder_of_an_older_version_counts_as_published(source: Path, target: Path) -> None:
     plain_model(source, target)
     assert download(source, target).was_published
     assert not (target / "sd").is_symlink()
@@ -279,7 +277,7 @@ def test_a_plain_folder_is_kept_as_a_revision_when_another_is_published(
     assert (place / UNET).read_bytes() == pipeline_files()[UNET]
 
 
-def test_a_damaged_plain_folder_is_mended_by_a_revision(source: Path, target: Path) -> None:
+def test_a_damaged_plain_folder_is_replaced_by_a_revision(source: Path, target: Path) -> None:
     place = plain_model(source, target)
     write_files(place, {"vae/diffusion_pytorch_model.safetensors": safetensors(99)})
 
@@ -289,7 +287,7 @@ def test_a_damaged_plain_folder_is_mended_by_a_revision(source: Path, target: Pa
     assert place.is_symlink()
 
 
-def test_a_foreign_folder_in_the_names_place_is_not_deleted(source: Path, target: Path) -> None:
+def test_an_unknown_folder_in_place_of_the_link_is_not_deleted(source: Path, target: Path) -> None:
     write_files(target / "sd", {"precious.txt": b"by hand"})
 
     download(source, target)
@@ -300,9 +298,7 @@ def test_a_foreign_folder_in_the_names_place_is_not_deleted(source: Path, target
     ] == [b"by hand"]
 
 
-def test_a_revision_whose_marker_is_lost_is_made_again_from_its_files(
-    source: Path, target: Path
-) -> None:
+def test_a_revision_without_a_marker_is_rebuilt_from_its_files(source: Path, target: Path) -> None:
     download(source, target)
     inode = (target / "sd" / UNET).stat().st_ino
     (target / "sd" / MARKER_NAME).unlink()

@@ -1,4 +1,4 @@
-"""Which files a pipeline needs, case by case; only names matter here."""
+"""Which files a pipeline needs, case by case; only their names matter."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_a_whole_repository() -> None:
     assert plain == (set(pipeline_files()), None)
 
 
-def test_generation_defaults_come_along() -> None:
+def test_generation_defaults_are_selected() -> None:
     paths, _ = selected(["generation_defaults.json", "model_index.json"])
     assert paths == {"generation_defaults.json", "model_index.json"}
 
 
 @pytest.mark.parametrize(
-    ("component", "there", "wanted", "variant"),
+    ("component", "listed", "wanted", "variant"),
     [
         (
             UNET,
@@ -108,10 +108,10 @@ def test_generation_defaults_come_along() -> None:
     ids=["variant", "other variant", "variant shards", "plain shards", "single first", "other"],
 )
 def test_weights(
-    component: Component, there: list[str], wanted: list[str], variant: str | None
+    component: Component, listed: list[str], wanted: list[str], variant: str | None
 ) -> None:
     config = f"{component.name}/config.json"
-    assert selected([config, *there], component) == ({config, *wanted}, variant)
+    assert selected([config, *listed], component) == ({config, *wanted}, variant)
 
 
 def test_a_tokenizer_gives_its_small_files() -> None:
@@ -127,7 +127,7 @@ def test_a_tokenizer_gives_its_small_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "reason"),
+    ("listed", "reason"),
     [
         ([], "'unet', which has no folder"),
         (["unet/config.json"], "'unet' has no safetensors$"),
@@ -140,16 +140,16 @@ def test_a_tokenizer_gives_its_small_files() -> None:
     ],
     ids=["no folder", "no weights", "pickle", "onnx", "variant", "code", "no index", "no shard"],
 )
-def test_a_component_that_cannot_be_loaded_is_refused(there: list[str], reason: str) -> None:
+def test_a_component_that_cannot_be_loaded_is_refused(listed: list[str], reason: str) -> None:
     with pytest.raises(UnsuitableModelError, match=reason):
-        selected(there, UNET)
+        selected(listed, UNET)
 
 
 @pytest.mark.parametrize(
     "path",
     ["../x", "unet/../../x", "/etc/x", "unet\\x", "..\\x", "unet//x", "./x", "unet/\0", ""],
 )
-def test_a_name_that_leaves_the_folder_is_refused(path: str) -> None:
+def test_a_name_that_leads_out_of_the_folder_is_refused(path: str) -> None:
     with pytest.raises(UnsuitableModelError, match="leads out of"):
         check_names(listing(["model_index.json", path]))
 
@@ -169,7 +169,7 @@ def test_a_listing_without_an_index_is_refused() -> None:
         (["unet/*"], ["*.txt"], {"unet/b.json"}),
     ],
 )
-def test_patterns_leave_files_out_but_never_the_index(
+def test_patterns_exclude_files_but_never_the_index(
     allow: list[str], deny: list[str], kept: set[str]
 ) -> None:
     files = listing(["model_index.json", "a.json", "unet/b.json", "unet/deep/c.txt"])
@@ -192,6 +192,6 @@ def test_patterns_leave_files_out_but_never_the_index(
         (b'{"../x": ["diffusers", "UNet2DConditionModel"]}', "'../x' is not a component"),
     ],
 )
-def test_a_wrong_index_is_refused(index: bytes, reason: str) -> None:
+def test_an_invalid_index_is_refused(index: bytes, reason: str) -> None:
     with pytest.raises(UnsuitableModelError, match=reason):
         read_components(index)

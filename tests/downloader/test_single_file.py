@@ -1,4 +1,4 @@
-"""One safetensors file on a web server, known by its digest."""
+"""One safetensors file on a web server, identified by its digest."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_a_checkpoint_is_published_under_its_own_name(hub: Hub, target: Path, pl
     assert hub.requests == []
 
 
-def test_a_file_that_changes_meanwhile_is_never_spliced(hub: Hub, target: Path) -> None:
-    # The name of what was sent first is told with the range (If-Range): the new one comes whole.
+def test_a_file_that_changes_during_the_download_is_never_spliced(hub: Hub, target: Path) -> None:
+    # The range request carries the ETag of the first bytes, so the new file is sent whole.
     other = safetensors(5, 5000)
     hub.faults.once["x.safetensors"] = [Fault("none"), Fault("truncate", after=1000)]
     sizes = hub.files
@@ -68,6 +68,6 @@ def test_another_digest_is_refused(hub: Hub, target: Path) -> None:
     assert not (target / "sd").exists()
 
 
-def test_a_missing_file_is_told(hub: Hub, target: Path) -> None:
+def test_a_missing_file_is_reported(hub: Hub, target: Path) -> None:
     with pytest.raises(NotFoundError, match=r"gone\.safetensors: the file does not exist"):
         download(f"{hub.url}/files/gone.safetensors", target, sha256="0" * 64)

@@ -78,7 +78,7 @@ def test_bad_headers_are_named(tmp_path: Path, content: bytes, reason: str) -> N
     assert isinstance(caught.value, UnsuitableModelError)
 
 
-def test_a_header_of_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+def test_a_header_of_gigabytes_is_refused_without_reading_it(tmp_path: Path) -> None:
     with (tmp_path / "x.safetensors").open("wb") as stream:
         stream.write((5 << 30).to_bytes(8, "little"))
         stream.truncate(6 << 30)
@@ -100,7 +100,7 @@ INDEX = "unet/diffusion_pytorch_model.safetensors.index.fp16.json"
         ([], "the index is not a JSON object"),
     ],
 )
-def test_the_index_is_held_to_the_headers(tmp_path: Path, index: object, reason: str) -> None:
+def test_the_index_must_match_the_headers(tmp_path: Path, index: object, reason: str) -> None:
     files = {"unet/a.safetensors": safetensors(1), INDEX: json.dumps(index).encode()}
     write_files(tmp_path, files)
     if not reason:

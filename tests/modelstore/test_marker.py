@@ -1,4 +1,4 @@
-"""The marker: present means complete, and a marker that cannot be read means incomplete."""
+"""The marker: its presence means complete, and an unreadable marker means incomplete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert [path.name for path in folder.glob(".*")] == [MARKER_NAME]
 
 
-def test_a_folder_that_is_not_there_is_incomplete(tmp_path: Path) -> None:
+def test_a_missing_folder_is_incomplete(tmp_path: Path) -> None:
     with pytest.raises(IncompleteModelError, match="model folder 'sd' does not exist"):
         Marker.read(tmp_path / "sd")
 
@@ -86,7 +86,7 @@ def document(**changes: object) -> str:
         "unknown field",
     ],
 )
-def test_a_marker_of_another_form_is_incomplete(folder: Path, text: str, reason: str) -> None:
+def test_an_invalid_marker_is_incomplete(folder: Path, text: str, reason: str) -> None:
     (folder / MARKER_NAME).write_text(text)
     with pytest.raises(IncompleteModelError, match=reason):
         Marker.read(folder)
