@@ -12,7 +12,7 @@ from types import FrameType
 from downloader.cli import read_verb
 from downloader.errors import DownloadError, InterruptedRunError, InvalidSettingError, exit_of
 from downloader.logs import configure_logs, report_error, write_termination_log
-from downloader.settings import Verb
+from downloader.settings import SourceSettings, Verb
 from modelstore import ModelStoreError
 
 logger = logging.getLogger("downloader")
@@ -64,10 +64,9 @@ def _secrets(verb: Verb) -> list[str]:
     """The secrets that are known before any request; no log line may contain them."""
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     secrets = [os.environ.get(name, "").strip() for name in names]
-    token_file = getattr(verb, "token_file", None)
     try:
-        if token_file is not None:
-            secrets.append(token_file.read_text("utf-8").strip())
+        if isinstance(verb, SourceSettings) and verb.token_file is not None:
+            secrets.append(verb.token_file.read_text("utf-8").strip())
     except (OSError, UnicodeDecodeError):
         pass  # reported where the token is needed
     return secrets

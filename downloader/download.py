@@ -45,11 +45,8 @@ class Report:
             f"{self.marker.name}: {self.marker.source} at {self.marker.revision}, "
             f"{len(self.marker.files)} files, {self.marker.size:,} bytes"
         )
-        return (
-            f"{model}, already published"
-            if self.was_published
-            else f"{model}, {self.seconds:.1f} s"
-        )
+        outcome = "already published" if self.was_published else f"{self.seconds:.1f} s"
+        return f"{model}, {outcome}"
 
 
 def download_model(spec: ModelSpec, settings: Fetch, access: Access) -> Report:

@@ -89,28 +89,24 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Exit:
-    """An exit code, what it means, and whether a retry of the Job can help."""
+    """An exit code, and whether a retry of the Job can help."""
 
     code: int
-    meaning: str
     is_worth_a_retry: bool
 
 
-_INVALID = Exit(2, "a setting or the spec is not valid", False)
 # The interface to a Job's podFailurePolicy. Docs, chart and deploy are checked against this table.
 EXITS: dict[type[BaseException], Exit] = {
-    Exception: Exit(
-        1, "the volume refused, the lease was lost, or an internal error (a bug)", True
-    ),
-    InvalidSettingError: _INVALID,
-    InvalidNameError: _INVALID,
-    NotAuthorisedError: Exit(3, "not authorised: the token or the model's terms", False),
-    NotFoundError: Exit(4, "not found", False),
-    NoSpaceError: Exit(5, "no space on the volume", False),
-    CorruptFileError: Exit(6, "a file is corrupt after three attempts", True),
-    NetworkError: Exit(7, "the network failed after all retries", True),
-    UnsuitableModelError: Exit(8, "the model is unsuitable: no safetensors or no pipeline", False),
-    InterruptedRunError: Exit(9, "interrupted by SIGTERM or SIGINT", True),
+    Exception: Exit(1, True),
+    InvalidSettingError: Exit(2, False),
+    InvalidNameError: Exit(2, False),
+    NotAuthorisedError: Exit(3, False),
+    NotFoundError: Exit(4, False),
+    NoSpaceError: Exit(5, False),
+    CorruptFileError: Exit(6, True),
+    NetworkError: Exit(7, True),
+    UnsuitableModelError: Exit(8, False),
+    InterruptedRunError: Exit(9, True),
 }
 
 

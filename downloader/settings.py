@@ -13,7 +13,6 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-LogFormat = Literal["auto", "text", "json"]
 MaxWorkers = Field(
     default=8, ge=1, le=64, description="How many files are processed at the same time."
 )
@@ -32,7 +31,7 @@ class VerbSettings(BaseSettings):
         default="",
         description="The model's name: the folder on the volume and the name in the predict URL.",
     )
-    log_format: LogFormat = Field(
+    log_format: Literal["auto", "text", "json"] = Field(
         default="auto",
         description="`text` is a line every few seconds, `json` one object per line, `auto` a bar "
         "on a terminal and text elsewhere.",

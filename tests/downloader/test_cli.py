@@ -18,6 +18,7 @@ from downloader.errors import (
     exit_of,
 )
 from downloader.settings import VERBS, Fetch, ListModels, Prune, Rollback, Settings, Verify
+from downloader.verbs import fetching, housekeeping, run_verb
 from tests.downloader.job import Job
 
 SOURCE = ["--source", "hf://owner/name", "--name", "sd"]
@@ -128,6 +129,16 @@ def test_the_first_word_may_be_a_verb() -> None:
 
 def test_the_verbs_are_the_subcommands() -> None:
     assert list(VERBS) == list(Settings.model_fields)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_a_function_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (fetching, housekeeping):
+        for function in ("fetch", "plan", "verify", "list_models", "prune", "rollback"):
+            if hasattr(module, function):
+                monkeypatch.setattr(module, function, lambda _, name=function: name)
+
+    assert run_verb(VERBS[name]()).removesuffix("_models") == name
 
 
 @pytest.mark.parametrize("flags", [("--log-format", "json"), ("--log_format=json",)])
