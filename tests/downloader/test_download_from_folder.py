@@ -42,7 +42,7 @@ def test_equal_contents_are_already_published(folder: Path, target: Path, tmp_pa
     for path in folder.rglob("*"):
         path.touch()
     (folder / ".git").mkdir()
-    (folder / ".git" / "HEAD").write_text("hidden files are no contents")
+    (folder / ".git" / "HEAD").write_text("hidden files are not contents")
 
     report = download(folder, target)
 

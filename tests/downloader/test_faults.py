@@ -40,8 +40,10 @@ def _hub_of_this_process(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def ranges(hub: Hub, path: str) -> list[str | None]:
     """The requested ranges of a file, in order, without the hub's redirects."""
-    asked = [one for one in hub.requests if one.path.endswith(path) and "/resolve/" not in one.path]
-    return [one.headers.get("Range") for one in asked]
+    requested = [
+        one for one in hub.requests if one.path.endswith(path) and "/resolve/" not in one.path
+    ]
+    return [one.headers.get("Range") for one in requested]
 
 
 @pytest.mark.parametrize(
@@ -69,11 +71,11 @@ def test_one_fault_costs_one_more_request_and_no_byte_twice(
 
     assert file_names(target / "sd") == set(files) | {MARKER_NAME}
     assert (target / "sd" / UNET).read_bytes() == files[UNET]
-    asked = ranges(hub, UNET)
+    requested = ranges(hub, UNET)
     # An RST may overtake bytes in transit.
     if fault.kind != "reset":
-        assert asked == [None, f"bytes={resumed_at}-" if resumed_at else None]
-    assert len(asked) == 2
+        assert requested == [None, f"bytes={resumed_at}-" if resumed_at else None]
+    assert len(requested) == 2
 
 
 def test_faults_in_a_row_do_not_add_up_while_bytes_arrive(hub: Hub, target: Path) -> None:

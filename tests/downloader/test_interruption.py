@@ -48,8 +48,8 @@ def test_a_signal_ends_a_stalled_download_and_the_next_one_continues(
 
     hub.requests.clear()
     assert job.run().returncode == 0
-    asked = [one.headers.get("Range") for one in hub.requests if f"/{UNET}" in one.path]
-    assert set(asked) == {"bytes=1000-"}
+    requested = [one.headers.get("Range") for one in hub.requests if f"/{UNET}" in one.path]
+    assert set(requested) == {"bytes=1000-"}
 
 
 def test_a_signal_ends_a_wait_for_the_hub(hub: Hub, job: Job) -> None:

@@ -24,7 +24,7 @@ WEIGHTS = {
 }
 
 
-def weights_asked(hub: Hub) -> list[str | None]:
+def weights_requested(hub: Hub) -> list[str | None]:
     """The range of each request for weights; None for a request from the start."""
     return [one.headers.get("Range") for one in hub.requests if "/lfs/" in one.path]
 
@@ -36,12 +36,12 @@ def test_twenty_kills_cost_at_most_a_chunk_of_each_file(hub: Hub, job: Job, targ
     # Slow enough to keep the kernel's buffers empty: almost all sent bytes have arrived.
     hub.faults.pace = (16 * 1024, 0.02)
     for number in range(KILLS):
-        before, asked = sum(hub.sent.values()), len(weights_asked(hub))
+        before, requested = sum(hub.sent.values()), len(weights_requested(hub))
         with job.start(DOWNLOADER_LEASE_SECONDS="0.2") as process:
             # Some before the first byte, others in the middle of at least two files.
             if number % 5:
                 wait_until(lambda before=before: sum(hub.sent.values()) > before + 100)
-                wait_until(lambda asked=asked: len(weights_asked(hub)) >= asked + 2)
+                wait_until(lambda requested=requested: len(weights_requested(hub)) >= requested + 2)
                 time.sleep(moment.uniform(0, 0.15))
             else:
                 time.sleep(moment.uniform(0.1, 0.5))
@@ -61,7 +61,7 @@ def test_twenty_kills_cost_at_most_a_chunk_of_each_file(hub: Hub, job: Job, targ
     for path, content in WEIGHTS.items():
         again = hub.sent[path] - len(content)
         assert again <= KILLS * CHUNK_BYTES, path
-    assert sum(start is not None for start in weights_asked(hub)) > KILLS
+    assert sum(start is not None for start in weights_requested(hub)) > KILLS
 
 
 def test_the_bytes_before_a_kill_are_verified_with_the_rest(

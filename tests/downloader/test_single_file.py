@@ -47,11 +47,11 @@ def test_a_file_that_changes_during_the_download_is_never_spliced(hub: Hub, targ
     sizes = hub.files
 
     class Changing(dict[str, bytes]):
-        asked = 0
+        requested = 0
 
         def __getitem__(self, name: str) -> bytes:
-            self.asked += 1
-            return other if self.asked > 2 else CONTENT
+            self.requested += 1
+            return other if self.requested > 2 else CONTENT
 
     hub.files = Changing(sizes)
     with pytest.raises(CorruptFileError, match="digest"):
