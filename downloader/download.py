@@ -1,6 +1,7 @@
-"""The story of a download: resolve, already there?, plan, fetch, verify, publish.
+"""The steps of a download: resolve, check what is published, plan, fetch, verify, publish.
 
-Killed anywhere, it leaves what was served before, and the next run goes on from what was fetched.
+A kill at any point leaves the served model as it was, and the next run continues from the fetched
+bytes.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from downloader.errors import CorruptFileError, StorageError
-from downloader.mend import mend
+from downloader.fetch.transfer import Transfer
 from downloader.plan import Plan, ResolvedModel, make_plan, resolve_model
-from downloader.safetensors import BadWeightsError, check_weights
-from downloader.settings import Settings
-from downloader.sources import Access
+from downloader.repair import repair
+from downloader.settings import Fetch
+from downloader.sources.access import Access
 from downloader.spec import ModelSpec
-from downloader.stop import Stop
-from downloader.transfer import Transfer
-from downloader.verify import Findings, inspect
+from downloader.volume.integrity import Findings, inspect
 from downloader.volume.lease import Lease
 from downloader.volume.publish import store_revision, switch
 from downloader.volume.session import changing, is_tidy
 from downloader.volume.staging import claim
+from downloader.weights import BadWeightsError, check_weights
+from downloader.workers import Stop
 from modelstore import FileEntry, IncompleteModelError, Marker, ModelStore, PartEntry
 
 logger = logging.getLogger("downloader")
@@ -33,10 +34,10 @@ logger = logging.getLogger("downloader")
 
 @dataclass(frozen=True)
 class Report:
-    """What is published now, and whether it was there before."""
+    """What is published now, and whether it was published before."""
 
     marker: Marker
-    was_there: bool
+    was_published: bool
     seconds: float
 
     def __str__(self) -> str:
@@ -44,15 +45,16 @@ class Report:
             f"{self.marker.name}: {self.marker.source} at {self.marker.revision}, "
             f"{len(self.marker.files)} files, {self.marker.size:,} bytes"
         )
-        return f"{model}, already there" if self.was_there else f"{model}, {self.seconds:.1f} s"
+        outcome = "already published" if self.was_published else f"{self.seconds:.1f} s"
+        return f"{model}, {outcome}"
 
 
-def download_model(spec: ModelSpec, access: Access) -> Report:
-    """Publish the model under its name, or find that it is published.
+def download_model(spec: ModelSpec, settings: Fetch, access: Access) -> Report:
+    """Publish the model under its name, unless it is already published.
 
     Raises:
-        DownloadError: see ``downloader.errors``; what was served before is served still.
-        InvalidNameError: the name is no plain folder name.
+        DownloadError: see ``downloader.errors``; the served model stays as it was.
+        InvalidNameError: the name is not a valid folder name.
     """
     started = time.monotonic()
     stop = Stop()
@@ -60,39 +62,35 @@ def download_model(spec: ModelSpec, access: Access) -> Report:
     for part in model.parts:
         logger.info("resolved %s to %s", part.source.uri, part.revision)
     try:
-        marker, was_there = _Download(model, access, stop).run()
+        marker, was_published = _Download(model, settings, access, stop).run()
     except BaseException as error:
-        stop.trip(error)  # a signal: the threads end too
+        stop.trip(error)  # after a signal the threads end too
         if isinstance(error, OSError):
             raise StorageError.from_os(error) from error
         raise
-    return Report(marker, was_there, time.monotonic() - started)
+    return Report(marker, was_published, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
 class _Download:
     model: ResolvedModel
+    settings: Fetch
     access: Access
     stop: Stop
 
     def run(self) -> tuple[Marker, bool]:
-        """The marker of what is served in the end, and whether it was served before."""
+        """The marker of the served model, and whether it was served before."""
         name, store = self.model.name, self._store
-        there = self._served(self.settings.rehash) if is_tidy(store, name) else None
-        if there is None:
-            with changing(store, name, self.settings, self.stop) as lease:
-                # Who waited saw another process read every byte.
-                there = self._served(self.settings.rehash and not lease.has_waited)
-                if there is None:
+        served = self._served(self.settings.rehash) if is_tidy(store, name) else None
+        if served is None:
+            with changing(store, name, self.settings.lease_seconds, self.stop) as lease:
+                # A run that waited relies on the other process, which read every byte.
+                served = self._served(self.settings.rehash and not lease.has_waited)
+                if served is None:
                     return self._publish(lease), False
-        fields = {"model": name, "revision": there.revision}
-        logger.info("%s: already there", name, extra={"event": "unchanged", "fields": fields})
-        return there, True
-
-    @property
-    def settings(self) -> Settings:
-        """Those of the run."""
-        return self.access.settings
+        fields = {"model": name, "revision": served.revision}
+        logger.info("%s: already published", name, extra={"event": "unchanged", "fields": fields})
+        return served, True
 
     @property
     def _store(self) -> ModelStore:
@@ -103,19 +101,19 @@ class _Download:
         return self._store.revision(self.model.name, self.model.revision)
 
     def _served(self, rehash: bool) -> Marker | None:
-        """The marker of what is served, if it is whole and just what was asked for."""
+        """The marker of the served model, if it is intact and is what was requested."""
         name = self.model.name
         place = self._store.model(name)
-        marker = _readable(place)
+        marker = _read_marker(place)
         if marker is None:
             return None
-        is_asked = self._store.active(name) == self.model.revision
-        if not is_asked and (place.is_symlink() or not self._is_like(marker)):
+        is_requested = self._store.active(name) == self.model.revision
+        if not is_requested and (place.is_symlink() or not self._matches(marker)):
             return None
-        return marker if self._inspect(place, marker, rehash).is_whole else None
+        return marker if self._inspect(place, marker, rehash).is_intact else None
 
-    def _is_like(self, marker: Marker) -> bool:
-        """Whether a plain folder, which an older version published, is what was asked for."""
+    def _matches(self, marker: Marker) -> bool:
+        """Whether a plain folder, which an older version published, is what was requested."""
         main = self.model.parts[0]
         has_more = len(self.model.parts) > 1 or main.spec.allow_patterns or main.spec.deny_patterns
         found = (marker.source, marker.revision, marker.asked_variant)
@@ -129,15 +127,15 @@ class _Download:
         store, name, revision = self._store, self.model.name, self.model.revision
         staging = claim(store, name, revision, lease.owner)
         transfer = Transfer(store, name, staging, self.settings, self.stop)
-        marker = _readable(self._folder)
+        marker = _read_marker(self._folder)
         if marker is None:
             marker = self._fetch(transfer)
             lease.check()
             store_revision(store, staging, marker, revision)
         else:
             findings = self._inspect(self._folder, marker, self.settings.rehash)
-            if not findings.is_whole:
-                mend(self._folder, findings, self.model, self.access, transfer)
+            if not findings.is_intact:
+                repair(self._folder, findings, self.model, self.access, transfer)
         lease.check()
         switch(store, name, revision)
         fields = {"model": name, "revision": marker.revision, "path": str(store.model(name))}
@@ -148,7 +146,7 @@ class _Download:
 
     def _fetch(self, transfer: Transfer) -> Marker:
         plan = make_plan(self.model, self.access, self.stop)
-        tell_plan(plan)
+        _log_plan(plan)
         digests = transfer.run(plan.files)
         logger.info("fetched %d files", len(plan.files), extra={"event": "fetched"})
         _check_weights(transfer.staging, plan)
@@ -159,8 +157,7 @@ class _Download:
         return _marker(plan, digests)
 
 
-def tell_plan(plan: Plan) -> None:
-    """Log what will be fetched."""
+def _log_plan(plan: Plan) -> None:
     model = plan.model
     fields = {
         "model": model.name,
@@ -172,12 +169,12 @@ def tell_plan(plan: Plan) -> None:
         "planned %d files, %s bytes, %s",
         len(plan.files),
         f"{plan.size:,}",
-        plan.variant_told,
+        plan.variant_summary,
         extra={"event": "plan", "fields": fields},
     )
 
 
-def _readable(folder: Path) -> Marker | None:
+def _read_marker(folder: Path) -> Marker | None:
     try:
         return Marker.read(folder)
     except IncompleteModelError:
@@ -190,7 +187,7 @@ def _check_weights(staging: Path, plan: Plan) -> None:
         check_weights(staging, by_path)
     except BadWeightsError as error:
         if by_path[error.path].remote.digest is not None:
-            raise  # it is so at the source
+            raise  # the file is the same at the source
         (staging / error.path).unlink()
         raise CorruptFileError(str(error)) from None
 

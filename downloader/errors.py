@@ -1,18 +1,18 @@
-"""Everything that can stop a download, and the exit code of each.
+"""Every error that ends a run, and the exit code of each.
 
 DownloadError
-├── InvalidSettingError        a flag, a variable or the spec is no valid value
+├── InvalidSettingError        a flag, a variable or the spec is not valid
 ├── SourceError
-│   ├── NotAuthorisedError     the source wants a token, another one, or accepted terms
-│   ├── NotFoundError          there is no such repository, revision, folder, object or model
-│   ├── UnsuitableModelError   it is there, but it is nothing that may be served
+│   ├── NotAuthorisedError     the source requires a token, another token, or accepted terms
+│   ├── NotFoundError          the repository, revision, folder, object or model does not exist
+│   ├── UnsuitableModelError   the model exists but cannot be served
 │   └── NetworkError           the source cannot be reached or fails
-│       └── TransientError     this time; the next try may succeed
-├── StorageError               the target volume refuses
-│   ├── NoSpaceError           it is too small
-│   ├── NotPermittedError      this process may not write or read it
+│       └── TransientError     this attempt failed; the next one may succeed
+├── StorageError               the target volume refuses an operation
+│   ├── NoSpaceError           the volume is too small
+│   ├── NotPermittedError      this process may not read or write the volume
 │   └── LeaseLostError         another download took this one for dead
-└── CorruptFileError           a file is not the one that the source or the marker lists
+└── CorruptFileError           a file differs from what the source or the marker lists
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from downloader.stop import InterruptedRunError
 from modelstore.errors import InvalidNameError
 
 
@@ -32,23 +31,23 @@ class DownloadError(Exception):
 
 
 class InvalidSettingError(DownloadError):
-    """A flag, an environment variable or the spec is no valid value."""
+    """A flag, an environment variable or the spec is not valid."""
 
 
 class SourceError(DownloadError):
-    """The source does not give the model."""
+    """The source does not provide the model."""
 
 
 class NotAuthorisedError(SourceError):
-    """The source wants a token, another one, or accepted terms."""
+    """The source requires a token, another token, or accepted terms."""
 
 
 class NotFoundError(SourceError):
-    """There is no such repository, revision, folder, object or published model."""
+    """The repository, revision, folder, object or published model does not exist."""
 
 
 class UnsuitableModelError(SourceError):
-    """The model is there, but it is nothing that may be served."""
+    """The model exists but cannot be served."""
 
 
 class NetworkError(SourceError):
@@ -56,7 +55,7 @@ class NetworkError(SourceError):
 
 
 class TransientError(NetworkError):
-    """It failed this time; ``retry_after`` is how many seconds the server asks to wait."""
+    """This attempt failed; ``retry_after`` is the pause in seconds that the server requests."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -64,11 +63,11 @@ class TransientError(NetworkError):
 
 
 class StorageError(DownloadError):
-    """The target volume refuses to hold the model."""
+    """The target volume refuses an operation."""
 
     @classmethod
     def from_os(cls, error: OSError) -> StorageError:
-        """Say in one sentence what the operating system refused."""
+        """Describe in one sentence what the operating system refused."""
         reason = f"{error.filename or 'the target'}: {error.strerror or error}"
         if error.errno in _FULL:
             return NoSpaceError(reason)
@@ -107,30 +106,44 @@ class NotPermittedError(StorageError):
 
 
 class LeaseLostError(StorageError):
-    """Another download of the same name took this one for dead and goes on in its place."""
+    """Another download of the same name took this one for dead and replaced it."""
 
 
 class CorruptFileError(DownloadError):
-    """A file is not the one that the source or the marker lists."""
+    """A file differs from what the source or the marker lists."""
+
+
+class InterruptedRunError(BaseException):
+    """SIGTERM or SIGINT arrived; like ``KeyboardInterrupt``, this is not a program error."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# Part of the interface: a Job's podFailurePolicy tells a wrong token from a network that fails.
-EXIT_CODES: Mapping[type[BaseException], int] = {
-    InvalidSettingError: 2,
-    InvalidNameError: 2,
-    NotAuthorisedError: 3,
-    NotFoundError: 4,
-    NoSpaceError: 5,
-    CorruptFileError: 6,
-    NetworkError: 7,
-    UnsuitableModelError: 8,
-    InterruptedRunError: 9,
-    NotPermittedError: 10,
+
+@dataclass(frozen=True)
+class Exit:
+    """An exit code, and whether a retry of the Job can help."""
+
+    code: int
+    is_worth_a_retry: bool
+
+
+# The interface to a Job's podFailurePolicy. Docs, chart and deploy are checked against this table.
+EXITS: dict[type[BaseException], Exit] = {
+    Exception: Exit(1, True),
+    InvalidSettingError: Exit(2, False),
+    InvalidNameError: Exit(2, False),
+    NotAuthorisedError: Exit(3, False),
+    NotFoundError: Exit(4, False),
+    NoSpaceError: Exit(5, False),
+    CorruptFileError: Exit(6, True),
+    NetworkError: Exit(7, True),
+    UnsuitableModelError: Exit(8, False),
+    InterruptedRunError: Exit(9, True),
+    NotPermittedError: Exit(10, False),
 }
 
 
-def exit_code(error: BaseException) -> int:
-    """The code of the most particular class of ``error`` that has one, else 1."""
-    return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), 1)
+def exit_of(error: BaseException) -> Exit:
+    """The entry of the most specific class of ``error`` that has one."""
+    return next(EXITS[kind] for kind in type(error).__mro__ if kind in EXITS)

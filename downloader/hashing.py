@@ -1,18 +1,18 @@
-"""The digests of one file, made while its bytes pass by."""
+"""Digests of a file, computed while its bytes arrive or from the disk."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from downloader.remote import Digest, RemoteFile
-from downloader.stop import Stop
+from downloader.sources.remote import RemoteFile
+from downloader.workers import Stop
 
 _CHUNK_BYTES = 1024 * 1024
 
 
 class Hashes:
-    """SHA-256 of the contents always, and what else the source knows the file by."""
+    """The SHA-256 of the contents, and the digest by which the source identifies the file."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._digest = file.digest
@@ -27,11 +27,11 @@ class Hashes:
 
     @property
     def sha256(self) -> str:
-        """In hexadecimal."""
+        """The SHA-256 in hexadecimal."""
         return self._sha256.hexdigest()
 
     def mismatch(self) -> str:
-        """What differs from the source's digest, as a clause; empty where nothing does."""
+        """How the digest differs from the source's, as a clause; empty if it does not."""
         if self._digest is None:
             return ""
         found = self._other.hexdigest() if self._other is not None else self.sha256
@@ -42,7 +42,7 @@ class Hashes:
 
 
 def hash_file(path: Path, file: RemoteFile, stop: Stop) -> Hashes:
-    """The digests of what is on the disk, read with one fixed buffer."""
+    """The digests of the file at ``path``, read through one fixed buffer."""
     hashes = Hashes(file)
     with memoryview(bytearray(_CHUNK_BYTES)) as buffer, path.open("rb", buffering=0) as stream:
         while count := stream.readinto(buffer):
@@ -52,14 +52,14 @@ def hash_file(path: Path, file: RemoteFile, stop: Stop) -> Hashes:
 
 
 def sha256_of(path: Path, stop: Stop) -> str:
-    """SHA-256 of a file in hexadecimal."""
+    """The SHA-256 of a file in hexadecimal."""
     return hash_file(path, RemoteFile("", 0, None), stop).sha256
 
 
 def matches(path: Path, file: RemoteFile, stop: Stop) -> Hashes | None:
-    """The digests of the file at ``path`` if they prove it to be ``file``, else None.
+    """The digests of the file at ``path`` if they prove that it is ``file``, else None.
 
-    Without a digest nothing proves it.
+    A file whose source lists no digest never matches.
     """
     if file.digest is None or not path.is_file() or path.stat().st_size != file.size:
         return None
@@ -68,9 +68,8 @@ def matches(path: Path, file: RemoteFile, stop: Stop) -> Hashes | None:
 
 
 def _other_hash(file: RemoteFile) -> hashlib._Hash | None:
-    digest: Digest | None = file.digest
-    if digest is None or digest.algorithm == "sha256":
+    if file.digest is None or file.digest.algorithm == "sha256":
         return None
-    if digest.algorithm == "md5":
+    if file.digest.algorithm == "md5":
         return hashlib.md5(usedforsecurity=False)
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)

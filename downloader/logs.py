@@ -1,6 +1,6 @@
-"""What the downloader says: lines for people, or an object a line, and the kubelet's summary.
+"""Log lines as text or JSON, the results on stdout, and the kubelet's termination message.
 
-A record may carry ``event`` and ``fields``; the text form leaves them out.
+A record may carry ``event`` and ``fields``, which only the JSON form shows.
 """
 
 from __future__ import annotations
@@ -9,23 +9,21 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from downloader.settings import Settings
-
 logger = logging.getLogger("downloader")
 
-# The kubelet reads no more.
+# The kubelet's limit.
 _TERMINATION_LOG_BYTES = 4096
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line: ``time``, ``level``, ``event``, ``message``, and the event's own fields."""
+    """One object per line: ``time``, ``level``, ``event``, ``message``, and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The object."""
+        """The object as one line."""
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         document = {
             "time": time,
@@ -40,7 +38,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class WithoutSecrets(logging.Formatter):
-    """Another formatter's line with every secret struck out, should one ever come that far."""
+    """Masks every secret in the line of another formatter, as a last line of defence."""
 
     def __init__(self, formatter: logging.Formatter, secrets: Iterable[str]) -> None:
         super().__init__()
@@ -48,7 +46,7 @@ class WithoutSecrets(logging.Formatter):
         self._secrets = tuple(filter(None, secrets))
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The masked line."""
         line = self._formatter.format(record)
         for secret in self._secrets:
             line = line.replace(secret, "***")
@@ -56,7 +54,7 @@ class WithoutSecrets(logging.Formatter):
 
 
 def configure_logs(log_format: str, secrets: Iterable[str]) -> None:
-    """Send the log to stderr in the form that was asked for."""
+    """Send the log to stderr in ``log_format``."""
     text = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
     formatter = JsonFormatter() if log_format == "json" else text
     handler = logging.StreamHandler(sys.stderr)
@@ -65,13 +63,13 @@ def configure_logs(log_format: str, secrets: Iterable[str]) -> None:
     logger.setLevel(logging.INFO)
 
 
-def shows_bar(settings: Settings) -> bool:
-    """Whether progress is a bar."""
-    return settings.log_format == "auto" and sys.stderr.isatty()
+def print_result(log_format: str, text: str, document: Mapping[str, object]) -> None:
+    """Print ``text`` on stdout, or ``document`` as one line of JSON."""
+    print(json.dumps(document) if log_format == "json" else text, flush=True)
 
 
-def tell_error(message: str, code: int, log_format: str) -> None:
-    """The last line of a run that failed."""
+def report_error(message: str, code: int, log_format: str) -> None:
+    """Write the last line of a failed run."""
     if log_format == "json":
         fields = {"exit_code": code}
         logger.error("%s", message, extra={"event": "error", "fields": fields})
@@ -80,7 +78,7 @@ def tell_error(message: str, code: int, log_format: str) -> None:
 
 
 def write_termination_log(path: Path, summary: str) -> None:
-    """Leave ``summary`` where the kubelet reads it; elsewhere there is no such file."""
+    """Write ``summary`` for the kubelet; does nothing where ``path`` does not exist."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
     except OSError:

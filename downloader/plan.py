@@ -1,4 +1,4 @@
-"""What a download will fetch: each part resolved and listed, its files chosen; no weights yet."""
+"""What a download will fetch: resolves and lists each part and selects its files."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from downloader.errors import DownloadError, UnsuitableModelError
-from downloader.fetch.retry import Retries, with_retries
-from downloader.fetch.small import read_small
-from downloader.selection.listing import check_names, filtered
+from downloader.errors import (
+    CorruptFileError,
+    DownloadError,
+    TransientError,
+    UnsuitableModelError,
+)
+from downloader.hashing import Hashes
+from downloader.selection.parts import check_names, filtered, select_adapter, select_network
 from downloader.selection.pipeline import Selection, check_is_pipeline, read_components, select
-from downloader.selection.single import select_adapter, select_network
-from downloader.sources import Access, RemoteFile, Source, open_source
+from downloader.sources import RemoteFile, Source, open_source
+from downloader.sources.access import Access
+from downloader.sources.retry import Retries, with_retries
 from downloader.spec import ModelSpec, PartKind, PartSpec
-from downloader.stop import Stop
+from downloader.workers import Stop
 from modelstore.layout import MODEL_INDEX_NAME
+
+_LARGEST_INDEX_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class ResolvedPart:
-    """A part and what its source stands at: a commit, or a digest of the contents."""
+    """A part and the revision of its source: a commit, or a digest of the contents."""
 
     spec: PartSpec
     source: Source
@@ -30,7 +37,7 @@ class ResolvedPart:
 
     @property
     def identity(self) -> Sequence[object]:
-        """All that decides which bytes are published, and not how it was asked for."""
+        """Everything that decides which bytes are published."""
         spec = self.spec
         patterns = (spec.allow_patterns, spec.deny_patterns)
         return (spec.folder, spec.source.place, self.revision, spec.variant, *patterns)
@@ -45,7 +52,7 @@ class ResolvedModel:
 
     @property
     def revision(self) -> str:
-        """Equal for equal contents: the start of the commit, and of a digest of everything."""
+        """Equal for equal contents: the start of the commit and of a digest of all parts."""
         commit = re.sub(r"^sha256:", "", self.parts[0].revision)[:12]
         identity = json.dumps([part.identity for part in self.parts]).encode()
         return f"{commit}-{hashlib.sha256(identity).hexdigest()[:8]}"
@@ -62,7 +69,7 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """All files of a model, and the variant of each part's weights, by the part's folder.
+    """All files of a model, and the variant of each part's weights by the folder of the part.
 
     ``without_variant`` are the components that have only plain files.
     """
@@ -73,28 +80,28 @@ class Plan:
     without_variant: tuple[str, ...]
 
     @property
-    def variant_told(self) -> str:
-        """The variant and who lacks it, for people."""
+    def variant_summary(self) -> str:
+        """The variant and the components that lack it, for people."""
         lacking = f", plain files of {', '.join(self.without_variant)}"
         return f"variant {self.variants[''] or 'none'}{lacking if self.without_variant else ''}"
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The total of all files in bytes."""
         return sum(file.remote.size for file in self.files)
 
 
 def resolve_model(spec: ModelSpec, access: Access, stop: Stop) -> ResolvedModel:
-    """Ask each source what it stands at.
+    """Resolve each part to the current revision of its source.
 
     Raises:
-        SourceError: one of them fails.
+        SourceError: a source fails.
     """
     return ResolvedModel(spec.name, tuple(_resolve(part, access, stop) for part in spec.parts))
 
 
 def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
-    """List the sources and choose the files.
+    """List the sources and select the files.
 
     Raises:
         UnsuitableModelError: the model cannot be served.
@@ -113,26 +120,24 @@ def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
     paths = [file.path for file in files]
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:
-        raise UnsuitableModelError(f"two parts of the model have a file {min(twice)!r}")
+        raise UnsuitableModelError(f"two parts of the model contain the file {min(twice)!r}")
     return Plan(model, tuple(files), variants, tuple(without))
 
 
 def list_part(part: ResolvedPart, access: Access, stop: Stop) -> tuple[RemoteFile, ...]:
-    """Every file of the part's source, their names checked.
+    """Every file of the part's source, with checked names.
 
     Raises:
         SourceError: the source fails, or a name is not safe.
     """
-    retries = Retries(access.settings.max_retries, stop)
-    files = with_retries(lambda: part.source.list_files(part.revision), retries)
+    files = with_retries(lambda: part.source.list_files(part.revision), access.retries(stop))
     check_names(files)
     return files
 
 
 def _resolve(part: PartSpec, access: Access, stop: Stop) -> ResolvedPart:
     source = open_source(part.source, access)
-    retries = Retries(access.settings.max_retries, stop)
-    return ResolvedPart(part, source, with_retries(source.resolve, retries))
+    return ResolvedPart(part, source, with_retries(source.resolve, access.retries(stop)))
 
 
 def _select(part: ResolvedPart, access: Access, stop: Stop) -> Selection:
@@ -148,20 +153,44 @@ def _select(part: ResolvedPart, access: Access, stop: Stop) -> Selection:
             return select_network(spec.kind.value, files, spec.variant)
         check_is_pipeline(files)
         (index,) = [file for file in files if file.path == MODEL_INDEX_NAME]
-        retries = Retries(access.settings.max_retries, stop)
-        content = read_small(part.source, part.revision, index, retries)
+        content = _read_index(part, index, access.retries(stop))
         return select(files, read_components(content), spec.variant)
     except UnsuitableModelError as error:
         raise _explained(error, part, len(listed) - len(files)) from None
 
 
-def _explained(error: DownloadError, part: ResolvedPart, left_out: int) -> UnsuitableModelError:
-    patterns = f" (the patterns left {left_out} files out)" if left_out else ""
+def _read_index(part: ResolvedPart, file: RemoteFile, retries: Retries) -> bytes:
+    """The contents of the model index, verified by its digest."""
+    if file.size > _LARGEST_INDEX_BYTES:
+        raise UnsuitableModelError(f"{file.path} is too large for an index: {file.size:,} bytes")
+    content = with_retries(lambda: _read(part, file), retries)
+    hashes = Hashes(file)
+    hashes.update(content)
+    mismatch = hashes.mismatch()
+    if mismatch:
+        raise CorruptFileError(f"{file.path} {mismatch}")
+    return content
+
+
+def _read(part: ResolvedPart, file: RemoteFile) -> bytes:
+    content = bytearray()
+    with part.source.open(part.revision, file, 0, None) as stream:
+        for chunk in stream.chunks:
+            content += chunk
+            if len(content) > file.size:
+                raise CorruptFileError(f"{file.path} has more than {file.size:,} bytes")
+    if len(content) < file.size:
+        raise TransientError(f"{file.path} ended after {len(content):,} bytes")
+    return bytes(content)
+
+
+def _explained(error: DownloadError, part: ResolvedPart, excluded: int) -> UnsuitableModelError:
+    patterns = f" (the patterns excluded {excluded} files)" if excluded else ""
     return UnsuitableModelError(f"{part.source.uri}: {error}{patterns}")
 
 
 def path_in_model(spec: PartSpec, file: RemoteFile) -> str:
-    """Where a file of a part lies within the model."""
-    # An adapter's folder holds its files, wherever in a repository they were.
+    """The path of a part's file within the model."""
+    # The files of an adapter go into one folder, wherever they are in the repository.
     path = file.path.rpartition("/")[2] if spec.kind is PartKind.ADAPTER else file.path
     return f"{spec.folder}/{path}" if spec.folder else path

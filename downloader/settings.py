@@ -1,4 +1,4 @@
-"""Every setting of the downloader, documented once: flags, environment and docs derive from it."""
+"""Every verb and setting, documented once: flags, environment and docs derive from here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,64 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliSubCommand,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+MaxWorkers = Field(
+    default=8, ge=1, le=64, description="How many files are processed at the same time."
+)
 
 
-class Settings(BaseSettings):
-    """Read from flags (``--source``), else from the environment (``DOWNLOADER_SOURCE``).
+class VerbSettings(BaseSettings):
+    """What every verb reads from flags (``--name``), else from the environment.
 
-    The hub's own variables ``HF_TOKEN`` and ``HF_ENDPOINT`` are read by ``huggingface_hub``, the
-    variables ``AWS_…`` by ``botocore``.
+    The environment variable of ``name`` is ``DOWNLOADER_NAME``. ``huggingface_hub`` reads
+    ``HF_TOKEN`` and ``HF_ENDPOINT``, ``botocore`` the variables ``AWS_…``.
     """
 
     model_config = SettingsConfigDict(env_prefix="DOWNLOADER_", frozen=True)
+
+    name: str = Field(
+        default="",
+        description="The model's name: the folder on the volume and the name in the predict URL.",
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto",
+        description="`text` is a line every few seconds, `json` one object per line, `auto` a bar "
+        "on a terminal and text elsewhere.",
+    )
+    termination_log: Path = Field(
+        default=Path("/dev/termination-log"),
+        description="Where the kubelet reads the summary of the run; not written if it does not "
+        "exist.",
+    )
+
+
+class VolumeSettings(VerbSettings):
+    """What every verb that opens the volume reads."""
+
+    target: Path = Field(
+        default=Path("/mnt/models"), description="Where the shared volume is mounted."
+    )
+
+
+class LeaseSettings(VolumeSettings):
+    """What every verb that changes the volume reads."""
+
+    lease_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="How long another download of the same name may miss its heartbeats before "
+        "this one takes over.",
+    )
+
+
+class SourceSettings(VerbSettings):
+    """What every verb that opens a source reads."""
 
     source: str = Field(
         default="",
@@ -24,85 +71,46 @@ class Settings(BaseSettings):
         "`main` by default), `file:///path/to/folder`, `s3://bucket/prefix`, or "
         "`https://host/x.safetensors` with `sha256`.",
     )
-    name: str = Field(
-        default="",
-        description="The model's name: the folder on the volume and the name in the predict URL.",
-    )
     sha256: str = Field(
-        default="", description="The digest of the single file that an `https://` source is."
+        default="", description="The digest of the single file of an `https://` source."
     )
     spec: Path | None = Field(
         default=None,
-        description="A YAML file with many models, in place of `source`; `name` then picks one. "
-        "See docs/downloads.md.",
-    )
-    target: Path = Field(
-        default=Path("/mnt/models"), description="Where the shared volume is mounted."
+        description="A YAML file with several models, instead of `source`; `name` then selects "
+        "one. See docs/downloads.md.",
     )
     variant: str = Field(
         default="fp16",
-        description="The weights' variant to take where the repository has it; the plain files "
-        "otherwise. Empty: always the plain files.",
+        description="The variant of the weights to prefer; a component without it gets the plain "
+        "files. Empty: always the plain files.",
     )
     allow_patterns: str = Field(
         default="",
-        description="Globs, with commas between them: only files that match one are considered.",
+        description="Comma-separated globs: only files that match one of them are considered.",
     )
     deny_patterns: str = Field(
-        default="", description="Globs, with commas between them: files that match one are not."
+        default="", description="Comma-separated globs: files that match one of them are ignored."
     )
-    max_workers: int = Field(
-        default=8, ge=1, le=64, description="How many files are fetched at the same time."
-    )
+    max_workers: int = MaxWorkers
     max_retries: int = Field(
         default=10,
         ge=0,
-        description="How often a request is tried again before the network is given up. Bytes that "
-        "arrive set the count back.",
+        description="How often a failed request is retried. Bytes that arrive reset the count.",
     )
     stall_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="How long a connection may stay silent before it is given up and tried again.",
-    )
-    lease_seconds: float = Field(
-        default=30.0,
-        gt=0,
-        description="How long another download of the same name may show no sign of life before "
-        "this one takes its place.",
-    )
-    rehash: bool = Field(
-        default=True,
-        description="Read a model that is published already once more, and mend what is damaged; "
-        "`false` compares sizes only.",
-    )
-    keep: int = Field(
-        default=2,
-        ge=1,
-        description="How many revisions of a model `prune` leaves, the one that is served among "
-        "them.",
-    )
-    revision: str = Field(
-        default="",
-        description="The revision that `rollback` switches to. Empty: the one served before.",
-    )
-    log_format: Literal["auto", "text", "json"] = Field(
-        default="auto",
-        description="`text` is a line every few seconds, `json` an object a line, `auto` a bar on "
-        "a terminal and text elsewhere.",
+        description="How long a connection may stay silent before the request is retried.",
     )
     token_file: Path | None = Field(
         default=None,
-        description="A file that holds the hub's token, in place of `HF_TOKEN`. It need not exist.",
+        description="A file that contains the hub's token, instead of `HF_TOKEN`. It may be "
+        "missing.",
     )
     s3_addressing: Literal["auto", "path", "virtual"] = Field(
         default="auto",
-        description="Whether a bucket's name goes into the path or before the host. `auto` is the "
-        "path where `AWS_ENDPOINT_URL` is set.",
-    )
-    termination_log: Path = Field(
-        default=Path("/dev/termination-log"),
-        description="Where the kubelet reads how it ended; left alone where it does not exist.",
+        description="Whether a bucket's name goes into the path or the host name. `auto` is the "
+        "path if `AWS_ENDPOINT_URL` is set.",
     )
 
     @field_validator("spec", "token_file", mode="before")
@@ -112,13 +120,92 @@ class Settings(BaseSettings):
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """``allow_patterns`` one by one."""
+        """The patterns of ``allow_patterns``."""
         return _patterns(self.allow_patterns)
 
     @property
     def denied(self) -> tuple[str, ...]:
-        """``deny_patterns`` one by one."""
+        """The patterns of ``deny_patterns``."""
         return _patterns(self.deny_patterns)
+
+
+class Fetch(SourceSettings, LeaseSettings):
+    """Fetch, verify and publish models; the default verb."""
+
+    rehash: bool = Field(
+        default=True,
+        description="Hash a model that is already published, and repair damaged files; `false` "
+        "compares only sizes.",
+    )
+
+
+class Plan(SourceSettings):
+    """Print the files, their sizes and the resolved commit; fetches no weights."""
+
+
+class Verify(VolumeSettings):
+    """Hash the served models and compare them with their markers."""
+
+    max_workers: int = MaxWorkers
+
+
+class ListModels(VolumeSettings):
+    """List the published models and their revisions."""
+
+
+class Prune(LeaseSettings):
+    """Delete all but the newest revisions, and the remains of killed runs."""
+
+    keep: int = Field(
+        default=2,
+        ge=1,
+        description="How many revisions of a model `prune` keeps, including the served one.",
+    )
+
+
+class Rollback(LeaseSettings):
+    """Serve the previous revision, or the one that --revision names."""
+
+    revision: str = Field(
+        default="",
+        description="The revision that `rollback` serves. Empty: the previous one.",
+    )
+
+
+class Settings(BaseSettings):
+    """Puts Stable Diffusion models on a shared volume."""
+
+    model_config = SettingsConfigDict(frozen=True, cli_kebab_case=True, cli_hide_none_type=True)
+
+    fetch: CliSubCommand[Fetch] = Field(description=Fetch.__doc__)
+    plan: CliSubCommand[Plan] = Field(description=Plan.__doc__)
+    verify: CliSubCommand[Verify] = Field(description=Verify.__doc__)
+    list: CliSubCommand[ListModels] = Field(description=ListModels.__doc__)
+    prune: CliSubCommand[Prune] = Field(description=Prune.__doc__)
+    rollback: CliSubCommand[Rollback] = Field(description=Rollback.__doc__)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The verb comes only from the command line; its settings also from the environment."""
+        return (init_settings,)
+
+
+Verb = Fetch | Plan | Verify | ListModels | Prune | Rollback
+VERBS: dict[str, type[Verb]] = {
+    "fetch": Fetch,
+    "plan": Plan,
+    "verify": Verify,
+    "list": ListModels,
+    "prune": Prune,
+    "rollback": Rollback,
+}
 
 
 def _patterns(text: str) -> tuple[str, ...]:

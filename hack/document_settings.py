@@ -17,9 +17,10 @@ import predictor.settings  # noqa: E402
 from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "settings.md"
-PROGRAMS: dict[str, type[BaseSettings]] = {
-    "predictor": predictor.settings.Settings,
-    "downloader": downloader.settings.Settings,
+# The settings classes of each program, one for each verb if it has verbs.
+PROGRAMS: dict[str, Sequence[type[BaseSettings]]] = {
+    "predictor": [predictor.settings.Settings],
+    "downloader": list(downloader.settings.VERBS.values()),
 }
 
 
@@ -30,12 +31,13 @@ def documented(document: str) -> str:
     return document
 
 
-def settings_table(settings: type[BaseSettings]) -> str:
+def settings_table(classes: Sequence[type[BaseSettings]]) -> str:
     """A Markdown table: flag, environment variable, default, description."""
-    prefix = settings.model_config["env_prefix"]
+    prefix = classes[0].model_config["env_prefix"]
+    fields = {name: field for one in classes for name, field in one.model_fields.items()}
     rows = [("flag", "environment", "default", "what it does")]
-    for name, field in settings.model_fields.items():
-        default = _in_words(field.default)
+    for name, field in fields.items():
+        default = "required" if field.is_required() else _in_words(field.default)
         variable = f"`{prefix}{name.upper()}`"
         rows.append((f"`--{name}`", variable, default, field.description or ""))
     return markdown_table(rows)

@@ -1,7 +1,7 @@
 """The contract on disk between the downloader and the predictor; standard library only.
 
 The downloader publishes a model folder, the predictor opens it, and neither imports the other:
-``layout`` says where things lie, ``marker`` says what makes a folder complete.
+``layout`` defines the paths, ``marker`` what makes a folder complete.
 """
 
 from modelstore.errors import IncompleteModelError, ModelStoreError

@@ -1,8 +1,8 @@
-"""What can be wrong with a model store.
+"""Errors of a model store.
 
 ModelStoreError
-├── InvalidNameError      a model name that is no plain folder name
-└── IncompleteModelError  a folder that the downloader did not finish
+├── InvalidNameError      a model name that is not a valid folder name
+└── IncompleteModelError  a folder that the downloader did not complete
 """
 
 
@@ -11,8 +11,8 @@ class ModelStoreError(Exception):
 
 
 class InvalidNameError(ModelStoreError):
-    """The model name could leave the store or hide in it."""
+    """The model name could lead out of the store or be hidden in it."""
 
 
 class IncompleteModelError(ModelStoreError):
-    """The folder has no marker, or does not hold what its marker lists."""
+    """The folder has no marker, or does not match its marker."""

@@ -1,28 +1,28 @@
-"""Where things lie on the shared volume.
+"""The layout of the shared volume.
 
 ::
 
     <root>/                         the volume, mounted by the Job and the predictor
-    ├── sdxl -> .revisions/sdxl/…   what is served: a relative link, switched by one rename
+    ├── sdxl -> .revisions/sdxl/…   the served model: a relative link, switched by one rename
     ├── .revisions/
     │   └── sdxl/
-    │       ├── 462165984030-1f0c9a2e/   a revision: complete, and changed only to mend it
+    │       ├── 462165984030-1f0c9a2e/   a revision: complete, changed only by repairs
     │       │   ├── .modelstore.json     the marker: the list of files, written last
-    │       │   ├── generation_defaults.json  optional: what a request may leave out
+    │       │   ├── generation_defaults.json  optional: defaults of request parameters
     │       │   ├── model_index.json
     │       │   ├── unet/ vae/ …
     │       │   ├── refiner/             optional: a second pipeline
     │       │   ├── adapters/pixel-art/  optional: LoRA files, a folder for each
     │       │   ├── controlnets/canny/   optional: ControlNets, a folder for each
     │       │   └── safety_classifier/   optional
-    │       └── .previous -> …           what was served before, for a rollback
+    │       └── .previous -> …           the previous revision, for a rollback
     ├── .staging/
-    │   ├── sdxl/<revision>.<owner>/     a download under way; the next run goes on with it
-    │   └── .sdxl.lease/<owner>          held by the one download under way
+    │   ├── sdxl/<revision>.<owner>/     a download in progress; the next run continues it
+    │   └── .sdxl.lease/<owner>          held by the one download in progress
     └── .trash/                          what is being deleted
 
-A volume written before there were revisions has a plain folder in place of the link; readers need
-not tell the two apart.
+On a volume from before there were revisions, a plain folder stands in place of the link. Readers
+need not distinguish the two.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ CLASSIFIER_FOLDER_NAME = "safety_classifier"
 
 # The name becomes a folder, a KServe model name and a URL segment.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-
-
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -55,11 +53,11 @@ class ModelStore:
     root: Path
 
     def model(self, name: str) -> Path:
-        """What readers open; it appears whole or not at all."""
+        """The path that readers open; it appears complete or not at all."""
         return self.root / check_name(name)
 
     def revisions(self, name: str) -> Path:
-        """The folder of all revisions of ``name``; no model's name starts with a dot."""
+        """The folder of all revisions of ``name``; no model name starts with a dot."""
         return self.root / ".revisions" / check_name(name)
 
     def revision(self, name: str, revision: str) -> Path:
@@ -67,15 +65,15 @@ class ModelStore:
         return self.revisions(name) / _checked_revision(revision)
 
     def previous(self, name: str) -> Path:
-        """The link to the revision that was served before the present one."""
+        """The link to the revision that was served before the current one."""
         return self.revisions(name) / ".previous"
 
     def link_target(self, name: str, revision: str) -> Path:
-        """What the link of ``name`` says: relative, as every pod mounts the volume elsewhere."""
+        """The target of the link of ``name``; relative, as each pod mounts the volume elsewhere."""
         return self.revision(name, revision).relative_to(self.root)
 
     def active(self, name: str) -> str | None:
-        """The revision that is served; None where there is none, or a plain folder."""
+        """The served revision; None if there is none, or only a plain folder."""
         try:
             target = self.model(name).readlink()
         except OSError:
@@ -87,20 +85,20 @@ class ModelStore:
         return self.root / ".staging" / check_name(name)
 
     def lease(self, name: str) -> Path:
-        """The folder that holds the name of the one download of ``name`` under way."""
+        """The folder that names the one download of ``name`` in progress."""
         return self.root / ".staging" / f".{check_name(name)}.lease"
 
     def scratch(self, name: str, purpose: str) -> Path:
-        """A file that only the owner of the lease makes, for a moment; it may be left by a kill."""
+        """A short-lived file of the owner of the lease; a kill may leave it behind."""
         return self.root / ".staging" / f".{check_name(name)}.{purpose}"
 
     @property
     def trash(self) -> Path:
-        """Where a folder goes, by one rename, before its files are deleted."""
+        """Where a rename moves a folder before its files are deleted."""
         return self.root / ".trash"
 
     def names(self) -> tuple[str, ...]:
-        """Every name that has a model, a revision or a download, in order."""
+        """Every name that has a model, a revision or a download, sorted."""
         folders = (self.root, self.root / ".revisions", self.root / ".staging")
         paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
         found = {path.name for path in paths if path.is_dir() or path.is_symlink()}
@@ -109,15 +107,15 @@ class ModelStore:
 
 def _checked_revision(revision: str) -> str:
     if not _REVISION.fullmatch(revision):
-        raise InvalidNameError(f"{revision!r} is no name of a revision")
+        raise InvalidNameError(f"{revision!r} is not a valid revision name")
     return revision
 
 
 def check_name(name: str) -> str:
-    """The name, if it may be a folder, a KServe model name and a segment of a URL.
+    """The name, if it is valid as a folder, a KServe model name and a URL segment.
 
     Raises:
-        InvalidNameError: it may not.
+        InvalidNameError: it is not.
     """
     if not _NAME.fullmatch(name):
         raise InvalidNameError(

@@ -1,6 +1,6 @@
-"""The completion marker: the list of a model's files, written last, so that it is the proof.
+"""The completion marker: the list of a model's files, written last as proof of completeness.
 
-The form is the one of an installed wheel's RECORD (PEP 376): what is listed is what is complete.
+It resembles the RECORD of an installed wheel (PEP 376): the listed files are the complete model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from modelstore.errors import IncompleteModelError
 from modelstore.layout import MARKER_NAME
 
 SCHEMA_VERSION = 2
-# Version 1 knew no parts and no patterns.
+# Version 1 has no parts and no requested variant.
 _READABLE = (1, 2)
 
 
@@ -31,7 +31,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class PartEntry:
-    """What was published beside the pipeline: its folder within, and as in ``Marker`` the rest."""
+    """A part other than the pipeline: its folder in the model; other fields as in ``Marker``."""
 
     folder: str
     source: str
@@ -43,12 +43,12 @@ class PartEntry:
 class Marker:
     """What was published, from where and when.
 
-    ``source`` is the source as asked for (``hf://owner/name@main``), ``revision`` what it resolved
+    ``source`` is the requested source (``hf://owner/name@main``), ``revision`` what it resolved
     to (a commit on a hub, a digest of the contents for a folder), ``variant`` the weights' variant
     (``"fp16"``) or None for the plain files, ``completed_at`` UTC in ISO 8601.
-    ``asked_variant`` is what the downloader was asked to prefer: it tells a repeat from a change.
-    ``parts`` are the refiner, the adapters, the ControlNets and the safety classifier, as far as
-    there are any; their files are among ``files``.
+    ``asked_variant`` is the requested variant, which distinguishes a repeat from a change.
+    ``parts`` are the refiner, the adapters, the ControlNets and the safety classifier, if the model
+    has any; their files are among ``files``.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Marker:
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The total of all files in bytes."""
         return sum(entry.size for entry in self.files)
 
     @classmethod
@@ -73,7 +73,7 @@ class Marker:
             IncompleteModelError: there is no folder, no marker, or one of another version.
         """
         if not folder.is_dir():
-            raise IncompleteModelError(f"there is no model folder {folder.name!r}")
+            raise IncompleteModelError(f"the model folder {folder.name!r} does not exist")
         try:
             document = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -81,7 +81,9 @@ class Marker:
                 f"model folder {folder.name!r} has no {MARKER_NAME}: its download did not finish"
             ) from None
         except ValueError:
-            raise IncompleteModelError(f"{MARKER_NAME} of {folder.name!r} is no JSON") from None
+            raise IncompleteModelError(
+                f"{MARKER_NAME} of {folder.name!r} is not valid JSON"
+            ) from None
         return cls._from_document(document, folder.name)
 
     @classmethod
@@ -97,11 +99,11 @@ class Marker:
             return cls(**fields, files=files, parts=parts)
         except (KeyError, TypeError):
             raise IncompleteModelError(
-                f"{MARKER_NAME} of {folder_name!r} has not the fields of its schema version"
+                f"{MARKER_NAME} of {folder_name!r} does not match its schema version"
             ) from None
 
     def write(self, folder: Path) -> None:
-        """Write the marker into ``folder``: whole on disk before it has its name."""
+        """Write the marker into ``folder``; it gets its name once it is on the disk."""
         document = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         partial = folder / f"{MARKER_NAME}.partial"
         with partial.open("w", encoding="utf-8") as stream:
@@ -112,17 +114,17 @@ class Marker:
         partial.replace(folder / MARKER_NAME)
 
     def check_sizes(self, folder: Path) -> None:
-        """See that every listed file is there with its size; quick enough for every start.
+        """Check that every listed file exists with its size; fast enough for every start.
 
         Raises:
-            IncompleteModelError: names the first file that is missing or of another size.
+            IncompleteModelError: names the first file that is missing or has another size.
         """
         for entry in self.files:
             try:
                 size = (folder / entry.path).stat().st_size
             except FileNotFoundError:
                 raise IncompleteModelError(
-                    f"model folder {folder.name!r} lacks {entry.path}"
+                    f"model folder {folder.name!r} has no {entry.path}"
                 ) from None
             if size != entry.size:
                 raise IncompleteModelError(

@@ -1,1 +1,1 @@
-"""Bringing bytes in: ranges over HTTP, retries, one file at a time, many files at once."""
+"""Planned files become files in a folder: linked from the volume or fetched, hashed, resumed."""

@@ -1,8 +1,8 @@
-"""One file: resumed where a former run was killed, hashed while it is written, whole or not there.
+"""The fetch of one file: resumed after a kill, hashed while it is written, renamed once verified.
 
-The bytes go into ``<path>.<version>.partial`` as they come, so a kill costs no more than the chunk
-on its way. The version in the name keeps bytes of two versions apart. Only a file with the right
-digest gets its own name.
+Bytes are written to ``<path>.<version>.partial`` as they arrive, so a kill costs at most the chunk
+in transit. The version in the name separates the bytes of two versions. Only a file with the right
+digest gets its final name.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downloader.errors import CorruptFileError, TransientError
-from downloader.fetch.http import RangeRefusedError
-from downloader.fetch.retry import Retries
+from downloader.fetch.progress import Meter
 from downloader.hashing import Hashes, hash_file
-from downloader.progress import Meter
-from downloader.remote import RemoteFile, Source
-from downloader.stop import Stop
+from downloader.sources.http import RangeRefusedError
+from downloader.sources.remote import RemoteFile, Source
+from downloader.sources.retry import Retries
+from downloader.workers import Stop
 
 PARTIAL_SUFFIX = ".partial"
 _CORRUPT_LIMIT = 3
-# A connection that always breaks after fewer does not go on for ever.
+# A connection that always breaks earlier than this runs out of retries.
 _PROGRESS_BYTES = 64 * 1024
 
 
 @dataclass
 class FileFetch:
-    """Brings ``file`` of ``source`` to ``path``."""
+    """Fetches ``file`` of ``source`` to ``path``."""
 
     source: Source
     revision: str
@@ -38,11 +38,11 @@ class FileFetch:
     stop: Stop
 
     def run(self) -> str:
-        """Fetch, resume, try again; returns the SHA-256 of what is now at ``path``.
+        """Fetch the file, with resumption and retries, and return its SHA-256.
 
         Raises:
-            CorruptFileError: it came wrong three times.
-            SourceError: it did not come.
+            CorruptFileError: the contents were wrong three times.
+            SourceError: the source failed.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_CORRUPT_LIMIT):
@@ -55,7 +55,7 @@ class FileFetch:
         raise corrupt
 
     def _fetch_once(self) -> str:
-        # Not "w": what is there is gone on with.
+        # Without O_TRUNC: the bytes of an earlier run stay.
         descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             hashes = self._receive_all(descriptor)
@@ -69,9 +69,9 @@ class FileFetch:
         return hashes.sha256
 
     def _receive_all(self, descriptor: int) -> Hashes:
-        there = hash_file(self._partial, self.file, self.stop)
+        existing = hash_file(self._partial, self.file, self.stop)
         size = os.fstat(descriptor).st_size
-        received = _Received(size, there, furthest=size)
+        received = _Received(size, existing, furthest=size)
         while received.count < self.file.size:
             try:
                 self._receive(descriptor, received)
@@ -93,7 +93,7 @@ class FileFetch:
                 self.stop.check()
                 if received.count + len(chunk) > self.file.size:
                     raise self._too_long()
-                # At its own offset: another run that took this one for dead writes the same there.
+                # At its offset: a run that took this one for dead writes the same bytes there.
                 _write(descriptor, chunk, received.count)
                 self.meter.advance(len(chunk))
                 if received.add(chunk):
@@ -122,7 +122,7 @@ class _Received:
     furthest: int = 0
 
     def add(self, chunk: bytes) -> bool:
-        """Whether there is progress: enough bytes beyond any that came before."""
+        """Whether this is progress: enough bytes beyond the furthest offset so far."""
         self.hashes.update(chunk)
         self.count += len(chunk)
         if self.count < self.furthest + _PROGRESS_BYTES:
@@ -132,7 +132,7 @@ class _Received:
 
 
 def partial_path(path: Path, file: RemoteFile) -> Path:
-    """Where the first bytes of ``file`` lie until it is whole."""
+    """Where the bytes of ``file`` are stored until it is complete."""
     version = "".join(filter(str.isalnum, file.version))[:16]
     return path.with_name(f"{path.name}.{version}{PARTIAL_SUFFIX}")
 

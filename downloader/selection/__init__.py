@@ -1,1 +1,1 @@
-"""Which files of a source are fetched, for each kind of part. Pure: sees names, never weights."""
+"""Which files of a source are fetched, for each kind of part. Pure: reads names, not weights."""

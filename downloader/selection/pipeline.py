@@ -1,8 +1,8 @@
-"""Which files of a repository a diffusers pipeline needs. Pure: sees names and the model index.
+"""Which files of a repository a diffusers pipeline needs. Pure: reads names and the model index.
 
-Only ``model_index.json``, ``generation_defaults.json`` and the folders of the components that the
-index names are taken: configurations, tokenizers' files, and weights as safetensors. Pickles and
-Python files can run code when they are loaded, so a model that needs them is refused.
+Selects ``model_index.json``, ``generation_defaults.json``, and from the folders of the components
+that the index names the configurations, tokenizer files and safetensors. Pickles and Python files
+can run code when they are loaded, so a model that needs them is refused.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from downloader.errors import UnsuitableModelError
-from downloader.remote import RemoteFile
+from downloader.sources.remote import RemoteFile
 from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
 
 # Configurations, vocabularies, merges, sentencepiece models, chat templates.
 _SMALL_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx"})
 
-# diffusers and transformers give weights these two stems, a variant, and a number to each shard.
+# diffusers and transformers name weights by these two stems, a variant, and a shard number.
 _WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|model)"
     r"(?:\.(?P<variant>\w+))?(?:-(?P<shard>\d{5})-of-(?P<shards>\d{5}))?\.safetensors"
@@ -45,15 +45,15 @@ class Component:
 
     @property
     def has_weights(self) -> bool:
-        """Schedulers, tokenizers and processors have none; every other class is a network."""
+        """Schedulers, tokenizers and processors have no weights; every other class is a network."""
         return _WITHOUT_WEIGHTS.fullmatch(self.class_name) is None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The files to fetch, by path; ``variant`` is None where no component has the asked one.
+    """The files to fetch, by path; ``variant`` is None if no component has the requested one.
 
-    ``without_variant`` are the components whose plain files are taken in its place.
+    ``without_variant`` are the components whose plain files are fetched instead.
     """
 
     files: tuple[RemoteFile, ...]
@@ -62,50 +62,50 @@ class Selection:
 
 
 def check_is_pipeline(files: Iterable[RemoteFile]) -> None:
-    """See that the listing is a pipeline's.
+    """Check that the listing is that of a pipeline.
 
     Raises:
-        UnsuitableModelError: it is none.
+        UnsuitableModelError: it is not.
     """
     if all(file.path != MODEL_INDEX_NAME for file in files):
-        raise UnsuitableModelError(f"there is no {MODEL_INDEX_NAME}: it is no diffusers pipeline")
+        raise UnsuitableModelError(f"not a diffusers pipeline: it has no {MODEL_INDEX_NAME}")
 
 
 def read_components(model_index: bytes) -> tuple[Component, ...]:
-    """The components that a ``model_index.json`` names; null ones and options are none.
+    """The components that a ``model_index.json`` names, without null entries and options.
 
     Raises:
-        UnsuitableModelError: it is no model index.
+        UnsuitableModelError: it is not a valid model index.
     """
     try:
         document = json.loads(model_index)
     except ValueError:
-        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is no JSON") from None
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is not valid JSON") from None
     if not isinstance(document, Mapping):
-        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is no JSON object")
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is not a JSON object")
     components = tuple(_components(document))
     if not any(component.has_weights for component in components):
-        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} names no component that has weights")
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} names no component with weights")
     return components
 
 
 def select(
     files: Iterable[RemoteFile], components: Iterable[Component], variant: str | None
 ) -> Selection:
-    """Take what ``components`` need of a checked listing, with ``variant`` where there is one.
+    """Select what ``components`` need from a checked listing, preferring ``variant``.
 
     Raises:
-        UnsuitableModelError: names the component that has nothing to load, and why.
+        UnsuitableModelError: names the component that cannot be loaded, and why.
     """
     folders = _by_folder(files)
-    taken = [folders[""].get(name) for name in (MODEL_INDEX_NAME, GENERATION_DEFAULTS_NAME)]
+    wanted = [folders[""].get(name) for name in (MODEL_INDEX_NAME, GENERATION_DEFAULTS_NAME)]
     used: dict[str, str | None] = {}
     for component in components:
         needed, found = select_component(component, folders.get(component.name, {}), variant)
-        taken += needed
+        wanted += needed
         if component.has_weights:
             used[component.name] = found
-    selected = sorted((file for file in taken if file), key=lambda file: file.path)
+    selected = sorted((file for file in wanted if file), key=lambda file: file.path)
     without = tuple(name for name, found in used.items() if found != variant)
     return Selection(tuple(selected), variant if variant in used.values() else None, without)
 
@@ -113,10 +113,10 @@ def select(
 def select_component(
     component: Component, folder: Mapping[str, RemoteFile], variant: str | None
 ) -> tuple[list[RemoteFile], str | None]:
-    """What one component needs of its folder, by file name, and the variant of its weights.
+    """What one component needs from its folder, by file name, and the variant of its weights.
 
     Raises:
-        UnsuitableModelError: it has nothing to load, and why.
+        UnsuitableModelError: says why the component cannot be loaded.
     """
     _check_component(component, folder)
     needed = _small_files(folder)
@@ -134,7 +134,7 @@ def _components(document: Mapping[str, object]) -> Iterator[Component]:
             case [str(library), str(class_name)] if name.isidentifier():
                 yield Component(name, library, class_name)
             case _:
-                raise UnsuitableModelError(f"{MODEL_INDEX_NAME}: {name!r} is no component")
+                raise UnsuitableModelError(f"{MODEL_INDEX_NAME}: {name!r} is not a component")
 
 
 def _by_folder(files: Iterable[RemoteFile]) -> dict[str, dict[str, RemoteFile]]:
@@ -153,7 +153,7 @@ def _check_component(component: Component, folder: Mapping[str, RemoteFile]) -> 
     if f"{component.library}.py" in folder:
         raise UnsuitableModelError(
             f"the component {component.name!r} needs {component.library}.py: "
-            "code of a repository is never run"
+            "the code of a repository is never run"
         )
 
 
@@ -161,7 +161,7 @@ def _small_files(folder: Mapping[str, RemoteFile]) -> list[RemoteFile]:
     return [
         file
         for name, file in folder.items()
-        # The indexes of weights come with the weights.
+        # The index of weights is selected with the weights.
         if PurePosixPath(name).suffix in _SMALL_SUFFIXES and ".index." not in name
     ]
 
@@ -169,15 +169,15 @@ def _small_files(folder: Mapping[str, RemoteFile]) -> list[RemoteFile]:
 def _pick_variant(
     component: Component, folder: Mapping[str, RemoteFile], variant: str | None
 ) -> str | None:
-    """The asked variant or, where the component lacks it, the plain files (None)."""
-    there = {match["variant"] for match in map(_WEIGHTS.fullmatch, folder) if match}
+    """The requested variant or, if the component lacks it, the plain files (None)."""
+    available = {match["variant"] for match in map(_WEIGHTS.fullmatch, folder) if match}
     for candidate in (variant, None):
-        if candidate in there:
+        if candidate in available:
             return candidate
-    if there:
-        offered = ", ".join(sorted(filter(None, there)))
+    if available:
+        offered = ", ".join(sorted(filter(None, available)))
         raise UnsuitableModelError(
-            f"the component {component.name!r} has only the weights' variants {offered}"
+            f"the component {component.name!r} has weights only in the variants {offered}"
         )
     if any(PurePosixPath(name).suffix in _PICKLE_SUFFIXES for name in folder):
         raise UnsuitableModelError(
@@ -190,7 +190,7 @@ def _pick_variant(
 def _weights(
     component: Component, folder: Mapping[str, RemoteFile], variant: str | None
 ) -> Sequence[RemoteFile]:
-    """The single file of ``variant`` if there is one, else all shards and their index."""
+    """The single file of ``variant`` if it exists, else all shards and their index."""
     matches = [match for match in map(_WEIGHTS.fullmatch, folder) if match]
     matches = [match for match in matches if match["variant"] == variant]
     single = [folder[match[0]] for match in matches if match["shard"] is None]

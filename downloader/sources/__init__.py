@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from downloader.remote import ByteStream, Digest, RemoteFile, Source
-from downloader.sources.access import Access
-from downloader.sources.folder import FolderSource
-from downloader.sources.single_file import SingleFileSource
+from typing import TYPE_CHECKING
+
+from downloader.sources.remote import ByteStream, Digest, RemoteFile, Source
 from downloader.spec import BucketSpec, FileSpec, FolderSpec, SourceSpec
 
-__all__ = ["Access", "ByteStream", "Digest", "RemoteFile", "Source", "open_source"]
+if TYPE_CHECKING:
+    from downloader.sources.access import Access
+
+__all__ = ["ByteStream", "Digest", "RemoteFile", "Source", "open_source"]
 
 
 def open_source(spec: SourceSpec, access: Access) -> Source:
-    """The source that ``spec`` names; nothing is read yet, and no library loaded for another."""
+    """The source that ``spec`` names. Reads nothing yet, and imports no other source's library."""
     if isinstance(spec, FolderSpec):
+        from downloader.sources.folder import FolderSource
+
         return FolderSource(spec)
     if isinstance(spec, FileSpec):
+        from downloader.sources.single_file import SingleFileSource
+
         return SingleFileSource(spec, access.http)
     if isinstance(spec, BucketSpec):
         from downloader.sources.bucket import BucketSource

@@ -1,4 +1,4 @@
-"""What the sources of one run share: connections, and the hub's token."""
+"""What the sources of one run share: connections, retries, and the hub's token."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Self
 
 from downloader.errors import InvalidSettingError
-from downloader.fetch.http import HttpClient
-from downloader.settings import Settings
+from downloader.settings import SourceSettings
+from downloader.sources.http import HttpClient
+from downloader.sources.retry import Retries
+from downloader.workers import Stop
 
 
 @dataclass(frozen=True)
 class Access:
-    """Made once for all models; what is opened when it is needed is closed by ``with``."""
+    """Created once for all models of a run; ``with`` closes the connections."""
 
-    settings: Settings
+    settings: SourceSettings
 
     def __enter__(self) -> Self:
         return self
@@ -28,22 +30,26 @@ class Access:
 
     @cached_property
     def http(self) -> HttpClient:
-        """The connections."""
+        """The connections, opened on first use."""
         return HttpClient(self.settings.stall_seconds)
+
+    def retries(self, stop: Stop) -> Retries:
+        """The retries of one request."""
+        return Retries(self.settings.max_retries, stop)
 
     @cached_property
     def token(self) -> str | None:
-        """The hub's token: from the file of the settings, else as ``huggingface_hub`` finds it.
+        """The hub's token: from ``token_file``, else from where ``huggingface_hub`` finds it.
 
         Raises:
-            InvalidSettingError: it can be no token; it is not repeated.
+            InvalidSettingError: the token is malformed; the message does not repeat it.
         """
         from huggingface_hub import get_token  # only a hub needs it
 
         path = self.settings.token_file
         token = (_read(path) if path is not None else None) or get_token()
         if token is not None and not re.fullmatch(r"[!-~]+", token):
-            raise InvalidSettingError("the hub's token has spaces or other than ASCII characters")
+            raise InvalidSettingError("the hub's token contains spaces or non-ASCII characters")
         return token
 
 
@@ -51,6 +57,6 @@ def _read(path: Path) -> str | None:
     try:
         return path.read_text("utf-8").strip()
     except FileNotFoundError:
-        return None  # an optional Secret's volume is mounted all the same
+        return None  # the volume of an optional Secret is mounted even without the Secret
     except (OSError, UnicodeDecodeError):
-        raise InvalidSettingError(f"--token_file: {path} cannot be read") from None
+        raise InvalidSettingError(f"--token-file: {path} cannot be read") from None

@@ -1,8 +1,8 @@
-"""A source that is a prefix of an S3 bucket, at any endpoint that speaks S3's API.
+"""A source that is a prefix of an S3 bucket, at any endpoint that implements the S3 API.
 
 ``botocore`` finds credentials (variables, files, web identity, instance roles), lists, and signs
-addresses; the bytes are fetched by ``downloader.fetch``. An object is held to the ETag that it was
-listed with, and proved by its SHA-256 or MD5 where the bucket knows one.
+addresses; our own HTTP client fetches the bytes. Each request requires the ETag of the listing, and
+the contents are verified by SHA-256 or MD5 where the bucket has one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ from downloader.errors import (
     NotFoundError,
     TransientError,
 )
-from downloader.fetch.http import is_transient, retry_after
-from downloader.fetch.pool import run_all
-from downloader.remote import ByteStream, Digest, RemoteFile
 from downloader.sources.access import Access
+from downloader.sources.http import is_transient, retry_after
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import BucketSpec
-from downloader.stop import Stop
+from downloader.workers import Stop, run_all
 
 _ADDRESS_SECONDS = 3600
 _DEFAULT_REGION = "us-east-1"
@@ -45,7 +44,7 @@ _DEFAULT_REGION = "us-east-1"
 
 @dataclass(frozen=True)
 class BucketSource:
-    """The objects below a prefix; a name that ends in a slash stands for a folder, not a file."""
+    """The objects below a prefix; a key that ends in a slash stands for a folder and is skipped."""
 
     spec: BucketSpec
     access: Access
@@ -56,12 +55,12 @@ class BucketSource:
         return self.spec.uri
 
     def resolve(self) -> str:
-        """A digest of all keys, sizes and ETags: the same objects are the same revision."""
+        """A digest of all keys, sizes and ETags: equal objects are the same revision."""
         lines = (f"{path}\0{size}\0{etag}\n" for path, (size, etag) in self._listing.items())
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
-        """The objects as they were when ``resolve`` listed them, with the digests they have."""
+        """The objects as ``resolve`` listed them, with their digests."""
         calls = [
             lambda path=path, size=size, etag=etag: self._describe(path, size, etag)
             for path, (size, etag) in self._listing.items()
@@ -72,7 +71,7 @@ class BucketSource:
     def open(
         self, revision: str, file: RemoteFile, offset: int, etag: str | None
     ) -> Iterator[ByteStream]:
-        """See ``Source.open``; the address is signed anew each time."""
+        """See ``Source.open``; each call signs a new address."""
         with self._errors():
             url = self._client.generate_presigned_url(
                 "get_object", Params=self._object(file.path), ExpiresIn=_ADDRESS_SECONDS
@@ -85,7 +84,7 @@ class BucketSource:
 
     @cached_property
     def _listing(self) -> Mapping[str, tuple[int, str]]:
-        """Size and ETag by path below the prefix, in order."""
+        """Size and ETag by path below the prefix, sorted."""
         prefix = f"{self.spec.prefix}/" if self.spec.prefix else ""
         with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -98,7 +97,7 @@ class BucketSource:
             if not entry["Key"].endswith("/")
         }
         if not found:
-            raise NotFoundError(f"{self.uri}: there are no objects")
+            raise NotFoundError(f"{self.uri}: the prefix has no objects")
         return dict(sorted(found.items()))
 
     def _describe(self, path: str, size: int, etag: str) -> RemoteFile:
@@ -119,7 +118,7 @@ class BucketSource:
         )
         style = settings.s3_addressing
         if style == "auto" and own_endpoint:
-            style = "path"  # few endpoints have a name in DNS for each bucket
+            style = "path"  # few endpoints have a DNS name for each bucket
         # Without credentials the bucket may still be public.
         signature = "s3v4" if session.get_credentials() else UNSIGNED
         config = Config(
@@ -147,9 +146,9 @@ class BucketSource:
                 f"{self.uri}: cannot be reached ({type(error).__name__})"
             ) from error
         except NoCredentialsError as error:
-            raise NotAuthorisedError(f"{self.uri}: there are no credentials") from error
+            raise NotAuthorisedError(f"{self.uri}: no credentials found") from error
         except (BotoCoreError, ValueError) as error:
-            # Their texts name variables and files of the configuration.
+            # Their texts name configuration variables and files.
             raise InvalidSettingError(f"{self.uri}: {type(error).__name__}: {error}") from error
 
     def _refused(self, response: httpx2.Response) -> DownloadError:
@@ -157,25 +156,27 @@ class BucketSource:
         return self._meaning(response.status_code, code[1] if code else "", response.headers)
 
     def _meaning(self, status: int, code: str, headers: Mapping[str, str]) -> DownloadError:
-        told = f"{self.uri}: the endpoint answered {status} {code}".rstrip()
+        answer = f"{self.uri}: the endpoint answered {status} {code}".rstrip()
         region = headers.get("x-amz-bucket-region")
         if status in (301, 307, 400) and region:
-            return InvalidSettingError(f"{told}: set AWS_REGION to {region}, where the bucket is")
+            return InvalidSettingError(
+                f"{answer}: set AWS_REGION to {region}, the region of the bucket"
+            )
         if status in (401, 403):
-            return NotAuthorisedError(f"{told}: look at the credentials and the bucket's policy")
+            return NotAuthorisedError(f"{answer}: check the credentials and the bucket policy")
         if status == 404:
-            return NotFoundError(f"{told}: there is no such bucket or object")
+            return NotFoundError(f"{answer}: the bucket or object does not exist")
         if is_transient(status):
-            return TransientError(told, retry_after(headers))
+            return TransientError(answer, retry_after(headers))
         if status == 412:
-            return TransientError(f"{told}: an object changed while it was fetched")
-        return NetworkError(told)
+            return TransientError(f"{answer}: an object changed during the download")
+        return NetworkError(answer)
 
 
 def _digest(head: Mapping[str, Any], etag: str) -> Digest | None:
-    """What proves an object's contents, as far as the bucket says it (S3's HeadObject)."""
+    """The digest of an object's contents if the bucket reports one (S3's HeadObject)."""
     checksum = head.get("ChecksumSHA256")
-    # One of a multipart upload is a digest of digests, and has the number of parts behind it.
+    # The checksum of a multipart upload is a digest of digests, followed by the number of parts.
     if checksum and "-" not in checksum and head.get("ChecksumType") != "COMPOSITE":
         return Digest("sha256", base64.b64decode(checksum).hex())
     is_md5 = re.fullmatch(r'"[0-9a-f]{32}"', etag)

@@ -1,4 +1,4 @@
-"""A source that is a folder: a mounted share, a bucket's mount, a checkout. Knows no network."""
+"""A source that is a local folder: a mounted share, a mounted bucket, a checkout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 
 from downloader.errors import NotFoundError, SourceError
-from downloader.remote import ByteStream, Digest, RemoteFile
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import FolderSpec
 
 _CHUNK_BYTES = 1024 * 1024
@@ -19,7 +19,7 @@ _CHUNK_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class FolderSource:
-    """The files of a folder; hidden files and folders (``.git``, a marker) are no part of it."""
+    """The files of a folder, without hidden files and folders (``.git``, a marker)."""
 
     spec: FolderSpec
 
@@ -29,7 +29,7 @@ class FolderSource:
         return self.spec.uri
 
     def resolve(self) -> str:
-        """A digest of all paths, sizes and contents: the same contents are the same revision."""
+        """A digest of all paths, sizes and contents: equal contents are the same revision."""
         lines = (f"{file.path}\0{file.size}\0{file.version}\n" for file in self._files)
         return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -41,7 +41,7 @@ class FolderSource:
     def open(
         self, revision: str, file: RemoteFile, offset: int, etag: str | None
     ) -> Iterator[ByteStream]:
-        """Read a file; one that changed meanwhile is found out by its digest."""
+        """Read a file; its digest reveals a change since ``resolve``."""
         try:
             stream = (self.spec.path / file.path).open("rb", buffering=0)
         except OSError as error:
@@ -60,7 +60,7 @@ class FolderSource:
     @cached_property
     def _files(self) -> tuple[RemoteFile, ...]:
         if not self.spec.path.is_dir():
-            raise NotFoundError(f"{self.uri}: there is no such folder")
+            raise NotFoundError(f"{self.uri}: the folder does not exist")
         try:
             return tuple(self._read(path) for path in sorted(_visible_files(self.spec.path)))
         except OSError as error:
@@ -81,7 +81,7 @@ def _visible_files(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        # Links to files are taken (a hub's cache is made of them), those to folders may be circles.
+        # Links to files are followed, as a hub's cache consists of them; links to folders may loop.
         if path.is_dir() and not path.is_symlink():
             yield from _visible_files(path)
         elif path.is_file():

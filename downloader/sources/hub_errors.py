@@ -1,4 +1,4 @@
-"""What the hub's refusals mean for the operator: which page to visit, which Secret to fix."""
+"""Errors of the hub as sentences for the operator: which page to visit, which Secret to fix."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from downloader.errors import (
     NotFoundError,
     TransientError,
 )
-from downloader.fetch.http import is_transient, not_reached, retry_after
+from downloader.sources.http import is_transient, not_reached, retry_after
 from downloader.spec import HubSpec
 
-# ``OSError`` holds the library's own errors, ``ValueError`` an answer that is no JSON.
+# ``OSError`` covers the library's own errors, ``ValueError`` a response that is not JSON.
 HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
 
 
 def translated(error: Exception, spec: HubSpec, endpoint: str, has_token: bool) -> DownloadError:
-    """The error to raise in place of ``error``; repeats no address or header of the request."""
+    """The error to raise in place of ``error``; contains no address or header of the request."""
     if isinstance(error, HfHubHTTPError):
         return _refused(error, spec, _page(spec, endpoint), has_token)
     if isinstance(error, OfflineModeIsEnabled):
-        return NetworkError(f"{spec.uri}: HF_HUB_OFFLINE forbids to ask the hub")
+        return NetworkError(f"{spec.uri}: HF_HUB_OFFLINE is set, so the hub cannot be reached")
     if isinstance(error, httpx2.HTTPError):
-        told = not_reached(error, str(urlsplit(endpoint).hostname))
-        return type(told)(f"{spec.uri}: {told}")
-    return NetworkError(f"{spec.uri}: {urlsplit(endpoint).hostname} does not answer as a hub does")
+        unreached = not_reached(error, str(urlsplit(endpoint).hostname))
+        return type(unreached)(f"{spec.uri}: {unreached}")
+    return NetworkError(f"{spec.uri}: {urlsplit(endpoint).hostname} does not answer like a hub")
 
 
 def _refused(error: HfHubHTTPError, spec: HubSpec, page: str, has_token: bool) -> DownloadError:
@@ -51,19 +51,18 @@ def _refused(error: HfHubHTTPError, spec: HubSpec, page: str, has_token: bool) -
     if isinstance(error, RepositoryNotFoundError):
         kind = NotAuthorisedError if status in (401, 403) else NotFoundError
         return kind(
-            f"{spec.uri}: either there is no such repository or it is private: "
-            f"look at {page} and {readable}"
+            f"{spec.uri}: the repository does not exist or is private: check {page} and {readable}"
         )
     if isinstance(error, RevisionNotFoundError):
         return NotFoundError(
-            f"{spec.uri}: the repository has no revision {spec.revision!r}: look at {page}"
+            f"{spec.uri}: the repository has no revision {spec.revision!r}: check {page}"
         )
     if status in (401, 403):
         return NotAuthorisedError(
-            f"{spec.uri}: the hub answered {status}: look at {page} and {readable}"
+            f"{spec.uri}: the hub answered {status}: check {page} and {readable}"
         )
     if status == 404:
-        return NotFoundError(f"{spec.uri}: the hub answered 404: look at {page}")
+        return NotFoundError(f"{spec.uri}: the hub answered 404: check {page}")
     message = f"{spec.uri}: the hub answered {status}"
     if is_transient(status):
         return TransientError(message, retry_after(error.response.headers))

@@ -1,8 +1,8 @@
 """A source that is a repository on a Hugging Face hub.
 
-``huggingface_hub`` resolves, lists, builds addresses and headers and names errors. The bytes are
-fetched by ``downloader.fetch``, as the library begins a half-fetched file again after a kill. Files
-in the hub's Xet storage come over plain HTTP too.
+``huggingface_hub`` resolves, lists, builds addresses and headers, and classifies errors. Our own
+HTTP client fetches the bytes, because the library restarts a partial file after a kill. Files in
+the hub's Xet storage come over plain HTTP too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 
 from downloader.errors import DownloadError, NetworkError, TransientError
-from downloader.remote import ByteStream, Digest, RemoteFile
 from downloader.sources.access import Access
 from downloader.sources.hub_errors import HUB_ERRORS, translated
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import HubSpec
 
 
@@ -35,11 +35,11 @@ class HubSource:
 
     @property
     def uri(self) -> str:
-        """The repository and the revision as asked for."""
+        """The repository and the requested revision."""
         return self.spec.uri
 
     def resolve(self) -> str:
-        """The commit that the branch or tag is at; asks nobody where the spec names a commit."""
+        """The commit of the branch or tag; sends no request if the spec names a commit."""
         if self.spec.is_pinned:
             return self.spec.revision
         with self._errors():
@@ -60,7 +60,7 @@ class HubSource:
     def open(
         self, revision: str, file: RemoteFile, offset: int, etag: str | None
     ) -> Iterator[ByteStream]:
-        """See ``Source.open``; asks the hub each time, as signed addresses of its network end."""
+        """See ``Source.open``; asks the hub each time, because signed addresses expire."""
         endpoint = self._api.endpoint
         url = hf_hub_url(self.spec.repository, file.path, revision=revision, endpoint=endpoint)
         with self.access.http.open(
@@ -70,9 +70,9 @@ class HubSource:
 
     @cached_property
     def _api(self) -> HfApi:
-        # Its warnings carry signed addresses.
+        # Its warnings contain signed addresses.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        # It sets no limit of time of its own.
+        # The library sets no timeout.
         get_session().timeout = httpx2.Timeout(self.access.settings.stall_seconds)
         return HfApi(token=self.access.token or False)
 
@@ -82,7 +82,7 @@ class HubSource:
 
     def _refused(self, response: httpx2.Response) -> DownloadError:
         if not str(response.url).startswith(self._api.endpoint):
-            # The network that delivers large files; its addresses end, and the hub gives new ones.
+            # The network that delivers large files: its addresses expire; the hub issues new ones.
             host = response.url.host
             return TransientError(f"{self.uri}: {host} answered {response.status_code}")
         response.read()
@@ -104,7 +104,7 @@ class HubSource:
 
 
 def _remote_file(entry: RepoFile) -> RemoteFile:
-    # Git holds only a pointer of a large file, so its blob id says nothing of the contents.
+    # For a large file git stores only a pointer, so the blob id does not identify the contents.
     if entry.lfs is not None:
         return RemoteFile(entry.path, entry.lfs.size, Digest("sha256", entry.lfs.sha256))
     return RemoteFile(entry.path, entry.size, Digest("git-blob", entry.blob_id))

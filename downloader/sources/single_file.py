@@ -1,4 +1,4 @@
-"""A source that is one safetensors file on a web server, known by its SHA-256."""
+"""A source that is one safetensors file on a web server, identified by its SHA-256."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from dataclasses import dataclass
 import httpx2
 
 from downloader.errors import DownloadError, NetworkError, NotAuthorisedError, NotFoundError
-from downloader.fetch.http import HttpClient, check_status
-from downloader.remote import ByteStream, Digest, RemoteFile
+from downloader.sources.http import HttpClient, check_status
+from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import FileSpec
 
 
 @dataclass(frozen=True)
 class SingleFileSource:
-    """The file at an address; no token is ever sent there."""
+    """The file at an address; no token is ever sent to it."""
 
     spec: FileSpec
     http: HttpClient
 
     @property
     def uri(self) -> str:
-        """The address without its query, which may be a secret."""
+        """The address without its query, which may contain a secret."""
         return self.spec.uri
 
     def resolve(self) -> str:
-        """The digest that was given; asks nobody."""
+        """The digest from the settings; sends no request."""
         return f"sha256:{self.spec.sha256}"
 
     def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
-        """The one file, its size as the server tells it."""
+        """The one file, with the size that the server reports."""
         digest = Digest("sha256", self.spec.sha256)
         return (RemoteFile(self.spec.file_name, self._size(), digest),)
 
@@ -47,13 +47,13 @@ class SingleFileSource:
             yield stream
 
     def _size(self) -> int:
-        # Not HEAD: signed addresses are often signed for GET alone.
+        # Not HEAD: addresses are often signed for GET only.
         with self.http.request(self.spec.url, {"Range": "bytes=0-0"}) as response:
             check_status(response, self._refused)
             found = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("Content-Range", ""))
             length = found[1] if found else response.headers.get("Content-Length", "")
         if not length.isdigit() or (response.status_code == 206 and not found):
-            raise NetworkError(f"{self.uri}: the server does not tell the file's size")
+            raise NetworkError(f"{self.uri}: the server does not report the size of the file")
         return int(length)
 
     def _refused(self, response: httpx2.Response) -> DownloadError:
@@ -61,5 +61,5 @@ class SingleFileSource:
         if status in (401, 403):
             return NotAuthorisedError(f"{self.uri}: the server answered {status}")
         if status in (404, 410):
-            return NotFoundError(f"{self.uri}: there is no such file ({status})")
+            return NotFoundError(f"{self.uri}: the file does not exist ({status})")
         return NetworkError(f"{self.uri}: the server answered {status}")

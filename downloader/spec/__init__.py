@@ -1,7 +1,6 @@
-"""What to download, as the operator writes it: sources, and models made of them."""
+"""What to download: sources as URIs, and models that consist of parts."""
 
-from downloader.spec.document import read_models
-from downloader.spec.model import ModelSpec, PartKind, PartSpec
+from downloader.spec.models import ModelSpec, PartKind, PartSpec, read_models
 from downloader.spec.uri import (
     BucketSpec,
     FileSpec,

@@ -31,29 +31,29 @@ class HubSpec:
 
     @property
     def uri(self) -> str:
-        """The same for every way to write it."""
+        """The canonical form."""
         return f"hf://{self.repository}@{self.revision}"
 
     @property
     def place(self) -> str:
-        """The source without the revision that was asked for."""
+        """The source without its revision."""
         return f"hf://{self.repository}"
 
     @property
     def is_pinned(self) -> bool:
-        """The revision is a full commit, which never moves."""
+        """Whether the revision is a full commit, which never moves."""
         return _COMMIT.fullmatch(self.revision) is not None
 
 
 @dataclass(frozen=True)
 class FolderSpec:
-    """A folder in the diffusers layout that this machine can read."""
+    """A local folder in the diffusers layout."""
 
     path: Path
 
     @property
     def uri(self) -> str:
-        """The same for every way to write it."""
+        """The canonical form."""
         return self.path.as_uri()
 
     @property
@@ -64,14 +64,14 @@ class FolderSpec:
 
 @dataclass(frozen=True)
 class BucketSpec:
-    """The objects of an S3 bucket below a prefix; ``prefix`` has no slash at its ends."""
+    """The objects of an S3 bucket below a prefix; ``prefix`` has no slash at either end."""
 
     bucket: str
     prefix: str
 
     @property
     def uri(self) -> str:
-        """The same for every way to write it."""
+        """The canonical form."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     @property
@@ -82,9 +82,9 @@ class BucketSpec:
 
 @dataclass(frozen=True)
 class FileSpec:
-    """One safetensors file on a web server, known by its digest.
+    """One safetensors file on a web server, identified by its digest.
 
-    ``url`` may hold a secret in its query, so it is not shown; ``uri`` is.
+    The query of ``url`` may contain a secret, so only ``uri`` is ever shown.
     """
 
     url: str = field(repr=False)
@@ -102,7 +102,7 @@ class FileSpec:
 
     @property
     def file_name(self) -> str:
-        """What the file is called on the volume."""
+        """The name of the file on the volume."""
         return PurePosixPath(unquote(urlsplit(self.url).path)).name
 
 
@@ -110,10 +110,10 @@ SourceSpec = HubSpec | FolderSpec | BucketSpec | FileSpec
 
 
 def parse_spec(text: str, sha256: str = "") -> SourceSpec:
-    """Read a source as the operator wrote it; ``sha256`` belongs to a single file.
+    """Parse a source; ``sha256`` is the digest of a single file.
 
     Raises:
-        InvalidSettingError: names the part that is wrong and the reason.
+        InvalidSettingError: names the invalid part and the reason.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in ("hf", "file", "s3", "https", "http"):
@@ -121,7 +121,7 @@ def parse_spec(text: str, sha256: str = "") -> SourceSpec:
     if scheme in ("https", "http"):
         return _file(text, sha256)
     if sha256:
-        raise _invalid(text, "sha256", "it belongs to the single file of an https:// source")
+        raise _invalid(text, "sha256", "it is only for the single file of an https:// source")
     return {"hf": _hub, "file": _folder, "s3": _bucket}[scheme](text, rest)
 
 
@@ -174,7 +174,7 @@ def _file(text: str, sha256: str) -> SourceSpec:
     if address.username or address.password:
         raise _invalid(text, "address", "it must not contain a user or a password")
     if address.scheme == "http" and address.hostname not in _LOOPBACK:
-        raise _invalid(text, "scheme", "a file of another machine is fetched by https:// only")
+        raise _invalid(text, "scheme", "http:// is only for this machine; use https://")
     if not re.fullmatch(r"[0-9a-f]{64}", sha256.lower()):
         raise _invalid(text, "sha256", "it must be the file's digest, 64 hexadecimal digits")
     spec = FileSpec(text.partition("#")[0], sha256.lower())
@@ -184,6 +184,8 @@ def _file(text: str, sha256: str) -> SourceSpec:
 
 
 def _invalid(text: str, part: str, reason: str) -> InvalidSettingError:
-    # Neither a password nor a signed query is repeated.
+    # The message contains neither a password nor a signed query.
     shown = re.sub(r"^(https?://)[^/]*@", r"\1", text)
-    return InvalidSettingError(f"source {shown.partition('?')[0]!r}: the {part} is wrong: {reason}")
+    return InvalidSettingError(
+        f"source {shown.partition('?')[0]!r}: the {part} is not valid: {reason}"
+    )

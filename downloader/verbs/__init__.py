@@ -1,27 +1,27 @@
-"""What the program can be asked to do, a module for each verb."""
+"""What each verb of the command line does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from downloader.settings import Settings
+from downloader.settings import Fetch, ListModels, Plan, Prune, Verb, Verify
 
 
-def find_verb(name: str) -> Callable[[Settings], str]:
-    """The verb's function, which does it and returns one line of summary.
+def run_verb(verb: Verb) -> str:
+    """Run the verb and return a summary. Imports only the libraries that the verb needs.
 
-    Loads no other verb's libraries. The functions raise ``DownloadError`` or ``ModelStoreError``.
+    Raises:
+        DownloadError: see ``downloader.errors``.
+        ModelStoreError: a name is not valid.
     """
-    if name == "fetch":
-        from downloader.verbs.fetch import fetch as verb
-    elif name == "plan":
-        from downloader.verbs.plan import plan as verb
-    elif name == "verify":
-        from downloader.verbs.verify import verify as verb
-    elif name == "list":
-        from downloader.verbs.list import list_models as verb
-    elif name == "prune":
-        from downloader.verbs.prune import prune as verb
-    else:
-        from downloader.verbs.rollback import rollback as verb
-    return verb
+    if isinstance(verb, Fetch | Plan):
+        from downloader.verbs import fetching
+
+        return fetching.fetch(verb) if isinstance(verb, Fetch) else fetching.plan(verb)
+    from downloader.verbs import housekeeping
+
+    if isinstance(verb, Verify):
+        return housekeeping.verify(verb)
+    if isinstance(verb, ListModels):
+        return housekeeping.list_models(verb)
+    if isinstance(verb, Prune):
+        return housekeeping.prune(verb)
+    return housekeeping.rollback(verb)

@@ -1,1 +1,1 @@
-"""The target volume: the lease on a name, the folders of a download, revisions, what is deleted."""
+"""The target volume: the lease on a name, staging folders, revisions and their integrity."""

@@ -1,16 +1,16 @@
-"""One download of a name at a time, on any volume and whatever the clocks say.
+"""A lease that allows one download of a name at a time, on any volume and without synced clocks.
 
-``.sdxl.lease/<owner>`` is the lease: a folder that holds one file, named by its owner. Two renames
-and a deletion are all there is, each atomic on NFS, SMB and CephFS alike:
+``.sdxl.lease/<owner>`` is the lease: a folder with one file, named after its owner. It needs only
+two renames and a deletion, which are atomic on NFS, SMB and CephFS:
 
-- take: a folder with the owner's file in it is renamed to the lease, which fails while that is
-  there and not empty;
-- show a sign of life: the owner raises a counter in its file now and then, and never creates it;
-- take over: a waiter that saw neither owner nor counter change for ``lease_seconds`` of its own
-  monotonic clock renames ``<owner>`` to its own name; for all others that name is gone;
-- give back: the file and the folder are deleted.
+- acquire: a folder that contains the owner's file is renamed to the lease, which fails while the
+  lease exists and is not empty;
+- heartbeat: the owner regularly increments a counter in its file, and never creates the file;
+- take over: a waiter that saw neither owner nor counter change for ``lease_seconds`` on its own
+  monotonic clock renames ``<owner>`` to its own name, after which no other waiter can;
+- release: the file and the folder are deleted.
 
-An owner that was only asleep finds its file gone, at the latest before it publishes.
+An owner that was only suspended finds its file gone, at the latest before it publishes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from downloader.errors import LeaseLostError
-from downloader.stop import Stop
+from downloader.workers import Stop
 
 _BEATS_PER_LEASE = 15
 _SHORTEST_POLL_SECONDS = 0.02
@@ -38,7 +38,7 @@ OnWait = Callable[[str], None]
 
 
 class Lease:
-    """This process's claim on one folder; ``owner`` is random, so never used twice."""
+    """This process's claim on one folder; ``owner`` is random, so no two runs share it."""
 
     def __init__(self, folder: Path, seconds: float, stop: Stop) -> None:
         self.owner = secrets.token_hex(8)
@@ -51,14 +51,14 @@ class Lease:
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat_on, daemon=True)
 
-    def take(self, on_wait: OnWait) -> None:
-        """Wait until the lease is free or its owner dead, then hold it and keep it alive.
+    def acquire(self, on_wait: OnWait) -> None:
+        """Wait until the lease is free or its owner is dead, then hold it and send heartbeats.
 
-        ``on_wait`` is called with who holds it, now and then.
+        Calls ``on_wait`` regularly with the holder's host name.
         """
         watch = _Watch(self._seconds)
         pause = _SHORTEST_POLL_SECONDS
-        while not self._take_free():
+        while not self._acquire_free():
             holder = _holder(self._folder)
             if holder is None:
                 self._stop.wait(_RACE_SECONDS)
@@ -76,21 +76,21 @@ class Lease:
         self._heart.start()
 
     def check(self) -> None:
-        """See that the lease is still this one's.
+        """Check that this process still holds the lease.
 
         Raises:
             LeaseLostError: another process took it over.
         """
         try:
-            # Not stat: NFS answers that from its cache, an open never.
+            # Not stat: NFS may answer it from a cache, but never an open.
             os.close(os.open(self._file, os.O_WRONLY | os.O_CLOEXEC))
         except FileNotFoundError:
             raise LeaseLostError(
-                f"no sign of life of this process for {self._seconds:g} s: another one took over"
+                f"another process took over the lease after {self._seconds:g} s without a heartbeat"
             ) from None
 
-    def give_back(self) -> None:
-        """Let the next one in."""
+    def release(self) -> None:
+        """Let the next process acquire the lease."""
         self._ended.set()
         if self._heart.is_alive():
             self._heart.join(1.0)
@@ -98,11 +98,11 @@ class Lease:
             self._file.unlink()
             self._folder.rmdir()
 
-    def _take_free(self) -> bool:
+    def _acquire_free(self) -> bool:
         if _holder(self._folder) is not None:
             return False
         with suppress(OSError):
-            self._folder.rmdir()  # SMB renames over no folder, be it empty
+            self._folder.rmdir()  # SMB cannot rename over a folder, even an empty one
         candidate = self._folder.with_name(f"{self._folder.name}.{self.owner}")
         candidate.mkdir(parents=True)
         try:
@@ -133,7 +133,7 @@ class Lease:
 
     def _beat(self) -> None:
         self._count += 1
-        # No O_CREAT: a lease that was taken over is not there. Closing makes NFS clients see it.
+        # Without O_CREAT: a lost lease must not come back. Closing makes NFS clients see it.
         descriptor = os.open(self._file, os.O_WRONLY | os.O_CLOEXEC)
         try:
             record = self._record()
@@ -154,7 +154,7 @@ class Lease:
                     self._stop_as_lost()
                 return
             except OSError:
-                # A share may be away for a moment; after that others take this one for dead.
+                # A share may be unavailable for a moment; later, others take this process for dead.
                 if time.monotonic() - alive > self._seconds:
                     self._stop_as_lost()
                     return
@@ -165,11 +165,13 @@ class Lease:
         except LeaseLostError as error:
             self._stop.trip(error)
         else:
-            self._stop.trip(LeaseLostError("the volume takes no sign of life of this process"))
+            self._stop.trip(
+                LeaseLostError("the volume does not accept the heartbeat of this process")
+            )
 
 
 class _Watch:
-    """Tells by this machine's monotonic clock whether a holder has stopped to change."""
+    """Decides by this machine's monotonic clock whether a holder has stopped its heartbeat."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -184,9 +186,9 @@ class _Watch:
 
 
 def _holder(folder: Path) -> tuple[str, str] | None:
-    """The owner and what its file says; None where there is none."""
+    """The owner and the contents of its file; None if the lease is free."""
     try:
-        # NFS keeps deleted files that are open under names with a dot.
+        # NFS keeps deleted files that are open, under hidden names.
         owners = [path for path in folder.iterdir() if not path.name.startswith(".")]
         return (owners[0].name, owners[0].read_text("utf-8", "replace")) if owners else None
     except FileNotFoundError:
@@ -195,10 +197,10 @@ def _holder(folder: Path) -> tuple[str, str] | None:
 
 @contextmanager
 def held(folder: Path, seconds: float, stop: Stop, on_wait: OnWait) -> Iterator[Lease]:
-    """Hold the lease while the block runs; given back however it ends."""
+    """Hold the lease while the block runs, and release it however the block ends."""
     lease = Lease(folder, seconds, stop)
     try:
-        lease.take(on_wait)
+        lease.acquire(on_wait)
         yield lease
     finally:
-        lease.give_back()
+        lease.release()

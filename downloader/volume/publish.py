@@ -1,4 +1,4 @@
-"""From a verified folder to what readers open: whole on disk first, then one rename of a link."""
+"""Publishes a verified folder: flushes it to the disk, then switches a link by one rename."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from contextlib import suppress
 from pathlib import Path
 
 from downloader.errors import StorageError
-from downloader.volume.trash import discard
+from downloader.volume.staging import discard
 from modelstore import IncompleteModelError, Marker, ModelStore
 
 logger = logging.getLogger("downloader")
 
 
-def store_revision(store: ModelStore, staging: Path, marker: Marker, revision: str) -> Path:
-    """Make the staging folder a revision; it is not served yet."""
-    delete_unlisted(staging, {entry.path for entry in marker.files})
+def store_revision(store: ModelStore, staging: Path, marker: Marker, revision: str) -> None:
+    """Turn the staging folder into a revision, which is not served yet."""
+    _delete_unlisted(staging, {entry.path for entry in marker.files})
     marker.write(staging)
     _flush_tree(staging)
     folder = store.revision(marker.name, revision)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
-        discard(store, folder)  # it had no marker that can be read
+        discard(store, folder)  # it has no readable marker
     staging.rename(folder)
     flush(folder.parent)
-    return folder
 
 
 def switch(store: ModelStore, name: str, revision: str) -> None:
-    """Serve ``revision``: a reader that opens the name finds the old one or the new one."""
+    """Serve ``revision``: a reader that opens the name finds either the old or the new one."""
     active = store.active(name)
     if active == revision:
         return
@@ -40,9 +39,9 @@ def switch(store: ModelStore, name: str, revision: str) -> None:
     _link(store, name, store.link_target(name, revision), store.model(name))
 
 
-def delete_unlisted(folder: Path, listed: set[str]) -> None:
-    """Delete the files that are not listed, and the folders that are empty then."""
-    # In reverse order a folder comes after what it holds.
+def _delete_unlisted(folder: Path, listed: set[str]) -> None:
+    """Delete the files that are not listed, and then the empty folders."""
+    # In reverse order a folder comes after its contents.
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             with suppress(OSError):
@@ -52,7 +51,7 @@ def delete_unlisted(folder: Path, listed: set[str]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Flush the bytes of a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,23 +67,23 @@ def _link(store: ModelStore, name: str, target: Path, link: Path) -> None:
     except OSError as error:
         raise StorageError(
             f"{store.root}: the volume refuses symbolic links ({error.strerror}); an SMB share "
-            "takes them with the mount option mfsymlinks"
+            "supports them with the mount option mfsymlinks"
         ) from error
     new.replace(link)
     flush(link.parent)
 
 
 def _make_way(store: ModelStore, name: str) -> None:
-    """Move what an older version or an operator put in the link's place; a rename cannot."""
+    """Move away a folder in the link's place, because a rename cannot replace it."""
     place = store.model(name)
     if place.is_symlink() or not place.exists():
         return
     if place.is_dir() and not any(place.iterdir()):
-        # A kubelet makes one for a pod that mounts the model too early.
+        # The kubelet creates one for a pod that mounts the model too early.
         place.rmdir()
         return
     adopted = _adopted_name(place)
-    logger.info("%s: the folder that was there is kept as revision %s", name, adopted)
+    logger.info("%s: keeping the existing folder as revision %s", name, adopted)
     place.rename(store.revision(name, adopted))
     _link(store, name, Path(adopted), store.previous(name))
 

@@ -1,28 +1,32 @@
-"""The folders of downloads under way.
+"""The temporary folders of a volume: downloads in progress, and what is being deleted.
 
-Such a folder is called ``<revision>.<owner>`` after the lease's owner. A run that goes on with a
-dead one's folder renames it first: were the other only asleep, it finds neither its folder nor a
-way to publish it.
+The staging folder ``<revision>.<owner>`` is named after the owner of the lease. A run that
+continues the folder of a dead run renames it first: if the other run was only suspended, it no
+longer finds its folder and cannot publish it.
+
+A deletion starts with a rename into the trash, so that no reader sees a half-deleted folder. The
+next run deletes what a killed run left in the trash; this needs no lease.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
+import shutil
 from pathlib import Path
 
 from downloader.errors import StorageError
-from downloader.volume.trash import discard
 from modelstore import ModelStore
 
-_LEFT = r"lease\.[0-9a-f]{16}|link|probe|lock|replaced"
+_REMAINS = r"lease\.[0-9a-f]{16}|link|probe|lock|replaced"
 
 
 def check_writable(store: ModelStore, name: str) -> None:
-    """See that files can be made on the volume, by making one.
+    """Check that the volume is writable, by writing a file.
 
     Raises:
-        OSError: they cannot.
+        OSError: it is not.
     """
     probe = store.scratch(name, "probe")
     probe.write_bytes(b"\n")
@@ -30,45 +34,49 @@ def check_writable(store: ModelStore, name: str) -> None:
 
 
 def claim(store: ModelStore, name: str, revision: str, owner: str) -> Path:
-    """This owner's folder for ``revision``: a dead run's with all it holds, or a new one."""
+    """The owner's folder for ``revision``: that of a dead run with its files, or a new one."""
     folder = store.staging(name) / f"{revision}.{owner}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    left = [path for path in folder.parent.iterdir() if path.name.startswith(f"{revision}.")]
-    if left:
-        max(left, key=_bytes).rename(folder)
+    existing = [path for path in folder.parent.iterdir() if path.name.startswith(f"{revision}.")]
+    if existing:
+        max(existing, key=_bytes).rename(folder)
     else:
         folder.mkdir()
     return folder
 
 
-def drop_all(store: ModelStore, name: str) -> None:
-    """Delete every download of ``name``: for the owner of the lease, once it needs none."""
+def delete_all(store: ModelStore, name: str) -> None:
+    """Delete every staging folder of ``name``; requires the lease."""
     folder = store.staging(name)
     if folder.is_dir():
         for path in folder.iterdir():
             discard(store, path)
         folder.rmdir()
     for path in folder.parent.iterdir():
-        if _is_left(path.name, name):
+        if _is_remains(path.name, name):
             discard(store, path)
 
 
-def _is_left(file_name: str, name: str) -> bool:
-    """What a process leaves that is killed at the lease or at a link, and an older version's."""
-    # Whole names: another model's may begin like this one's, as in "sd" and "sd.v2".
-    rest = file_name.removeprefix(f".{name}.")
-    return rest != file_name and re.fullmatch(_LEFT, rest) is not None
+def discard(store: ModelStore, path: Path) -> None:
+    """Remove a file or folder by one rename, and then delete it."""
+    store.trash.mkdir(exist_ok=True)
+    trashed = store.trash / f"{path.name}.{secrets.token_hex(8)}"
+    path.rename(trashed)
+    _delete(trashed)
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def empty_trash(store: ModelStore) -> None:
+    """Delete what killed runs left in the trash; other runs may do so at the same time."""
+    if store.trash.is_dir():
+        for path in store.trash.iterdir():
+            _delete(path)
 
 
 def check_folder(root: Path) -> None:
-    """See that the volume is there.
+    """Check that the volume is mounted and readable.
 
     Raises:
-        StorageError: it is not, it is no folder, or this process may not read it.
+        StorageError: the path does not exist, is not a folder, or this process may not read it.
     """
     if not root.exists():
         raise StorageError(f"{root}: No such file or directory: is the volume mounted?")
@@ -78,3 +86,21 @@ def check_folder(root: Path) -> None:
         os.scandir(root).close()
     except OSError as error:
         raise StorageError.from_os(error) from error
+
+
+def _is_remains(file_name: str, name: str) -> bool:
+    """Whether a killed run or an older version left this file."""
+    # Compare whole names: one model's name may start with another's, as in "sd" and "sd.v2".
+    rest = file_name.removeprefix(f".{name}.")
+    return rest != file_name and re.fullmatch(_REMAINS, rest) is not None
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from downloader.errors import EXIT_CODES
-from downloader.settings import Settings as DownloaderSettings
+from downloader.settings import Fetch as DownloaderSettings
 from predictor.settings import Settings as PredictorSettings
 
-from .rendering import CASES, ROOT, case, case_values, plain_env, render
+from .rendering import CASES, case, case_values, plain_env, render
 
 ALL_CASES = ["default", *sorted(CASES)]
 STANDARD = {"predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}}}
@@ -229,16 +227,6 @@ def test_a_retry_is_spared_where_it_cannot_help() -> None:
         )
     assert job["template"]["spec"]["restartPolicy"] == "Never"
     assert "ttlSecondsAfterFinished" not in job
-
-
-def test_the_document_lists_each_exit_code_and_whether_the_job_retries_it() -> None:
-    table = (ROOT / "docs/downloads.md").read_text("utf-8").partition("## Exit codes")[2]
-    helps = {
-        int(code): told for code, told in re.findall(r"(?m)^\| (\d+) \|.*\| (\w*) ?\|$", table)
-    }
-    fatal = case("default").one("Job")["spec"]["podFailurePolicy"]["rules"][0]
-    assert set(helps) == {0, 1, *EXIT_CODES.values()}
-    assert [code for code, told in helps.items() if told == "no"] == fatal["onExitCodes"]["values"]
 
 
 def test_the_claim_outlives_the_release_unless_told_otherwise() -> None:

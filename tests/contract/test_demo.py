@@ -68,6 +68,6 @@ def test_the_demo_makes_a_picture_of_its_prompt_and_fetches_only_once() -> None:
         command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=300
     )
 
-    assert "already there" in again.stdout
+    assert "already published" in again.stdout
     with Image.open(OUTPUT / "picture.png") as picture:
         assert look_at(picture).shows(Scene("white", "star", "red"))

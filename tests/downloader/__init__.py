@@ -1,1 +1,1 @@
-"""Tests of the downloader, against a hub that runs on this machine."""
+"""Tests of the downloader, against a local hub."""

@@ -36,7 +36,7 @@ def target(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(hub: Hub, target: Path, tmp_path: Path) -> Job:
-    # Only what the container would have: no proxy, no token, no home of this machine.
+    # Only the environment of the container: no proxy, token or home of this machine.
     (tmp_path / "termination-log").touch()
     environment = {
         "PATH": os.environ["PATH"],

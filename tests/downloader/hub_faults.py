@@ -1,4 +1,4 @@
-"""What can go wrong between a hub and its reader, switched on by a test."""
+"""Faults between a hub and its client that a test can switch on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Fault:
-    """What becomes of one answer with contents.
+    """The fault of one response with contents.
 
-    ``reset``: the connection breaks after ``after`` bytes. ``truncate``: it ends there as if that
-    were all. ``short``: the length is told as ``after`` too. ``stall``: silence after ``after``
-    bytes. ``status``: no contents but that status and ``headers``. ``wrong_range``: another range
-    than was asked for. With ``ignores_range`` the whole file comes in place of a range.
+    ``reset``: the connection breaks after ``after`` bytes. ``truncate``: it closes cleanly there.
+    ``short``: in addition, the length header is ``after``. ``stall``: silence after ``after``
+    bytes. ``status``: only a status and ``headers``. ``wrong_range``: a range that was not
+    requested. With ``ignores_range`` the whole file is sent instead of a range.
     """
 
     kind: Literal["none", "reset", "truncate", "short", "stall", "status", "wrong_range"]
@@ -26,11 +26,11 @@ class Fault:
 
 @dataclass
 class Faults:
-    """``once`` holds, for each path, what happens to its next answers, one after another.
+    """``once`` maps each path to the faults of its next responses, in order.
 
-    The path of an API call is ``revision`` or ``tree``. ``always`` is for every answer with the
-    contents of a path, ``corrupt`` for paths whose first byte is wrong, ``status`` for everything.
-    ``pace`` slows the sending down: so many bytes, then a pause of so many seconds.
+    The path of an API call is ``revision`` or ``tree``. ``always`` applies to every response with
+    the contents of a path, ``corrupt`` to paths whose first byte is wrong, ``status`` to every
+    request. ``pace`` limits the speed: a number of bytes, then a pause in seconds.
     """
 
     once: dict[str, list[Fault]] = field(default_factory=dict)
@@ -41,12 +41,12 @@ class Faults:
     stalled: threading.Event = field(default_factory=threading.Event)
 
     def next(self, path: str) -> Fault | None:
-        """What happens to the answer that is sent now."""
+        """The fault of the current response."""
         waiting = self.once.get(path)
         return waiting.pop(0) if waiting else self.always.get(path)
 
     def clear(self) -> None:
-        """Be a good hub again."""
+        """Switch all faults off."""
         self.once.clear()
         self.always.clear()
         self.corrupt.clear()

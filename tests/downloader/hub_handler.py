@@ -1,4 +1,4 @@
-"""The hub's answers over HTTP."""
+"""The HTTP responses of the hub."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.downloader.hub_server import (
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection; ``hub`` is bound by ``running_hub``."""
+    """One connection; ``running_hub`` binds ``hub``."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         """Stay silent: the record is in ``hub.requests``."""
 
     def handle(self) -> None:
-        """With a pace buffers are small, so that what was sent is nearly what arrived."""
+        """Use small buffers with a pace, so that almost all sent bytes have arrived."""
         if self.hub.faults.pace:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 * 1024)
         with suppress(BrokenPipeError, ConnectionResetError):  # the client was killed
@@ -115,11 +115,11 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404)
 
     def _commit(self, name: str, revision: str) -> str | None:
-        """The commit asked for; None once the refusal is sent."""
+        """The requested commit; None after a refusal was sent."""
         authorization = self.headers.get("Authorization")
         repository = self.hub.repositories.get(name)
         if repository is None or (repository.is_private and not self._has_token()):
-            # A hub does not tell a stranger which of the two it is.
+            # A hub does not reveal to a stranger whether the repository exists.
             self._send(404 if authorization else 401, code="RepoNotFound")
             return None
         commit = repository.branches.get(revision, revision)
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def _send_content(self, path: str, content: bytes, etag: str) -> None:
-        """The contents or the range asked for (RFC 9110: ``Range``, ``If-Range``), or a fault."""
+        """The contents or the requested range (RFC 9110: ``Range``, ``If-Range``), or a fault."""
         fault = self.hub.faults.next(path)
         if fault and fault.kind == "status":
             self._send(fault.status, headers=dict(fault.headers))
@@ -183,9 +183,9 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if kind == "stall":
             self.hub.faults.stalled.set()
-            self.connection.recv(1)  # until the client goes
+            self.connection.recv(1)  # until the client disconnects
         elif kind == "reset":
-            # Linger of 0 s: the kernel sends RST in place of FIN.
+            # A linger of 0 s makes the kernel send RST instead of FIN.
             linger = struct.pack("ii", 1, 0)
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.connection.close()

@@ -1,4 +1,4 @@
-"""A hub on this machine: speaks as much of the Hugging Face hub's HTTP API as a download needs.
+"""A local hub that implements the part of the Hugging Face hub's HTTP API that a download needs.
 
 Large files (safetensors and pickles) are redirected to a second address, as a hub sends its readers
 to a content delivery network. Every request and every byte sent is recorded, and faults can be
@@ -29,7 +29,7 @@ LARGE_FILE = re.compile(r"/lfs/(?P<digest>\w+)/(?P<path>.+)")
 
 @dataclass
 class Repository:
-    """Commits by id, each the contents by path; branches by name."""
+    """Commits by id, each with contents by path; branches by name."""
 
     commits: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Repository:
 
 @dataclass
 class Request:
-    """What one request asked for; its headers are found in whatever case."""
+    """One recorded request; the lookup of headers ignores case."""
 
     method: str
     path: str
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass
 class Hub:
-    """The repositories, the faults and the record; ``url`` is what HF_ENDPOINT is set to.
+    """The repositories, the faults and the recorded requests; ``url`` is the value of HF_ENDPOINT.
 
     ``files`` are single files under ``/files/<name>``, as on any web server.
     """
@@ -71,19 +71,19 @@ class Hub:
     network_url: str = ""
 
     def repository(self, name: str) -> Repository:
-        """The repository of that name, made on first use."""
+        """The repository of that name, created on first use."""
         return self.repositories.setdefault(name, Repository())
 
     @property
     def fetched(self) -> list[str]:
-        """The paths whose contents were asked for, in order."""
+        """The paths whose contents were requested, in order."""
         gets = (request.path for request in self.requests if request.method == "GET")
         contents = (RESOLVE.fullmatch(path) or LARGE_FILE.fullmatch(path) for path in gets)
         return [match["path"] for match in contents if match]
 
     @property
     def fetched_weights(self) -> list[str]:
-        """The safetensors whose bytes were asked for, in order; not the redirects to them."""
+        """The safetensors whose bytes were requested, in order, without redirects."""
         matches = (LARGE_FILE.fullmatch(request.path) for request in self.requests)
         return [match["path"] for match in matches if match]
 

@@ -1,4 +1,4 @@
-"""The downloader as the Job runs it: a process of its own with the container's environment."""
+"""The downloader as the Job runs it: a separate process with the container's environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Job:
 
     @property
     def termination_log(self) -> Path:
-        """What the kubelet would read."""
+        """The file that the kubelet would read."""
         return Path(self.environment["DOWNLOADER_TERMINATION_LOG"])
 
     def run(self, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +38,7 @@ class Job:
         )
 
     def start(self, *flags: str, **variables: str) -> subprocess.Popen[str]:
-        """Start, to be killed."""
+        """Start a run that the test will kill."""
         return subprocess.Popen(
             [sys.executable, "-m", "downloader", "fetch", *flags],
             env=self.environment | variables,

@@ -1,4 +1,4 @@
-"""The files of a small Stable Diffusion repository, as a hub would hold them."""
+"""The files of a small Stable Diffusion repository, as on a hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL_INDEX = {
     "vae": ["diffusers", "AutoencoderKL"],
 }
 
-# What a repository holds beside the pipeline; none of it may be fetched.
+# Other files of a repository; none of them may be fetched.
 CLUTTER = {
     ".gitattributes": b"*.safetensors filter=lfs\n",
     "README.md": b"# A model\n",
@@ -73,13 +73,13 @@ def half_files(seed: int = 1) -> dict[str, bytes]:
 
 
 def whole_repository(seed: int = 1) -> dict[str, bytes]:
-    """Plain files, fp16 files, an fp32 variant nobody asks for, pickles and the rest."""
+    """Plain files, fp16 files, an unused fp32 variant, pickles and other files."""
     other = {"unet/diffusion_pytorch_model.non_ema.safetensors": safetensors(seed + 20)}
     return pipeline_files(seed) | half_files(seed) | other | CLUTTER
 
 
 def published_paths() -> set[str]:
-    """What of ``whole_repository`` is published when fp16 is asked for."""
+    """The files of ``whole_repository`` that are published when fp16 is requested."""
     halves = set(half_files())
     replaced = {path.replace(".fp16.safetensors", ".safetensors") for path in halves}
     return set(pipeline_files()) - replaced | halves

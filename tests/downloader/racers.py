@@ -1,7 +1,7 @@
-"""Two downloads of one name at once, again and again, in processes that were forked ready.
+"""Repeatedly starts two downloads of one name at once, in forked processes.
 
 ``python -m tests.downloader.racers ROUNDS SOURCE TARGET`` prints a line for each round: the two
-exit codes, how often it was published, and what was left over.
+exit codes, the number of publications, and what is left over.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 from downloader import __main__ as program
-from downloader.verbs import find_verb
+from downloader.verbs import fetching  # noqa: F401  # loaded before the forks
 from tests.downloader.volume import leftovers, revisions
 
 
 def race(source: str, target: Path) -> str:
-    """One round from an empty volume."""
+    """One round, starting with an empty volume."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     start_read, start_write = os.pipe()
@@ -45,6 +45,5 @@ def _fork(source: str, target: Path, start: int) -> int:
 
 
 if __name__ == "__main__":
-    find_verb("fetch")
     for _ in range(int(sys.argv[1])):
         print(race(sys.argv[2], Path(sys.argv[3])), flush=True)

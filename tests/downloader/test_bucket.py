@@ -1,4 +1,4 @@
-"""S3 as a source: a real server of another package, in a process of its own."""
+"""S3 as a source: a real third-party server in a separate process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from downloader.errors import (
     NetworkError,
     NotAuthorisedError,
     NotFoundError,
-    exit_code,
+    exit_of,
 )
-from downloader.remote import Digest
-from downloader.settings import Settings
-from downloader.sources import Access, open_source
+from downloader.settings import Fetch
+from downloader.sources import open_source
+from downloader.sources.access import Access
 from downloader.sources.bucket import BucketSource, _digest
+from downloader.sources.remote import Digest
 from downloader.spec import parse_spec
 from modelstore import MARKER_NAME, Marker
 from tests.downloader.job import Job
@@ -91,7 +92,7 @@ def test_a_prefix_is_published(client: Any, target: Path) -> None:
     assert all((target / "sd" / path).read_bytes() == content for path, content in files.items())
     assert report.marker.source == SOURCE
     assert report.marker.revision.startswith("sha256:")
-    assert download(SOURCE, target).was_there
+    assert download(SOURCE, target).was_published
 
 
 def test_a_changed_object_is_another_revision(client: Any, target: Path) -> None:
@@ -99,14 +100,14 @@ def test_a_changed_object_is_another_revision(client: Any, target: Path) -> None
     download(SOURCE, target)
     upload(client, {UNET: safetensors(9, 4096)})
 
-    assert not download(SOURCE, target).was_there
+    assert not download(SOURCE, target).was_published
     assert (target / "sd" / UNET).read_bytes() == safetensors(9, 4096)
 
 
 def test_the_digests_are_those_of_the_bucket(client: Any) -> None:
     upload(client, {"plain.json": b"plain"})
     upload(client, {"summed.json": b"summed"}, ChecksumAlgorithm="SHA256")
-    with Access(Settings()) as access:
+    with Access(Fetch()) as access:
         source = open_source(parse_spec(SOURCE), access)
         plain, summed = source.list_files(source.resolve())
 
@@ -148,7 +149,7 @@ def test_an_object_that_changes_after_the_listing_is_never_mixed(
         return opened(self, revision, file, *rest)
 
     monkeypatch.setattr(BucketSource, "open", change_first)
-    with pytest.raises(CorruptFileError, match="changed at 127"):
+    with pytest.raises(CorruptFileError, match=r"at 127\.0\.0\.1 changed"):
         download(SOURCE, target)
     assert not (target / "sd").exists()
 
@@ -157,14 +158,14 @@ def test_an_object_that_changes_after_the_listing_is_never_mixed(
     ("source", "kind"),
     [("s3://models/nothing", NotFoundError), ("s3://no-such-bucket/a", NotFoundError)],
 )
-def test_what_is_missing_is_told(
+def test_a_missing_prefix_or_bucket_is_reported(
     client: Any, target: Path, source: str, kind: type[DownloadError]
 ) -> None:
     with pytest.raises(kind, match=source):
         download(source, target)
 
 
-def test_an_endpoint_that_is_not_there_is_a_network_error(
+def test_an_unreachable_endpoint_is_a_network_error(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -181,21 +182,21 @@ def test_an_endpoint_that_is_not_there_is_a_network_error(
         (400, DownloadError, {"x-amz-bucket-region": "eu-west-1"}),
     ],
 )
-def test_refusals_have_their_meaning(
+def test_each_refusal_has_its_own_error(
     status: int, kind: type[DownloadError], headers: dict[str, str]
 ) -> None:
-    source = BucketSource(parse_spec(SOURCE), Access(Settings()))  # type: ignore[arg-type]
+    source = BucketSource(parse_spec(SOURCE), Access(Fetch()))  # type: ignore[arg-type]
     error = source._meaning(status, "Code", headers)
     assert isinstance(error, kind)
     if status == 400:
         assert "set AWS_REGION to eu-west-1" in str(error)
-        assert exit_code(error) == 2
+        assert exit_of(error).code == 2
 
 
-def test_a_killed_download_goes_on(
+def test_a_killed_download_continues(
     client: Any, job: Job, target: Path, endpoint: str, tmp_path: Path
 ) -> None:
-    # Without a pace a kill at a given byte cannot be had: the rest is cut off by hand.
+    # This server has no pace, so the kill comes at an arbitrary byte.
     files = pipeline_files() | {UNET: safetensors(3, 3_000_000)}
     upload(client, files)
     variables = environment(endpoint, tmp_path) | {"DOWNLOADER_SOURCE": SOURCE}

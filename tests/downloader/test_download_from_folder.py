@@ -1,4 +1,4 @@
-"""The downloader inside this process: folders as sources, and what a volume can refuse."""
+"""The downloader in this process: folders as sources, and failures of the volume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_folder_is_published_with_a_digest_as_its_revision(folder: Path, targe
 
     marker = Marker.read(target / "sd")
     assert report.marker == marker
-    assert not report.was_there
+    assert not report.was_published
     assert marker.source == folder.as_uri()
     assert marker.revision.startswith("sha256:")
     assert len(marker.revision) == len("sha256:") + 64
@@ -37,24 +37,24 @@ def test_a_folder_is_published_with_a_digest_as_its_revision(folder: Path, targe
     assert leftovers(target) == set()
 
 
-def test_the_same_contents_are_there_already(folder: Path, target: Path, tmp_path: Path) -> None:
+def test_equal_contents_are_already_published(folder: Path, target: Path, tmp_path: Path) -> None:
     download(folder, target)
     for path in folder.rglob("*"):
         path.touch()
     (folder / ".git").mkdir()
-    (folder / ".git" / "HEAD").write_text("hidden files are no contents")
+    (folder / ".git" / "HEAD").write_text("hidden files are not contents")
 
     report = download(folder, target)
 
-    assert report.was_there
-    assert str(report).endswith("already there")
+    assert report.was_published
+    assert str(report).endswith("already published")
 
 
 def test_a_changed_byte_is_another_revision(folder: Path, target: Path) -> None:
     download(folder, target)
     write_files(folder, {"unet/config.json": b"[]"})
 
-    assert not download(folder, target).was_there
+    assert not download(folder, target).was_published
     assert (target / "sd" / "unet" / "config.json").read_bytes() == b"[]"
 
 
@@ -65,11 +65,11 @@ def test_another_variant_replaces_the_published_one(folder: Path, target: Path) 
 
     marker = Marker.read(target / "sd")
     assert {entry.path for entry in marker.files} == set(pipeline_files())
-    assert download(folder, target, variant="").was_there
+    assert download(folder, target, variant="").was_published
 
 
 def test_linked_files_are_copied(folder: Path, target: Path, tmp_path: Path) -> None:
-    # As in a hub's cache, where a snapshot is made of links to blobs.
+    # As in a hub's cache, where a snapshot consists of links to blobs.
     snapshot = tmp_path / "snapshot"
     for path in (path for path in folder.rglob("*") if path.is_file()):
         link = snapshot / path.relative_to(folder)
@@ -90,11 +90,11 @@ def test_two_names_lie_side_by_side(folder: Path, target: Path) -> None:
 
 
 def test_a_missing_folder_is_named(target: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="no such folder"):
+    with pytest.raises(NotFoundError, match="the folder does not exist"):
         download(tmp_path / "nothing", target)
 
 
-def test_too_small_a_volume_is_told_in_bytes(
+def test_a_too_small_volume_is_reported_in_bytes(
     folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -138,7 +138,7 @@ def test_no_framework_is_imported(target: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_named(folder: Path, target: Path) -> None:
+def test_an_unreadable_file_is_named(folder: Path, target: Path) -> None:
     unreadable = folder / "vae" / "config.json"
     unreadable.chmod(0)
 
@@ -146,7 +146,7 @@ def test_a_file_that_may_not_be_read_is_named(folder: Path, target: Path) -> Non
         download(folder, target)
 
 
-def test_a_source_that_fails_while_it_is_read_is_told_in_one_sentence(
+def test_a_source_that_fails_during_the_read_is_one_sentence(
     folder: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stale(*_: object) -> None:
@@ -159,12 +159,10 @@ def test_a_source_that_fails_while_it_is_read_is_told_in_one_sentence(
     assert not (target / "sd").exists()
 
 
-def test_an_empty_folder_of_a_pod_that_came_too_early_is_no_model(
-    folder: Path, target: Path
-) -> None:
+def test_an_empty_folder_from_an_early_pod_is_not_a_model(folder: Path, target: Path) -> None:
     (target / "sd").mkdir()
 
     report = download(folder, target)
 
-    assert not report.was_there
+    assert not report.was_published
     assert Marker.read(target / "sd") == report.marker

@@ -1,4 +1,4 @@
-"""The downloader as the Job runs it: a process of its own, the real library, a hub over HTTP."""
+"""The downloader as the Job runs it: a separate process, the real library, a hub over HTTP."""
 
 from __future__ import annotations
 
@@ -48,11 +48,9 @@ def test_the_half_precision_pipeline_is_published_and_nothing_else(
     assert ", variant fp16, plain files of safety_checker\n" in result.stderr
 
 
-def test_what_a_mirror_answers_to_other_questions_does_not_matter(
-    hub: Hub, job: Job, tmp_path: Path
-) -> None:
+def test_other_answers_of_a_mirror_do_not_matter(hub: Hub, job: Job, tmp_path: Path) -> None:
     hub.repository(REPOSITORY).commit(whole_repository())
-    # huggingface_hub keeps here what the hub told it of tools that may call it.
+    # huggingface_hub caches here the registry of tools that the hub sends.
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf" / ".agent_harnesses.json").write_text('[{"no": "registry"}]')
 
@@ -99,23 +97,23 @@ def test_a_second_run_fetches_and_writes_nothing(
     result = job.run()
 
     assert result.returncode == 0
-    assert result.stdout.endswith(", already there\n")
+    assert result.stdout.endswith(", already published\n")
     assert hub.api_calls == ["revision"]
     assert len(hub.requests) == 1
     assert tree(target) == before
 
 
-def test_a_pinned_commit_that_is_there_needs_no_hub(hub: Hub, job: Job) -> None:
+def test_a_published_pinned_commit_needs_no_hub(hub: Hub, job: Job) -> None:
     commit = hub.repository(REPOSITORY).commit(pipeline_files())
     pinned = ["--source", f"hf://{REPOSITORY}@{commit}"]
     assert job.run(*pinned).returncode == 0
     hub.requests.clear()
 
-    assert "already there" in job.run(*pinned).stdout
+    assert "already published" in job.run(*pinned).stdout
     assert hub.requests == []
 
 
-def test_a_new_commit_is_served_in_place_of_the_old_one(hub: Hub, job: Job, target: Path) -> None:
+def test_a_new_commit_replaces_the_old_one(hub: Hub, job: Job, target: Path) -> None:
     repository = hub.repository(REPOSITORY)
     repository.commit(whole_repository(seed=1) | {"vae/old.json": b"{}"})
     job.run()
@@ -134,7 +132,7 @@ def test_a_new_commit_is_served_in_place_of_the_old_one(hub: Hub, job: Job, targ
 @pytest.mark.parametrize(
     "path", ["unet/diffusion_pytorch_model.safetensors", "unet/config.json"], ids=["large", "small"]
 )
-def test_wrong_bytes_are_not_published_and_a_good_hub_mends_it(
+def test_wrong_bytes_are_not_published_and_the_next_run_recovers(
     hub: Hub, job: Job, target: Path, path: str
 ) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
@@ -153,7 +151,7 @@ def test_wrong_bytes_are_not_published_and_a_good_hub_mends_it(
     assert (target / "sd" / path).read_bytes() == pipeline_files()[path]
 
 
-def test_a_killed_run_publishes_nothing_and_the_next_one_goes_on(
+def test_a_killed_run_publishes_nothing_and_the_next_one_continues(
     hub: Hub, job: Job, target: Path
 ) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
@@ -238,19 +236,19 @@ def test_a_missing_repository_may_be_a_private_one(
 
     assert result.returncode == code
     sentence = result.stderr.splitlines()[-1]
-    assert "either there is no such repository or it is private" in sentence
+    assert "the repository does not exist or is private" in sentence
     assert f"{hub.url}/{REPOSITORY}" in sentence
     assert "HF_TOKEN" in sentence
 
 
-def test_a_private_repository_opens_to_its_token(hub: Hub, job: Job) -> None:
+def test_a_private_repository_is_readable_with_its_token(hub: Hub, job: Job) -> None:
     repository = hub.repository(REPOSITORY)
     repository.commit(pipeline_files())
     repository.is_private = True
 
     assert job.run(HF_TOKEN="hf_good").returncode == 0
 
-    # The network that delivers large files is another machine's: it never sees the token.
+    # The network that delivers large files is another server: it never receives the token.
     large = [request for request in hub.requests if request.path.startswith("/lfs/")]
     assert large
     assert not any("Authorization" in request.headers for request in large)

@@ -1,4 +1,4 @@
-"""A network and a hub that fail in every way they do, and a downloader that is not deceived."""
+"""Faults of the network and the hub, and how the downloader handles each."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import huggingface_hub.file_download
 import pytest
 
 from downloader.errors import CorruptFileError, NetworkError, UnsuitableModelError
-from downloader.fetch import retry
-from downloader.fetch.http import retry_after
+from downloader.sources import retry
+from downloader.sources.http import retry_after
 from modelstore import MARKER_NAME
 from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub
@@ -39,9 +39,11 @@ def _hub_of_this_process(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def ranges(hub: Hub, path: str) -> list[str | None]:
-    """What was asked for of a file, in order; the hub's redirects left out."""
-    asked = [one for one in hub.requests if one.path.endswith(path) and "/resolve/" not in one.path]
-    return [one.headers.get("Range") for one in asked]
+    """The requested ranges of a file, in order, without the hub's redirects."""
+    requested = [
+        one for one in hub.requests if one.path.endswith(path) and "/resolve/" not in one.path
+    ]
+    return [one.headers.get("Range") for one in requested]
 
 
 @pytest.mark.parametrize(
@@ -69,16 +71,14 @@ def test_one_fault_costs_one_more_request_and_no_byte_twice(
 
     assert file_names(target / "sd") == set(files) | {MARKER_NAME}
     assert (target / "sd" / UNET).read_bytes() == files[UNET]
-    asked = ranges(hub, UNET)
-    # An RST may overtake bytes on their way.
+    requested = ranges(hub, UNET)
+    # An RST may overtake bytes in transit.
     if fault.kind != "reset":
-        assert asked == [None, f"bytes={resumed_at}-" if resumed_at else None]
-    assert len(asked) == 2
+        assert requested == [None, f"bytes={resumed_at}-" if resumed_at else None]
+    assert len(requested) == 2
 
 
-def test_many_faults_in_a_row_do_not_count_together_while_bytes_come(
-    hub: Hub, target: Path
-) -> None:
+def test_faults_in_a_row_do_not_add_up_while_bytes_arrive(hub: Hub, target: Path) -> None:
     files = pipeline_files() | {UNET: safetensors(1, 1_000_000)}
     hub.repository(REPOSITORY).commit(files)
     hub.faults.once[UNET] = [Fault("truncate", after=70_000)] * 12
@@ -89,16 +89,16 @@ def test_many_faults_in_a_row_do_not_count_together_while_bytes_come(
     assert ranges(hub, UNET)[1:3] == ["bytes=70000-", "bytes=140000-"]
 
 
-def test_a_few_bytes_at_a_time_are_no_progress(hub: Hub, target: Path) -> None:
+def test_a_few_bytes_at_a_time_are_not_progress(hub: Hub, target: Path) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
     hub.faults.always[UNET] = Fault("truncate", after=10)
 
-    with pytest.raises(NetworkError, match="gave up after 3 tries"):
+    with pytest.raises(NetworkError, match="gave up after 3 attempts"):
         download(SOURCE, target, max_retries=2)
 
 
 @pytest.mark.parametrize(
-    ("fault", "tries"),
+    ("fault", "attempts"),
     [
         (Fault("truncate", after=0), 4),
         (Fault("status", status=500), 4),
@@ -106,30 +106,28 @@ def test_a_few_bytes_at_a_time_are_no_progress(hub: Hub, target: Path) -> None:
     ],
     ids=lambda value: value.kind if isinstance(value, Fault) else "",
 )
-def test_a_fault_that_stays_is_given_up_after_bounded_tries(
-    hub: Hub, target: Path, fault: Fault, tries: int
+def test_a_permanent_fault_ends_after_a_limited_number_of_attempts(
+    hub: Hub, target: Path, fault: Fault, attempts: int
 ) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
     hub.faults.always[UNET] = fault
 
-    with pytest.raises(NetworkError, match=f"gave up after {tries} tries"):
+    with pytest.raises(NetworkError, match=f"gave up after {attempts} attempts"):
         download(SOURCE, target, stall_seconds=0.5, max_retries=3)
 
-    assert len(ranges(hub, UNET)) == tries
+    assert len(ranges(hub, UNET)) == attempts
     assert not (target / "sd").exists()
 
 
-def test_a_server_that_repeats_the_same_bytes_for_ever_makes_no_progress(
-    hub: Hub, target: Path
-) -> None:
+def test_a_server_that_repeats_the_same_bytes_makes_no_progress(hub: Hub, target: Path) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
     hub.faults.always[UNET] = Fault("truncate", after=1000, ignores_range=True)
 
-    with pytest.raises(NetworkError, match="gave up after 3 tries"):
+    with pytest.raises(NetworkError, match="gave up after 3 attempts"):
         download(SOURCE, target, max_retries=2)
 
 
-def test_an_overloaded_hub_is_asked_again_when_it_says(
+def test_a_retry_waits_as_long_as_an_overloaded_hub_requests(
     hub: Hub, target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
@@ -139,13 +137,12 @@ def test_an_overloaded_hub_is_asked_again_when_it_says(
     with caplog.at_level("WARNING", logger="downloader"):
         download(SOURCE, target)
 
-    told = [
-        re.search(r"429; trying again in (\d+\.\d) s", record.getMessage())
-        for record in caplog.records
+    retries = [
+        re.search(r"429; retrying in (\d+\.\d) s", record.getMessage()) for record in caplog.records
     ]
-    seconds = [float(one[1]) for one in told if one]
-    assert len(told) == len(seconds) == 2
-    # Up to a second is drawn on top.
+    seconds = [float(one[1]) for one in retries if one]
+    assert len(retries) == len(seconds) == 2
+    # Jitter adds up to a second.
     assert 0 <= seconds[0] <= 1
     assert 1 <= seconds[1] <= 2
 
@@ -167,7 +164,7 @@ def test_an_overloaded_hub_is_asked_again_when_it_says(
         ({}, None),
     ],
 )
-def test_the_pause_that_a_server_asks_for(headers: dict[str, str], seconds: float | None) -> None:
+def test_the_pause_that_a_server_requests(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
 
@@ -204,19 +201,19 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start(hub: Hub, target: P
     assert ranges(hub, UNET) == [None, "bytes=1000-"]
 
 
-def test_another_range_than_was_asked_for_is_refused(hub: Hub, target: Path) -> None:
+def test_a_range_that_was_not_requested_is_refused(hub: Hub, target: Path) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
     hub.faults.once[UNET] = [Fault("truncate", after=1000), Fault("wrong_range")]
 
-    with pytest.raises(NetworkError, match="another range"):
+    with pytest.raises(NetworkError, match="a range that was not requested"):
         download(SOURCE, target)
 
 
-def test_weights_that_are_none_at_the_source_are_not_served(hub: Hub, target: Path) -> None:
-    # The digest is right: the repository itself holds a page in place of weights.
+def test_invalid_weights_at_the_source_are_not_served(hub: Hub, target: Path) -> None:
+    # The digest is right: the repository contains a web page instead of weights.
     hub.repository(REPOSITORY).commit(pipeline_files() | {UNET: b"<html>not found</html>"})
 
-    with pytest.raises(UnsuitableModelError, match="no safetensors file"):
+    with pytest.raises(UnsuitableModelError, match="not a valid safetensors file"):
         download(SOURCE, target)
 
     assert not (target / "sd").exists()
@@ -226,12 +223,12 @@ def test_a_name_that_does_not_resolve_is_a_network_error(job: Job) -> None:
     result = job.run(HF_ENDPOINT="http://hub.invalid", DOWNLOADER_MAX_RETRIES="1")
 
     assert result.returncode == 7
-    assert "trying again in" in result.stderr
+    assert "retrying in" in result.stderr
     assert "hub.invalid cannot be reached (ConnectError: " in result.stderr.splitlines()[-1]
-    assert "gave up after 2 tries" in result.stderr.splitlines()[-1]
+    assert "gave up after 2 attempts" in result.stderr.splitlines()[-1]
 
 
-def test_a_hub_that_is_not_there_is_a_network_error(job: Job) -> None:
+def test_an_unreachable_hub_is_a_network_error(job: Job) -> None:
     result = job.run(HF_ENDPOINT="http://127.0.0.1:9", DOWNLOADER_MAX_RETRIES="0")
 
     assert result.returncode == 7

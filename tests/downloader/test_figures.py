@@ -21,7 +21,7 @@ def test_the_document_holds_the_figures_of_the_bench() -> None:
     assert f"{result['verify_to_sha256sum']:.2f} of the time" in text
 
 
-def test_the_downloader_costs_little_beside_the_bytes_themselves() -> None:
+def test_the_downloader_adds_little_to_the_transfer() -> None:
     result = json.loads((ROOT / "bench" / "results" / "download.json").read_text())
 
     assert result["fetch_to_curl"] <= 1.15

@@ -1,4 +1,4 @@
-"""The three ways a source names contents."""
+"""The three kinds of digests that sources list."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from downloader.hashing import Hashes, matches
-from downloader.remote import Digest, RemoteFile
-from downloader.stop import Stop
+from downloader.sources.remote import Digest, RemoteFile
+from downloader.workers import Stop
 from tests.downloader.hub_server import git_blob, sha256
 
 CONTENT = b"Hello, World!"
@@ -25,7 +25,7 @@ def test_the_server_and_git_agree_on_a_blob() -> None:
     [Digest("sha256", sha256(CONTENT)), Digest("git-blob", git_blob(CONTENT)), Digest("md5", MD5)],
     ids=lambda digest: digest.algorithm,
 )
-def test_contents_are_proved_and_their_sha256_is_always_known(
+def test_contents_are_verified_and_their_sha256_is_always_known(
     tmp_path: Path, digest: Digest
 ) -> None:
     file = RemoteFile("a", len(CONTENT), digest)
@@ -41,14 +41,14 @@ def test_contents_are_proved_and_their_sha256_is_always_known(
 
 
 @pytest.mark.parametrize("content", [b"Hello, World?", CONTENT[:-1], b""])
-def test_other_contents_are_not_taken(tmp_path: Path, content: bytes) -> None:
+def test_other_contents_do_not_match(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
     file = RemoteFile("a", len(CONTENT), Digest("git-blob", git_blob(CONTENT)))
     assert matches(tmp_path / "a", file, Stop()) is None
     assert matches(tmp_path / "missing", file, Stop()) is None
 
 
-def test_without_a_digest_nothing_is_proved(tmp_path: Path) -> None:
+def test_without_a_digest_nothing_matches(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(CONTENT)
     assert matches(tmp_path / "a", RemoteFile("a", len(CONTENT), None, "etag"), Stop()) is None
     assert Hashes(RemoteFile("a", 1, None)).mismatch() == ""

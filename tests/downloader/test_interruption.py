@@ -1,4 +1,4 @@
-"""SIGTERM at any moment: out within five seconds, nothing held, and the next run goes on."""
+"""SIGTERM at any moment: the run ends within five seconds, and the next run continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ended_by(process: subprocess.Popen[str], number: signal.Signals) -> tuple[in
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_download_that_hangs_and_the_next_one_goes_on(
+def test_a_signal_ends_a_stalled_download_and_the_next_one_continues(
     hub: Hub, job: Job, target: Path, number: signal.Signals
 ) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
@@ -48,8 +48,8 @@ def test_a_signal_ends_a_download_that_hangs_and_the_next_one_goes_on(
 
     hub.requests.clear()
     assert job.run().returncode == 0
-    asked = [one.headers.get("Range") for one in hub.requests if f"/{UNET}" in one.path]
-    assert set(asked) == {"bytes=1000-"}
+    requested = [one.headers.get("Range") for one in hub.requests if f"/{UNET}" in one.path]
+    assert set(requested) == {"bytes=1000-"}
 
 
 def test_a_signal_ends_a_wait_for_the_hub(hub: Hub, job: Job) -> None:
@@ -61,11 +61,11 @@ def test_a_signal_ends_a_wait_for_the_hub(hub: Hub, job: Job) -> None:
     code, stderr, seconds = ended_by(process, signal.SIGTERM)
 
     assert (code, seconds < 5) == (9, True)
-    # A part of a second is drawn on top, so that not all come back at once.
-    assert re.search(r"trying again in 30[0-9]\.\d s", stderr)
+    # Jitter adds up to a second.
+    assert re.search(r"retrying in 30[0-9]\.\d s", stderr)
 
 
-def test_a_signal_before_anything_leaves_nothing(hub: Hub, job: Job, target: Path) -> None:
+def test_an_early_signal_leaves_nothing(hub: Hub, job: Job, target: Path) -> None:
     process = job.start(HF_ENDPOINT="http://127.0.0.1:9", DOWNLOADER_MAX_RETRIES="50")
     assert process.stderr is not None
     process.stderr.readline()

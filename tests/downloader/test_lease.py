@@ -1,4 +1,4 @@
-"""One download of a name at a time, whoever dies or sleeps."""
+"""One download of a name at a time, even if a process dies or is suspended."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import LeaseLostError
-from downloader.stop import Stop
 from downloader.volume.lease import Lease, held
+from downloader.workers import Stop
 from modelstore import Marker
 from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub
@@ -27,8 +27,8 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 SECONDS = 0.3
 
 
-def nobody(holder: str) -> None:
-    """For leases that nobody waits for."""
+def ignore(holder: str) -> None:
+    """A callback for leases without waiters."""
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_one_holds_it_and_the_next_one_waits(folder: Path) -> None:
             order.append("holds")
             assert lease.has_waited
 
-    with held(folder, SECONDS, Stop(), nobody) as first:
+    with held(folder, SECONDS, Stop(), ignore) as first:
         waiter = threading.Thread(target=wait)
         waiter.start()
-        # Longer than the lease: the holder is alive, so it is waited for all the same.
+        # Longer than the lease: the waiter keeps waiting, because the holder is alive.
         time.sleep(4 * SECONDS)
         first.check()
         order.append("ends")
@@ -64,7 +64,7 @@ def test_a_dead_holder_is_replaced_by_one_of_many_waiters(folder: Path) -> None:
     inside, lock = [0], threading.Lock()
 
     def work() -> None:
-        with held(folder, SECONDS, Stop(), nobody) as lease:
+        with held(folder, SECONDS, Stop(), ignore) as lease:
             with lock:
                 inside[0] += 1
                 held_at_once.append(inside[0])
@@ -85,36 +85,36 @@ def test_a_dead_holder_is_replaced_by_one_of_many_waiters(folder: Path) -> None:
     assert list(folder.parent.iterdir()) == []
 
 
-def test_a_dead_holder_without_a_word_is_replaced(folder: Path) -> None:
-    # Killed before it wrote anything, or an empty folder that was left.
+def test_a_dead_holder_without_a_record_is_replaced(folder: Path) -> None:
+    # A holder killed before it wrote anything, or an empty folder.
     write_files(folder, {"0123456789abcdef": b""})
-    with held(folder, SECONDS, Stop(), nobody):
+    with held(folder, SECONDS, Stop(), ignore):
         pass
     folder.mkdir()
-    with held(folder, SECONDS, Stop(), nobody) as lease:
+    with held(folder, SECONDS, Stop(), ignore) as lease:
         assert not lease.has_waited
 
 
-def test_a_holder_that_was_replaced_finds_out(folder: Path) -> None:
+def test_a_replaced_holder_notices(folder: Path) -> None:
     stop = Stop()
-    with held(folder, SECONDS, stop, nobody) as lease:
+    with held(folder, SECONDS, stop, ignore) as lease:
         (folder / lease.owner).rename(folder / "another")
-        with pytest.raises(LeaseLostError, match="another one took over"):
+        with pytest.raises(LeaseLostError, match="another process took over"):
             lease.check()
         wait_until(lambda: stop.is_tripped)
         with pytest.raises(LeaseLostError):
             stop.check()
-    # What is another's is not given back.
+    # The lease of another process is not released.
     assert (folder / "another").exists()
 
 
-def test_a_clock_that_is_wrong_changes_nothing(folder: Path) -> None:
-    with held(folder, SECONDS, Stop(), nobody) as lease:
+def test_a_wrong_clock_changes_nothing(folder: Path) -> None:
+    with held(folder, SECONDS, Stop(), ignore) as lease:
         os.utime(folder / lease.owner, (0, 0))
         waiter = Lease(folder, SECONDS, (stop := Stop()))
         threading.Timer(3 * SECONDS, lambda: stop.trip(TimeoutError())).start()
         with pytest.raises(TimeoutError):
-            waiter.take(nobody)
+            waiter.acquire(ignore)
 
 
 def test_two_processes_race_fifty_times(tmp_path: Path) -> None:
@@ -129,12 +129,12 @@ def test_two_processes_race_fifty_times(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    # Both end well, one published, and nothing is left over.
+    # Both succeed, one of them published, and nothing is left over.
     assert set(done.stdout.splitlines()) == {"[0, 0] 1 1 []"}
     assert len(done.stdout.splitlines()) == 50
 
 
-def test_a_second_job_waits_and_finds_it_done(hub: Hub, job: Job, target: Path) -> None:
+def test_a_second_job_waits_and_finds_the_model_published(hub: Hub, job: Job, target: Path) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
     hub.faults.pace = (256, 0.1)
     first = job.start()
@@ -145,28 +145,28 @@ def test_a_second_job_waits_and_finds_it_done(hub: Hub, job: Job, target: Path) 
 
     assert first.communicate(timeout=30) and first.returncode == 0
     assert second.returncode == 0
-    assert "sd: waiting for the download of" in second.stderr
-    assert "already there" in second.stdout
+    assert "sd: waiting for the download on" in second.stderr
+    assert "already published" in second.stdout
     assert hub.fetched_weights.count(UNET) == 0
 
 
-def test_a_sleeper_is_replaced_and_publishes_nothing_when_it_wakes(
+def test_a_suspended_job_is_replaced_and_publishes_nothing_when_it_resumes(
     hub: Hub, job: Job, target: Path
 ) -> None:
     files = pipeline_files()
     hub.repository(REPOSITORY).commit(files)
     hub.faults.once[UNET] = [Fault("stall", after=1000)]
-    sleeper = job.start(DOWNLOADER_STALL_SECONDS="60")
+    suspended = job.start(DOWNLOADER_STALL_SECONDS="60")
     wait_until(hub.faults.stalled.is_set)
-    sleeper.send_signal(signal.SIGSTOP)
+    suspended.send_signal(signal.SIGSTOP)
 
     assert job.run().returncode == 0
     published = Marker.read(target / "sd")
-    sleeper.send_signal(signal.SIGCONT)
-    _, stderr = sleeper.communicate(timeout=30)
+    suspended.send_signal(signal.SIGCONT)
+    _, stderr = suspended.communicate(timeout=30)
 
-    assert sleeper.returncode == 1, stderr
-    assert "another one took over" in stderr.splitlines()[-1]
+    assert suspended.returncode == 1, stderr
+    assert "another process took over" in stderr.splitlines()[-1]
     assert Marker.read(target / "sd") == published
     assert file_names(target / "sd") >= set(files)
     assert all((target / "sd" / path).read_bytes() == files[path] for path in files)

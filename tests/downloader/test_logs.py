@@ -1,4 +1,4 @@
-"""What is told while it works: lines, objects, a bar, and the kubelet's summary."""
+"""The log: text lines, JSON objects, a bar, and the summary for the kubelet."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from downloader import progress
+from downloader.fetch import progress
+from downloader.fetch.progress import Meter, shown
 from downloader.logs import JsonFormatter, WithoutSecrets, write_termination_log
-from downloader.progress import Meter, shown
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files, safetensors
@@ -39,7 +39,7 @@ def work(meter: Meter, *, as_bar: bool) -> None:
             meter.advance(1_000_000)
 
 
-def test_progress_is_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_a_line_every_few_seconds(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="downloader"):
         work(Meter(6_000_000, 1_000_000), as_bar=False)
 
@@ -57,7 +57,7 @@ def test_progress_is_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> No
     assert 1_000_000 < fields["done_bytes"] <= 5_000_000
 
 
-def test_large_models_are_told_in_gigabytes(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_progress_of_large_models_is_in_gigabytes(caplog: pytest.LogCaptureFixture) -> None:
     meter = Meter(6_940_000_000, 1_200_000_000)
     with caplog.at_level("INFO", logger="downloader"), shown(meter, "sdxl", as_bar=False):
         time.sleep(0.1)
@@ -98,7 +98,9 @@ def test_a_terminal_gets_the_bar_and_a_pipe_the_lines(hub: Hub, job: Job) -> Non
     assert b"sd: 100%|" in shown_text
 
 
-def test_json_is_an_object_a_line_with_the_agreed_fields(hub: Hub, job: Job, target: Path) -> None:
+def test_json_is_one_object_per_line_with_the_documented_fields(
+    hub: Hub, job: Job, target: Path
+) -> None:
     files = pipeline_files() | {UNET: safetensors(1, 3_000_000)}
     commit = hub.repository(REPOSITORY).commit(files)
     hub.faults.pace = (64 * 1024, 0.06)
@@ -130,7 +132,7 @@ def test_json_is_an_object_a_line_with_the_agreed_fields(hub: Hub, job: Job, tar
     assert "no revision 'gone'" in error["message"]
 
 
-def test_the_kubelet_gets_a_summary_of_either_end(hub: Hub, job: Job) -> None:
+def test_the_kubelet_gets_a_summary_of_success_and_failure(hub: Hub, job: Job) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
     done = job.run()
     assert job.termination_log.read_text() == done.stdout.rstrip("\n")
@@ -139,7 +141,7 @@ def test_the_kubelet_gets_a_summary_of_either_end(hub: Hub, job: Job) -> None:
     assert job.termination_log.read_text().startswith(f"hf://{REPOSITORY}@gone: the repository")
 
 
-def test_the_summary_is_short_and_never_made_where_there_is_no_kubelet(tmp_path: Path) -> None:
+def test_the_summary_is_short_and_not_written_without_a_kubelet(tmp_path: Path) -> None:
     log = tmp_path / "termination-log"
     write_termination_log(log, "x")
     assert not log.exists()
@@ -148,7 +150,7 @@ def test_the_summary_is_short_and_never_made_where_there_is_no_kubelet(tmp_path:
     assert len(log.read_text()) == 4096
 
 
-def test_secrets_are_struck_out_should_one_come_that_far() -> None:
+def test_secrets_are_masked_in_log_lines() -> None:
     record = logging.LogRecord("a", 20, "", 1, "token is %s", ("hf_secret",), None)
     line = WithoutSecrets(JsonFormatter(), ["hf_secret", ""]).format(record)
     assert "hf_secret" not in line

@@ -1,4 +1,4 @@
-"""Many models of one file, and the parts beside a pipeline."""
+"""Several models in one file, and the parts other than the pipeline."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import InvalidSettingError, UnsuitableModelError
-from downloader.selection.single import select_adapter, select_network
-from downloader.settings import Settings
+from downloader.selection.parts import select_adapter, select_network
+from downloader.settings import Fetch
 from downloader.spec import read_models
 from modelstore import MARKER_NAME, Marker, PartEntry
 from tests.downloader.hub_server import Hub, sha256
@@ -96,7 +96,7 @@ def test_all_parts_are_published_together_under_one_marker(
 
     assert code == 0, stderr
     refiner = {f"refiner/{path}" for path in pipeline_files()}
-    beside = {
+    others = {
         "adapters/pixel-art/pixel.safetensors",
         "adapters/style/pytorch_lora_weights.safetensors",
         "controlnets/canny/config.json",
@@ -105,7 +105,7 @@ def test_all_parts_are_published_together_under_one_marker(
         "controlnets/depth/diffusion_pytorch_model.safetensors",
         *(f"safety_classifier/{path}" for path in list(CLASSIFIER)[:3]),
     }
-    wanted = published_paths() | refiner | beside
+    wanted = published_paths() | refiner | others
     assert file_names(target / "sdxl") == wanted | {MARKER_NAME}
     marker = Marker.read(target / "sdxl")
     assert {entry.path for entry in marker.files} == wanted
@@ -123,12 +123,10 @@ def test_all_parts_are_published_together_under_one_marker(
     assert file_names(target / "plain") == set(pipeline_files()) | {MARKER_NAME}
     assert set(half_files()).isdisjoint(file_names(target / "plain"))
     assert len(stdout.splitlines()) == 2
-    assert run(job, spec)[1].count("already there") == 2
+    assert run(job, spec)[1].count("already published") == 2
 
 
-def test_a_part_that_moves_makes_another_revision(
-    hub: Hub, job: Job, target: Path, spec: Path
-) -> None:
+def test_a_changed_part_is_another_revision(hub: Hub, job: Job, target: Path, spec: Path) -> None:
     run(job, spec)
     hub.repositories["o/style"].commit(STYLE | {"pytorch_lora_weights.safetensors": safetensors(9)})
     hub.requests.clear()
@@ -140,7 +138,7 @@ def test_a_part_that_moves_makes_another_revision(
     assert hub.fetched_weights == ["pytorch_lora_weights.safetensors"]
 
 
-def test_damage_in_a_part_is_mended_from_its_own_source(
+def test_a_damaged_part_is_repaired_from_its_own_source(
     hub: Hub, job: Job, target: Path, spec: Path
 ) -> None:
     run(job, spec)
@@ -156,7 +154,7 @@ def test_damage_in_a_part_is_mended_from_its_own_source(
     assert run(job, spec, "verify")[0] == 0
 
 
-def test_one_model_that_fails_does_not_keep_the_others_back(
+def test_a_failure_of_one_model_does_not_stop_the_others(
     hub: Hub, job: Job, target: Path, spec: Path
 ) -> None:
     hub.repositories["o/refiner"].is_private = True
@@ -164,7 +162,7 @@ def test_one_model_that_fails_does_not_keep_the_others_back(
     code, _, stderr = run(job, spec)
 
     assert code == 3
-    assert "sdxl failed: hf://o/refiner@main: either there is no such repository" in stderr
+    assert "sdxl failed: hf://o/refiner@main: the repository does not exist or is private" in stderr
     assert stderr.splitlines()[-1].startswith("error: hf://o/refiner@main")
     assert not (target / "sdxl").exists()
     assert Marker.read(target / "plain").name == "plain"
@@ -183,9 +181,9 @@ def test_a_plan_names_files_and_bytes_and_fetches_no_weights(
     assert f"  hf://o/base@main at {commit}" in stdout
     assert f"{len(LORA):>16,}  adapters/pixel-art/pixel.safetensors" in stdout
 
-    (told,) = [line for line in stdout.splitlines() if line.startswith("sdxl: ")]
-    assert "safety_classifier" in told.partition("plain files of")[2]
-    assert "controlnets/" not in told
+    (line,) = [line for line in stdout.splitlines() if line.startswith("sdxl: ")]
+    assert "safety_classifier" in line.partition("plain files of")[2]
+    assert "controlnets/" not in line
 
     _, stdout, _ = run(job, spec, "plan", "--log_format", "json")
     sdxl, plain = map(json.loads, stdout.splitlines())
@@ -195,12 +193,12 @@ def test_a_plan_names_files_and_bytes_and_fetches_no_weights(
     assert plain["model"] == "plain"
 
 
-def test_the_name_picks_one_model(spec: Path) -> None:
-    (model,) = read_models(Settings(spec=spec, name="plain"))
+def test_the_name_selects_one_model(spec: Path) -> None:
+    (model,) = read_models(Fetch(spec=spec, name="plain"))
     assert model.name == "plain"
-    assert model.main.variant is None
-    with pytest.raises(InvalidSettingError, match="has no such model"):
-        read_models(Settings(spec=spec, name="other"))
+    assert model.parts[0].variant is None
+    with pytest.raises(InvalidSettingError, match="has no model of this name"):
+        read_models(Fetch(spec=spec, name="other"))
 
 
 BASE = "models: [{name: a, source: hf://o/n"
@@ -209,24 +207,24 @@ BASE = "models: [{name: a, source: hf://o/n"
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("models: [", "is no YAML in line 1"),
+        ("models: [", "is not valid YAML (line 1)"),
         ("[]", "Input should be a valid dictionary or instance of Document"),
         ("{}", "models: Field required"),
         ("models: []", "models: Tuple should have at least 1 item"),
         ("models: [{name: a}]", "models[0].source: Field required"),
         (BASE + ", sorce: x}]", "models[0].sorce: Extra inputs are not permitted"),
-        (BASE + "}, {name: a, source: hf://o/n}]", "models: the name 'a' is there twice"),
+        (BASE + "}, {name: a, source: hf://o/n}]", "models: the name 'a' is used twice"),
         ("models: [{name: a/b, source: hf://o/n}]", "models[0].name: model name 'a/b'"),
-        ("models: [{name: a, source: x}]", "models[0].source: 'x': the scheme is wrong"),
-        (BASE + ", refiner: x}]", "models[0].refiner: 'x': the scheme is wrong"),
+        ("models: [{name: a, source: x}]", "models[0].source: 'x': the scheme is not valid"),
+        (BASE + ", refiner: x}]", "models[0].refiner: 'x': the scheme is not valid"),
         (BASE + ", refiner: 'https://h/x.safetensors'}]", "models[0].refiner: a single file is"),
         (
             BASE + ", adapters: [{name: b, source: 'https://h/x.safetensors', sha256: 12ab}]}]",
-            "models[0].adapters[0].sha256: 'https://h/x.safetensors': the sha256 is wrong",
+            "models[0].adapters[0].sha256: 'https://h/x.safetensors': the sha256 is not valid",
         ),
         (
             BASE + ", adapters: [{name: b, source: hf://o/n}, {name: b, source: hf://o/m}]}]",
-            "models[0].adapters: the name 'b' is there twice",
+            "models[0].adapters: the name 'b' is used twice",
         ),
         (
             BASE + ", controlnets: [{name: b, source: 'https://h/x.safetensors'}]}]",
@@ -235,7 +233,7 @@ BASE = "models: [{name: a, source: hf://o/n"
         (BASE + ", controlnets: [{name: ../b, source: hf://o/n}]}]", "controlnets[0].name: model"),
         (
             BASE + ", controlnets: [{name: b, source: hf://o/n}, {name: b, source: hf://o/m}]}]",
-            "models[0].controlnets: the name 'b' is there twice",
+            "models[0].controlnets: the name 'b' is used twice",
         ),
         (BASE + ", variant: 7}]", "models[0].variant: Input should be a valid string"),
     ],
@@ -246,19 +244,19 @@ def test_a_mistake_in_the_file_is_named_by_its_place(
     path = tmp_path / "models.yaml"
     path.write_text(text)
     with pytest.raises(InvalidSettingError) as caught:
-        read_models(Settings(spec=path))
+        read_models(Fetch(spec=path))
     assert sentence in str(caught.value)
 
 
-def test_a_missing_file_and_two_ways_at_once_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_conflicting_settings_are_reported(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettingError, match=r"--spec .*: No such file"):
-        read_models(Settings(spec=tmp_path / "none"))
-    with pytest.raises(InvalidSettingError, match="give one of them"):
-        read_models(Settings(spec=tmp_path / "none", source="hf://a/b"))
-    with pytest.raises(InvalidSettingError, match=r"--source \(DOWNLOADER_SOURCE\): missing"):
-        read_models(Settings(name="a"))
-    with pytest.raises(InvalidSettingError, match=r"--name \(DOWNLOADER_NAME\): missing"):
-        read_models(Settings(source="hf://a/b"))
+        read_models(Fetch(spec=tmp_path / "none"))
+    with pytest.raises(InvalidSettingError, match="exclude each other"):
+        read_models(Fetch(spec=tmp_path / "none", source="hf://a/b"))
+    with pytest.raises(InvalidSettingError, match=r"--source \(DOWNLOADER_SOURCE\): required"):
+        read_models(Fetch(name="a"))
+    with pytest.raises(InvalidSettingError, match=r"--name \(DOWNLOADER_NAME\): required"):
+        read_models(Fetch(source="hf://a/b"))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +284,7 @@ def test_the_file_of_an_adapter(paths: list[str], taken: set[str]) -> None:
         (["b.safetensors", "a.safetensors"], r"several safetensors files \(a.*, b.*allow_patterns"),
     ],
 )
-def test_an_adapter_that_is_none_or_many_is_refused(paths: list[str], reason: str) -> None:
+def test_an_adapter_without_a_single_weights_file_is_refused(paths: list[str], reason: str) -> None:
     with pytest.raises(UnsuitableModelError, match=reason):
         select_adapter(listing(paths))
 

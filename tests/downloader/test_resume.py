@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next run is right, and fetches at most a chunk of a file twice."""
+"""kill -9 at any moment: the next run succeeds, and fetches at most a chunk of a file twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.downloader.volume import file_names, leftovers, partial_sizes, wait_u
 
 KILLS = 20
 CHUNK_BYTES = 64 * 1024
-# So large that at the pace below none is whole before the last kill.
+# So large that at the pace below none is complete before the last kill.
 WEIGHTS = {
     "safety_checker/model.safetensors": safetensors(5, 14_000_000),
     "text_encoder/model.safetensors": safetensors(6, 13_000_000),
@@ -24,8 +24,8 @@ WEIGHTS = {
 }
 
 
-def weights_asked(hub: Hub) -> list[str | None]:
-    """The range of each request for weights; None where a file is begun."""
+def weights_requested(hub: Hub) -> list[str | None]:
+    """The range of each request for weights; None for a request from the start."""
     return [one.headers.get("Range") for one in hub.requests if "/lfs/" in one.path]
 
 
@@ -33,23 +33,23 @@ def test_twenty_kills_cost_at_most_a_chunk_of_each_file(hub: Hub, job: Job, targ
     files = pipeline_files() | WEIGHTS
     hub.repository(REPOSITORY).commit(files)
     moment = random.Random(424242)
-    # Slow enough that nothing waits in the kernel's buffers: what was sent was nearly received.
+    # Slow enough to keep the kernel's buffers empty: almost all sent bytes have arrived.
     hub.faults.pace = (16 * 1024, 0.02)
     for number in range(KILLS):
-        before, asked = sum(hub.sent.values()), len(weights_asked(hub))
+        before, requested = sum(hub.sent.values()), len(weights_requested(hub))
         with job.start(DOWNLOADER_LEASE_SECONDS="0.2") as process:
-            # Some before the first byte, some in the middle of two files' bytes at least.
+            # Some before the first byte, others in the middle of at least two files.
             if number % 5:
                 wait_until(lambda before=before: sum(hub.sent.values()) > before + 100)
-                wait_until(lambda asked=asked: len(weights_asked(hub)) >= asked + 2)
+                wait_until(lambda requested=requested: len(weights_requested(hub)) >= requested + 2)
                 time.sleep(moment.uniform(0, 0.15))
             else:
                 time.sleep(moment.uniform(0.1, 0.5))
             process.kill()
         assert process.returncode == -signal.SIGKILL
         assert not (target / "sd").exists()
-    was_there = partial_sizes(target)
-    assert len(was_there) == len(WEIGHTS), "the kills came after the end: nothing was tested"
+    partial = partial_sizes(target)
+    assert len(partial) == len(WEIGHTS), "every kill came after the end of the run"
 
     hub.faults.pace = None
     assert job.run().returncode == 0
@@ -61,10 +61,12 @@ def test_twenty_kills_cost_at_most_a_chunk_of_each_file(hub: Hub, job: Job, targ
     for path, content in WEIGHTS.items():
         again = hub.sent[path] - len(content)
         assert again <= KILLS * CHUNK_BYTES, path
-    assert sum(start is not None for start in weights_asked(hub)) > KILLS
+    assert sum(start is not None for start in weights_requested(hub)) > KILLS
 
 
-def test_the_bytes_before_a_kill_are_proved_with_the_rest(hub: Hub, job: Job, target: Path) -> None:
+def test_the_bytes_before_a_kill_are_verified_with_the_rest(
+    hub: Hub, job: Job, target: Path
+) -> None:
     path = "unet/diffusion_pytorch_model.safetensors"
     files = pipeline_files() | WEIGHTS
     hub.repository(REPOSITORY).commit(files)
@@ -82,11 +84,11 @@ def test_the_bytes_before_a_kill_are_proved_with_the_rest(hub: Hub, job: Job, ta
 
     assert (target / "sd" / path).read_bytes() == files[path]
     unet = [one for one in hub.requests if "/lfs/" in one.path and one.path.endswith(path)]
-    # Begun, gone on with, found wrong, fetched whole.
+    # Started, resumed, found wrong, fetched again from the start.
     assert [("Range" in one.headers) for one in unet] == [False, True, False]
 
 
-def test_a_branch_that_moves_meanwhile_mixes_nothing(hub: Hub, job: Job, target: Path) -> None:
+def test_a_branch_that_moves_between_runs_mixes_nothing(hub: Hub, job: Job, target: Path) -> None:
     path = "unet/diffusion_pytorch_model.safetensors"
     repository = hub.repository(REPOSITORY)
     repository.commit(pipeline_files() | WEIGHTS)

@@ -1,4 +1,4 @@
-"""Revisions beside each other: published, served, shared, rolled back, pruned."""
+"""Several revisions of a model: published, served, shared, rolled back, pruned."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import InvalidSettingError, NotFoundError, StorageError
-from downloader.settings import Settings
-from downloader.verbs.list import list_models
-from downloader.verbs.prune import prune
-from downloader.verbs.rollback import rollback
+from downloader.settings import ListModels, Prune, Rollback
+from downloader.verbs import run_verb
 from modelstore import MARKER_NAME, Marker, ModelStore
 from tests.downloader.pipeline_files import pipeline_files, safetensors, whole_repository
 from tests.downloader.volume import download, leftovers, revisions, write_files
@@ -37,8 +35,12 @@ def active(target: Path) -> str:
     return revision
 
 
-def settings(target: Path, **given: object) -> Settings:
-    return Settings(**{"name": "sd", "target": target, **given})
+def rollback(target: Path, **given: object) -> str:
+    return run_verb(Rollback(**{"name": "sd", "target": target, **given}))
+
+
+def prune(target: Path, **given: object) -> str:
+    return run_verb(Prune(**{"name": "sd", "target": target, **given}))
 
 
 def test_the_name_is_a_relative_link_to_the_revision(source: Path, target: Path) -> None:
@@ -47,7 +49,7 @@ def test_the_name_is_a_relative_link_to_the_revision(source: Path, target: Path)
     link = (target / "sd").readlink()
     assert link == Path(".revisions/sd", active(target))
     assert active(target).startswith(report.marker.revision.removeprefix("sha256:")[:12])
-    # A pod mounts the volume elsewhere.
+    # A pod mounts the volume at another path.
     target.rename(target.with_name("elsewhere"))
     assert Marker.read(target.with_name("elsewhere") / "sd") == report.marker
 
@@ -77,7 +79,7 @@ def test_readers_of_the_old_revision_are_undisturbed(source: Path, target: Path)
     assert len(revisions(target)) == 2
 
 
-def test_a_reader_always_finds_a_whole_model_during_switches(source: Path, target: Path) -> None:
+def test_a_reader_always_finds_a_complete_model_during_switches(source: Path, target: Path) -> None:
     download(source, target)
     change(source, 7)
     download(source, target)
@@ -95,7 +97,7 @@ def test_a_reader_always_finds_a_whole_model_during_switches(source: Path, targe
     reader = threading.Thread(target=look)
     reader.start()
     for _ in range(30):
-        rollback(settings(target))
+        rollback(target)
     ended.set()
     reader.join()
 
@@ -134,7 +136,7 @@ def test_a_volume_without_hard_links_gets_copies(
     assert (old / path).read_bytes() == (target / "sd" / path).read_bytes()
 
 
-def test_a_damaged_file_of_an_older_revision_is_not_taken_over(source: Path, target: Path) -> None:
+def test_a_damaged_file_of_an_older_revision_is_not_reused(source: Path, target: Path) -> None:
     download(source, target)
     path = "vae/diffusion_pytorch_model.safetensors"
     write_files((target / "sd").resolve(), {path: safetensors(99)})
@@ -152,41 +154,39 @@ def test_a_rollback_switches_back_and_forth(source: Path, target: Path) -> None:
     download(source, target)
     second = active(target)
 
-    rollback(settings(target))
+    rollback(target)
     assert active(target) == first
     assert (target / "sd" / UNET).read_bytes() == pipeline_files()[UNET]
-    rollback(settings(target))
+    rollback(target)
     assert active(target) == second
-    rollback(settings(target, revision=first))
+    rollback(target, revision=first)
     assert active(target) == first
     assert leftovers(target) == set()
 
 
-def test_a_rolled_back_revision_is_served_again_without_a_byte_fetched(
-    source: Path, target: Path
-) -> None:
+def test_a_rolled_back_revision_is_served_again_without_a_fetch(source: Path, target: Path) -> None:
     download(source, target)
     change(source, 7)
     download(source, target)
     inode = (target / "sd" / UNET).stat().st_ino
-    rollback(settings(target))
+    rollback(target)
 
     report = download(source, target)
 
-    assert not report.was_there
+    assert not report.was_published
     assert (target / "sd" / UNET).stat().st_ino == inode
 
 
-def test_a_rollback_without_anything_to_go_back_to_is_told(source: Path, target: Path) -> None:
+def test_a_rollback_without_a_target_is_reported(source: Path, target: Path) -> None:
     download(source, target)
-    with pytest.raises(NotFoundError, match="no complete revision beside"):
-        rollback(settings(target))
-    with pytest.raises(NotFoundError, match="no complete revision 'gone'; others are: none"):
-        rollback(settings(target, revision="gone"))
+    with pytest.raises(NotFoundError, match="no complete revision other than"):
+        rollback(target)
+    with pytest.raises(NotFoundError, match="no complete revision 'gone'; others: none"):
+        rollback(target, revision="gone")
     with pytest.raises(NotFoundError, match="has no model 'other'"):
-        rollback(settings(target, name="other"))
-    with pytest.raises(InvalidSettingError, match="needs one model's name"):
-        rollback(settings(target, name=""))
+        rollback(target, name="other")
+    with pytest.raises(InvalidSettingError, match="requires a model name"):
+        rollback(target, name="")
 
 
 def test_prune_keeps_the_served_one_and_the_newest(source: Path, target: Path) -> None:
@@ -195,33 +195,33 @@ def test_prune_keeps_the_served_one_and_the_newest(source: Path, target: Path) -
         change(source, 40 + seed)
         download(source, target)
         ids.append(active(target))
-    rollback(settings(target, revision=ids[0]))
+    rollback(target, revision=ids[0])
 
-    assert prune(settings(target, keep=2)) == "2 revisions deleted"
+    assert prune(target, keep=2) == "2 revisions deleted"
     # ids[3] was served just before.
     assert revisions(target) == {ids[0], ids[3]}
-    assert prune(settings(target, keep=1)) == "1 revisions deleted"
+    assert prune(target, keep=1) == "1 revisions deleted"
     assert revisions(target) == {ids[0]}
     assert active(target) == ids[0]
     assert leftovers(target) == set()
     Marker.read(target / "sd").check_sizes(target / "sd")
 
 
-def test_prune_clears_what_dead_runs_left_of_any_name(target: Path, tmp_path: Path) -> None:
+def test_prune_deletes_the_remains_of_killed_runs_of_any_name(target: Path, tmp_path: Path) -> None:
     write_files(target, {".staging/gone/1-2.dead/unet/x.partial": b"x", ".trash/a/b": b"x"})
 
-    prune(settings(target, name=""))
+    prune(target, name="")
 
     assert leftovers(target) == set()
 
 
-def test_one_model_never_touches_what_belongs_to_another(source: Path, target: Path) -> None:
-    # Names may begin alike, and hold dots.
+def test_one_model_never_touches_the_files_of_another(source: Path, target: Path) -> None:
+    # Names may share a prefix and contain dots.
     others = {".staging/.sd.v2.lease/owner": b"1", ".staging/sd.v2/1-2.owner/x.partial": b"x"}
     write_files(target, others | {".staging/.sd.lock": b"", ".staging/.sd.link": b""})
 
     download(source, target)
-    prune(settings(target))
+    prune(target)
 
     assert leftovers(target) == {".sd.v2.lease", "sd.v2"}
 
@@ -235,7 +235,7 @@ def test_the_list_names_every_revision(
     download(source, target)
     write_files(target, {".revisions/sd/broken/x": b""})
 
-    assert list_models(settings(target, name="")) == "3 revisions"
+    assert run_verb(ListModels(target=target)) == "3 revisions"
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"* sd  {active(target)}  ")
@@ -244,7 +244,7 @@ def test_the_list_names_every_revision(
 
 
 def plain_model(source: Path, target: Path) -> Path:
-    """What the version before revisions would have published."""
+    """A model as the version without revisions published it."""
     download(source, target)
     place = target / "sd"
     folder = place.resolve()
@@ -254,9 +254,9 @@ def plain_model(source: Path, target: Path) -> Path:
     return place
 
 
-def test_a_plain_folder_of_an_older_version_is_there_already(source: Path, target: Path) -> None:
+def test_a_plain_folder_of_an_older_version_counts_as_published(source: Path, target: Path) -> None:
     plain_model(source, target)
-    assert download(source, target).was_there
+    assert download(source, target).was_published
     assert not (target / "sd").is_symlink()
 
 
@@ -273,21 +273,21 @@ def test_a_plain_folder_is_kept_as_a_revision_when_another_is_published(
     assert (place / UNET).read_bytes() == safetensors(7, 4096)
     assert (place / "vae/diffusion_pytorch_model.safetensors").stat().st_ino == inode
     assert len(revisions(target)) == 2
-    rollback(settings(target))
+    rollback(target)
     assert (place / UNET).read_bytes() == pipeline_files()[UNET]
 
 
-def test_a_damaged_plain_folder_is_mended_by_a_revision(source: Path, target: Path) -> None:
+def test_a_damaged_plain_folder_is_replaced_by_a_revision(source: Path, target: Path) -> None:
     place = plain_model(source, target)
     write_files(place, {"vae/diffusion_pytorch_model.safetensors": safetensors(99)})
 
-    assert not download(source, target).was_there
+    assert not download(source, target).was_published
 
     Marker.read(place).check_sizes(place)
     assert place.is_symlink()
 
 
-def test_a_foreign_folder_in_the_names_place_is_not_deleted(source: Path, target: Path) -> None:
+def test_an_unknown_folder_in_place_of_the_link_is_not_deleted(source: Path, target: Path) -> None:
     write_files(target / "sd", {"precious.txt": b"by hand"})
 
     download(source, target)
@@ -298,14 +298,12 @@ def test_a_foreign_folder_in_the_names_place_is_not_deleted(source: Path, target
     ] == [b"by hand"]
 
 
-def test_a_revision_whose_marker_is_lost_is_made_again_from_its_files(
-    source: Path, target: Path
-) -> None:
+def test_a_revision_without_a_marker_is_rebuilt_from_its_files(source: Path, target: Path) -> None:
     download(source, target)
     inode = (target / "sd" / UNET).stat().st_ino
     (target / "sd" / MARKER_NAME).unlink()
 
-    assert not download(source, target).was_there
+    assert not download(source, target).was_published
 
     assert Marker.read(target / "sd").name == "sd"
     assert (target / "sd" / UNET).stat().st_ino == inode

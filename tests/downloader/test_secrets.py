@@ -1,4 +1,4 @@
-"""The token is in no output and no file of any run, whatever becomes of it."""
+"""No output and no file of any run contains the token, however the run ends."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_no_failure_shows_the_token(
     hub.token = TOKEN
     hub.repository(REPOSITORY).commit(pipeline_files())
     failure(hub)
-    # A gated repository is shown to no token here.
+    # No token may read the gated repository.
     if failure is gate:
         hub.token = "another"
 
@@ -123,7 +123,7 @@ def test_no_failure_shows_the_token(
     hold_no_token(job, result.stdout + result.stderr, target)
 
 
-def test_the_token_of_a_mounted_file_is_used_and_kept(
+def test_the_token_of_a_mounted_file_is_used_and_not_shown(
     hub: Hub, job: Job, target: Path, tmp_path: Path
 ) -> None:
     hub.token = TOKEN
@@ -138,7 +138,7 @@ def test_the_token_of_a_mounted_file_is_used_and_kept(
 
     assert result.returncode == 0, result.stderr
     hold_no_token(job, result.stdout + result.stderr, target)
-    # The network that delivers large files is another machine's: it never sees the token.
+    # The network that delivers large files is another server: it never receives the token.
     large = [request for request in hub.requests if request.path.startswith("/lfs/")]
     assert large
     assert not any("Authorization" in request.headers for request in large)
@@ -155,7 +155,7 @@ def test_no_token_goes_to_the_server_of_a_single_file(hub: Hub, job: Job) -> Non
 
 
 @pytest.mark.parametrize("token", ["hf two", "hf\u00e9", "hf\x00"])
-def test_what_can_be_no_token_is_refused_without_a_word_of_it(
+def test_a_malformed_token_is_refused_and_not_shown(
     hub: Hub, job: Job, tmp_path: Path, token: str
 ) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())
@@ -164,7 +164,7 @@ def test_what_can_be_no_token_is_refused_without_a_word_of_it(
     result = job.run("--token_file", str(tmp_path / "token"))
 
     assert result.returncode == 2
-    assert "the hub's token has spaces or other than ASCII characters" in result.stderr
+    assert "the hub's token contains spaces or non-ASCII characters" in result.stderr
     assert token not in result.stderr
 
 

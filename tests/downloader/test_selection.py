@@ -1,4 +1,4 @@
-"""Which files a pipeline needs, case by case; only names matter here."""
+"""Which files a pipeline needs, case by case; only their names matter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from downloader.errors import UnsuitableModelError
-from downloader.selection.listing import check_names, filtered
+from downloader.selection.parts import check_names, filtered
 from downloader.selection.pipeline import (
     Component,
     check_is_pipeline,
@@ -50,13 +50,13 @@ def test_a_whole_repository() -> None:
     assert plain == (set(pipeline_files()), None)
 
 
-def test_generation_defaults_come_along() -> None:
+def test_generation_defaults_are_selected() -> None:
     paths, _ = selected(["generation_defaults.json", "model_index.json"])
     assert paths == {"generation_defaults.json", "model_index.json"}
 
 
 @pytest.mark.parametrize(
-    ("component", "there", "wanted", "variant"),
+    ("component", "listed", "wanted", "variant"),
     [
         (
             UNET,
@@ -108,10 +108,10 @@ def test_generation_defaults_come_along() -> None:
     ids=["variant", "other variant", "variant shards", "plain shards", "single first", "other"],
 )
 def test_weights(
-    component: Component, there: list[str], wanted: list[str], variant: str | None
+    component: Component, listed: list[str], wanted: list[str], variant: str | None
 ) -> None:
     config = f"{component.name}/config.json"
-    assert selected([config, *there], component) == ({config, *wanted}, variant)
+    assert selected([config, *listed], component) == ({config, *wanted}, variant)
 
 
 def test_a_tokenizer_gives_its_small_files() -> None:
@@ -127,35 +127,35 @@ def test_a_tokenizer_gives_its_small_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "reason"),
+    ("listed", "reason"),
     [
         ([], "'unet', which has no folder"),
         (["unet/config.json"], "'unet' has no safetensors$"),
         (["unet/diffusion_pytorch_model.bin"], "only pickles"),
         (["unet/model.onnx"], "only pickles or another format"),
-        ([f"{STEM}.bf16.safetensors"], "only the weights' variants bf16"),
-        (["unet/diffusers.py", f"{STEM}.safetensors"], "code of a repository is never run"),
+        ([f"{STEM}.bf16.safetensors"], "only in the variants bf16"),
+        (["unet/diffusers.py", f"{STEM}.safetensors"], "the code of a repository is never run"),
         (shards(STEM, (1, 2), 2), "lacks shards or their index"),
         ([*shards(STEM, (1, 3), 3), f"{STEM}.safetensors.index.json"], "lacks shards"),
     ],
     ids=["no folder", "no weights", "pickle", "onnx", "variant", "code", "no index", "no shard"],
 )
-def test_a_component_that_cannot_be_loaded_is_refused(there: list[str], reason: str) -> None:
+def test_a_component_that_cannot_be_loaded_is_refused(listed: list[str], reason: str) -> None:
     with pytest.raises(UnsuitableModelError, match=reason):
-        selected(there, UNET)
+        selected(listed, UNET)
 
 
 @pytest.mark.parametrize(
     "path",
     ["../x", "unet/../../x", "/etc/x", "unet\\x", "..\\x", "unet//x", "./x", "unet/\0", ""],
 )
-def test_a_name_that_leaves_the_folder_is_refused(path: str) -> None:
-    with pytest.raises(UnsuitableModelError, match="could leave"):
+def test_a_name_that_leads_out_of_the_folder_is_refused(path: str) -> None:
+    with pytest.raises(UnsuitableModelError, match="leads out of"):
         check_names(listing(["model_index.json", path]))
 
 
 def test_a_listing_without_an_index_is_refused() -> None:
-    with pytest.raises(UnsuitableModelError, match=r"no model_index\.json"):
+    with pytest.raises(UnsuitableModelError, match=r"it has no model_index\.json"):
         check_is_pipeline(listing(["model.safetensors", "unet/model_index.json"]))
 
 
@@ -169,7 +169,7 @@ def test_a_listing_without_an_index_is_refused() -> None:
         (["unet/*"], ["*.txt"], {"unet/b.json"}),
     ],
 )
-def test_patterns_leave_files_out_but_never_the_index(
+def test_patterns_exclude_files_but_never_the_index(
     allow: list[str], deny: list[str], kept: set[str]
 ) -> None:
     files = listing(["model_index.json", "a.json", "unet/b.json", "unet/deep/c.txt"])
@@ -182,16 +182,16 @@ def test_patterns_leave_files_out_but_never_the_index(
 @pytest.mark.parametrize(
     ("index", "reason"),
     [
-        (b"{", "no JSON$"),
-        (b"\xff", "no JSON$"),
-        (b"[]", "no JSON object"),
-        (b"{}", "no component that has weights"),
-        (b'{"scheduler": ["diffusers", "DDIMScheduler"]}', "no component that has weights"),
-        (b'{"unet": ["diffusers"]}', "'unet' is no component"),
-        (b'{"unet": [1, 2]}', "'unet' is no component"),
-        (b'{"../x": ["diffusers", "UNet2DConditionModel"]}', "'../x' is no component"),
+        (b"{", "not valid JSON$"),
+        (b"\xff", "not valid JSON$"),
+        (b"[]", "not a JSON object"),
+        (b"{}", "no component with weights"),
+        (b'{"scheduler": ["diffusers", "DDIMScheduler"]}', "no component with weights"),
+        (b'{"unet": ["diffusers"]}', "'unet' is not a component"),
+        (b'{"unet": [1, 2]}', "'unet' is not a component"),
+        (b'{"../x": ["diffusers", "UNet2DConditionModel"]}', "'../x' is not a component"),
     ],
 )
-def test_a_wrong_index_is_refused(index: bytes, reason: str) -> None:
+def test_an_invalid_index_is_refused(index: bytes, reason: str) -> None:
     with pytest.raises(UnsuitableModelError, match=reason):
         read_components(index)

@@ -1,4 +1,4 @@
-"""One safetensors file on a web server, known by its digest."""
+"""One safetensors file on a web server, identified by its digest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from downloader.errors import CorruptFileError, NotFoundError
-from downloader.fetch import retry
+from downloader.sources import retry
 from modelstore import MARKER_NAME, Marker
 from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub, sha256
@@ -36,22 +36,22 @@ def test_a_checkpoint_is_published_under_its_own_name(hub: Hub, target: Path, pl
     assert marker.source == url.partition("?")[0]
     assert "secret" not in (target / "sd" / MARKER_NAME).read_text()
     hub.requests.clear()
-    assert download(url, target, sha256=sha256(CONTENT)).was_there
+    assert download(url, target, sha256=sha256(CONTENT)).was_published
     assert hub.requests == []
 
 
-def test_a_file_that_changes_meanwhile_is_never_spliced(hub: Hub, target: Path) -> None:
-    # The name of what was sent first is told with the range (If-Range): the new one comes whole.
+def test_a_file_that_changes_during_the_download_is_never_spliced(hub: Hub, target: Path) -> None:
+    # The range request carries the ETag of the first bytes, so the new file is sent whole.
     other = safetensors(5, 5000)
     hub.faults.once["x.safetensors"] = [Fault("none"), Fault("truncate", after=1000)]
     sizes = hub.files
 
     class Changing(dict[str, bytes]):
-        asked = 0
+        requested = 0
 
         def __getitem__(self, name: str) -> bytes:
-            self.asked += 1
-            return other if self.asked > 2 else CONTENT
+            self.requested += 1
+            return other if self.requested > 2 else CONTENT
 
     hub.files = Changing(sizes)
     with pytest.raises(CorruptFileError, match="digest"):
@@ -68,6 +68,6 @@ def test_another_digest_is_refused(hub: Hub, target: Path) -> None:
     assert not (target / "sd").exists()
 
 
-def test_a_missing_file_is_told(hub: Hub, target: Path) -> None:
-    with pytest.raises(NotFoundError, match=r"gone\.safetensors: there is no such file"):
+def test_a_missing_file_is_reported(hub: Hub, target: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"gone\.safetensors: the file does not exist"):
         download(f"{hub.url}/files/gone.safetensors", target, sha256="0" * 64)

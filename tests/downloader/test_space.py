@@ -1,4 +1,4 @@
-"""A disk that fills up, on a small volume of its own, and a memory that stays flat."""
+"""A volume that fills up or cannot be used, and the memory of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def small_volume(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(volume)], check=True)
 
 
-def test_too_small_a_volume_is_told_before_anything_is_fetched(
+def test_a_too_small_volume_is_reported_before_anything_is_fetched(
     hub: Hub, job: Job, small_volume: Path
 ) -> None:
     files = pipeline_files() | {UNET: safetensors(1, VOLUME_BYTES)}
@@ -48,7 +48,7 @@ def test_too_small_a_volume_is_told_before_anything_is_fetched(
     assert not (small_volume / "sd").exists()
 
 
-def test_a_disk_that_fills_up_meanwhile_is_told_and_gone_on_with(
+def test_a_disk_that_fills_up_is_reported_and_the_next_run_continues(
     hub: Hub, job: Job, small_volume: Path
 ) -> None:
     files = pipeline_files() | {UNET: safetensors(1, 3_000_000)}
@@ -74,9 +74,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_gone_on_with(
     assert (small_volume / "sd" / UNET).read_bytes() == files[UNET]
 
 
-def test_what_is_there_and_what_can_be_linked_needs_no_space(
-    hub: Hub, job: Job, small_volume: Path
-) -> None:
+def test_existing_and_linkable_files_need_no_space(hub: Hub, job: Job, small_volume: Path) -> None:
     files = pipeline_files() | {UNET: safetensors(1, 3_000_000)}
     repository = hub.repository(REPOSITORY)
     repository.commit(files)
@@ -88,11 +86,11 @@ def test_what_is_there_and_what_can_be_linked_needs_no_space(
     repository.commit(files | {UNET: safetensors(2, 3_000_000)})
     full = job.run("--target", str(small_volume))
     assert full.returncode == 5
-    assert re.search(r"revisions of 'sd' that are not served hold 2,\d+ \(see prune\)", full.stderr)
+    assert re.search(r"unserved revisions of 'sd' hold 2,\d+ bytes", full.stderr)
 
 
 @pytest.mark.parametrize("target", ["gone", "file"])
-def test_a_volume_that_is_not_there_is_told(job: Job, tmp_path: Path, target: str) -> None:
+def test_a_missing_volume_is_reported(job: Job, tmp_path: Path, target: str) -> None:
     write_files(tmp_path, {"file": b""})
     result = job.run("--target", str(tmp_path / target))
     assert result.returncode == 1
@@ -180,7 +178,7 @@ def test_what_another_user_left_on_the_volume_is_named(
     assert "supplementary groups none" in done.stderr
 
 
-def test_memory_stays_flat_whatever_the_files_size(hub: Hub, job: Job) -> None:
+def test_memory_does_not_grow_with_the_size_of_files(hub: Hub, job: Job) -> None:
     files = pipeline_files() | {
         f"{folder}/{name}": safetensors(seed, 60_000_000)
         for seed, (folder, name) in enumerate(
@@ -193,7 +191,7 @@ def test_memory_stays_flat_whatever_the_files_size(hub: Hub, job: Job) -> None:
         )
     }
     hub.repository(REPOSITORY).commit(files)
-    # Not by wait4: that counts this process's own memory from before the exec.
+    # Not by wait4, which includes this process's memory from before the exec.
     script = (
         "from downloader.__main__ import main; code = main();"
         "print(code, *[line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line])"

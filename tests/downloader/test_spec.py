@@ -25,7 +25,7 @@ DIGEST = "0123456789abcdef" * 4
         ("s3://bucket", BucketSpec("bucket", ""), "s3://bucket"),
     ],
 )
-def test_a_source_is_read_and_written_in_one_way(text: str, spec: SourceSpec, uri: str) -> None:
+def test_a_source_has_one_canonical_form(text: str, spec: SourceSpec, uri: str) -> None:
     assert parse_spec(text) == spec
     assert spec.uri == uri
 
@@ -61,7 +61,7 @@ def test_a_source_is_read_and_written_in_one_way(text: str, spec: SourceSpec, ur
     ],
 )
 def test_a_mistake_is_named(text: str, field: str) -> None:
-    with pytest.raises(InvalidSettingError, match=f"the {field} is wrong: "):
+    with pytest.raises(InvalidSettingError, match=f"the {field} is not valid: "):
         parse_spec(text)
 
 
@@ -97,9 +97,9 @@ def test_a_single_file_has_a_digest_and_shows_no_query() -> None:
         ("hf://owner/name", DIGEST, "sha256"),
     ],
 )
-def test_a_single_files_mistake_is_named_without_its_secrets(
+def test_a_mistake_in_a_single_file_is_named_without_secrets(
     text: str, digest: str, part: str
 ) -> None:
-    with pytest.raises(InvalidSettingError, match=f"the {part} is wrong: ") as caught:
+    with pytest.raises(InvalidSettingError, match=f"the {part} is not valid: ") as caught:
         parse_spec(text, digest)
     assert "secret" not in str(caught.value)

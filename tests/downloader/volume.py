@@ -1,4 +1,4 @@
-"""A volume as a test looks at it."""
+"""The volume from the point of view of a test."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from downloader.download import Report, download_model
-from downloader.settings import Settings
-from downloader.sources import Access
+from downloader.settings import Fetch
+from downloader.sources.access import Access
 from downloader.spec import read_models
 
 
@@ -23,9 +23,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
 def download(source: Path | str, target: Path, **settings: object) -> Report:
     """Publish ``source`` as ``sd``, in this process."""
     uri = source.as_uri() if isinstance(source, Path) else source
-    given = Settings(**{"source": uri, "name": "sd", "target": target, **settings})
+    given = Fetch(**{"source": uri, "name": "sd", "target": target, **settings})
     with Access(given) as access:
-        return download_model(read_models(given)[0], access)
+        return download_model(read_models(given)[0], given, access)
 
 
 def file_names(folder: Path) -> set[str]:
@@ -35,7 +35,7 @@ def file_names(folder: Path) -> set[str]:
 
 
 def leftovers(target: Path) -> set[str]:
-    """What is in the folders of downloads and of deletions."""
+    """The contents of the staging and trash folders."""
     folders = [target / ".staging", target / ".trash"]
     return {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
 
@@ -52,19 +52,19 @@ def tree(folder: Path) -> dict[str, int]:
 
 
 def partial_sizes(target: Path) -> list[int]:
-    """Bytes of the files that are not whole yet, the empty ones left out."""
+    """Bytes of the partial files, without empty ones."""
     sizes = []
     for path in target.glob(".staging/**/*.partial"):
         try:
             sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # it is whole by now
+        except FileNotFoundError:  # it is complete by now
             continue
     return sorted(filter(None, sizes))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Look again and again."""
+    """Poll until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.005)

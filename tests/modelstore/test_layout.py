@@ -1,4 +1,4 @@
-"""Where things lie, and names that could lie elsewhere."""
+"""The paths of the layout, and names that would lead out of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_name_has_its_own_paths() -> None:
     assert STORE.revision("sd", "1-2") == Path("/mnt/models/.revisions/sd/1-2")
 
 
-def test_the_link_is_relative_and_only_its_own_form_is_known(tmp_path: Path) -> None:
+def test_the_link_is_relative_and_other_links_are_not_active(tmp_path: Path) -> None:
     store = ModelStore(tmp_path)
     assert store.active("sd") is None
 
@@ -55,8 +55,8 @@ def test_the_names_are_those_of_models_and_downloads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("revision", ["", "..", "a/b", ".previous", "a" * 101])
-def test_a_revision_cannot_lie_elsewhere(revision: str) -> None:
-    with pytest.raises(InvalidNameError, match="no name of a revision"):
+def test_a_revision_cannot_lead_out_of_its_folder(revision: str) -> None:
+    with pytest.raises(InvalidNameError, match="not a valid revision name"):
         STORE.revision("sd", revision)
 
 

@@ -1,4 +1,4 @@
-"""The marker: present means complete, and a marker that cannot be read means incomplete."""
+"""The marker: its presence means complete, and an unreadable marker means incomplete."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert [path.name for path in folder.glob(".*")] == [MARKER_NAME]
 
 
-def test_a_folder_that_is_not_there_is_incomplete(tmp_path: Path) -> None:
-    with pytest.raises(IncompleteModelError, match="no model folder 'sd'"):
+def test_a_missing_folder_is_incomplete(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteModelError, match="model folder 'sd' does not exist"):
         Marker.read(tmp_path / "sd")
 
 
@@ -62,16 +62,16 @@ def document(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no JSON"),
-        ('{"schema_version": 1', "no JSON"),
+        ("", "not valid JSON"),
+        ('{"schema_version": 1', "not valid JSON"),
         ("[]", "not of schema version 1"),
         (document(schema_version="absent"), "not of schema version 1"),
         (document(schema_version=3), "not of schema version 1 to 2"),
-        (document(revision="absent"), "has not the fields"),
-        (document(files="absent"), "has not the fields"),
-        (document(files=[{"path": "a"}]), "has not the fields"),
-        (document(parts=[{"folder": "a"}]), "has not the fields"),
-        (document(unknown=1), "has not the fields"),
+        (document(revision="absent"), "does not match its schema version"),
+        (document(files="absent"), "does not match its schema version"),
+        (document(files=[{"path": "a"}]), "does not match its schema version"),
+        (document(parts=[{"folder": "a"}]), "does not match its schema version"),
+        (document(unknown=1), "does not match its schema version"),
     ],
     ids=[
         "empty",
@@ -86,7 +86,7 @@ def document(**changes: object) -> str:
         "unknown field",
     ],
 )
-def test_a_marker_of_another_form_is_incomplete(folder: Path, text: str, reason: str) -> None:
+def test_an_invalid_marker_is_incomplete(folder: Path, text: str, reason: str) -> None:
     (folder / MARKER_NAME).write_text(text)
     with pytest.raises(IncompleteModelError, match=reason):
         Marker.read(folder)
@@ -106,5 +106,5 @@ def test_sizes_are_checked(folder: Path) -> None:
         MARKER.check_sizes(folder)
 
     (folder / "unet" / "config.json").unlink()
-    with pytest.raises(IncompleteModelError, match=r"lacks unet/config\.json"):
+    with pytest.raises(IncompleteModelError, match=r"has no unet/config\.json"):
         MARKER.check_sizes(folder)

@@ -1,4 +1,4 @@
-"""The predictor follows the link of a model once: a switch while it loads mixes no revisions."""
+"""The predictor resolves the link once, so a switch while it loads never mixes revisions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_link_is_followed_when_the_settings_are_read(tmp_path: Path) -> None
     assert settings.model_dir == store.revision("sd", "1-a").resolve()
 
 
-def test_a_plain_folder_and_one_that_is_not_there_are_themselves(tmp_path: Path) -> None:
+def test_plain_and_missing_folders_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     for name in ("plain", "missing"):
         assert Settings(model_dir=tmp_path / name).model_dir == (tmp_path / name).resolve()

@@ -1,4 +1,4 @@
-"""How far a download is: a bar on a terminal, else a line every few seconds."""
+"""Progress of a download: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _RATE_SECONDS = 30.0
 
 
 class Meter:
-    """Bytes done of ``total``, counted by many threads."""
+    """Counts the bytes done of ``total``; many threads may advance it."""
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    def __init__(self, total: int, done: int) -> None:
         self.total = total
         self._done = done
         self._lock = threading.Lock()
@@ -29,16 +29,16 @@ class Meter:
 
     @property
     def done(self) -> int:
-        """Bytes that are on the disk."""
+        """Bytes on the disk."""
         return self._done
 
     def advance(self, count: int) -> None:
-        """Add bytes; less than 0 where some turned out wrong."""
+        """Add bytes; negative if some turned out to be wrong."""
         with self._lock:
             self._done += count
 
     def rate(self) -> float:
-        """Bytes per second over the last half minute; one caller only."""
+        """Bytes per second over the last 30 s; for one caller only."""
         now = time.monotonic()
         self._samples.append((now, self._done))
         while len(self._samples) > 2 and now - self._samples[0][0] > _RATE_SECONDS:

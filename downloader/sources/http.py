@@ -1,7 +1,7 @@
-"""Bytes of a file over HTTP from any offset on, and what each answer that is none means.
+"""The bytes of a file over HTTP from any offset, and the error for each failed response.
 
-Ranges as in RFC 9110, section 14. ``httpx2`` drops the ``Authorization`` header where a redirect
-leads to another origin, so a hub's token never reaches the network that delivers large files.
+Ranges as in RFC 9110, section 14. ``httpx2`` drops the ``Authorization`` header on a
+redirect to another origin, so a hub's token never reaches the network that delivers large files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 import httpx2
 
 from downloader.errors import CorruptFileError, DownloadError, NetworkError, TransientError
-from downloader.remote import ByteStream, RemoteFile
+from downloader.sources.remote import ByteStream, RemoteFile
 
 Refusal = Callable[[httpx2.Response], DownloadError]
 
@@ -24,7 +24,7 @@ _FINAL = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, httpx2.TooManyR
 
 
 class HttpClient:
-    """One pool of connections for all files of a run."""
+    """The connection pool of a run."""
 
     def __init__(self, stall_seconds: float) -> None:
         self._client = httpx2.Client(
@@ -34,7 +34,7 @@ class HttpClient:
         )
 
     def close(self) -> None:
-        """Close every connection; a thread that still reads from one finds it broken."""
+        """Close every connection; a thread that still reads from one gets an error."""
         self._client.close()
 
     @contextmanager
@@ -48,26 +48,26 @@ class HttpClient:
         headers: Mapping[str, str],
         refused: Refusal,
     ) -> Iterator[ByteStream]:
-        """The bytes of ``file`` from ``offset`` on, or from 0 where the server has it so.
+        """The bytes of ``file`` from ``offset`` on, or from 0 if the server sends the whole file.
 
-        ``etag`` is what the server called the bytes before ``offset``: it answers with the whole
-        file if that has changed since. ``refused`` says what a 4xx means.
+        ``etag`` is the ETag of the bytes before ``offset``: the server sends the whole file if it
+        has changed since. ``refused`` maps a 4xx response to an error.
 
         Raises:
-            TransientError: a try later may succeed.
-            CorruptFileError: the server has a file of another size.
+            TransientError: a later attempt may succeed.
+            CorruptFileError: the file on the server has another size.
         """
         with self.request(url, {**headers, **_range(offset, etag)}) as response:
             if response.status_code == 416 and offset:
-                raise RangeRefusedError(f"{_host(response)} has no bytes from {offset:,} on")
+                raise RangeRefusedError(f"{_host(response)} has no bytes after offset {offset:,}")
             check_status(response, refused)
             start = _check_length(response, file, offset)
             yield ByteStream(start, _chunks(response), _strong_etag(response))
 
     @contextmanager
     def request(self, url: str, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
-        """A GET whose body is not read yet."""
-        # Compressed bytes have other offsets.
+        """A GET response whose body has not been read."""
+        # Offsets refer to uncompressed bytes.
         request = self._client.build_request(
             "GET", url, headers={**headers, "Accept-Encoding": "identity"}
         )
@@ -82,11 +82,11 @@ class HttpClient:
 
 
 class RangeRefusedError(TransientError):
-    """The server has fewer bytes than were fetched already."""
+    """The server has fewer bytes than are already fetched."""
 
 
 def not_reached(error: Exception, host: str) -> NetworkError:
-    """The error for a request without an answer; repeats no header and no address."""
+    """The error for a request without a response; contains no header and no address."""
     reason = type(error).__name__
     if isinstance(error, httpx2.ConnectError):
         reason += f": {error}"
@@ -95,11 +95,11 @@ def not_reached(error: Exception, host: str) -> NetworkError:
 
 
 def check_status(response: httpx2.Response, refused: Refusal) -> None:
-    """See that the answer is one with contents.
+    """Check that the response has contents.
 
     Raises:
-        TransientError: overload, a failure of the server, or a limit of requests.
-        DownloadError: what ``refused`` makes of a 4xx.
+        TransientError: the server is overloaded, fails, or limits the request rate.
+        DownloadError: the error that ``refused`` returns for a 4xx.
     """
     status = response.status_code
     if status in (200, 206):
@@ -107,21 +107,21 @@ def check_status(response: httpx2.Response, refused: Refusal) -> None:
     if is_transient(status):
         raise TransientError(f"{_host(response)} answered {status}", retry_after(response.headers))
     if status == 412:
-        raise CorruptFileError(f"a file changed at {_host(response)} while it was fetched")
+        raise CorruptFileError(f"a file at {_host(response)} changed during the download")
     if status >= 400:
         raise refused(response)
     raise NetworkError(f"{_host(response)} answered {status}")
 
 
 def is_transient(status: int) -> bool:
-    """Whether the same request may be answered otherwise later."""
+    """Whether the same request may succeed later."""
     return status in (408, 425, 429) or status >= 500
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the server asks to wait: ``Retry-After`` (RFC 9110), else ``RateLimit``.
+    """The pause in seconds that the server requests by ``Retry-After`` (RFC 9110) or ``RateLimit``.
 
-    A date is compared with the answer's own, so that this machine's clock may be wrong.
+    A date is compared with the response's own ``Date``, so the local clock does not matter.
     """
     value = headers.get("Retry-After", "").strip()
     if value.isdigit():
@@ -141,12 +141,12 @@ def _range(offset: int, etag: str | None) -> dict[str, str]:
 
 
 def _check_length(response: httpx2.Response, file: RemoteFile, offset: int) -> int:
-    """The offset of the first byte that comes."""
+    """The offset of the first byte of the body."""
     start, total = 0, response.headers.get("Content-Length", "")
     if response.status_code == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != offset:
-            raise NetworkError(f"{_host(response)} answered with another range than was asked for")
+            raise NetworkError(f"{_host(response)} answered with a range that was not requested")
         start, total = offset, found[2]
     if total.isdigit() and int(total) != file.size:
         raise CorruptFileError(

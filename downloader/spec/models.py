@@ -1,8 +1,10 @@
-"""The models to publish: one from the settings, or many from a YAML file (a ConfigMap's)."""
+"""The models to publish: one from the settings, or several from a YAML file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,9 +20,8 @@ from pydantic import (
 )
 
 from downloader.errors import InvalidSettingError
-from downloader.settings import Settings
-from downloader.spec.model import ModelSpec, PartKind, PartSpec, main_part
-from downloader.spec.uri import parse_spec
+from downloader.settings import SourceSettings
+from downloader.spec.uri import FileSpec, SourceSpec, parse_spec
 from modelstore.errors import InvalidNameError
 from modelstore.layout import (
     ADAPTERS_FOLDER_NAME,
@@ -31,6 +32,36 @@ from modelstore.layout import (
 )
 
 _T = TypeVar("_T", bound=BaseModel)
+
+
+class PartKind(Enum):
+    """What a part is, which decides how its files are selected."""
+
+    PIPELINE = "pipeline"
+    SINGLE_FILE = "single file"
+    ADAPTER = "adapter"
+    CONTROLNET = "ControlNet"
+    CLASSIFIER = "safety classifier"
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """A source, and the folder of the model that its files go into; ``""`` for the pipeline."""
+
+    folder: str
+    kind: PartKind
+    source: SourceSpec
+    variant: str | None = None
+    allow_patterns: tuple[str, ...] = ()
+    deny_patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A name and its parts: first the pipeline or single file, then the others."""
+
+    name: str
+    parts: tuple[PartSpec, ...]
 
 
 def _plain_name(name: str) -> str:
@@ -49,7 +80,7 @@ class _Entry(BaseModel):
 
 
 class _Source(_Entry):
-    """A source and the digest that a single file needs."""
+    """A source, and the digest that a single file requires."""
 
     source: str
     sha256: str = Field(default="", validate_default=True)
@@ -57,7 +88,7 @@ class _Source(_Entry):
     @field_validator("source")
     @classmethod
     def _is_a_source(cls, text: str) -> str:
-        # Of a single file only the address is looked at here; its digest comes next.
+        # Validates only the address of a single file; its digest comes next.
         digest = "0" * 64 if text.startswith("http") else ""
         _parsed(text, digest)
         return text
@@ -71,13 +102,13 @@ class _Source(_Entry):
 
 
 class AdapterEntry(_Source):
-    """One LoRA: a single file, or the one of a repository, a folder or a prefix."""
+    """One LoRA: a single file, or the LoRA of a repository, a folder or a prefix."""
 
     name: Name
     allow_patterns: Patterns = ()
 
     def part(self) -> PartSpec:
-        """Its part of the model."""
+        """This entry as a part of the model."""
         source = parse_spec(self.source, self.sha256)
         return PartSpec(
             f"{ADAPTERS_FOLDER_NAME}/{self.name}",
@@ -88,7 +119,7 @@ class AdapterEntry(_Source):
 
 
 class ControlNetEntry(_Entry):
-    """One ControlNet: a repository, a folder or a prefix with its config.json and weights."""
+    """One ControlNet: a repository, folder or prefix with its config.json and weights."""
 
     name: Name
     source: str
@@ -100,7 +131,7 @@ class ControlNetEntry(_Entry):
         return _folder_of_files(text)
 
     def part(self, default_variant: str | None) -> PartSpec:
-        """Its part of the model; the model's variant holds where it names none."""
+        """This entry as a part of the model; ``default_variant`` applies if it names none."""
         variant = default_variant if self.variant is None else self.variant or None
         folder = f"{CONTROLNETS_FOLDER_NAME}/{self.name}"
         return PartSpec(folder, PartKind.CONTROLNET, parse_spec(self.source), variant)
@@ -110,7 +141,7 @@ _NamedT = TypeVar("_NamedT", AdapterEntry, ControlNetEntry)
 
 
 class ModelEntry(_Source):
-    """One model; see docs/downloads.md for what each field does."""
+    """One model; docs/downloads.md explains each field."""
 
     name: Name
     variant: str | None = None
@@ -133,10 +164,11 @@ class ModelEntry(_Source):
         return entries
 
     def model(self, default_variant: str) -> ModelSpec:
-        """The model's parts; ``default_variant`` holds where the entry names none."""
+        """The model with its parts; ``default_variant`` applies if the entry names none."""
         variant = (default_variant if self.variant is None else self.variant) or None
         source = parse_spec(self.source, self.sha256)
-        parts = [main_part(source, variant, self.allow_patterns, self.deny_patterns)]
+        kind = PartKind.SINGLE_FILE if isinstance(source, FileSpec) else PartKind.PIPELINE
+        parts = [PartSpec("", kind, source, variant, self.allow_patterns, self.deny_patterns)]
         if self.refiner:
             parts.append(
                 PartSpec(REFINER_FOLDER_NAME, PartKind.PIPELINE, parse_spec(self.refiner), variant)
@@ -156,7 +188,7 @@ class ModelEntry(_Source):
 
 
 class Document(_Entry):
-    """The whole file."""
+    """The YAML file."""
 
     models: tuple[ModelEntry, ...] = Field(min_length=1)
 
@@ -167,7 +199,7 @@ class Document(_Entry):
         return models
 
 
-def read_models(settings: Settings) -> tuple[ModelSpec, ...]:
+def read_models(settings: SourceSettings) -> tuple[ModelSpec, ...]:
     """The models that the settings name.
 
     Raises:
@@ -176,22 +208,24 @@ def read_models(settings: Settings) -> tuple[ModelSpec, ...]:
     if settings.spec is None:
         return (_from_settings(settings),)
     if settings.source:
-        raise InvalidSettingError("--source and --spec: give one of them")
+        raise InvalidSettingError("--source and --spec exclude each other")
     document = _validated(
         Document, _load(settings.spec), lambda location: f"{settings.spec}: {_dotted(location)}"
     )
     models = tuple(entry.model(settings.variant) for entry in document.models)
     chosen = tuple(model for model in models if settings.name in ("", model.name))
     if not chosen:
-        raise InvalidSettingError(f"--name (DOWNLOADER_NAME): {settings.spec} has no such model")
+        raise InvalidSettingError(
+            f"--name (DOWNLOADER_NAME): {settings.spec} has no model of this name"
+        )
     return chosen
 
 
-def _from_settings(settings: Settings) -> ModelSpec:
+def _from_settings(settings: SourceSettings) -> ModelSpec:
     for field in ("source", "name"):
         if not getattr(settings, field):
             raise InvalidSettingError(
-                f"--{field} (DOWNLOADER_{field.upper()}): missing; or give many models by --spec"
+                f"--{field} (DOWNLOADER_{field.upper()}): required unless --spec is set"
             )
     given = {
         "source": settings.source,
@@ -210,15 +244,15 @@ def _load(path: Path) -> Any:
         raise InvalidSettingError(f"--spec (DOWNLOADER_SPEC): {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise InvalidSettingError(f"{path} is no YAML{line}") from None
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise InvalidSettingError(f"{path} is not valid YAML{line}") from None
 
 
 def _validated(kind: type[_T], given: Any, place: Callable[[Sequence[int | str]], str]) -> _T:
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        # The rejected value is not repeated: it may be a secret.
+        # The message does not contain the rejected value, which may be a secret.
         first = error.errors(include_input=False, include_url=False)[0]
         reason = first["msg"].removeprefix("Value error, ")
         raise InvalidSettingError(f"{place(first['loc'])}{reason}") from None
@@ -236,12 +270,14 @@ def _flag(location: Sequence[int | str]) -> str:
 def _check_names(names: Sequence[str]) -> None:
     twice = [name for index, name in enumerate(names) if name in names[:index]]
     if twice:
-        raise ValueError(f"the name {twice[0]!r} is there twice")
+        raise ValueError(f"the name {twice[0]!r} is used twice")
 
 
 def _folder_of_files(text: str) -> str:
     if text.startswith("http"):
-        raise ValueError("a single file is none; give a repository, a folder or a prefix")
+        raise ValueError(
+            "a single file is not allowed here; use a repository, a folder or a prefix"
+        )
     _parsed(text, "")
     return text
 

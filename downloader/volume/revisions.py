@@ -1,4 +1,4 @@
-"""The published models that a verb is about."""
+"""The revisions of the published models."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from datetime import datetime
 from pathlib import Path
 
 from downloader.errors import NotFoundError
-from downloader.settings import Settings
+from downloader.settings import VolumeSettings
 from downloader.volume.staging import check_folder
 from modelstore import IncompleteModelError, Marker, ModelStore
 
 
 @dataclass(frozen=True)
 class Revision:
-    """A revision's name and folder, its marker if it can be read, and whether it is served."""
+    """A revision's name and folder, its marker if readable, and whether it is served."""
 
     name: str
     folder: Path
@@ -22,18 +22,18 @@ class Revision:
     is_active: bool
 
 
-def open_store(settings: Settings) -> ModelStore:
-    """The volume.
+def open_store(settings: VolumeSettings) -> ModelStore:
+    """The volume of the settings.
 
     Raises:
-        StorageError: it is not there.
+        StorageError: the volume is not mounted.
     """
     check_folder(settings.target)
     return ModelStore(settings.target)
 
 
-def chosen_names(settings: Settings, store: ModelStore) -> tuple[str, ...]:
-    """The name of the settings, or all that the volume has.
+def chosen_names(settings: VolumeSettings, store: ModelStore) -> tuple[str, ...]:
+    """The name in the settings, or all names on the volume.
 
     Raises:
         NotFoundError: the volume has no model of that name.
@@ -46,9 +46,9 @@ def chosen_names(settings: Settings, store: ModelStore) -> tuple[str, ...]:
 
 
 def revisions(store: ModelStore, name: str) -> tuple[Revision, ...]:
-    """All of a name: the served one, the one served before, then from new to old."""
+    """All revisions of a model: the served one, the previous one, then from new to old."""
     active, folder = store.active(name), store.revisions(name)
-    previous = previous_revision(store, name)
+    previous = _previous_revision(store, name)
     paths = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
     found = [Revision(path.name, path, _marker(path), path.name == active) for path in paths]
     place = store.model(name)
@@ -58,8 +58,8 @@ def revisions(store: ModelStore, name: str) -> tuple[Revision, ...]:
     return tuple(sorted(found, key=lambda one: not one.is_active))
 
 
-def previous_revision(store: ModelStore, name: str) -> str | None:
-    """The revision that was served before, if it is still there."""
+def _previous_revision(store: ModelStore, name: str) -> str | None:
+    """The revision that was served before the present one, if it still exists."""
     link = store.previous(name)
     if not link.is_symlink() or not link.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""A revision that is damaged: only what is wrong is fetched, and replaced in its place."""
+"""The repair of a damaged revision: fetches only the damaged files and replaces them in place."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import replace
 from pathlib import Path
 
 from downloader.errors import CorruptFileError
+from downloader.fetch.transfer import Transfer
 from downloader.plan import PlannedFile, ResolvedModel, list_part, path_in_model
-from downloader.remote import Digest
-from downloader.sources import Access
-from downloader.transfer import Transfer
-from downloader.verify import Findings
+from downloader.sources.access import Access
+from downloader.sources.remote import Digest
+from downloader.volume.integrity import Findings
 from downloader.volume.publish import flush
-from downloader.volume.trash import discard
+from downloader.volume.staging import discard
 from modelstore import FileEntry
 
 logger = logging.getLogger("downloader")
 
 
-def mend(
+def repair(
     folder: Path, findings: Findings, model: ResolvedModel, access: Access, transfer: Transfer
 ) -> None:
-    """Make ``folder`` what its marker lists; readers see each file old or new, never half.
+    """Make ``folder`` match its marker; readers see either the old or the new file.
 
-    What is not listed goes too: the folder is the downloader's own, and another configuration or
-    weights file in it could be loaded.
+    Files that the marker does not list are deleted: the folder belongs to the downloader, and the
+    predictor could load another configuration or weights file in it.
 
     Raises:
-        CorruptFileError: the source has such a file no more.
+        CorruptFileError: the source no longer has the file.
         DownloadError: as for a download.
     """
-    logger.warning("%s: mending %s", model.name, findings, extra={"event": "mending"})
+    logger.warning("%s: repairing: %s", model.name, findings, extra={"event": "repairing"})
     files = list(_sources(findings, model, access, transfer))
     transfer.run(files)
     for file in files:
@@ -47,15 +47,15 @@ def mend(
 def _sources(
     findings: Findings, model: ResolvedModel, access: Access, transfer: Transfer
 ) -> Iterator[PlannedFile]:
-    wanted: dict[str, FileEntry] = {entry.path: entry for entry in findings.damaged}
+    missing: dict[str, FileEntry] = {entry.path: entry for entry in findings.damaged}
     for part in model.parts:
-        if not any(path.startswith(part.spec.folder) for path in wanted):
+        if not any(path.startswith(part.spec.folder) for path in missing):
             continue
         for remote in list_part(part, access, transfer.stop):
-            entry = wanted.get(path_in_model(part.spec, remote))
+            entry = missing.get(path_in_model(part.spec, remote))
             if entry is None or remote.size != entry.size:
                 continue
-            # The marker's digest is the one to meet, whatever the source knows.
+            # The marker's digest decides, whatever the source lists.
             digest = Digest("sha256", entry.sha256)
             if (
                 remote.digest is None
@@ -63,6 +63,6 @@ def _sources(
                 or remote.digest == digest
             ):
                 yield PlannedFile(part, replace(remote, digest=digest), entry.path)
-                del wanted[entry.path]
-    if wanted:
-        raise CorruptFileError(f"{min(wanted)} is damaged, and its source has it no more")
+                del missing[entry.path]
+    if missing:
+        raise CorruptFileError(f"{min(missing)} is damaged, and the source no longer has it")

@@ -1,7 +1,7 @@
-"""Files that are on the volume already: in this download's folder, or in another revision.
+"""Reuse of files that the volume already has: in the staging folder or in another revision.
 
-A file is taken only after all its bytes have been read and hashed. A hard link costs no space;
-where the volume refuses links the file is copied.
+A file is reused only after all its bytes have been hashed. It is hard-linked, which costs no space,
+or copied if the volume does not support hard links.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from downloader.fetch.file import partial_path
 from downloader.hashing import matches
 from downloader.plan import PlannedFile
-from downloader.remote import RemoteFile
-from downloader.stop import Stop
+from downloader.sources.remote import RemoteFile
+from downloader.workers import Stop
 from modelstore import FileEntry, IncompleteModelError, Marker, ModelStore
 
 
 class OnVolume:
-    """What the other folders of one model hold."""
+    """The files in the other folders of one model."""
 
-    def __init__(self, store: ModelStore, name: str, but_not: Path) -> None:
-        folders = [folder for folder in _folders(store, name) if folder != but_not]
+    def __init__(self, store: ModelStore, name: str, excluded: Path) -> None:
+        folders = [folder for folder in _folders(store, name) if folder != excluded]
         listed = {folder: _entries(folder) for folder in folders}
         self._folders = folders
         self._unlisted = [folder for folder, entries in listed.items() if not entries]
@@ -34,11 +34,11 @@ class OnVolume:
         }
 
     def take(self, file: PlannedFile, staging: Path, stop: Stop) -> str | None:
-        """Have the file in ``staging`` if the volume has it; its SHA-256, else None."""
+        """Put the file into ``staging`` if the volume has it, and return its SHA-256, else None."""
         place = staging / file.path
-        there = matches(place, file.remote, stop)
-        if there is not None:
-            return there.sha256
+        existing = matches(place, file.remote, stop)
+        if existing is not None:
+            return existing.sha256
         place.unlink(missing_ok=True)
         for candidate in self._candidates(file):
             found = matches(candidate, file.remote, stop)
@@ -53,18 +53,18 @@ class OnVolume:
             same = self._by_digest.get((digest.value, file.remote.size))
             if same is not None:
                 yield same
-            # What a marker lists with another digest need not be read to know that it differs.
+            # A file that a marker lists with another digest differs; only unlisted ones are read.
             folders = self._unlisted
         yield from (folder / file.path for folder in folders)
 
 
 def partial_bytes(files: Iterable[PlannedFile], staging: Path) -> int:
-    """How many bytes of unfinished files a killed run left."""
+    """Bytes of unfinished files that a killed run left."""
     return sum(_size(partial_path(staging / file.path, file.remote), file.remote) for file in files)
 
 
 def _folders(store: ModelStore, name: str) -> list[Path]:
-    """The served one first: it is the likeliest to have the same files."""
+    """The served folder first, because it most likely has the same files."""
     folders = [store.model(name).resolve()]
     for parent in (store.revisions(name), store.staging(name)):
         if parent.is_dir():

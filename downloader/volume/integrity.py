@@ -1,4 +1,4 @@
-"""Whether a published folder still holds what its marker lists."""
+"""Whether a published folder still matches its marker."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from downloader.fetch.pool import run_all
 from downloader.hashing import sha256_of
-from downloader.stop import Stop
+from downloader.workers import Stop, run_all
 from modelstore import MARKER_NAME, FileEntry, Marker
 from modelstore.layout import GENERATION_DEFAULTS_NAME
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong: listed files with the reason, and files that are not listed."""
+    """Damaged files with the reason for each, and files that the marker does not list."""
 
     damaged: dict[FileEntry, str]
     extra: tuple[str, ...]
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing is wrong."""
+    def is_intact(self) -> bool:
+        """Whether the folder matches its marker."""
         return not self.damaged and not self.extra
 
     def __str__(self) -> str:
@@ -54,12 +53,12 @@ def _damage(path: Path, entry: FileEntry, rehash: bool, stop: Stop) -> str:
     if size != entry.size:
         return f"has {size:,} bytes, not {entry.size:,}"
     if rehash and sha256_of(path, stop) != entry.sha256:
-        return "has other bytes than were published"
+        return "does not match its published digest"
     return ""
 
 
 def _extra(folder: Path, marker: Marker) -> Iterator[str]:
-    # The operator may set a model's defaults in its folder; NFS keeps open files that were deleted.
+    # The operator may add generation defaults; NFS keeps deleted files that are still open.
     expected = {entry.path for entry in marker.files} | {MARKER_NAME, GENERATION_DEFAULTS_NAME}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()

@@ -1,4 +1,4 @@
-"""``verify`` finds every kind of damage, and ``fetch`` mends just that."""
+"""``verify`` finds every kind of damage, and ``fetch`` repairs only that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIG = "vae/config.json"
 
 @pytest.fixture
 def published(hub: Hub, job: Job, target: Path) -> Path:
-    """The served folder; what was asked of the hub is forgotten."""
+    """The served folder, with the hub's record of requests cleared."""
     hub.repository(REPOSITORY).commit(pipeline_files())
     assert job.run().returncode == 0
     hub.requests.clear()
@@ -52,7 +52,7 @@ def replace_by_a_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (flip_a_bit, "has other bytes than were published"),
+        (flip_a_bit, "does not match its published digest"),
         (truncate, "has 100 bytes, not 4,1"),
         (lose, "is missing"),
     ],
@@ -72,11 +72,11 @@ def test_damage_is_found_and_only_that_file_is_fetched(
     found = job.verb("verify")
     assert found.returncode == 6
     assert f"sd: {UNET} {reason}" in found.stdout
-    assert "error: damaged: sd; fetch mends what differs" in found.stderr
+    assert "error: damaged: sd; run fetch to repair" in found.stderr
     assert hub.requests == []
 
-    mended = job.run()
-    assert mended.returncode == 0, mended.stderr
+    repaired = job.run()
+    assert repaired.returncode == 0, repaired.stderr
     assert set(hub.fetched) == {UNET}
     assert (published / UNET).read_bytes() == pipeline_files()[UNET]
     assert others.items() <= tree(published).items()
@@ -85,7 +85,7 @@ def test_damage_is_found_and_only_that_file_is_fetched(
     assert job.verb("verify").returncode == 0
 
 
-def test_what_is_there_beside_is_found_and_taken_away(hub: Hub, job: Job, published: Path) -> None:
+def test_unlisted_files_are_found_and_deleted(hub: Hub, job: Job, published: Path) -> None:
     write_files(published, {"unet/diffusion_pytorch_model.bin": b"pickle"})
     (published / "link").symlink_to("/etc/passwd")
 
@@ -103,7 +103,7 @@ def test_the_operators_own_defaults_stay(job: Job, published: Path) -> None:
     write_files(published, {"generation_defaults.json": b'{"width": 512}'})
 
     assert job.verb("verify").returncode == 0
-    assert "already there" in job.run().stdout
+    assert "already published" in job.run().stdout
     assert (published / "generation_defaults.json").exists()
 
 
@@ -113,12 +113,14 @@ def test_a_damaged_file_is_replaced_and_not_written_to(job: Job, published: Path
         before = reader.read(10)
         assert job.run().returncode == 0
         reader.seek(0)
-        # A reader that has it open keeps what it had.
+        # A reader keeps the contents of its open file.
         assert reader.read(10) == before
         assert os.fstat(reader.fileno()).st_ino != (published / UNET).stat().st_ino
 
 
-def test_a_small_file_is_mended_by_the_markers_digest(hub: Hub, job: Job, published: Path) -> None:
+def test_a_small_file_is_repaired_by_the_markers_digest(
+    hub: Hub, job: Job, published: Path
+) -> None:
     write_files(published, {CONFIG: b"[]"})
     assert job.verb("verify").returncode == 6
     assert job.run().returncode == 0
@@ -128,29 +130,29 @@ def test_a_small_file_is_mended_by_the_markers_digest(hub: Hub, job: Job, publis
 
 def test_without_rehash_only_sizes_count(job: Job, published: Path) -> None:
     flip_a_bit(published)
-    assert "already there" in job.run("--rehash", "false").stdout
-    assert "already there" not in job.run().stdout
+    assert "already published" in job.run("--rehash", "false").stdout
+    assert "already published" not in job.run().stdout
 
 
-def test_a_folder_in_a_files_place_is_told(job: Job, published: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_reported(job: Job, published: Path) -> None:
     replace_by_a_folder(published)
     assert f"{UNET} is missing" in job.verb("verify").stdout
 
 
-def test_verify_speaks_json_and_knows_all_models(job: Job, published: Path) -> None:
+def test_verify_prints_json_for_all_models(job: Job, published: Path) -> None:
     truncate(published)
 
     found = job.verb("verify", "--log-format", "json", DOWNLOADER_NAME="")
 
     (line,) = found.stdout.splitlines()
-    told = json.loads(line)
-    assert (told["event"], told["model"]) == ("damaged", "sd")
-    assert list(told["damaged"]) == [UNET]
+    document = json.loads(line)
+    assert (document["event"], document["model"]) == ("damaged", "sd")
+    assert list(document["damaged"]) == [UNET]
     error = json.loads(found.stderr.splitlines()[-1])
     assert (error["event"], error["exit_code"], error["level"]) == ("error", 6, "error")
 
 
-def test_verify_of_nothing_is_not_found(job: Job, target: Path) -> None:
+def test_verify_without_a_model_is_not_found(job: Job, target: Path) -> None:
     assert job.verb("verify").returncode == 4
     assert job.verb("verify", DOWNLOADER_NAME="").returncode == 4
     assert job.verb("verify", DOWNLOADER_TARGET=str(target / "gone")).returncode == 1

@@ -1,4 +1,4 @@
-"""What a source offers: the files of one revision, and the bytes of each from any offset on."""
+"""What a source offers: the files of one revision, and the bytes of each from any offset."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Algorithm = Literal["sha256", "git-blob", "md5"]
 
 @dataclass(frozen=True)
 class Digest:
-    """What a file's contents must hash to, in hexadecimal.
+    """The expected hash of a file, in hexadecimal.
 
-    ``sha256`` and ``md5`` are of the contents; ``git-blob`` is the SHA-1 that git gives to a blob
-    of them.
+    ``sha256`` and ``md5`` are hashes of the contents; ``git-blob`` is the SHA-1 that git gives to a
+    blob with these contents.
     """
 
     algorithm: Algorithm
@@ -26,7 +26,7 @@ class Digest:
 class RemoteFile:
     """One file as the source lists it: POSIX path, bytes, digest. The path is not yet trusted.
 
-    ``etag`` stands for the contents where the source knows no digest of them.
+    ``etag`` identifies the contents where the source has no digest.
     """
 
     path: str
@@ -36,7 +36,7 @@ class RemoteFile:
 
     @property
     def version(self) -> str:
-        """Equal for equal contents; bytes of two versions are never put together."""
+        """Equal for equal contents; bytes of two versions are never joined."""
         return self.digest.value if self.digest else self.etag or "unknown"
 
 
@@ -44,8 +44,8 @@ class RemoteFile:
 class ByteStream:
     """The bytes of a file from ``offset`` on, in chunks of at most 1 MiB.
 
-    ``offset`` is 0 where the server does not give ranges, or has another file by now. ``etag`` is
-    the server's own name for what it sends.
+    ``offset`` is 0 if the server does not support ranges or the file has changed. ``etag`` is the
+    server's ETag of the contents.
     """
 
     offset: int
@@ -54,14 +54,14 @@ class ByteStream:
 
 
 class Source(Protocol):
-    """A place that holds files. Every method raises a ``SourceError`` where it fails."""
+    """A place that holds files. Every method raises a ``SourceError`` when it fails."""
 
     @property
     def uri(self) -> str:
-        """The source as asked for, written in one way only."""
+        """The source as requested, in its canonical form."""
 
     def resolve(self) -> str:
-        """What the source stands at now: equal strings mean equal contents."""
+        """The current revision: equal strings mean equal contents."""
 
     def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
         """Every file of ``revision``."""
@@ -69,8 +69,8 @@ class Source(Protocol):
     def open(
         self, revision: str, file: RemoteFile, offset: int, etag: str | None
     ) -> AbstractContextManager[ByteStream]:
-        """The bytes from ``offset`` on; ``etag`` is what the server said of those before.
+        """The bytes from ``offset`` on; ``etag`` is that of the bytes before ``offset``.
 
         Raises:
-            TransientError: it is worth another try; a stream's iteration raises it too.
+            TransientError: another attempt may succeed; iterating the stream raises it too.
         """
