@@ -98,7 +98,7 @@ def main() -> None:
     """Serve as the predictor does, with the engine of a contestant."""
     engine, size, window, model_dir, port = sys.argv[1:]
 
-    import predictor.engine_choice as engine_choice
+    import predictor.loading.engine as engine_choice
 
     if engine != "steps":
         engine_choice.open_engine = lambda pipeline, settings, measured: _whole_batch_engine(

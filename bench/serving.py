@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from demo.run import NAME, VOLUME, ask, free_port, publish, server
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 

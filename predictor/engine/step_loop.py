@@ -21,12 +21,7 @@ from predictor.engine.embeddings import EmbeddingCache, Prompt
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
-from predictor.engine.seam import (
-    Denoiser,
-    EngineState,
-    GenerationCancelledError,
-    StepListener,
-)
+from predictor.engine.seam import Denoiser, EngineState, GenerationCancelledError, StepListener
 from predictor.types import GenerationRequest, GenerationResult
 
 if TYPE_CHECKING:

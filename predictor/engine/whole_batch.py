@@ -9,12 +9,7 @@ from dataclasses import replace
 
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.isolation import run_isolated
-from predictor.engine.seam import (
-    EngineState,
-    GenerationCancelledError,
-    Pipeline,
-    StepListener,
-)
+from predictor.engine.seam import EngineState, GenerationCancelledError, Pipeline, StepListener
 from predictor.types import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from diffusers import DiffusionPipeline, StableDiffusionXLImg2ImgPipeline
 
 from modelstore import Marker
 from modelstore.layout import REFINER_FOLDER_NAME
+from predictor.checkpoint.configs import Configs
 from predictor.errors import ModelLoadError
-from predictor.families.configs import Configs
 from predictor.pipelines.stepwise import takes_refiner
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ import torch
 
 from predictor.engine.denoising import Denoising
 from predictor.engine.seam import Denoiser
-from predictor.pipelines.kind import Kind
 from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.stable_diffusion import Kind
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.types import GenerationRequest

@@ -11,7 +11,7 @@ from diffusers import (
 )
 
 from predictor.engine.seam import Denoiser
-from predictor.pipelines.inpainting import INPAINTING_CHANNELS
+from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
 from predictor.pipelines.refiner import RefinedDenoiser, Refiner
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser

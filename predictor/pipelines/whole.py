@@ -14,14 +14,13 @@ from diffusers import DiffusionPipeline
 
 from predictor.engine.seam import StepListener
 from predictor.errors import ModelLoadError
-from predictor.loading.tuning import PLAIN, Tuning
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
-from predictor.pipelines.generator import generator_for
 from predictor.pipelines.prompts import truncation_warning, windows
-from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.signature import parameters
 from predictor.pipelines.tasks import pipeline_for
+from predictor.pipelines.tuning import PLAIN, Tuning
 from predictor.types import GenerationRequest, GenerationResult, ModelProfile, Task
 
 WARM_UP_STEPS = 2

@@ -16,20 +16,13 @@ from predictor.errors import (
     ModelUnavailableError,
     OverloadedError,
 )
-from predictor.metrics import (
-    ENGINES,
-    MODEL_BYTES,
-    MODEL_LOAD_SECONDS,
-    MODEL_LOADS,
-    begin_series,
-)
-from predictor.residency.memory_budget import GIB
-from predictor.residency.own_thread import in_own_thread
+from predictor.loading.memory import GIB
+from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_LOAD_SECONDS, MODEL_LOADS, begin_series
 from predictor.residency.resident import Failure, Resident
-from predictor.residency.room import Room
+from predictor.residency.room import Room, in_own_thread
 
 if TYPE_CHECKING:
-    from predictor.model import Loaded
+    from predictor.loading.loader import Loaded
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
 
-from predictor.families.configs import Configs
+from predictor.checkpoint.configs import Configs
 from predictor.safety.weights import Placement, load_processor, load_weights
 from predictor.types import SafetyAction
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol, TypeVar, get_args
 
 from PIL import Image
 
 from modelstore import Marker
 from modelstore.layout import CLASSIFIER_FOLDER_NAME
+from predictor.checkpoint.families import family_of
+from predictor.checkpoint.placement import pick_device, pick_dtype
 from predictor.errors import ModelLoadError
-from predictor.families.table import family_of
-from predictor.loading.device import pick_device, pick_dtype
 from predictor.safety.block_list import BlockList
 from predictor.safety.checker import SafetyChecker, has_checker
 from predictor.safety.classifier import SafetyClassifier
-from predictor.safety.policy import action_of
 from predictor.safety.weights import Placement
-from predictor.settings import Settings
-from predictor.types import SafetyAction
+from predictor.settings import SafetyPolicy, Settings
+from predictor.types import SafetyAction, SafetyVerdict
 
 Subject = TypeVar("Subject", contravariant=True)
+
+_FROM_THE_MILDEST: tuple[SafetyAction, ...] = get_args(SafetyAction)
 
 
 class SafetyLayer(Protocol[Subject]):
@@ -128,3 +129,22 @@ def _working(name: str, load: Callable[[], SafetyLayer[Image.Image]]) -> SafetyL
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def action_of(policy: SafetyPolicy, *, is_there: bool, otherwise: str) -> SafetyAction | None:
+    """What the layer does when it fires; None where it is off.
+
+    Raises:
+        ModelLoadError: the policy is asked for by name and there is nothing to judge by; it says
+            ``otherwise``.
+    """
+    if policy == "off" or (policy == "auto" and not is_there):
+        return None
+    if not is_there:
+        raise ModelLoadError(otherwise)
+    return "block" if policy == "auto" else policy
+
+
+def strictest(verdicts: Iterable[SafetyVerdict]) -> SafetyAction | None:
+    """The action that counts where several layers fired; None where none did."""
+    return max((verdict.action for verdict in verdicts), key=_FROM_THE_MILDEST.index, default=None)

@@ -67,7 +67,14 @@ def test_only_the_server_side_knows_kserve() -> None:
 
     assert knowing == {
         f"predictor/{name}.py"
-        for name in ("arguments", "error_responses", "logs", "model", "repository", "server")
+        for name in (
+            "__main__",
+            "edge/error_responses",
+            "edge/model",
+            "edge/repository",
+            "edge/server",
+            "logs",
+        )
     }
 
 

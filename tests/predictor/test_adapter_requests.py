@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from demo.run import MODEL
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.settings import Settings
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import write_adapter

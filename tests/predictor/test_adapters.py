@@ -23,7 +23,7 @@ from predictor.engine.seam import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines import adapted_layers
 from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.adapters import Adapters

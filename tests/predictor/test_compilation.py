@@ -14,13 +14,13 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch._dynamo.utils import counters
 
-from predictor import engine_choice
 from predictor.engine.capacity import Capacity
-from predictor.engine_choice import open_engine
 from predictor.errors import ModelLoadError
+from predictor.loading import engine as engine_choice
+from predictor.loading.apply import denoiser_of
 from predictor.loading.compilation import compile_denoiser, has_compiler
-from predictor.loading.parts import denoiser_of
-from predictor.loading.tuning import PLAIN, Tuning
+from predictor.loading.engine import open_engine
+from predictor.pipelines.tuning import PLAIN, Tuning
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import GenerationDefaults, ModelProfile

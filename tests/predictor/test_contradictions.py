@@ -15,8 +15,8 @@ from diffusers import DiffusionPipeline
 from demo.run import free_port
 from predictor.errors import ModelLoadError
 from predictor.loading.contradictions import CONTRADICTIONS, Facts, check
-from predictor.loading.load import load_pipeline
-from predictor.loading.tuning import Savings, Tuning
+from predictor.loading.pipeline import load_pipeline
+from predictor.pipelines.tuning import Savings, Tuning
 from predictor.settings import Settings
 from tests.serving import ROOT
 

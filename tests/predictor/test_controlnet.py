@@ -23,7 +23,7 @@ from PIL import Image
 from predictor.engine.capacity import Capacity
 from predictor.engine.seam import Lane
 from predictor.engine.step_loop import StepEngine
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler, scheduler_names
 from predictor.pipelines.stepwise import denoiser_for

@@ -24,7 +24,7 @@ from downloader.sources import Access
 from downloader.spec import read_models
 from predictor.errors import GenerationFailedError
 from predictor.loading.controlnets import load_controlnets
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNets
 from predictor.settings import Settings
 from tests.predictor.pictures import largest_difference

@@ -18,7 +18,7 @@ from diffusers import (
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from predictor.checkpoint.families import FAMILIES, family_of
 from predictor.errors import ModelLoadError
-from predictor.families.table import FAMILIES, family_of
 
 SD = "StableDiffusionPipeline"
 XL = "StableDiffusionXLPipeline"

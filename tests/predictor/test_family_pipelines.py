@@ -14,10 +14,10 @@ from diffusers import DiffusionPipeline, EulerDiscreteScheduler, StableVideoDiff
 
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
-from predictor.engine_choice import open_engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
-from predictor.loading.load import load_pipeline
+from predictor.loading.engine import open_engine
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures
 from predictor.pipelines.whole import DiffusersPipeline

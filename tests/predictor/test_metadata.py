@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from modelstore import Marker
-from predictor.metadata import INPUT_TYPES, model_metadata
 from predictor.protocol.fields import Instance
+from predictor.protocol.metadata import INPUT_TYPES, model_metadata
 from predictor.settings import Settings
 from predictor.types import GenerationDefaults, ModelProfile
 from tests.serving import MODEL_NAME, PREDICT, Server

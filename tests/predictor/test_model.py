@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from predictor.engine.capacity import Capacity
-from predictor.engine_choice import Measured
-from predictor.residency.own_thread import in_own_thread
+from predictor.loading.engine import Measured
+from predictor.residency.room import in_own_thread
 
 
 def test_the_loading_thread_ends_with_its_work() -> None:

@@ -18,8 +18,8 @@ from PIL import Image
 from predictor.engine.capacity import Capacity
 from predictor.engine.step_loop import StepEngine
 from predictor.loading.apply import apply_tuning
-from predictor.loading.tuning import Offload, Savings, Tuning
 from predictor.pipelines.stepwise import denoiser_for
+from predictor.pipelines.tuning import Offload, Savings, Tuning
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.types import GenerationDefaults, ModelProfile
 from tests.predictor.drawing import own_call

@@ -16,7 +16,7 @@ from demo.judge import look_at
 from demo.shapes import Scene
 from predictor.engine.seam import GenerationCancelledError
 from predictor.errors import ModelLoadError
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN, make_scheduler, scheduler_names
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from modelstore import FileEntry, Marker
-from predictor.loading.footprint import Footprint, footprint_of
-from predictor.loading.presets import PRESETS, least_restrictive, savings_of
-from predictor.loading.tuning import Savings, tune
+from predictor.loading.footprint import (
+    PRESETS,
+    Footprint,
+    footprint_of,
+    least_restrictive,
+    savings_of,
+)
+from predictor.pipelines.tuning import Savings, tune
 from predictor.settings import Settings
 from tests.predictor.random_pipelines import build_sdxl
 

@@ -15,10 +15,10 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from predictor.engine_choice import open_engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
-from predictor.loading.load import load_pipeline
+from predictor.loading.engine import open_engine
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from tests.downloader.volume import download

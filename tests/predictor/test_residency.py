@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from predictor.errors import ModelLoadError, ModelUnavailableError, OverloadedError
-from predictor.model import Loaded
+from predictor.loading.loader import Loaded
 from predictor.residency import Residency
 from predictor.residency.resident import Failure, Resident
 from predictor.types import GenerationDefaults, ModelProfile

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline as transformers_pipeline
 
-from predictor.engine_choice import Measured
 from predictor.errors import ModelLoadError
-from predictor.loading.load import load_pipeline
-from predictor.model import load
+from predictor.loading.engine import Measured
+from predictor.loading.loader import load
+from predictor.loading.pipeline import load_pipeline
 from predictor.safety.checker import SafetyChecker
 from predictor.safety.classifier import SafetyClassifier
 from predictor.safety.layers import Layers, open_layers

@@ -15,9 +15,9 @@ from PIL import Image
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
 from predictor.engine.step_loop import StepEngine
-from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
-from predictor.loading.load import load_pipeline
+from predictor.loading.engine import open_engine
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import scheduler_names
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline

@@ -21,11 +21,11 @@ from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.step_loop import StepEngine
-from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
-from predictor.families.profile import read_profile
 from predictor.limits import Limits
-from predictor.loading.load import load_pipeline
+from predictor.loading.engine import open_engine
+from predictor.loading.pipeline import load_pipeline
+from predictor.loading.profile import read_profile
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import supports
 from predictor.pipelines.whole import DiffusersPipeline

@@ -26,8 +26,8 @@ from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.composite import CompositeEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import InvalidRequestError
-from predictor.families.profile import read_profile
 from predictor.limits import Limits
+from predictor.loading.profile import read_profile
 from predictor.pipelines.tasks import pipeline_for, tasks_of
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings

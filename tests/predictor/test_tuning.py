@@ -19,10 +19,9 @@ from diffusers.models.attention_processor import (
 )
 
 from predictor.errors import ModelLoadError
-from predictor.loading.apply import apply_tuning
-from predictor.loading.load import load_pipeline
-from predictor.loading.parts import denoiser_of
-from predictor.loading.tuning import Tuning
+from predictor.loading.apply import apply_tuning, denoiser_of
+from predictor.loading.pipeline import load_pipeline
+from predictor.pipelines.tuning import Tuning
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from tests.downloader.volume import download

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from predictor.engine.whole_batch import WholeBatchEngine
-from predictor.engine_choice import open_engine
+from predictor.loading.engine import open_engine
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings

@@ -31,7 +31,7 @@ def budget_bytes(settings: Settings) -> int:
         return int(settings.memory_budget_gib * GIB)
     import torch
 
-    from predictor.loading.device import pick_device
+    from predictor.checkpoint.placement import pick_device
 
     device = pick_device(settings)
     if device.type == "cuda":
@@ -46,8 +46,8 @@ def expected_bytes(folder: Path, settings: Settings) -> int:
     Raises:
         ModelLoadError: the folder is incomplete.
     """
-    from predictor.families.table import family_of
-    from predictor.loading.device import pick_device, pick_dtype
+    from predictor.checkpoint.families import family_of
+    from predictor.checkpoint.placement import pick_device, pick_dtype
 
     try:
         paths = [folder / entry.path for entry in Marker.read(folder).files]

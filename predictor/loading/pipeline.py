@@ -19,21 +19,19 @@ from modelstore.layout import (
     CONTROLNETS_FOLDER_NAME,
     REFINER_FOLDER_NAME,
 )
+from predictor.checkpoint.configs import Configs
+from predictor.checkpoint.families import family_of
+from predictor.checkpoint.placement import free_memory, pick_device, pick_dtype
 from predictor.errors import ModelLoadError
-from predictor.families.configs import Configs
-from predictor.families.profile import read_profile
-from predictor.families.table import family_of
-from predictor.loading.apply import apply_tuning
+from predictor.loading.apply import apply_tuning, denoiser_of, vae_of
 from predictor.loading.compilation import has_compiler
 from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
-from predictor.loading.device import free_memory, pick_device, pick_dtype
-from predictor.loading.footprint import footprint_of
-from predictor.loading.parts import denoiser_of, vae_of
-from predictor.loading.presets import savings_of
+from predictor.loading.footprint import footprint_of, savings_of
+from predictor.loading.profile import read_profile
 from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_up_refiner
-from predictor.loading.tuning import Savings, Tuning, tune
 from predictor.pipelines.adapter_files import find_adapters
+from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from predictor.types import ModelProfile

@@ -8,12 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from predictor.engine import Engine
-from predictor.engine.capacity import (
-    Capacity,
-    measure_capacity,
-    measure_whole_batch,
-    step_once,
-)
+from predictor.engine.capacity import Capacity, measure_capacity, measure_whole_batch, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError

@@ -8,10 +8,9 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from predictor.checkpoint.configs import read_generation_defaults
+from predictor.checkpoint.families import Family, family_of
 from predictor.errors import ModelLoadError
-from predictor.families.family import Family
-from predictor.families.generation_defaults import read_generation_defaults
-from predictor.families.table import family_of
 from predictor.pipelines.schedulers import OWN, most_steps, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures, default_of, unused_fields
 from predictor.pipelines.tasks import tasks_of

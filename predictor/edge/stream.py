@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
 from typing import Any
 
-from predictor.error_responses import status_of
+from predictor.edge.error_responses import status_of
+from predictor.edge.middleware import CALLER_LEFT, note_outcome
+from predictor.edge.progress import Progress
 from predictor.errors import PredictorError
-from predictor.metrics import CALLER_LEFT, note_outcome
-from predictor.progress import Progress
 from predictor.protocol import EncodedResponse
-from predictor.protocol.events import error_event, progress_event, result_event
+from predictor.protocol.encode import error_event, progress_event, result_event
 
 # A full queue refuses at once: long enough for the caller to get that as a status.
 _REFUSAL_SECONDS = 0.05

@@ -11,8 +11,9 @@ from kserve.errors import ModelNotFound, ModelNotReady
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from modelstore import MARKER_NAME, ModelStore
+from predictor.edge.model import DiffusionModel
 from predictor.errors import ModelLoadError, ModelUnavailableError
-from predictor.model import DiffusionModel, ModelLoader
+from predictor.loading.loader import ModelLoader
 from predictor.residency import Residency
 from predictor.settings import Settings
 
