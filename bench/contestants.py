@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def _whole_batch_engine(pipeline: Any, size: int, window: float) -> Any:
-    from predictor.engine.whole_batch import WholeBatchEngine, likeness
+    from predictor.engine.whole_batch import WholeBatchEngine, batch_key
 
     class WindowEngine(WholeBatchEngine):
         """Waits for alike requests, from the arrival of the first, before it makes any."""
@@ -122,7 +122,7 @@ def _whole_batch_engine(pipeline: Any, size: int, window: float) -> Any:
         def _next_batch(self) -> Any:
             # A deque that grows meanwhile may not be walked through: a copy can.
             waiting = list(self._inbox._tickets)
-            kinds = [likeness(ticket.request) for ticket in waiting]
+            kinds = [batch_key(ticket.request) for ticket in waiting]
             is_full = bool(kinds) and kinds.count(kinds[0]) >= size
             if waiting and not is_full and time.perf_counter() < waiting[0].arrived + window:
                 time.sleep(0.002)

@@ -33,7 +33,7 @@ from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.tuning import Tuning
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "memory.json"

@@ -91,7 +91,7 @@ class EngineCollector(Collector):
         for name, engine in list(self._engines.items()):
             state = engine.state
             pictures.add_metric([name, "waiting"], state.waiting)
-            pictures.add_metric([name, "under_way"], state.under_way)
+            pictures.add_metric([name, "under_way"], state.in_flight)
             lanes.add_metric([name], state.lanes)
             out_of_memory.add_metric([name], state.out_of_memory)
             for (layer, action), count in state.safety.items():

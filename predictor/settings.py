@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from predictor.types import SafetyAction
+from predictor.requests import SafetyAction
 
 # ``auto`` is ``block`` where there is something to judge by, and ``off`` elsewhere.
 SafetyPolicy = Literal["auto", "off", SafetyAction]

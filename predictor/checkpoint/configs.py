@@ -10,7 +10,7 @@ from typing import Any
 
 from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
-from predictor.types import GenerationDefaults
+from predictor.requests import GenerationDefaults
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from predictor.limits import Limits
 from predictor.loading.loader import Loaded
 from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
 from predictor.protocol.metadata import model_metadata
+from predictor.requests import GenerationResult
 from predictor.residency import Residency
 from predictor.settings import Settings
-from predictor.types import GenerationResult
 
 # Few: a picture under way takes hundreds of megabytes where ``max_image_pixels`` are sent.
 _DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decoder")

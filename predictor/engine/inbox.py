@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import torch
 
-from predictor.engine.seam import GenerationCancelledError, StepListener
+from predictor.engine.interfaces import GenerationCancelledError, StepListener
 from predictor.errors import GenerationFailedError, OverloadedError
-from predictor.types import GenerationRequest, GenerationResult
+from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
 
@@ -94,15 +94,16 @@ class Inbox:
         self.is_closed = False
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None, under_way: int
+        self, request: GenerationRequest, on_step: StepListener | None, in_flight: int
     ) -> GenerationResult:
-        """Wait for the picture; on the event loop. So many may be ``under_way`` beside the queue.
+        """Wait for the picture; on the event loop. The engine runs up to ``in_flight``
+        pictures in addition to the queue.
 
         Raises:
             OverloadedError: too many are unfinished.
         """
         # Whether the thread has looked into the queue yet is chance: all unfinished ones count.
-        if self.unfinished >= self._max_queue_length + under_way:
+        if self.unfinished >= self._max_queue_length + in_flight:
             raise OverloadedError(
                 f"{self._max_queue_length} pictures are waiting already; try again later"
             )
@@ -138,15 +139,14 @@ class Inbox:
                 self._tickets.popleft()
         return taken
 
-    def take_alike(
-        self, likeness: Callable[[GenerationRequest], Hashable], most: int
+    def take_batch(
+        self, batch_key: Callable[[GenerationRequest], Hashable], most: int
     ) -> list[Ticket]:
-        """The longest waiting ticket, and those of the others whose requests are like its own."""
+        """The longest waiting ticket, and up to ``most - 1`` others with the same ``batch_key``."""
         with self._changed:
             waiting = [ticket for ticket in self._tickets if not ticket.is_over]
-            kind = likeness(waiting[0].request) if waiting else None
-            alike = [ticket for ticket in waiting if likeness(ticket.request) == kind]
-            taken = alike[:most]
+            key = batch_key(waiting[0].request) if waiting else None
+            taken = [ticket for ticket in waiting if batch_key(ticket.request) == key][:most]
             self._tickets = deque(ticket for ticket in waiting if ticket not in taken)
         return taken
 

@@ -8,9 +8,14 @@ import time
 from dataclasses import replace
 
 from predictor.engine.inbox import Inbox, Ticket
+from predictor.engine.interfaces import (
+    EngineState,
+    GenerationCancelledError,
+    Pipeline,
+    StepListener,
+)
 from predictor.engine.isolation import run_isolated
-from predictor.engine.seam import EngineState, GenerationCancelledError, Pipeline, StepListener
-from predictor.types import GenerationRequest, GenerationResult
+from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +30,7 @@ class WholeBatchEngine:
     def __init__(self, pipeline: Pipeline, max_batch: int, max_queue_length: int) -> None:
         self._pipeline = pipeline
         self._max_batch = max_batch
-        self._under_way = 0
+        self._in_flight = 0
         self._out_of_memory = 0
         self._inbox = Inbox(max_queue_length)
         self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -34,8 +39,8 @@ class WholeBatchEngine:
     @property
     def state(self) -> EngineState:
         """See ``Engine.state``."""
-        waiting = max(0, self._inbox.unfinished - self._under_way)
-        return EngineState(waiting, self._under_way, self._max_batch, self._out_of_memory)
+        waiting = max(0, self._inbox.unfinished - self._in_flight)
+        return EngineState(waiting, self._in_flight, self._max_batch, self._out_of_memory)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
@@ -53,12 +58,12 @@ class WholeBatchEngine:
             self._inbox.wait()
             tickets = self._next_batch()
             if tickets:
-                self._under_way = len(tickets)
+                self._in_flight = len(tickets)
                 run_isolated(self._generate, tickets, self._shrink)
-                self._under_way = 0
+                self._in_flight = 0
 
     def _next_batch(self) -> list[Ticket]:
-        return self._inbox.take_alike(likeness, self._max_batch)
+        return self._inbox.take_batch(batch_key, self._max_batch)
 
     def _generate(self, tickets: list[Ticket]) -> None:
         """Make the pictures of all in one call, and give up where nobody waits for any of them."""
@@ -86,7 +91,7 @@ class WholeBatchEngine:
         logger.warning("out of memory: at most %d pictures together from now on", self._max_batch)
 
 
-def likeness(request: GenerationRequest) -> GenerationRequest:
+def batch_key(request: GenerationRequest) -> GenerationRequest:
     """Equal for requests that one call of a pipeline can make together."""
     # Whether there is a negative prompt counts: SDXL takes zeros where there is none.
     negative_prompt = "any" if request.negative_prompt else ""

@@ -15,8 +15,8 @@ from predictor.errors import ModelLoadError
 from predictor.loading.compilation import compile_denoiser
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import WARM_UP_STEPS, DiffusersPipeline
+from predictor.requests import GenerationRequest
 from predictor.settings import Settings
-from predictor.types import GenerationRequest
 
 
 class Measured:

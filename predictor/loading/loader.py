@@ -10,8 +10,8 @@ from predictor.engine import Engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
 from predictor.loading import memory
+from predictor.requests import ModelProfile
 from predictor.settings import Settings
-from predictor.types import ModelProfile
 
 if TYPE_CHECKING:
     from predictor.loading.engine import Measured

@@ -33,8 +33,8 @@ from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_u
 from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import ModelProfile
 from predictor.settings import Settings
-from predictor.types import ModelProfile
 
 logger = logging.getLogger(__name__)
 

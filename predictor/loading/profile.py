@@ -14,7 +14,7 @@ from predictor.errors import ModelLoadError
 from predictor.pipelines.schedulers import OWN, most_steps, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures, default_of, unused_fields
 from predictor.pipelines.tasks import tasks_of
-from predictor.types import GenerationDefaults, ModelProfile
+from predictor.requests import GenerationDefaults, ModelProfile
 
 _USUAL_STEPS = 30
 # Where the refiner's training began: it knows the last 200 of 1,000 timesteps.

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from predictor.errors import GenerationFailedError
 from predictor.pipelines.adapted_layers import AdaptedLayers
 from predictor.pipelines.adapter_files import check_adds_only
-from predictor.types import Adapter
+from predictor.requests import Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Adapters:
         logger.info("loaded adapter %r in %.1f s", name, time.perf_counter() - began)
 
     def _load_or_leave(self, file: Path, peft_name: str) -> None:
-        with self._laid_open():
+        with self._all_wrapped():
             try:
                 self._load_by_diffusers(file, peft_name)
             except BaseException:
@@ -137,13 +137,13 @@ class Adapters:
         for name in [name for name in self._loaded if name not in wanted]:
             if sum(self._loaded.values()) + size <= self._max_bytes:
                 return
-            with self._laid_open():
+            with self._all_wrapped():
                 self._pipeline.delete_adapters(self._peft_names[name])
             del self._loaded[name]
             logger.info("unloaded adapter %r", name)
 
     @contextmanager
-    def _laid_open(self) -> Iterator[None]:
+    def _all_wrapped(self) -> Iterator[None]:
         """All layers where diffusers looks for them, and weights that any thread may use."""
         # That there are several adapters is what we are here for.
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
@@ -154,7 +154,7 @@ class Adapters:
         with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
             stack.callback(transformers_logging.set_verbosity, verbosity)
             for layers in self._layers.values():
-                stack.enter_context(layers.laid_open())
+                stack.enter_context(layers.all_wrapped())
             yield
 
 

@@ -17,7 +17,7 @@ from diffusers.image_processor import VaeImageProcessor
 from predictor.engine.denoising import Denoising
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.schedulers import generator_for
-from predictor.types import GenerationRequest, InputImage
+from predictor.requests import GenerationRequest, InputImage
 
 # Four of the latents, one of the mask, four of the masked picture's latents.
 INPAINTING_CHANNELS = 9

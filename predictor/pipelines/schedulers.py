@@ -9,7 +9,7 @@ import diffusers
 import torch
 from diffusers import SchedulerMixin
 
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 # The name for the scheduler that a checkpoint brings.
 OWN = "default"

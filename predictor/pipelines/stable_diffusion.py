@@ -17,10 +17,10 @@ from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import begin_image_to_image, begin_inpainting
 from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import Adapter, GenerationRequest
+from predictor.requests import Adapter, GenerationRequest
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Conditioning, Lane
+    from predictor.engine.interfaces import Conditioning, Lane
 
 
 class Kind(NamedTuple):

@@ -20,7 +20,7 @@ from diffusers.pipelines.auto_pipeline import (
 )
 
 from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
-from predictor.types import Task
+from predictor.requests import Task
 
 # By task: diffusers' pipelines by the name of their family, and what makes one from another.
 _PIPELINES: dict[Task, Mapping[str, type]] = {

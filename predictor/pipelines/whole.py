@@ -1,4 +1,4 @@
-"""A diffusers pipeline behind the ``Pipeline`` seam: loaded once, never changed by a request."""
+"""A diffusers pipeline as a ``Pipeline``: loaded once, never changed by a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from predictor.engine.seam import StepListener
+from predictor.engine.interfaces import StepListener
 from predictor.errors import ModelLoadError
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
@@ -21,7 +21,7 @@ from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.signature import parameters
 from predictor.pipelines.tasks import pipeline_for
 from predictor.pipelines.tuning import PLAIN, Tuning
-from predictor.types import GenerationRequest, GenerationResult, ModelProfile, Task
+from predictor.requests import GenerationRequest, GenerationResult, ModelProfile, Task
 
 WARM_UP_STEPS = 2
 

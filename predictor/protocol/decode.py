@@ -14,7 +14,7 @@ from predictor.limits import Limits
 from predictor.protocol.accept import EVENT_STREAM, JSON, preferred
 from predictor.protocol.fields import Instance, InstancesBody, validated
 from predictor.protocol.input_image import InputImages, settle_size
-from predictor.types import DEFAULT_STRENGTH, Adapter, ControlNetInput, GenerationRequest, Task
+from predictor.requests import DEFAULT_STRENGTH, Adapter, ControlNetInput, GenerationRequest, Task
 
 # A drawn seed is short enough to be typed again.
 _DRAWN_SEED_BITS = 32

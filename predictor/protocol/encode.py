@@ -14,7 +14,7 @@ from predictor.errors import RefusedBySafetyError
 from predictor.images import OutputFormat, encode_image
 from predictor.protocol.accept import JSON
 from predictor.protocol.decode import Call
-from predictor.types import PROMPT_LAYER, GenerationResult
+from predictor.requests import PROMPT_LAYER, GenerationResult
 
 # Proxies refuse long headers, most of them above 8 KiB for all together.
 _MAX_HEADER_LENGTH = 1024

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from predictor.errors import InvalidRequestError
 from predictor.limits import MIN_SIDE, Limits
-from predictor.types import InputImage
+from predictor.requests import InputImage
 
 # Of Pillow's formats those that callers send, read by bounded native code. Left out on purpose: EPS
 # starts Ghostscript; ICO and ICNS hold a second file whose size their header does not tell; QOI and

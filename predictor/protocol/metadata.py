@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from predictor.limits import MAX_SEED, MIN_SIDE
+from predictor.requests import ModelProfile
 from predictor.settings import Settings
-from predictor.types import ModelProfile
 
 # The fields that are one number or text each, as the protocol names their types.
 INPUT_TYPES = {

@@ -11,8 +11,8 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
 
 from predictor.checkpoint.configs import Configs
+from predictor.requests import SafetyAction
 from predictor.safety.weights import Placement, load_processor, load_weights
-from predictor.types import SafetyAction
 
 _KNOWN = StableDiffusionSafetyChecker.__name__
 

@@ -12,12 +12,12 @@ from modelstore.layout import CLASSIFIER_FOLDER_NAME
 from predictor.checkpoint.families import family_of
 from predictor.checkpoint.placement import pick_device, pick_dtype
 from predictor.errors import ModelLoadError
+from predictor.requests import SafetyAction, SafetyVerdict
 from predictor.safety.block_list import BlockList
 from predictor.safety.checker import SafetyChecker, has_checker
 from predictor.safety.classifier import SafetyClassifier
 from predictor.safety.weights import Placement
 from predictor.settings import SafetyPolicy, Settings
-from predictor.types import SafetyAction, SafetyVerdict
 
 Subject = TypeVar("Subject", contravariant=True)
 

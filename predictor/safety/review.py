@@ -16,8 +16,8 @@ from PIL import Image
 
 from predictor.engine import Engine, EngineState, StepListener
 from predictor.errors import GenerationFailedError
+from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
 from predictor.safety.layers import Layers, SafetyLayer, strictest
-from predictor.types import GenerationRequest, GenerationResult, SafetyVerdict
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Who may import whom: the seams between the packages, read from the source itself."""
+"""Who may import whom: read from the source itself."""
 
 from __future__ import annotations
 

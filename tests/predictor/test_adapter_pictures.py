@@ -15,15 +15,15 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from predictor.engine.capacity import Capacity
-from predictor.engine.seam import Engine
+from predictor.engine.interfaces import Engine
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import Adapter, GenerationDefaults, GenerationRequest, ModelProfile
 from predictor.settings import Settings
-from predictor.types import Adapter, GenerationDefaults, GenerationRequest, ModelProfile
 from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import as_kohya, write_adapter

@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
 from predictor.engine.capacity import Capacity
-from predictor.engine.seam import Lane
+from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError
@@ -30,14 +30,14 @@ from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.settings import Settings
-from predictor.types import (
+from predictor.requests import (
     Adapter,
     GenerationDefaults,
     GenerationRequest,
     GenerationResult,
     ModelProfile,
 )
+from predictor.settings import Settings
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import WEIGHTS_NAME, write_adapter
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl

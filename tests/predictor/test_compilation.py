@@ -22,8 +22,8 @@ from predictor.loading.compilation import compile_denoiser, has_compiler
 from predictor.loading.engine import open_engine
 from predictor.pipelines.tuning import PLAIN, Tuning
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, ModelProfile
 from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl

@@ -22,14 +22,14 @@ from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.settings import Settings
-from predictor.types import (
+from predictor.requests import (
     ControlNetInput,
     GenerationDefaults,
     GenerationRequest,
     InputImage,
     ModelProfile,
 )
+from predictor.settings import Settings
 from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_controlnets import build_controlnet

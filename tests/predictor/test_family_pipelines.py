@@ -21,8 +21,8 @@ from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationResult
 from predictor.settings import Settings
-from predictor.types import GenerationResult
 from tests.downloader.volume import download
 from tests.predictor.decoding import decode
 from tests.predictor.pictures import largest_difference

@@ -1,4 +1,4 @@
-"""The pipeline seam over real pipelines: the demo model, and SDXL and SD3 with random weights."""
+"""``Pipeline`` over real pipelines: the demo model, and SDXL and SD3 with random weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import Scene
-from predictor.engine.seam import GenerationCancelledError
+from predictor.engine.interfaces import GenerationCancelledError
 from predictor.errors import ModelLoadError
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN, make_scheduler, scheduler_names
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationRequest
 from predictor.settings import Settings
-from predictor.types import GenerationRequest
 from tests.downloader.volume import download
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 

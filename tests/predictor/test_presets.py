@@ -13,7 +13,7 @@ from predictor.loading.footprint import (
     least_restrictive,
     savings_of,
 )
-from predictor.pipelines.tuning import Savings, tune
+from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.settings import Settings
 from tests.predictor.random_pipelines import build_sdxl
 
@@ -49,6 +49,15 @@ def test_auto_gives_up_the_least_that_fits(
     _, savings = savings_of("auto", int(gigabytes * GB), footprint)
 
     assert savings == expected
+
+
+def test_the_log_reads_a_tuning_as_a_list_of_settings() -> None:
+    saving = Savings(vae_slicing=True, offload="model")
+
+    assert str(Tuning("12gb", saving, tf32=True)) == (
+        "preset 12gb, attention sdpa, offload model, vae_slicing, tf32"
+    )
+    assert str(Tuning()) == "preset none, attention sdpa"
 
 
 def test_less_memory_never_gives_up_less() -> None:

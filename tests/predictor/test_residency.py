@@ -13,9 +13,9 @@ import pytest
 
 from predictor.errors import ModelLoadError, ModelUnavailableError, OverloadedError
 from predictor.loading.loader import Loaded
+from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.residency import Residency
 from predictor.residency.resident import Failure, Resident
-from predictor.types import GenerationDefaults, ModelProfile
 
 pytestmark = pytest.mark.anyio
 PROFILE = ModelProfile("1", GenerationDefaults(64, 64, 1, 1.0, "unipc"), 8, ("unipc",))

@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from predictor.engine.seam import GenerationCancelledError
+from predictor.engine.interfaces import GenerationCancelledError
 from predictor.errors import GenerationFailedError, OverloadedError
-from predictor.types import GenerationRequest, GenerationResult, InputImage
+from predictor.requests import GenerationRequest, GenerationResult, InputImage
 from tests.predictor.fake_denoiser import FakeDenoiser, Story, request, tell
 
 

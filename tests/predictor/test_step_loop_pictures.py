@@ -21,8 +21,8 @@ from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import scheduler_names
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
 from tests.predictor.drawing import engine_over, make, own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl

@@ -29,8 +29,8 @@ from predictor.loading.profile import read_profile
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import supports
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationRequest, InputImage
 from predictor.settings import Settings
-from predictor.types import GenerationRequest, InputImage
 from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd_inpainting, build_sdxl_inpainting

@@ -30,8 +30,8 @@ from predictor.limits import Limits
 from predictor.loading.profile import read_profile
 from predictor.pipelines.tasks import pipeline_for, tasks_of
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationRequest, InputImage, ModelProfile, Task
 from predictor.settings import Settings
-from predictor.types import GenerationRequest, InputImage, ModelProfile, Task
 from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd3_of_16_channels, build_sdxl_inpainting

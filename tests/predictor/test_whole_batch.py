@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from predictor.engine import StepListener
-from predictor.engine.seam import GenerationCancelledError
+from predictor.engine.interfaces import GenerationCancelledError
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, OverloadedError
-from predictor.types import GenerationDefaults, GenerationRequest, GenerationResult, ModelProfile
+from predictor.requests import GenerationDefaults, GenerationRequest, GenerationResult, ModelProfile
 
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 20, 2.0, "unipc"), 8, ("unipc",))
 

@@ -14,8 +14,8 @@ from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.loading.engine import open_engine
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_flux, build_sd3
 
