@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from predictor.checkpoint.configs import Configs
@@ -248,11 +247,10 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def family_of(folder: Path) -> Family:
-    """The family of the model in ``folder``; reads its configurations, loads nothing.
+def family_of(configs: Configs) -> Family:
+    """The first family that the configurations match.
 
     Raises:
-        ModelLoadError: one of them is no JSON.
+        ModelLoadError: one of them is not valid JSON.
     """
-    configs = Configs(folder)
     return next(family for family in FAMILIES if family.matches(configs))

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine import Engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
@@ -25,8 +26,8 @@ class Loaded(NamedTuple):
     memory_bytes: int = 0
 
 
-def load(settings: Settings, measured: Measured) -> Loaded:
-    """Load the model folder into an engine; seconds to minutes, so never on the event loop.
+def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Loaded:
+    """Load the checkpoint into an engine; seconds to minutes, so never on the event loop.
 
     Raises:
         ModelLoadError: it cannot be served under these settings.
@@ -38,13 +39,13 @@ def load(settings: Settings, measured: Measured) -> Loaded:
     from predictor.safety.layers import open_layers
     from predictor.safety.review import ReviewedEngine
 
-    pipeline = load_pipeline(settings)
+    pipeline = load_pipeline(checkpoint, settings)
     try:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
-    layers = open_layers(settings)
-    engine = CompositeEngine(open_engine(pipeline, settings, measured))
+    layers = open_layers(checkpoint, settings)
+    engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
     size = memory.tensor_bytes(pipeline.diffusers)
     return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
 
@@ -67,14 +68,18 @@ class ModelLoader:
         """See ``Loader.budget_bytes``."""
         return memory.budget_bytes(self._settings) if self._is_bounded else math.inf
 
-    def expected_bytes(self, folder: Path) -> int:
-        """See ``Loader.expected_bytes``."""
-        return memory.expected_bytes(folder, self._settings) if self._is_bounded else 0
+    def read(self, folder: Path) -> Checkpoint:
+        """See ``Loader.read``."""
+        return Checkpoint.read(folder)
 
-    def load(self, folder: Path) -> Loaded:
+    def expected_bytes(self, checkpoint: Checkpoint) -> int:
+        """See ``Loader.expected_bytes``."""
+        return memory.expected_bytes(checkpoint, self._settings) if self._is_bounded else 0
+
+    def load(self, checkpoint: Checkpoint) -> Loaded:
         """See ``Loader.load``."""
         assert self._measured is not None
-        return load(self._settings.model_copy(update={"model_dir": folder}), self._measured)
+        return load(checkpoint, self._settings, self._measured)
 
     def release(self) -> None:
         """See ``Loader.release``."""

@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from modelstore import IncompleteModelError, Marker
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
 from predictor.settings import Settings
 
@@ -40,21 +40,20 @@ def budget_bytes(settings: Settings) -> int:
     return int(_main_memory() * _SHARE_OF_WEIGHTS)
 
 
-def expected_bytes(folder: Path, settings: Settings) -> int:
+def expected_bytes(checkpoint: Checkpoint, settings: Settings) -> int:
     """What the published model will take once it is loaded, by the headers of its files.
 
     Raises:
-        ModelLoadError: the folder is incomplete.
+        ModelLoadError: a file cannot be read.
     """
-    from predictor.checkpoint.families import family_of
     from predictor.checkpoint.placement import pick_device, pick_dtype
 
     try:
-        paths = [folder / entry.path for entry in Marker.read(folder).files]
+        paths = [checkpoint.folder / entry.path for entry in checkpoint.marker.files]
         weights = [_number_of_weights(path) for path in paths if path.suffix == ".safetensors"]
-    except (IncompleteModelError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ModelLoadError(str(error)) from None
-    return sum(weights) * pick_dtype(settings, pick_device(settings), family_of(folder)).itemsize
+    return sum(weights) * pick_dtype(settings, pick_device(settings), checkpoint.family).itemsize
 
 
 def tensor_bytes(pipeline: Any) -> int:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from predictor.errors import GenerationFailedError
 from predictor.pipelines.adapted_layers import AdaptedLayers
-from predictor.pipelines.adapter_files import check_adds_only
 from predictor.requests import Adapter
 
 logger = logging.getLogger(__name__)
@@ -160,3 +160,38 @@ class Adapters:
 
 def _failure(name: str) -> GenerationFailedError:
     return GenerationFailedError(f"adapter {name!r} does not load; the server's log has the cause")
+
+
+def check_adds_only(file: Path, pipeline: Any) -> None:
+    """Refuse what would change the model itself, beyond what can be taken off again.
+
+    Diffusers writes whatever a file holds beside LoRA layers into the model, and widens layers of a
+    transformer to those of the file: control LoRAs are made for that.
+
+    Raises:
+        ValueError: the file does.
+        OSError, SafetensorError: it cannot be read.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        if "lora_controlnet" in tensors.keys():  # noqa: SIM118 - it is no dict
+            raise ValueError("it is a control LoRA")
+    transformer = pipeline.components.get("transformer")
+    if transformer is None:
+        return
+    read = pipeline.lora_state_dict(
+        file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
+    )
+    for key, weight in (read[0] if isinstance(read, tuple) else read).items():
+        if "lora" not in key:
+            raise ValueError(f"{key} is no LoRA layer")
+        path, _, is_input = key.removeprefix("transformer.").partition(".lora_A.")
+        width = getattr(_submodule(transformer, path), "in_features", None) if is_input else None
+        if width not in (None, weight.shape[1]):
+            raise ValueError(f"{key} takes {weight.shape[1]} channels, the layer {width}")
+
+
+def _submodule(module: torch.nn.Module, path: str) -> torch.nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None

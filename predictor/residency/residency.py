@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import (
     ModelLoadError,
     ModelTooLargeError,
@@ -36,14 +37,21 @@ class Loader(Protocol):
     def budget_bytes(self) -> float:
         """What all models may take together; asked once, before the first is loaded."""
 
-    def expected_bytes(self, folder: Path) -> int:
+    def read(self, folder: Path) -> Checkpoint:
+        """The published folder, without its weights.
+
+        Raises:
+            ModelLoadError: it is incomplete.
+        """
+
+    def expected_bytes(self, checkpoint: Checkpoint) -> int:
         """What a model will take.
 
         Raises:
-            ModelLoadError: that cannot be told.
+            ModelLoadError: one of its files cannot be read.
         """
 
-    def load(self, folder: Path) -> Loaded:
+    def load(self, checkpoint: Checkpoint) -> Loaded:
         """A warm engine, after seconds to minutes.
 
         Raises:
@@ -205,10 +213,11 @@ class Residency:
         try:
             # A published name is a link that may be switched: a load must not mix two revisions.
             folder = await asyncio.to_thread(resident.path.resolve)
-            needed = await in_own_thread(self._loader.expected_bytes, folder)
+            checkpoint = await in_own_thread(self._loader.read, folder)
+            needed = await in_own_thread(self._loader.expected_bytes, checkpoint)
             if not await self._room.make(resident, needed, await self._budget_bytes()):
                 return
-            loaded = await in_own_thread(self._loader.load, folder)
+            loaded = await in_own_thread(self._loader.load, checkpoint)
         except Exception as error:
             _note_failure(resident, folder, error)
         else:

@@ -14,6 +14,7 @@ import pytest
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.capacity import Capacity
 from predictor.engine.interfaces import Engine
 from predictor.engine.step_loop import StepEngine
@@ -82,7 +83,7 @@ BUILDERS = {"sdxl": build_sdxl, "sd3": build_sd3, "flux": build_flux}
 
 @pytest.fixture(scope="module")
 def demo_pipeline(demo_model: Path) -> DiffusionPipeline:
-    return load_pipeline(Settings(model_dir=demo_model)).diffusers
+    return load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
 
 
 @pytest.fixture(scope="module", params=DENOISERS)

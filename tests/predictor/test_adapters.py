@@ -18,6 +18,7 @@ from diffusers import DiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
+from predictor.checkpoint.checkpoint import Checkpoint, find_adapters
 from predictor.engine.capacity import Capacity
 from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
@@ -25,7 +26,6 @@ from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines import adapted_layers
-from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.stepwise import denoiser_for
@@ -51,7 +51,7 @@ AWKWARD = ["a", "a.b-c", "keys", "lora", "text_encoder"]
 
 @pytest.fixture(scope="module")
 def model(demo_model: Path) -> DiffusionPipeline:
-    return load_pipeline(Settings(model_dir=demo_model)).diffusers
+    return load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
 
 
 @pytest.fixture(scope="module")

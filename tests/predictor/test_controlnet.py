@@ -20,6 +20,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.capacity import Capacity
 from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
@@ -69,7 +70,7 @@ def steered(name: str, scale: float = 1.0, image: int = 0, **changes: Any) -> Ge
 
 @pytest.fixture(scope="module")
 def demo(demo_model: Path) -> DiffusersPipeline:
-    return with_controlnets(load_pipeline(Settings(model_dir=demo_model)).diffusers)
+    return with_controlnets(load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from diffusers import StableDiffusionControlNetPipeline, StableDiffusionXLContro
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler
@@ -49,7 +50,7 @@ BOTH = replace(STEERED, adapters=STYLED.adapters)
 def test_both_together_are_what_diffusers_own_call_draws(
     family: str, demo_model: Path, tmp_path: Path
 ) -> None:
-    demo = load_pipeline(Settings(model_dir=demo_model)).diffusers
+    demo = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     build: Callable[[], Any] = build_sdxl if family == "sdxl" else lambda: copy.deepcopy(demo)
     style = write_adapter(build(), tmp_path / "style", seed=1, components=("unet", "text_encoder"))
     pipeline = build()

@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import (
     SlicedAttnProcessor,
 )
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
 from predictor.loading.apply import apply_tuning, denoiser_of
 from predictor.loading.pipeline import load_pipeline
@@ -49,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> dict[
 @pytest.fixture
 def load(folders: dict[str, Path]) -> Callable[..., DiffusersPipeline]:
     def loaded(family: str, **settings: Any) -> DiffusersPipeline:
-        return load_pipeline(Settings(model_dir=folders[family], device="cpu", **settings))
+        return load_pipeline(Checkpoint.read(folders[family]), Settings(device="cpu", **settings))
 
     return loaded
 
