@@ -38,7 +38,7 @@ def families_table() -> str:
             _or_own(family.num_inference_steps, "its `__call__`'s"),
             _or_own(family.guidance_scale, "its `__call__`'s"),
             f"`{family.scheduler or 'default'}`",
-            f"{family.gpu_dtype}: {family.dtype_reason}",
+            family.gpu_dtype,
             _vae(family),
         ]
         rows.append(f"| {' | '.join(cells)} |")

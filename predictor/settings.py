@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         description="The weights' type. `auto` is that of the model's family on a GPU "
         "(docs/models.md), and float32 on a CPU.",
     )
-    memory_preset: Literal["auto", "80gb", "40gb", "24gb", "16gb", "12gb", "8gb", "none"] = Field(
+    memory_preset: Literal["auto", "80gb", "24gb", "16gb", "12gb", "8gb", "none"] = Field(
         default="auto",
         description="What is given up to save GPU memory, where the settings below do not say "
         "(docs/memory.md). `auto` gives up the least that the model and the GPU's free memory "

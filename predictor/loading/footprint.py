@@ -32,7 +32,6 @@ _BESIDE = tuple(
 # From the one that gives up nothing to the one that gives up most.
 PRESETS: dict[str, Savings] = {
     "80gb": Savings(),
-    "40gb": Savings(),
     "24gb": Savings(vae_slicing=True),
     "16gb": Savings(vae_slicing=True, vae_tiling=True),
     "12gb": Savings(vae_slicing=True, vae_tiling=True, offload="model"),
