@@ -7,12 +7,11 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.edge.stream import LastEvent
 from predictor.errors import BodyTooLargeError
 from predictor.metrics import REQUEST_SECONDS, REQUESTS
 from predictor.protocol.accept import EVENT_STREAM
@@ -124,20 +123,6 @@ class _Watch:
             self._watcher.cancel()
 
 
-@dataclass
-class _Outcome:
-    code: int = CALLER_LEFT
-
-
-# One for each call; tasks that are started for a call have the same.
-_OUTCOME: ContextVar[_Outcome] = ContextVar("outcome")
-
-
-def note_outcome(code: int) -> None:
-    """Count the call under way as one that ended so, whatever status was sent at its beginning."""
-    _OUTCOME.get().code = code
-
-
 class MetricsMiddleware:
     """Count and time the predict calls of models that there are.
 
@@ -149,25 +134,30 @@ class MetricsMiddleware:
         self._is_served = is_served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note the status that is sent, and the time until all is sent."""
+        """Count the status once the whole response is sent: a caller who leaves before gets 499."""
         found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if found is None:
             return await self._app(scope, receive, send)
-        name, outcome, started = found[1], _Outcome(), time.perf_counter()
-        _OUTCOME.set(outcome)
+        name, started = found[1], time.perf_counter()
+        code = status = CALLER_LEFT
 
         async def noting_send(message: Message) -> None:
+            nonlocal code, status
             if message["type"] == "http.response.start":
-                outcome.code = message["status"]
+                status = message["status"]
+            elif isinstance(message.get("body"), LastEvent):
+                code = status = message["body"].status
+            elif not message.get("more_body", False):
+                code = status
             await send(message)
 
         try:
             await self._app(scope, receive, noting_send)
         except Exception:
-            outcome.code = _SERVER_ERROR
+            code = _SERVER_ERROR
             raise
         finally:
             # Asked at the end: the request itself may have brought a new model to light.
             if self._is_served(name):
-                REQUESTS.labels(name, outcome.code).inc()
+                REQUESTS.labels(name, int(code)).inc()
                 REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)

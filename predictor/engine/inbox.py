@@ -29,6 +29,7 @@ class Ticket:
         self.future: Future[GenerationResult] = Future()
         self._on_step = on_step
         self._first_step_seconds = 0.0
+        self._answering = threading.Lock()
 
     @property
     def lanes(self) -> int:
@@ -55,8 +56,9 @@ class Ticket:
     def succeed(self, result: GenerationResult) -> None:
         """Hand the picture over."""
         result = replace(result, first_step_seconds=self._first_step_seconds)
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(result)
+        with self._answering:
+            if not self.is_over and self.future.set_running_or_notify_cancel():
+                self.future.set_result(result)
 
     def fail(self, error: Exception) -> None:
         """Tell the log the cause and the caller what is fit to be told."""
@@ -65,8 +67,9 @@ class Ticket:
         if not isinstance(error, GenerationCancelledError):
             logger.error("a picture failed", exc_info=error)
             error = _told(error)
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        with self._answering:
+            if not self.is_over and self.future.set_running_or_notify_cancel():
+                self.future.set_exception(error)
 
 
 def _told(error: Exception) -> GenerationFailedError:
@@ -88,10 +91,15 @@ class Inbox:
 
     def __init__(self, max_queue_length: int) -> None:
         self._max_queue_length = max_queue_length
-        self.unfinished = 0
         self._tickets: deque[Ticket] = deque()
+        self._unfinished: set[Ticket] = set()
         self._changed = threading.Condition()
         self.is_closed = False
+
+    @property
+    def unfinished(self) -> int:
+        """How many pictures wait or are in flight."""
+        return len(self._unfinished)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None, in_flight: int
@@ -108,12 +116,14 @@ class Inbox:
                 f"{self._max_queue_length} pictures are waiting already; try again later"
             )
         ticket = Ticket(request, on_step)
-        self.unfinished += 1
+        with self._changed:
+            self._unfinished.add(ticket)
         try:
             self.put(ticket)
             return await asyncio.wrap_future(ticket.future)
         finally:
-            self.unfinished -= 1
+            with self._changed:
+                self._unfinished.remove(ticket)
 
     def put(self, ticket: Ticket) -> None:
         """Let a ticket wait; after ``close`` it fails at once."""
@@ -154,6 +164,14 @@ class Inbox:
         """Return when a ticket waits, or at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._tickets or self.is_closed)
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every unfinished ticket, taken or not, after a bug in the engine."""
+        with self._changed:
+            unfinished = list(self._unfinished)
+            self._tickets.clear()
+        for ticket in unfinished:
+            ticket.fail(error)
 
     def close(self) -> None:
         """Fail what waits and let nothing more in."""

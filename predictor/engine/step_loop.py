@@ -84,9 +84,12 @@ class StepEngine:
             try:
                 self._take_turn()
             except Exception as error:
-                # A mistake of our own must not leave callers waiting for ever.
-                self._fail_all(error)
-        self._fail_all(GenerationCancelledError())
+                # A bug of ours must not leave callers waiting forever.
+                self._in_flight, self._denoised = [], []
+                self._inbox.fail_all(error)
+        for job in [*self._in_flight, *self._denoised]:
+            job.fail(GenerationCancelledError())
+        self._in_flight, self._denoised = [], []
 
     def _take_turn(self) -> None:
         if not self._in_flight and not self._denoised:
@@ -193,11 +196,6 @@ class StepEngine:
             warnings=job.warnings,
         )
         job.ticket.succeed(result)
-
-    def _fail_all(self, error: Exception) -> None:
-        for job in [*self._in_flight, *self._denoised]:
-            job.fail(error)
-        self._in_flight, self._denoised = [], []
 
 
 def _texts(ticket: Ticket) -> list[str]:

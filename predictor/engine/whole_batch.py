@@ -56,11 +56,21 @@ class WholeBatchEngine:
     def _run(self) -> None:
         while not self._inbox.is_closed:
             self._inbox.wait()
-            tickets = self._next_batch()
-            if tickets:
-                self._in_flight = len(tickets)
-                run_isolated(self._generate, tickets, self._shrink)
-                self._in_flight = 0
+            try:
+                self._take_turn()
+            except Exception as error:
+                # A bug of ours must not leave callers waiting forever.
+                self._inbox.fail_all(error)
+
+    def _take_turn(self) -> None:
+        tickets = self._next_batch()
+        if not tickets:
+            return
+        self._in_flight = len(tickets)
+        try:
+            run_isolated(self._generate, tickets, self._shrink)
+        finally:
+            self._in_flight = 0
 
     def _next_batch(self) -> list[Ticket]:
         return self._inbox.take_batch(batch_key, self._max_batch)
