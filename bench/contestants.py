@@ -101,7 +101,7 @@ def main() -> None:
     import predictor.loading.engine as engine_choice
 
     if engine != "steps":
-        engine_choice.open_engine = lambda pipeline, settings, measured: _whole_batch_engine(
+        engine_choice.open_engine = lambda pipeline, *_: _whole_batch_engine(
             pipeline, int(size), float(window)
         )
     sys.argv[1:] = [

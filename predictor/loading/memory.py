@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import json
 import os
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
@@ -51,8 +52,8 @@ def expected_bytes(checkpoint: Checkpoint, settings: Settings) -> int:
     try:
         paths = [checkpoint.folder / entry.path for entry in checkpoint.marker.files]
         weights = [_number_of_weights(path) for path in paths if path.suffix == ".safetensors"]
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(str(error)) from None
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadError(f"the weights cannot be read: {error}") from None
     return sum(weights) * pick_dtype(settings, pick_device(settings), checkpoint.family).itemsize
 
 
@@ -80,12 +81,9 @@ def release_memory() -> None:
 
 
 def _number_of_weights(path: Path) -> int:
-    """By the header of a safetensors file, which lists the shape of each tensor."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return sum(prod(tensor["shape"]) for tensor in header.values())
+    """How many numbers a safetensors file holds, by its header alone."""
+    with safe_open(path, framework="numpy") as file:
+        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - it is no dict
 
 
 def _main_memory() -> int:
