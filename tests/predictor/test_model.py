@@ -58,5 +58,5 @@ def test_weights_with_a_damaged_header_are_refused(tmp_path: Path) -> None:
     (tmp_path / "unet.safetensors").write_bytes(b"\xff" * 64)
     Marker("m", "s", "r", None, "", (FileEntry("unet.safetensors", 64, ""),)).write(tmp_path)
 
-    with pytest.raises(ModelLoadError, match="the weights cannot be read: .*header"):
+    with pytest.raises(ModelLoadError, match=r"the weights cannot be read: .*header"):
         expected_bytes(Checkpoint.read(tmp_path), Settings(device="cpu"))
