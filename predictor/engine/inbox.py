@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Ticket:
     """One caller's claim to a picture; the caller gives it up by cancelling the future."""
 
-    def __init__(self, request: GenerationRequest, on_step: StepListener | None = None) -> None:
+    def __init__(self, request: GenerationRequest, on_step: StepListener | None) -> None:
         self.request = request
         self.arrived = time.perf_counter()
         self.future: Future[GenerationResult] = Future()

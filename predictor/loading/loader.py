@@ -23,7 +23,7 @@ class Loaded(NamedTuple):
 
     engine: Engine
     profile: ModelProfile
-    memory_bytes: int = 0
+    memory_bytes: int
 
 
 def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Loaded:

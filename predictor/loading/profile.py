@@ -22,7 +22,7 @@ _DENOISING_END = 0.8
 
 
 def read_profile(
-    pipeline: DiffusionPipeline, checkpoint: Checkpoint, *, has_refiner: bool = False
+    pipeline: DiffusionPipeline, checkpoint: Checkpoint, *, has_refiner: bool
 ) -> ModelProfile:
     """The profile of the pipeline that was loaded from ``checkpoint``.
 

@@ -14,7 +14,7 @@ class Placement(NamedTuple):
 
     device: torch.device
     dtype: torch.dtype
-    variant: str | None = None
+    variant: str | None
 
 
 def load_processor(folder: Path) -> Any:

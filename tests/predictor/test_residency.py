@@ -72,7 +72,7 @@ class FakeLoader:
         self.loads.append(folder.name)
         if folder.name in self.errors:
             raise self.errors[folder.name]
-        return Loaded(FakeEngine(folder), PROFILE)  # type: ignore[arg-type]
+        return Loaded(FakeEngine(folder), PROFILE, 0)  # type: ignore[arg-type]
 
 
 @pytest.fixture

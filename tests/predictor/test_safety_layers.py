@@ -33,7 +33,7 @@ from tests.predictor.random_safety import (
     save_classifier,
 )
 
-CPU = Placement(torch.device("cpu"), torch.float32)
+CPU = Placement(torch.device("cpu"), torch.float32, None)
 PICTURES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8))
     for seed in range(3)

@@ -73,7 +73,9 @@ def sdxl_inpainting(tmp_path_factory: pytest.TempPathFactory) -> DiffusersPipeli
 
 def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
     pipeline.set_progress_bar_config(disable=True)
-    return DiffusersPipeline(pipeline, read_profile(pipeline, unpublished(folder)))
+    return DiffusersPipeline(
+        pipeline, read_profile(pipeline, unpublished(folder), has_refiner=False)
+    )
 
 
 def diffusers_own(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:

@@ -65,7 +65,9 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> DiffusersPipeline:
 
 def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
     pipeline.set_progress_bar_config(disable=True)
-    return DiffusersPipeline(pipeline, read_profile(pipeline, unpublished(folder)))
+    return DiffusersPipeline(
+        pipeline, read_profile(pipeline, unpublished(folder), has_refiner=False)
+    )
 
 
 def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:
