@@ -22,6 +22,7 @@ from downloader.download import download_model
 from downloader.settings import Settings as DownloaderSettings
 from downloader.sources import Access
 from downloader.spec import read_models
+from modelstore import PartEntry
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import GenerationFailedError
 from predictor.loading.controlnets import load_controlnets
@@ -188,7 +189,8 @@ def test_weights_of_every_form_are_found(
     model.save_pretrained(folder := tmp_path / "controlnets" / "one", **form)
     assert (len(list(folder.glob("*.safetensors"))) > 1) == ("max_shard_size" in form)
 
-    network = load_controlnets(unpublished(tmp_path), demo, CPU)["one"]._model
+    part = PartEntry("controlnets/one", "any", "1", form.get("variant"))
+    network = load_controlnets(unpublished(tmp_path, part), demo, CPU)["one"]._model
 
     there, saved = network.state_dict(), model.state_dict()
     assert torch.equal(there["controlnet_mid_block.weight"], saved["controlnet_mid_block.weight"])

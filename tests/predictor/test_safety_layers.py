@@ -120,7 +120,7 @@ def test_a_policy_without_its_layer(model: Path, layer: str, policy: str, senten
 
 def test_a_model_is_not_loaded_without_its_layer(model: Path) -> None:
     with pytest.raises(ModelLoadError, match="brings no safety checker"):
-        load(Settings(model_dir=model, device="cpu", safety_checker="flag"), Measured())
+        load(Checkpoint.read(model), Settings(device="cpu", safety_checker="flag"), Measured())
 
 
 def remove(folder: Path) -> None:
