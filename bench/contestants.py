@@ -98,10 +98,10 @@ def main() -> None:
     """Serve as the predictor does, with the engine of a contestant."""
     engine, size, window, model_dir, port = sys.argv[1:]
 
-    import predictor.engine_choice as engine_choice
+    import predictor.loading.engine as engine_choice
 
     if engine != "steps":
-        engine_choice.open_engine = lambda pipeline, settings, measured: _whole_batch_engine(
+        engine_choice.open_engine = lambda pipeline, *_: _whole_batch_engine(
             pipeline, int(size), float(window)
         )
     sys.argv[1:] = [
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def _whole_batch_engine(pipeline: Any, size: int, window: float) -> Any:
-    from predictor.engine.whole_batch import WholeBatchEngine, likeness
+    from predictor.engine.whole_batch import WholeBatchEngine, batch_key
 
     class WindowEngine(WholeBatchEngine):
         """Waits for alike requests, from the arrival of the first, before it makes any."""
@@ -122,7 +122,7 @@ def _whole_batch_engine(pipeline: Any, size: int, window: float) -> Any:
         def _next_batch(self) -> Any:
             # A deque that grows meanwhile may not be walked through: a copy can.
             waiting = list(self._inbox._tickets)
-            kinds = [likeness(ticket.request) for ticket in waiting]
+            kinds = [batch_key(ticket.request) for ticket in waiting]
             is_full = bool(kinds) and kinds.count(kinds[0]) >= size
             if waiting and not is_full and time.perf_counter() < waiting[0].arrived + window:
                 time.sleep(0.002)

@@ -27,7 +27,7 @@ from predictor.engine.capacity import measure_capacity
 from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.json"
 ROUNDS = 5

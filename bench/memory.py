@@ -28,12 +28,12 @@ from diffusers import DiffusionPipeline
 from bench import random_models
 from predictor.engine.capacity import step_once
 from predictor.loading.apply import apply_tuning
-from predictor.loading.presets import PRESETS
-from predictor.loading.tuning import Tuning
+from predictor.loading.footprint import PRESETS
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
 from predictor.pipelines.stepwise import denoiser_for
+from predictor.pipelines.tuning import Tuning
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "memory.json"

@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from demo.run import NAME, VOLUME, ask, free_port, publish, server
-from predictor.loading.load import load_pipeline
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=5, help="of each side in each round")
     options = parser.parse_args()
     publish(NAME, VOLUME)
-    pipeline = load_pipeline(Settings(model_dir=VOLUME / NAME))
+    pipeline = load_pipeline(Checkpoint.read(VOLUME / NAME), Settings())
     started = time.perf_counter()
     with server(free_port()) as url:
         seconds_to_ready = time.perf_counter() - started

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
-from predictor.families.table import FAMILIES  # noqa: E402
+from predictor.checkpoint.families import FAMILIES  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "models.md"
 _PIXELS_PER_LATENT = 8

@@ -28,6 +28,7 @@ need not distinguish the two.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,8 @@ ADAPTERS_FOLDER_NAME = "adapters"
 CONTROLNETS_FOLDER_NAME = "controlnets"
 REFINER_FOLDER_NAME = "refiner"
 CLASSIFIER_FOLDER_NAME = "safety_classifier"
+# The name that diffusers and peft save a LoRA under.
+ADAPTER_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 
 # The name becomes a folder, a KServe model name and a URL segment.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -103,6 +106,15 @@ class ModelStore:
         paths = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
         found = {path.name for path in paths if path.is_dir() or path.is_symlink()}
         return tuple(sorted(name for name in found if _NAME.fullmatch(name)))
+
+
+def adapter_weights(paths: Iterable[str]) -> list[str]:
+    """The LoRA file of an adapter: the one of diffusers' own name, else all safetensors files.
+
+    More than one path, or none, means that there is no file to choose.
+    """
+    weights = sorted(path for path in paths if path.endswith(".safetensors"))
+    return [ADAPTER_WEIGHTS_NAME] if ADAPTER_WEIGHTS_NAME in weights else weights
 
 
 def _checked_revision(revision: str) -> str:

@@ -1,15 +1,24 @@
-"""Pictures to files: PNG, JPEG or WebP, with what made the picture written inside."""
+"""Pictures to files: PNG, JPEG or WebP, with what made the picture written inside.
+
+PNG goes through ISA-L's deflate where the ``isal`` wheel is installed, else through Pillow.
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from typing import Any, Literal, get_args
 
+import numpy as np
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
-from predictor.png import encode_png
+try:
+    from isal import isal_zlib
+except ImportError:
+    isal_zlib = None  # type: ignore[assignment]  # mypy has no optional modules
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
@@ -17,6 +26,14 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 FORMATS: dict[str, OutputFormat] = {f"image/{name}": name for name in get_args(OutputFormat)}
 
 _LOSSY_QUALITY = 92
+
+# Level 1 takes a quarter of the time of Pillow's default and adds a few per cent of bytes.
+_LEVEL = 1
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Bit depth 8, colour type 2 (RGB), deflate, the five row filters, not interlaced.
+_RGB8 = (8, 2, 0, 0, 0)
+_UP_FILTER = 2
 
 
 def encode_image(
@@ -45,3 +62,39 @@ def _exif(metadata: dict[str, Any]) -> bytes:
     fields = exif.get_ifd(ExifTags.IFD.Exif)
     fields[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + json.dumps(metadata).encode("ascii")
     return exif.tobytes()
+
+
+def encode_png(image: Image.Image, text: PngInfo) -> bytes:
+    """Encode an RGB picture with its text chunks."""
+    if isal_zlib is None:
+        return encode_with_pillow(image, text)
+    header = struct.pack(">II5B", *image.size, *_RGB8)
+    pixels = isal_zlib.compress(_filtered_rows(image), _LEVEL)
+    chunks = [(b"IHDR", header), *(chunk[:2] for chunk in text.chunks)]
+    chunks += [(b"IDAT", pixels), (b"IEND", b"")]
+    return _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def encode_with_pillow(image: Image.Image, text: PngInfo) -> bytes:
+    """The same picture and text, several times slower."""
+    stream = io.BytesIO()
+    image.save(stream, "png", compress_level=_LEVEL, pnginfo=text)
+    return stream.getvalue()
+
+
+def _filtered_rows(image: Image.Image) -> bytes:
+    """Each row as its difference from the one above it (PNG specification, 9.2), filter first."""
+    pixels = np.asarray(image)
+    height, width, channels = pixels.shape
+    rows = np.empty((height, 1 + width * channels), np.uint8)
+    rows[:, 0] = _UP_FILTER
+    rows[:, 1:] = pixels.reshape(height, -1)
+    # Unsigned bytes wrap around, which is the arithmetic modulo 256 of the specification.
+    rows[1:, 1:] -= pixels.reshape(height, -1)[:-1]
+    return rows.tobytes()
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    """Length, type, data, checksum (PNG specification, 5.3)."""
+    checksum = zlib.crc32(data, zlib.crc32(kind))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)

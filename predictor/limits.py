@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from predictor.errors import InvalidRequestError
+from predictor.requests import Adapter, ControlNetInput, GenerationRequest, ModelProfile
 from predictor.settings import Settings
-from predictor.types import Adapter, ControlNetInput, GenerationRequest, ModelProfile
 
 MIN_SIDE = 64
 # Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterable
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from predictor.engine import Engine
 
@@ -48,10 +43,6 @@ MODEL_BYTES = Gauge(
     ["model_name"],
 )
 
-CALLER_LEFT = 499
-_SERVER_ERROR = 500
-_PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
-
 
 def begin_series(model_name: str) -> None:
     """A series that begins at 1 shows no increase: Prometheus would miss the first failure."""
@@ -61,55 +52,6 @@ def begin_series(model_name: str) -> None:
         MODEL_LOADS.labels(model_name, outcome)
     MODEL_UNLOADS.labels(model_name)
     MODEL_BYTES.labels(model_name)
-
-
-@dataclass
-class _Outcome:
-    code: int = CALLER_LEFT
-
-
-# One for each call; tasks that are started for a call have the same.
-_OUTCOME: ContextVar[_Outcome] = ContextVar("outcome")
-
-
-def note_outcome(code: int) -> None:
-    """Count the call under way as one that ended so, whatever status was sent at its beginning."""
-    _OUTCOME.get().code = code
-
-
-class MetricsMiddleware:
-    """Count and time the predict calls of models that there are.
-
-    Other names would make labels without end.
-    """
-
-    def __init__(self, app: ASGIApp, is_served: Callable[[str], bool]) -> None:
-        self._app = app
-        self._is_served = is_served
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note the status that is sent, and the time until all is sent."""
-        found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
-        if found is None:
-            return await self._app(scope, receive, send)
-        name, outcome, started = found[1], _Outcome(), time.perf_counter()
-        _OUTCOME.set(outcome)
-
-        async def noting_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                outcome.code = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noting_send)
-        except Exception:
-            outcome.code = _SERVER_ERROR
-            raise
-        finally:
-            # Asked at the end: the request itself may have brought a new model to light.
-            if self._is_served(name):
-                REQUESTS.labels(name, outcome.code).inc()
-                REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)
 
 
 class EngineCollector(Collector):
@@ -149,7 +91,7 @@ class EngineCollector(Collector):
         for name, engine in list(self._engines.items()):
             state = engine.state
             pictures.add_metric([name, "waiting"], state.waiting)
-            pictures.add_metric([name, "under_way"], state.under_way)
+            pictures.add_metric([name, "under_way"], state.in_flight)
             lanes.add_metric([name], state.lanes)
             out_of_memory.add_metric([name], state.out_of_memory)
             for (layer, action), count in state.safety.items():

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from predictor.types import SafetyAction
+from predictor.requests import SafetyAction
 
 # ``auto`` is ``block`` where there is something to judge by, and ``off`` elsewhere.
 SafetyPolicy = Literal["auto", "off", SafetyAction]
@@ -39,7 +39,7 @@ class Settings(BaseSettings):
         description="The weights' type. `auto` is that of the model's family on a GPU "
         "(docs/models.md), and float32 on a CPU.",
     )
-    memory_preset: Literal["auto", "80gb", "40gb", "24gb", "16gb", "12gb", "8gb", "none"] = Field(
+    memory_preset: Literal["auto", "80gb", "24gb", "16gb", "12gb", "8gb", "none"] = Field(
         default="auto",
         description="What is given up to save GPU memory, where the settings below do not say "
         "(docs/memory.md). `auto` gives up the least that the model and the GPU's free memory "

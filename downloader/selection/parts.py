@@ -8,9 +8,8 @@ from fnmatch import fnmatchcase
 from downloader.errors import UnsuitableModelError
 from downloader.selection.pipeline import Component, Selection, select_component
 from downloader.sources.remote import RemoteFile
-from modelstore.layout import MODEL_INDEX_NAME
+from modelstore.layout import MODEL_INDEX_NAME, adapter_weights
 
-ADAPTER_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 
 
@@ -51,14 +50,12 @@ def select_adapter(files: Iterable[RemoteFile]) -> Selection:
         UnsuitableModelError: there is none, or there are several.
     """
     by_path = {file.path: file for file in files}
-    weights = [path for path in by_path if path.endswith(".safetensors")]
-    if ADAPTER_WEIGHTS_NAME in by_path:
-        weights = [ADAPTER_WEIGHTS_NAME]
+    weights = adapter_weights(by_path)
     if not weights:
         raise UnsuitableModelError("the adapter has no safetensors")
     if len(weights) > 1:
         raise UnsuitableModelError(
-            f"the adapter has several safetensors files ({', '.join(sorted(weights)[:5])}): "
+            f"the adapter has several safetensors files ({', '.join(weights[:5])}): "
             "select one with allow_patterns"
         )
     folder, _, _ = weights[0].rpartition("/")

@@ -3,6 +3,6 @@
 The two engines are left to be imported by name: they need torch, which takes seconds.
 """
 
-from predictor.engine.seam import Engine, EngineState, Pipeline, StepListener
+from predictor.engine.interfaces import Engine, EngineState, Pipeline, StepListener
 
 __all__ = ["Engine", "EngineState", "Pipeline", "StepListener"]

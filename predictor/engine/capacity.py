@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from predictor.engine.interfaces import Denoiser, Lane, Pipeline
 from predictor.engine.job import Job
-from predictor.engine.seam import Denoiser, Lane, Pipeline
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 # pictures a second. One that does not may have met noise: the search looks one doubling further.
 _LEAST_GAIN = 0.1
 # Where batches bring no throughput, jobs still take turns: a short one need not wait for long ones.
-_LEAST_JOBS_UNDER_WAY = 8
+_MIN_JOBS_IN_FLIGHT = 8
 # A decoder takes more memory than a step, and gains little from batches.
 _MOST_DECODED_TOGETHER = 4
 
@@ -38,10 +38,16 @@ class Capacity:
     steps_per_decode: float
     out_of_memory: int = 0
 
+    def __str__(self) -> str:
+        return (
+            f"up to {self.lanes} lanes in a forward pass, "
+            f"decoding a picture takes as long as {self.steps_per_decode:.1f} steps"
+        )
+
     @property
-    def jobs_under_way(self) -> int:
+    def jobs_in_flight(self) -> int:
         """The most guided pictures that are denoised in turns."""
-        return max(self.lanes // 2, _LEAST_JOBS_UNDER_WAY)
+        return max(self.lanes // 2, _MIN_JOBS_IN_FLIGHT)
 
     def fitting(self, jobs: Iterable[Job]) -> list[Job]:
         """The first of the jobs, all of one shape, that fit into one forward pass; at least one."""
@@ -58,11 +64,11 @@ class Capacity:
         """How many pictures to decode after a step of so many, so as to take no longer than it."""
         return max(1, min(_MOST_DECODED_TOGETHER, int(stepped / self.steps_per_decode)))
 
-    def encodes(self, under_way: int) -> int:
+    def encodes(self, in_flight: int) -> int:
         """How many input pictures to encode before a step of so many: that takes about as long as
         decoding them. Where nobody is held up, those that come together step together.
         """
-        return self.decodes(under_way) if under_way else _MOST_DECODED_TOGETHER
+        return self.decodes(in_flight) if in_flight else _MOST_DECODED_TOGETHER
 
     def shrink(self, jobs: list[Job]) -> None:
         """These did not fit: half of them is the bound from now on."""
@@ -92,7 +98,7 @@ def measure_capacity(denoiser: Denoiser, request: GenerationRequest, max_lanes: 
         latent_pixels=latents.shape[-1] * latents.shape[-2],
         steps_per_decode=decode_seconds / (seconds / pairs),
     )
-    logger.info("measured: %s, %.1f guided steps a second", capacity, pairs / seconds)
+    logger.info("measured %s, %.1f guided steps a second", capacity, pairs / seconds)
     return capacity
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from PIL import Image
 
-from predictor.engine.seam import Engine, EngineState, StepListener
-from predictor.types import GenerationRequest, GenerationResult
+from predictor.engine.interfaces import Engine, EngineState, StepListener
+from predictor.requests import GenerationRequest, GenerationResult
 
 
 class CompositeEngine:

@@ -75,8 +75,8 @@ class Denoising:
         """This one and who goes on after it."""
         return (self,) if self._successor is None else (self, *self._successor.experts)
 
-    def who_goes_on(self) -> Denoising:
-        """Who takes the next step: the successor, once this one has taken all of its own."""
+    def next_stage(self) -> Denoising:
+        """What takes the next step: the successor, once this one has taken all of its own."""
         if self._successor is None or self.step < self.steps:
             return self
         self._successor.latents = self.latents
@@ -88,7 +88,7 @@ class Denoising:
         return self._steps_before + self.step
 
     @property
-    def steps_in_all(self) -> int:
+    def total_steps(self) -> int:
         """How many forward passes the picture takes, by all of its experts."""
         return self._steps_before + sum(expert.steps for expert in self.experts)
 

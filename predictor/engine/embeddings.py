@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Conditioning
+    from predictor.engine.interfaces import Conditioning
 
 # SDXL: 0.3 MiB a prompt in half precision.
 MAX_BYTES = 128 * 2**20

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import torch
 
-from predictor.engine.seam import GenerationCancelledError, StepListener
+from predictor.engine.interfaces import GenerationCancelledError, StepListener
 from predictor.errors import GenerationFailedError, OverloadedError
-from predictor.types import GenerationRequest, GenerationResult
+from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +23,13 @@ logger = logging.getLogger(__name__)
 class Ticket:
     """One caller's claim to a picture; the caller gives it up by cancelling the future."""
 
-    def __init__(self, request: GenerationRequest, on_step: StepListener | None = None) -> None:
+    def __init__(self, request: GenerationRequest, on_step: StepListener | None) -> None:
         self.request = request
         self.arrived = time.perf_counter()
         self.future: Future[GenerationResult] = Future()
         self._on_step = on_step
         self._first_step_seconds = 0.0
+        self._answering = threading.Lock()
 
     @property
     def lanes(self) -> int:
@@ -55,8 +56,9 @@ class Ticket:
     def succeed(self, result: GenerationResult) -> None:
         """Hand the picture over."""
         result = replace(result, first_step_seconds=self._first_step_seconds)
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(result)
+        with self._answering:
+            if not self.is_over and self.future.set_running_or_notify_cancel():
+                self.future.set_result(result)
 
     def fail(self, error: Exception) -> None:
         """Tell the log the cause and the caller what is fit to be told."""
@@ -65,8 +67,9 @@ class Ticket:
         if not isinstance(error, GenerationCancelledError):
             logger.error("a picture failed", exc_info=error)
             error = _told(error)
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        with self._answering:
+            if not self.is_over and self.future.set_running_or_notify_cancel():
+                self.future.set_exception(error)
 
 
 def _told(error: Exception) -> GenerationFailedError:
@@ -88,31 +91,39 @@ class Inbox:
 
     def __init__(self, max_queue_length: int) -> None:
         self._max_queue_length = max_queue_length
-        self.unfinished = 0
         self._tickets: deque[Ticket] = deque()
+        self._unfinished: set[Ticket] = set()
         self._changed = threading.Condition()
         self.is_closed = False
 
+    @property
+    def unfinished(self) -> int:
+        """How many pictures wait or are in flight."""
+        return len(self._unfinished)
+
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None, under_way: int
+        self, request: GenerationRequest, on_step: StepListener | None, in_flight: int
     ) -> GenerationResult:
-        """Wait for the picture; on the event loop. So many may be ``under_way`` beside the queue.
+        """Wait for the picture; on the event loop. The engine runs up to ``in_flight``
+        pictures in addition to the queue.
 
         Raises:
             OverloadedError: too many are unfinished.
         """
         # Whether the thread has looked into the queue yet is chance: all unfinished ones count.
-        if self.unfinished >= self._max_queue_length + under_way:
+        if self.unfinished >= self._max_queue_length + in_flight:
             raise OverloadedError(
                 f"{self._max_queue_length} pictures are waiting already; try again later"
             )
         ticket = Ticket(request, on_step)
-        self.unfinished += 1
+        with self._changed:
+            self._unfinished.add(ticket)
         try:
             self.put(ticket)
             return await asyncio.wrap_future(ticket.future)
         finally:
-            self.unfinished -= 1
+            with self._changed:
+                self._unfinished.remove(ticket)
 
     def put(self, ticket: Ticket) -> None:
         """Let a ticket wait; after ``close`` it fails at once."""
@@ -138,15 +149,14 @@ class Inbox:
                 self._tickets.popleft()
         return taken
 
-    def take_alike(
-        self, likeness: Callable[[GenerationRequest], Hashable], most: int
+    def take_batch(
+        self, batch_key: Callable[[GenerationRequest], Hashable], most: int
     ) -> list[Ticket]:
-        """The longest waiting ticket, and those of the others whose requests are like its own."""
+        """The longest waiting ticket, and up to ``most - 1`` others with the same ``batch_key``."""
         with self._changed:
             waiting = [ticket for ticket in self._tickets if not ticket.is_over]
-            kind = likeness(waiting[0].request) if waiting else None
-            alike = [ticket for ticket in waiting if likeness(ticket.request) == kind]
-            taken = alike[:most]
+            key = batch_key(waiting[0].request) if waiting else None
+            taken = [ticket for ticket in waiting if batch_key(ticket.request) == key][:most]
             self._tickets = deque(ticket for ticket in waiting if ticket not in taken)
         return taken
 
@@ -154,6 +164,14 @@ class Inbox:
         """Return when a ticket waits, or at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._tickets or self.is_closed)
+
+    def fail_all(self, error: Exception) -> None:
+        """Fail every unfinished ticket, taken or not, after a bug in the engine."""
+        with self._changed:
+            unfinished = list(self._unfinished)
+            self._tickets.clear()
+        for ticket in unfinished:
+            ticket.fail(error)
 
     def close(self) -> None:
         """Fail what waits and let nothing more in."""

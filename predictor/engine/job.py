@@ -11,10 +11,10 @@ import torch
 
 from predictor.engine.denoising import Denoising
 from predictor.engine.inbox import Ticket
-from predictor.engine.seam import Lane
+from predictor.engine.interfaces import Lane
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Conditioning
+    from predictor.engine.interfaces import Conditioning
 
 
 @dataclass(eq=False)
@@ -59,8 +59,8 @@ class Job:
     def advance(self, predictions: torch.Tensor) -> None:
         """Go one step by the predictions of the job's own lanes; the next may be another's."""
         self.denoising.advance(self._guided(predictions))
-        self.denoising = self.denoising.who_goes_on()
-        self.ticket.stepped(self.denoising.steps_done, self.denoising.steps_in_all)
+        self.denoising = self.denoising.next_stage()
+        self.ticket.stepped(self.denoising.steps_done, self.denoising.total_steps)
 
     def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
         """Classifier-free guidance."""
@@ -75,4 +75,4 @@ class Job:
         self.ticket.fail(error)
 
     def __str__(self) -> str:
-        return f"step {self.denoising.steps_done} of {self.denoising.steps_in_all}"
+        return f"step {self.denoising.steps_done} of {self.denoising.total_steps}"

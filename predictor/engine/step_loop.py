@@ -19,18 +19,18 @@ from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
 from predictor.engine.inbox import Inbox, Ticket
-from predictor.engine.isolation import run_isolated
-from predictor.engine.job import Job
-from predictor.engine.seam import (
+from predictor.engine.interfaces import (
     Denoiser,
     EngineState,
     GenerationCancelledError,
     StepListener,
 )
-from predictor.types import GenerationRequest, GenerationResult
+from predictor.engine.isolation import run_isolated
+from predictor.engine.job import Job
+from predictor.requests import GenerationRequest, GenerationResult
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Conditioning
+    from predictor.engine.interfaces import Conditioning
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class StepEngine:
         self._inbox = Inbox(max_queue_length)
         with torch.inference_mode():
             self._embeddings = EmbeddingCache(denoiser.encode)
-        self._under_way: list[Job] = []
+        self._in_flight: list[Job] = []
         self._denoised: list[Job] = []
         self._turn = 0
         # One thread each: pools of OpenMP threads beside the engine's own slow down every step on a
@@ -61,15 +61,15 @@ class StepEngine:
     @property
     def state(self) -> EngineState:
         """See ``Engine.state``."""
-        under_way = len(self._under_way) + len(self._denoised)
-        waiting = max(0, self._inbox.unfinished - under_way)
-        return EngineState(waiting, under_way, self._capacity.lanes, self._capacity.out_of_memory)
+        in_flight = len(self._in_flight) + len(self._denoised)
+        waiting = max(0, self._inbox.unfinished - in_flight)
+        return EngineState(waiting, in_flight, self._capacity.lanes, self._capacity.out_of_memory)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Make one picture; see ``Engine.submit``."""
-        return await self._inbox.submit(request, on_step, self._capacity.jobs_under_way)
+        return await self._inbox.submit(request, on_step, self._capacity.jobs_in_flight)
 
     def close(self) -> None:
         """Drop what waits and stop what runs at its next step."""
@@ -84,12 +84,15 @@ class StepEngine:
             try:
                 self._take_turn()
             except Exception as error:
-                # A mistake of our own must not leave callers waiting for ever.
-                self._fail_all(error)
-        self._fail_all(GenerationCancelledError())
+                # A bug of ours must not leave callers waiting forever.
+                self._in_flight, self._denoised = [], []
+                self._inbox.fail_all(error)
+        for job in [*self._in_flight, *self._denoised]:
+            job.fail(GenerationCancelledError())
+        self._in_flight, self._denoised = [], []
 
     def _take_turn(self) -> None:
-        if not self._under_way and not self._denoised:
+        if not self._in_flight and not self._denoised:
             self._inbox.wait()
         self._turn += 1
         self._drop()
@@ -102,10 +105,10 @@ class StepEngine:
 
     def _drop(self) -> None:
         """Forget the jobs that failed, and those whose callers have left."""
-        for job in self._under_way:
+        for job in self._in_flight:
             if job.ticket.future.cancelled():
                 logger.info("the caller left at %s", job)
-        self._under_way = [job for job in self._under_way if not job.ticket.is_over]
+        self._in_flight = [job for job in self._in_flight if not job.ticket.is_over]
         self._denoised = [job for job in self._denoised if not job.ticket.is_over]
 
     def _admit(self) -> None:
@@ -113,10 +116,10 @@ class StepEngine:
 
         Those that wait to be decoded count too: else they would pile up behind a slow decoder.
         """
-        used = sum(job.lanes for job in [*self._under_way, *self._denoised])
+        used = sum(job.lanes for job in [*self._in_flight, *self._denoised])
         tickets = self._inbox.take(
-            2 * self._capacity.jobs_under_way - used,
-            self._capacity.encodes(len(self._under_way)),
+            2 * self._capacity.jobs_in_flight - used,
+            self._capacity.encodes(len(self._in_flight)),
         )
         if tickets:
             run_isolated(self._begin, tickets)
@@ -129,10 +132,10 @@ class StepEngine:
         begun = [self._denoiser.begin(ticket.request) for ticket in tickets]
         prompts = [_prompts(*both) for both in zip(tickets, begun, strict=True)]
         encoded = self._embeddings.get(prompt for own in prompts for prompt in own)
-        self._under_way += [
+        self._in_flight += [
             Job(
                 ticket,
-                denoising.who_goes_on(),
+                denoising.next_stage(),
                 _by_encoders((prompt, encoded[prompt]) for prompt in own),
                 self._denoiser.warnings(ticket.request),
                 self._turn,
@@ -145,7 +148,7 @@ class StepEngine:
 
         So whatever the kinds, none waits for more turns than there are jobs under way.
         """
-        in_turn = sorted(self._under_way, key=lambda job: job.waiting_since)
+        in_turn = sorted(self._in_flight, key=lambda job: job.waiting_since)
         return self._capacity.fitting(job for job in in_turn if job.kind == in_turn[0].kind)
 
     def _step(self, batch: list[Job]) -> None:
@@ -161,8 +164,8 @@ class StepEngine:
 
     def _retire(self) -> None:
         """Free the lanes of the jobs that are denoised."""
-        self._denoised += [job for job in self._under_way if job.denoising.is_done]
-        self._under_way = [job for job in self._under_way if not job.denoising.is_done]
+        self._denoised += [job for job in self._in_flight if job.denoising.is_done]
+        self._in_flight = [job for job in self._in_flight if not job.denoising.is_done]
 
     def _decode(self, stepped: int) -> None:
         """Decode a few pictures: no more than hold up the next step by the time of one."""
@@ -193,11 +196,6 @@ class StepEngine:
             warnings=job.warnings,
         )
         job.ticket.succeed(result)
-
-    def _fail_all(self, error: Exception) -> None:
-        for job in [*self._under_way, *self._denoised]:
-            job.fail(error)
-        self._under_way, self._denoised = [], []
 
 
 def _texts(ticket: Ticket) -> list[str]:

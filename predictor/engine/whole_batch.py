@@ -8,14 +8,14 @@ import time
 from dataclasses import replace
 
 from predictor.engine.inbox import Inbox, Ticket
-from predictor.engine.isolation import run_isolated
-from predictor.engine.seam import (
+from predictor.engine.interfaces import (
     EngineState,
     GenerationCancelledError,
     Pipeline,
     StepListener,
 )
-from predictor.types import GenerationRequest, GenerationResult
+from predictor.engine.isolation import run_isolated
+from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class WholeBatchEngine:
     def __init__(self, pipeline: Pipeline, max_batch: int, max_queue_length: int) -> None:
         self._pipeline = pipeline
         self._max_batch = max_batch
-        self._under_way = 0
+        self._in_flight = 0
         self._out_of_memory = 0
         self._inbox = Inbox(max_queue_length)
         self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -39,8 +39,8 @@ class WholeBatchEngine:
     @property
     def state(self) -> EngineState:
         """See ``Engine.state``."""
-        waiting = max(0, self._inbox.unfinished - self._under_way)
-        return EngineState(waiting, self._under_way, self._max_batch, self._out_of_memory)
+        waiting = max(0, self._inbox.unfinished - self._in_flight)
+        return EngineState(waiting, self._in_flight, self._max_batch, self._out_of_memory)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
@@ -56,14 +56,24 @@ class WholeBatchEngine:
     def _run(self) -> None:
         while not self._inbox.is_closed:
             self._inbox.wait()
-            tickets = self._next_batch()
-            if tickets:
-                self._under_way = len(tickets)
-                run_isolated(self._generate, tickets, self._shrink)
-                self._under_way = 0
+            try:
+                self._take_turn()
+            except Exception as error:
+                # A bug of ours must not leave callers waiting forever.
+                self._inbox.fail_all(error)
+
+    def _take_turn(self) -> None:
+        tickets = self._next_batch()
+        if not tickets:
+            return
+        self._in_flight = len(tickets)
+        try:
+            run_isolated(self._generate, tickets, self._shrink)
+        finally:
+            self._in_flight = 0
 
     def _next_batch(self) -> list[Ticket]:
-        return self._inbox.take_alike(likeness, self._max_batch)
+        return self._inbox.take_batch(batch_key, self._max_batch)
 
     def _generate(self, tickets: list[Ticket]) -> None:
         """Make the pictures of all in one call, and give up where nobody waits for any of them."""
@@ -91,7 +101,7 @@ class WholeBatchEngine:
         logger.warning("out of memory: at most %d pictures together from now on", self._max_batch)
 
 
-def likeness(request: GenerationRequest) -> GenerationRequest:
+def batch_key(request: GenerationRequest) -> GenerationRequest:
     """Equal for requests that one call of a pipeline can make together."""
     # Whether there is a negative prompt counts: SDXL takes zeros where there is none.
     negative_prompt = "any" if request.negative_prompt else ""

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from predictor.loading.parts import denoiser_of, vae_of
-from predictor.loading.tuning import Savings, Tuning
+from predictor.pipelines.tuning import Savings, Tuning
 
 
 def apply_tuning(pipeline: Any, tuning: Tuning, device: torch.device) -> None:
@@ -57,3 +56,14 @@ def _place(pipeline: Any, savings: Savings, device: torch.device) -> None:
         pipeline.enable_sequential_cpu_offload(device=device)
     else:
         pipeline.to(device)
+
+
+def denoiser_of(pipeline: Any) -> Any | None:
+    """The network that runs at every step; None where the pipeline calls it by an unknown name."""
+    parts = (getattr(pipeline, name, None) for name in ("unet", "transformer"))
+    return next((part for part in parts if part is not None), None)
+
+
+def vae_of(pipeline: Any) -> Any | None:
+    """What decodes latents to pictures."""
+    return getattr(pipeline, "vae", None)

@@ -19,10 +19,10 @@ import torch
 
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
-from predictor.loading.parts import denoiser_of
+from predictor.loading.apply import denoiser_of
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationRequest
 from predictor.settings import Settings
-from predictor.types import GenerationRequest
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from predictor.errors import ModelLoadError
-from predictor.loading.tuning import Tuning
+from predictor.pipelines.tuning import Tuning
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ served: the log says why at start, and a request for it is told.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 
 from modelstore.layout import CONTROLNETS_FOLDER_NAME
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.stepwise import supports
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS = re.compile(
-    r"diffusion_pytorch_model(?:\.(?P<variant>\w+))?(?:-\d{5}-of-\d{5})?\.safetensors"
-)
 # What a ControlNet and its UNet must have in common, or the one's residuals do not fit the other.
 _SHARED = (
     "block_out_channels",
@@ -40,7 +37,7 @@ class UnusableControlNetError(Exception):
 
 
 def load_controlnets(
-    folder: Path, pipeline: DiffusionPipeline, device: torch.device
+    checkpoint: Checkpoint, pipeline: DiffusionPipeline, device: torch.device
 ) -> ControlNets:
     """Load all ControlNets beside the pipeline, in its number type and onto ``device``.
 
@@ -50,9 +47,10 @@ def load_controlnets(
         return ControlNets()
     usable: dict[str, ControlNet] = {}
     unusable: dict[str, str] = {}
-    for path in sorted((folder / CONTROLNETS_FOLDER_NAME).glob("*/")):
+    for path in sorted((checkpoint.folder / CONTROLNETS_FOLDER_NAME).glob("*/")):
+        variant = checkpoint.variant_of(f"{CONTROLNETS_FOLDER_NAME}/{path.name}")
         try:
-            usable[path.name] = _load(path, pipeline, device)
+            usable[path.name] = _load(path, variant, pipeline, device)
         except UnusableControlNetError as error:
             unusable[path.name] = _told(path.name, error)
     return ControlNets(usable, unusable)
@@ -65,13 +63,13 @@ def _told(name: str, error: UnusableControlNetError) -> str:
     return f"{error}; the server's log has the cause" if cause else str(error)
 
 
-def _load(folder: Path, pipeline: Any, device: torch.device) -> ControlNet:
+def _load(folder: Path, variant: str | None, pipeline: Any, device: torch.device) -> ControlNet:
     try:
         _check_fit(ControlNetModel.load_config(folder, local_files_only=True), pipeline)
         model, report = ControlNetModel.from_pretrained(
             folder,
             dtype=pipeline.unet.dtype,
-            variant=_variant(folder),
+            variant=variant,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -116,10 +114,3 @@ def _compared(config: Mapping[str, Any], pipeline: Any) -> Iterator[tuple[str, A
             for value in (config.get(name), pipeline.unet.config.get(name))
         )
         yield name, given, wanted
-
-
-def _variant(folder: Path) -> str | None:
-    """The variant of the weights that are there; None for the plain ones."""
-    matches = [_WEIGHTS.fullmatch(path.name) for path in folder.iterdir()]
-    variants = {match["variant"] for match in matches if match}
-    return None if None in variants else min(variants, default=None)

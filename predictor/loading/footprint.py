@@ -1,4 +1,4 @@
-"""How much GPU memory a pipeline is expected to take, from what is known before it is moved."""
+"""How much GPU memory a pipeline is expected to take, and which preset that calls for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from modelstore.layout import (
     CONTROLNETS_FOLDER_NAME,
     REFINER_FOLDER_NAME,
 )
-from predictor.loading.parts import vae_of
-from predictor.loading.tuning import Savings
+from predictor.loading.apply import vae_of
+from predictor.pipelines.tuning import Savings
 
 _GIB = 2**30
 # What a step takes beside the weights, at a megapixel in half precision.
@@ -28,6 +28,18 @@ _MAPS_ALIVE = 5
 _BESIDE = tuple(
     f"{name}/" for name in (REFINER_FOLDER_NAME, CONTROLNETS_FOLDER_NAME, CLASSIFIER_FOLDER_NAME)
 )
+
+# From the one that gives up nothing to the one that gives up most.
+PRESETS: dict[str, Savings] = {
+    "80gb": Savings(),
+    "24gb": Savings(vae_slicing=True),
+    "16gb": Savings(vae_slicing=True, vae_tiling=True),
+    "12gb": Savings(vae_slicing=True, vae_tiling=True, offload="model"),
+    "8gb": Savings(vae_slicing=True, vae_tiling=True, offload="sequential"),
+}
+
+# Of what is free: the allocator leaves gaps, and sizes differ from request to request.
+_USABLE = 0.9
 
 
 @dataclass(frozen=True)
@@ -89,3 +101,26 @@ def _is_module(part: object) -> bool:
 
 def _size(part: torch.nn.Module) -> int:
     return sum(weight.nbytes for weight in part.parameters())
+
+
+def least_restrictive(free_bytes: int, footprint: Footprint) -> str:
+    """The first preset under which the model is expected to fit; the last where none is."""
+    for name, savings in PRESETS.items():
+        if footprint.peak(savings) <= _USABLE * free_bytes:
+            return name
+    return name
+
+
+def savings_of(
+    memory_preset: str, free_bytes: int | None, footprint: Footprint
+) -> tuple[str, Savings]:
+    """The preset that holds and what it gives up; ``free_bytes`` is None on a CPU.
+
+    A CPU has nowhere to offload from, and its own memory is what ``auto`` would have to read.
+    """
+    if memory_preset == "auto":
+        memory_preset = "none" if free_bytes is None else least_restrictive(free_bytes, footprint)
+    savings = PRESETS.get(memory_preset, Savings())
+    if free_bytes is None:
+        savings = Savings(savings.vae_slicing, savings.vae_tiling)
+    return memory_preset, savings

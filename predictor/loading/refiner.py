@@ -12,8 +12,8 @@ from diffusers import DiffusionPipeline, StableDiffusionXLImg2ImgPipeline
 
 from modelstore import Marker
 from modelstore.layout import REFINER_FOLDER_NAME
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
-from predictor.families.configs import Configs
 from predictor.pipelines.stepwise import takes_refiner
 
 logger = logging.getLogger(__name__)
@@ -30,43 +30,42 @@ _PROVENANCE = {
 }
 
 
-def refuse_refiner_alone(folder: Path) -> None:
+def refuse_refiner_alone(checkpoint: Checkpoint) -> None:
     """Refuse a refiner in the place of a model.
 
     Raises:
         ModelLoadError: it is one; says what to publish instead.
     """
-    index = Configs(folder).index
-    if index.get("requires_aesthetics_score"):
+    if checkpoint.configs.index.get("requires_aesthetics_score"):
         raise ModelLoadError(
             "this is SDXL's refiner, which only goes on where a base stops: publish a base with "
             "this one as its `refiner` (docs/downloads.md)"
         )
 
 
-def read_refiner(base: Any, folder: Path, marker: Marker) -> DiffusionPipeline | None:
+def read_refiner(base: Any, checkpoint: Checkpoint) -> DiffusionPipeline | None:
     """The refiner published beside the base, not on a device yet; None where there is none.
 
     Raises:
         ModelLoadError: it does not load.
     """
-    part = next((one for one in marker.parts if one.folder == REFINER_FOLDER_NAME), None)
-    if part is None:
+    if not checkpoint.is_published(REFINER_FOLDER_NAME):
         return None
     if not takes_refiner(base):
         logger.warning("the refiner is left out: %s cannot hand over", type(base).__name__)
         return None
     try:
         refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
-            folder / REFINER_FOLDER_NAME,
+            checkpoint.folder / REFINER_FOLDER_NAME,
             dtype=base.unet.dtype,
-            variant=part.variant,
+            variant=checkpoint.variant_of(REFINER_FOLDER_NAME),
             use_safetensors=True,
             local_files_only=True,
-            **_shared(base, folder, marker),
+            **_shared(base, checkpoint),
         )
     except Exception as error:
-        raise ModelLoadError(f"the refiner of {marker.name!r} does not load: {error}") from error
+        name = checkpoint.marker.name
+        raise ModelLoadError(f"the refiner of {name!r} does not load: {error}") from error
     refiner.set_progress_bar_config(disable=True)
     return refiner
 
@@ -92,17 +91,18 @@ def warm_up_refiner(refiner: Any) -> None:
         raise ModelLoadError(f"the refiner's warm-up step failed: {error}") from error
 
 
-def _shared(base: Any, folder: Path, marker: Marker) -> dict[str, Any]:
+def _shared(base: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     """The base's parts that are the refiner's too.
 
     The VAE is in any case: latents that are handed over are of one space.
     """
-    same = [name for name in _SHAREABLE if _is_same(name, folder, marker)]
+    same = [name for name in _SHAREABLE if _is_same(name, checkpoint)]
     logger.info("the refiner takes from the base: vae, %s", ", ".join(same) or "nothing else")
     return {"vae": base.vae, **{name: getattr(base, name) for name in same}}
 
 
-def _is_same(name: str, folder: Path, marker: Marker) -> bool:
+def _is_same(name: str, checkpoint: Checkpoint) -> bool:
+    folder, marker = checkpoint.folder, checkpoint.marker
     own, other = (_digests(marker, prefix) for prefix in (name, f"{REFINER_FOLDER_NAME}/{name}"))
     return own.keys() == other.keys() and all(
         own[path] == other[path]

@@ -1,1 +1,1 @@
-"""Diffusers behind the engine's two seams: whole pipelines, and pipelines taken apart in steps."""
+"""Diffusers behind the engine's interfaces: ``Pipeline`` makes pictures, ``Denoiser`` steps."""

@@ -48,7 +48,7 @@ class AdaptedLayers:
         return frozenset().union(*self._places)
 
     @contextmanager
-    def laid_open(self) -> Iterator[None]:
+    def all_wrapped(self) -> Iterator[None]:
         """All wrappers in place, for diffusers to load or delete adapters; none afterwards."""
         self._in_use = None
         for places in self._places.values():

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from predictor.errors import GenerationFailedError
 from predictor.pipelines.adapted_layers import AdaptedLayers
-from predictor.pipelines.adapter_files import check_adds_only
-from predictor.types import Adapter
+from predictor.requests import Adapter
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Adapters:
         logger.info("loaded adapter %r in %.1f s", name, time.perf_counter() - began)
 
     def _load_or_leave(self, file: Path, peft_name: str) -> None:
-        with self._laid_open():
+        with self._all_wrapped():
             try:
                 self._load_by_diffusers(file, peft_name)
             except BaseException:
@@ -137,13 +137,13 @@ class Adapters:
         for name in [name for name in self._loaded if name not in wanted]:
             if sum(self._loaded.values()) + size <= self._max_bytes:
                 return
-            with self._laid_open():
+            with self._all_wrapped():
                 self._pipeline.delete_adapters(self._peft_names[name])
             del self._loaded[name]
             logger.info("unloaded adapter %r", name)
 
     @contextmanager
-    def _laid_open(self) -> Iterator[None]:
+    def _all_wrapped(self) -> Iterator[None]:
         """All layers where diffusers looks for them, and weights that any thread may use."""
         # That there are several adapters is what we are here for.
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
@@ -154,9 +154,44 @@ class Adapters:
         with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
             stack.callback(transformers_logging.set_verbosity, verbosity)
             for layers in self._layers.values():
-                stack.enter_context(layers.laid_open())
+                stack.enter_context(layers.all_wrapped())
             yield
 
 
 def _failure(name: str) -> GenerationFailedError:
     return GenerationFailedError(f"adapter {name!r} does not load; the server's log has the cause")
+
+
+def check_adds_only(file: Path, pipeline: Any) -> None:
+    """Refuse what would change the model itself, beyond what can be taken off again.
+
+    Diffusers writes whatever a file holds beside LoRA layers into the model, and widens layers of a
+    transformer to those of the file: control LoRAs are made for that.
+
+    Raises:
+        ValueError: the file does.
+        OSError, SafetensorError: it cannot be read.
+    """
+    with safe_open(file, framework="pt") as tensors:
+        if "lora_controlnet" in tensors.keys():  # noqa: SIM118 - it is no dict
+            raise ValueError("it is a control LoRA")
+    transformer = pipeline.components.get("transformer")
+    if transformer is None:
+        return
+    read = pipeline.lora_state_dict(
+        file.parent, weight_name=file.name, use_safetensors=True, local_files_only=True
+    )
+    for key, weight in (read[0] if isinstance(read, tuple) else read).items():
+        if "lora" not in key:
+            raise ValueError(f"{key} is no LoRA layer")
+        path, _, is_input = key.removeprefix("transformer.").partition(".lora_A.")
+        width = getattr(_submodule(transformer, path), "in_features", None) if is_input else None
+        if width not in (None, weight.shape[1]):
+            raise ValueError(f"{key} takes {weight.shape[1]} channels, the layer {width}")
+
+
+def _submodule(module: torch.nn.Module, path: str) -> torch.nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None

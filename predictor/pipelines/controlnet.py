@@ -15,10 +15,10 @@ from diffusers import ControlNetModel
 from diffusers.image_processor import VaeImageProcessor
 
 from predictor.errors import GenerationFailedError
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Lane
+    from predictor.engine.interfaces import Lane
 
 
 class Control(NamedTuple):

@@ -1,15 +1,26 @@
-"""Image to image: the way from an input picture under as much noise as the strength says."""
+"""Image to image and inpainting: how the denoising of an input picture begins.
+
+Image to image starts from the picture under as much noise as the strength says. Inpainting repaints
+where the mask is white. A UNet trained for it sees the mask and the masked picture as five further
+channels. With any other UNet, the area outside the mask is put back after each step, under the
+noise of that step.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 
 from predictor.engine.denoising import Denoising
-from predictor.pipelines.generator import generator_for
 from predictor.pipelines.image_encoder import ImageEncoder
-from predictor.types import GenerationRequest, InputImage
+from predictor.pipelines.schedulers import generator_for
+from predictor.requests import GenerationRequest, InputImage
+
+# Four of the latents, one of the mask, four of the masked picture's latents.
+INPAINTING_CHANNELS = 9
 
 
 def begin_image_to_image(
@@ -40,3 +51,73 @@ def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
     """``(1, 3, height, width)`` of -1 to 1, on the CPU."""
     pixels: torch.Tensor = pipeline.image_processor.preprocess(image.image)
     return pixels
+
+
+def begin_inpainting(
+    request: GenerationRequest, scheduler: Any, pipeline: Any, encoder: ImageEncoder
+) -> Denoising:
+    """What ``StableDiffusionInpaintPipeline`` begins with, and what SDXL's does."""
+    assert request.image is not None
+    assert request.mask_image is not None
+    sees_mask = pipeline.unet.config.in_channels == INPAINTING_CHANNELS
+    is_all_noise = request.strength == 1
+    generator = generator_for(request)
+    timesteps = last_timesteps(request, scheduler)
+    pixels = pixels_of(request.image, pipeline)
+    mask = _mask_pixels(request.mask_image, pipeline)
+    # The order of the draws is diffusers': the picture, the noise, the masked picture; the latter
+    # too where nothing comes of it.
+    clean = None
+    if not (sees_mask and is_all_noise):
+        clean = encoder.latents(request.image.sha256, pixels, generator)
+    noise = encoder.noise(pixels, generator)
+    latents = noise * scheduler.init_noise_sigma
+    if clean is not None and not is_all_noise:
+        latents = scheduler.add_noise(clean, noise, timesteps[:1])
+    denoising = Denoising(scheduler, timesteps, latents, generator)
+    latent_mask = _latent_mask(mask, noise)
+    if sees_mask:
+        key = (request.image.sha256, request.mask_image.sha256)
+        masked = encoder.latents(key, pixels * (mask < 0.5), generator)
+        denoising.extra_channels = torch.cat([latent_mask, masked], dim=1)
+    else:
+        assert clean is not None
+        encoder.skip_latents(request.image.sha256, pixels, generator)
+        denoising.after_step = _put_back(scheduler, timesteps, clean, noise, latent_mask)
+    return denoising
+
+
+def _put_back(
+    scheduler: Any,
+    timesteps: torch.Tensor,
+    clean: torch.Tensor,
+    noise: torch.Tensor,
+    mask: torch.Tensor,
+) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """Latents after so many steps to those with the input's own outside the mask."""
+
+    def put_back(latents: torch.Tensor, step: int) -> torch.Tensor:
+        kept = clean
+        if step < len(timesteps):
+            kept = scheduler.add_noise(clean, noise, timesteps[step : step + 1])
+        return (1 - mask) * kept + mask * latents
+
+    return put_back
+
+
+def _mask_pixels(mask: InputImage, pipeline: Any) -> torch.Tensor:
+    """``(1, 1, height, width)``: 1 where the picture is made anew, else 0; on the CPU."""
+    processor = VaeImageProcessor(
+        vae_scale_factor=pipeline.vae_scale_factor,
+        do_normalize=False,
+        do_binarize=True,
+        do_convert_grayscale=True,
+    )
+    pixels: torch.Tensor = processor.preprocess(mask.image)
+    return pixels
+
+
+def _latent_mask(mask: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.interpolate(mask, size=latents.shape[-2:]).to(
+        latents.device, latents.dtype
+    )

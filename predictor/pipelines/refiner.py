@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from predictor.engine.denoising import Denoising
-from predictor.engine.seam import Denoiser
-from predictor.pipelines.kind import Kind
+from predictor.engine.interfaces import Denoiser
 from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.stable_diffusion import Kind
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Conditioning, Lane
+    from predictor.engine.interfaces import Conditioning, Lane
 
 KIND = Kind(expert="refiner")
 ENCODERS = "refiner"

@@ -1,4 +1,4 @@
-"""The noise schedulers that a request may name, and how each is made from the model's own one."""
+"""The noise of a request: the schedulers it may name, and the generator it is drawn by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import inspect
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import SchedulerMixin
+
+from predictor.requests import GenerationRequest
 
 # The name for the scheduler that a checkpoint brings.
 OWN = "default"
@@ -131,3 +134,8 @@ def _make_flow_scheduler(name: str, own: SchedulerMixin) -> Any:
             sample, noise, timestep
         )
     return scheduler
+
+
+def generator_for(request: GenerationRequest) -> torch.Generator:
+    """Begun at the request's seed; on the CPU, so that every device is given the same noise."""
+    return torch.Generator("cpu").manual_seed(request.seed)

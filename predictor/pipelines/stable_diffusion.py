@@ -6,24 +6,30 @@ Together the parts do what ``__call__`` of diffusers' pipeline does; the tests h
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from predictor.engine.denoising import Denoising
-from predictor.pipelines.generator import generator_for
 from predictor.pipelines.image_encoder import ImageEncoder
-from predictor.pipelines.image_to_image import begin_image_to_image
-from predictor.pipelines.inpainting import begin_inpainting
-from predictor.pipelines.kind import Kind
-from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.image_to_image import begin_image_to_image, begin_inpainting
+from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import Adapter, GenerationRequest
+from predictor.requests import Adapter, GenerationRequest
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Conditioning, Lane
+    from predictor.engine.interfaces import Conditioning, Lane
+
+
+class Kind(NamedTuple):
+    """Which UNet, with which LoRAs, steered by which ControlNet."""
+
+    expert: str = "base"
+    adapters: tuple[Adapter, ...] = ()
+    controlnet: str | None = None
+
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 

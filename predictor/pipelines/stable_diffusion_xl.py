@@ -12,10 +12,10 @@ from predictor.engine.denoising import Denoising
 from predictor.pipelines.image_encoder import latent_statistics
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser, rows
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 if TYPE_CHECKING:
-    from predictor.engine.seam import Conditioning, Lane
+    from predictor.engine.interfaces import Conditioning, Lane
 
 
 class StableDiffusionXLDenoiser(StableDiffusionDenoiser):

@@ -10,8 +10,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from predictor.engine.seam import Denoiser
-from predictor.pipelines.inpainting import INPAINTING_CHANNELS
+from predictor.engine.interfaces import Denoiser
+from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
 from predictor.pipelines.refiner import RefinedDenoiser, Refiner
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser

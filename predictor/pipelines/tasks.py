@@ -19,8 +19,8 @@ from diffusers.pipelines.auto_pipeline import (
     AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 )
 
-from predictor.pipelines.inpainting import INPAINTING_CHANNELS
-from predictor.types import Task
+from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
+from predictor.requests import Task
 
 # By task: diffusers' pipelines by the name of their family, and what makes one from another.
 _PIPELINES: dict[Task, Mapping[str, type]] = {

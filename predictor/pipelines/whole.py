@@ -1,4 +1,4 @@
-"""A diffusers pipeline behind the ``Pipeline`` seam: loaded once, never changed by a request."""
+"""A diffusers pipeline as a ``Pipeline``: loaded once, never changed by a request."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
-from predictor.engine.seam import StepListener
+from predictor.engine.interfaces import StepListener
 from predictor.errors import ModelLoadError
-from predictor.loading.tuning import PLAIN, Tuning
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
-from predictor.pipelines.generator import generator_for
 from predictor.pipelines.prompts import truncation_warning, windows
-from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.signature import parameters
 from predictor.pipelines.tasks import pipeline_for
-from predictor.types import GenerationRequest, GenerationResult, ModelProfile, Task
+from predictor.pipelines.tuning import PLAIN, Tuning
+from predictor.requests import GenerationRequest, GenerationResult, ModelProfile, Task
 
 WARM_UP_STEPS = 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 JSON = "application/json"
+EVENT_STREAM = "text/event-stream"
 
 
 def preferred(accept: str | None, known: tuple[str, ...]) -> str | None:

@@ -11,12 +11,10 @@ import orjson
 from predictor.errors import InvalidRequestError
 from predictor.images import FORMATS, OutputFormat
 from predictor.limits import Limits
-from predictor.protocol.accept import JSON, preferred
-from predictor.protocol.events import EVENT_STREAM
+from predictor.protocol.accept import EVENT_STREAM, JSON, preferred
 from predictor.protocol.fields import Instance, InstancesBody, validated
-from predictor.protocol.input_image import InputImages
-from predictor.protocol.own_size import settle_size
-from predictor.types import DEFAULT_STRENGTH, Adapter, ControlNetInput, GenerationRequest, Task
+from predictor.protocol.input_image import InputImages, settle_size
+from predictor.requests import DEFAULT_STRENGTH, Adapter, ControlNetInput, GenerationRequest, Task
 
 # A drawn seed is short enough to be typed again.
 _DRAWN_SEED_BITS = 32

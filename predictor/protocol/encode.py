@@ -1,18 +1,20 @@
-"""Results to a response: the bare file with headers, or KServe's ``predictions``."""
+"""Results to a response: the bare file with headers, KServe's ``predictions``, or events."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import orjson
 
 from predictor.errors import RefusedBySafetyError
 from predictor.images import OutputFormat, encode_image
 from predictor.protocol.accept import JSON
 from predictor.protocol.decode import Call
-from predictor.types import PROMPT_LAYER, GenerationResult
+from predictor.requests import PROMPT_LAYER, GenerationResult
 
 # Proxies refuse long headers, most of them above 8 KiB for all together.
 _MAX_HEADER_LENGTH = 1024
@@ -124,3 +126,22 @@ def _prediction(
     if result.safety:
         prediction["safety"] = [asdict(verdict) for verdict in result.safety]
     return prediction
+
+
+def progress_event(step: int, steps: int) -> bytes:
+    """``step`` of ``steps`` are done, over all pictures of the call."""
+    return _event("progress", {"step": step, "steps": steps})
+
+
+def result_event(answer: Mapping[str, Any]) -> bytes:
+    """The last event of a call that succeeded: what JSON would have answered."""
+    return _event("result", answer)
+
+
+def error_event(reason: str) -> bytes:
+    """The last event of a call that failed."""
+    return _event("error", {"error": reason})
+
+
+def _event(name: str, data: Mapping[str, Any]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))

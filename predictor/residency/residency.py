@@ -10,26 +10,20 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import (
     ModelLoadError,
     ModelTooLargeError,
     ModelUnavailableError,
     OverloadedError,
 )
-from predictor.metrics import (
-    ENGINES,
-    MODEL_BYTES,
-    MODEL_LOAD_SECONDS,
-    MODEL_LOADS,
-    begin_series,
-)
-from predictor.residency.memory_budget import GIB
-from predictor.residency.own_thread import in_own_thread
+from predictor.loading.memory import GIB
+from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_LOAD_SECONDS, MODEL_LOADS, begin_series
 from predictor.residency.resident import Failure, Resident
-from predictor.residency.room import Room
+from predictor.residency.room import Room, in_own_thread
 
 if TYPE_CHECKING:
-    from predictor.model import Loaded
+    from predictor.loading.loader import Loaded
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +37,21 @@ class Loader(Protocol):
     def budget_bytes(self) -> float:
         """What all models may take together; asked once, before the first is loaded."""
 
-    def expected_bytes(self, folder: Path) -> int:
+    def read(self, folder: Path) -> Checkpoint:
+        """The published folder, without its weights.
+
+        Raises:
+            ModelLoadError: it is incomplete.
+        """
+
+    def expected_bytes(self, checkpoint: Checkpoint) -> int:
         """What a model will take.
 
         Raises:
-            ModelLoadError: that cannot be told.
+            ModelLoadError: one of its files cannot be read.
         """
 
-    def load(self, folder: Path) -> Loaded:
+    def load(self, checkpoint: Checkpoint) -> Loaded:
         """A warm engine, after seconds to minutes.
 
         Raises:
@@ -212,10 +213,11 @@ class Residency:
         try:
             # A published name is a link that may be switched: a load must not mix two revisions.
             folder = await asyncio.to_thread(resident.path.resolve)
-            needed = await in_own_thread(self._loader.expected_bytes, folder)
+            checkpoint = await in_own_thread(self._loader.read, folder)
+            needed = await in_own_thread(self._loader.expected_bytes, checkpoint)
             if not await self._room.make(resident, needed, await self._budget_bytes()):
                 return
-            loaded = await in_own_thread(self._loader.load, folder)
+            loaded = await in_own_thread(self._loader.load, checkpoint)
         except Exception as error:
             _note_failure(resident, folder, error)
         else:

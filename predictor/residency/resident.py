@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from predictor.model import Loaded
+    from predictor.loading.loader import Loaded
 
 # As the model repository extension of the Open Inference Protocol names them.
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]

@@ -7,21 +7,24 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from predictor.errors import ModelTooLargeError
+from predictor.loading.memory import GIB
 from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_UNLOADS
-from predictor.residency.memory_budget import GIB
-from predictor.residency.own_thread import in_own_thread
 from predictor.residency.resident import Resident
 
 if TYPE_CHECKING:
-    from predictor.model import Loaded
+    from predictor.loading.loader import Loaded
 
 logger = logging.getLogger(__name__)
 
 # Of the time that a request waits: then a model in the way takes no new requests, until it is idle.
 _SHARE_OF_PATIENCE = 0.25
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Room:
@@ -124,3 +127,16 @@ def _close(held: list[Loaded | None]) -> None:
     loaded = held.pop()
     assert loaded is not None
     loaded.engine.close()
+
+
+async def in_own_thread(work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+    """What ``work`` returns or raises; whoever gives up waiting leaves it running.
+
+    The thread must not outlive its work: OpenMP counts its idle pool of threads as busy, and on a
+    CPU the engine's own steps then take twice as long.
+    """
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
+    finally:
+        thread.shutdown(wait=False)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from predictor.errors import ModelLoadError
 from predictor.metrics import BLOCK_LIST_FAILURES
+from predictor.requests import PROMPT_LAYER, SafetyAction
 from predictor.safety.words import spelled_out, words_of
-from predictor.types import PROMPT_LAYER, SafetyAction
 
 logger = logging.getLogger(__name__)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from PIL import Image
 
-from predictor.families.configs import Configs
+from predictor.checkpoint.configs import Configs
+from predictor.requests import SafetyAction
 from predictor.safety.weights import Placement, load_processor, load_weights
-from predictor.types import SafetyAction
 
 _KNOWN = StableDiffusionSafetyChecker.__name__
 
@@ -20,9 +19,9 @@ _KNOWN = StableDiffusionSafetyChecker.__name__
 logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
 
 
-def has_checker(folder: Path) -> bool:
-    """Whether the index of the published ``folder`` names a safety checker."""
-    return _class_name(folder) is not None
+def has_checker(configs: Configs) -> bool:
+    """Whether the model's index names a safety checker."""
+    return _class_name(configs) is not None
 
 
 class SafetyChecker:
@@ -30,20 +29,20 @@ class SafetyChecker:
 
     name = "safety_checker"
 
-    def __init__(self, action: SafetyAction, folder: Path, placement: Placement) -> None:
-        """Load ``safety_checker/`` and ``feature_extractor/`` of the published ``folder``.
+    def __init__(self, action: SafetyAction, configs: Configs, placement: Placement) -> None:
+        """Load ``safety_checker/`` and ``feature_extractor/`` of the published folder.
 
         Raises:
             Exception: they cannot be loaded whole.
         """
         self.action = action
         self._placement = placement
-        class_name = _class_name(folder)
+        class_name = _class_name(configs)
         if class_name != _KNOWN:
             raise ValueError(f"it is a {class_name}, and only a {_KNOWN} is known")
-        self._extract = load_processor(folder / "feature_extractor")
+        self._extract = load_processor(configs.folder / "feature_extractor")
         self._model = load_weights(
-            StableDiffusionSafetyChecker, folder / "safety_checker", placement
+            StableDiffusionSafetyChecker, configs.folder / self.name, placement
         )
         self._model.visual_projection.register_forward_hook(_refuse_nan)
 
@@ -63,7 +62,6 @@ def _refuse_nan(module: Any, inputs: Any, embedding: torch.Tensor) -> None:
         raise ArithmeticError("the safety checker came to NaN or infinity")
 
 
-def _class_name(folder: Path) -> str | None:
-    index = Configs(folder).index
-    _, class_name = index.get("safety_checker") or (None, None)
+def _class_name(configs: Configs) -> str | None:
+    _, class_name = configs.index.get("safety_checker") or (None, None)
     return class_name

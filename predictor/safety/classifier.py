@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import AutoModelForImageClassification
 
 from predictor.errors import ModelLoadError
+from predictor.requests import SafetyAction
 from predictor.safety.weights import Placement, load_processor, load_weights
-from predictor.types import SafetyAction
 
 
 class SafetyClassifier:

@@ -12,17 +12,19 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 
 from predictor.engine import Engine, EngineState, StepListener
 from predictor.errors import GenerationFailedError
-from predictor.safety.blur import blurred
-from predictor.safety.layers import Layers, SafetyLayer
-from predictor.safety.policy import strictest
-from predictor.types import GenerationRequest, GenerationResult, SafetyVerdict
+from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
+from predictor.safety.layers import Layers, SafetyLayer, strictest
 
 logger = logging.getLogger(__name__)
 
 Subject = TypeVar("Subject")
+
+# All that is left of a picture is the mean colour of so many fields along its longer side.
+_FIELDS = 8
 
 
 class ReviewedEngine:
@@ -116,3 +118,14 @@ def _begin_thread() -> None:
     torch.set_num_threads(1)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
+
+
+def blurred(picture: Image.Image) -> Image.Image:
+    """The picture at its size, made again from a few mean colours alone.
+
+    A filter of Gauss can be undone in part; averages cannot.
+    """
+    longer = max(picture.size)
+    fields = tuple(max(1, round(side * _FIELDS / longer)) for side in picture.size)
+    means = picture.resize((fields[0], fields[1]), Image.Resampling.BOX)
+    return means.resize(picture.size, Image.Resampling.BICUBIC)

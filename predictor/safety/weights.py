@@ -10,11 +10,11 @@ from transformers import AutoImageProcessor
 
 
 class Placement(NamedTuple):
-    """Where a model runs, in which type, and which variant of its weights to prefer."""
+    """Where a model runs, in which type, and the variant of its weights; None for plain files."""
 
     device: torch.device
     dtype: torch.dtype
-    variant: str | None = None
+    variant: str | None
 
 
 def load_processor(folder: Path) -> Any:
@@ -33,13 +33,10 @@ def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
         ValueError: some are missing, which transformers would make up by chance, or are NaN.
         Exception: it does not load for another reason.
     """
-    variant = placement.variant
-    if variant and not any(folder.glob(f"model*.{variant}[.-]*")):
-        variant = None
     model, found = model_class.from_pretrained(
         _existing(folder),
         dtype=placement.dtype,
-        variant=variant,
+        variant=placement.variant,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,

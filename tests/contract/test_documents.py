@@ -18,7 +18,7 @@ from demo.judge import look_at
 from demo.shapes import Scene
 from hack import document_families
 from hack.document_settings import documented
-from predictor.error_responses import STATUS
+from predictor.edge.error_responses import STATUS
 from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.protocol.fields import Instance
 from tests.serving import Server

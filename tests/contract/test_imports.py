@@ -1,10 +1,11 @@
-"""Who may import whom: the seams between the packages, read from the source itself."""
+"""Who may import whom: read from the source itself."""
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,14 @@ def test_only_the_server_side_knows_kserve() -> None:
 
     assert knowing == {
         f"predictor/{name}.py"
-        for name in ("arguments", "error_responses", "logs", "model", "repository", "server")
+        for name in (
+            "__main__",
+            "edge/error_responses",
+            "edge/model",
+            "edge/repository",
+            "edge/server",
+            "logs",
+        )
     }
 
 
@@ -85,9 +93,87 @@ def test_nothing_unpickles(package: str) -> None:
     assert "trust_remote_code" not in text
 
 
+def drawn_order() -> list[list[str]]:
+    """The lines of the block in docs/architecture.md that draws who may import whom."""
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    _, _, rest = text.partition("## Import order")
+    return [line.split() for line in rest.split("```")[1].strip().splitlines()]
+
+
+def imports_of(package: str) -> dict[str, set[str]]:
+    """Each module of a package with the modules of the package that it imports."""
+    paths = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / package).rglob("*.py")
+    }
+    return {name: set(_imported_from(path, paths)) - {name} for name, path in paths.items()}
+
+
+def _imported_from(path: Path, known: Container[str]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (
+                name if name in known else str(node.module)
+                for name in names
+                if name in known or node.module in known
+            )
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+
+
+def room_of(module: str) -> str:
+    """The folder that a module lies in, or the module itself where it lies in none."""
+    return ".".join(module.split(".")[1:2])
+
+
+def between_rooms(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    rooms: dict[str, set[str]] = {}
+    for module, imported in imports.items():
+        others = {room_of(one) for one in imported} - {room_of(module)}
+        rooms.setdefault(room_of(module), set()).update(others)
+    return rooms
+
+
+def circle_in(imports: dict[str, set[str]]) -> tuple[str, ...]:
+    """The members of one circle; empty where there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return tuple(error.args[1])
+    return ()
+
+
+def test_the_rooms_of_the_predictor_import_in_the_order_that_is_drawn() -> None:
+    levels = {room: level for level, line in enumerate(drawn_order()) for room in line}
+    rooms = between_rooms(imports_of("predictor"))
+
+    assert rooms.keys() - {""} == levels.keys()
+    upward = [
+        f"{room} imports {other}"
+        for room, others in rooms.items()
+        for other in others
+        if levels[other] <= levels[room]
+    ]
+    assert upward == []
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_modules_stay_small_and_say_what_they_are(package: str) -> None:
+def test_neither_files_nor_folders_import_in_a_circle(package: str) -> None:
+    imports = imports_of(package)
+
+    assert circle_in(imports) == ()
+    assert circle_in(between_rooms(imports)) == ()
+
+
+def test_a_circle_is_found() -> None:
+    circle = {"a.one.x": {"a.two.y"}, "a.two.y": set(), "a.two.z": {"a.one.x"}}
+
+    assert circle_in(circle) == ()
+    assert set(circle_in(between_rooms(circle))) == {"one", "two"}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_modules_say_what_they_are(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
-        text = path.read_text("utf-8")
-        assert text.count("\n") <= 300, path
-        assert ast.get_docstring(ast.parse(text)), path
+        assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path

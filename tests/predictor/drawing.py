@@ -14,7 +14,7 @@ from predictor.engine.capacity import Capacity
 from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from PIL import Image
 
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
-from predictor.engine.seam import Lane
+from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 Conditioning = tuple[torch.Tensor, ...]
 

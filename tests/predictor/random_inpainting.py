@@ -14,7 +14,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 
-from predictor.pipelines.inpainting import INPAINTING_CHANNELS
+from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
 

@@ -14,16 +14,17 @@ import pytest
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.capacity import Capacity
-from predictor.engine.seam import Engine
+from predictor.engine.interfaces import Engine
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import Adapter, GenerationDefaults, GenerationRequest, ModelProfile
 from predictor.settings import Settings
-from predictor.types import Adapter, GenerationDefaults, GenerationRequest, ModelProfile
 from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import as_kohya, write_adapter
@@ -82,7 +83,7 @@ BUILDERS = {"sdxl": build_sdxl, "sd3": build_sd3, "flux": build_flux}
 
 @pytest.fixture(scope="module")
 def demo_pipeline(demo_model: Path) -> DiffusionPipeline:
-    return load_pipeline(Settings(model_dir=demo_model)).diffusers
+    return load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
 
 
 @pytest.fixture(scope="module", params=DENOISERS)

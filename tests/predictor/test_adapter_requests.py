@@ -16,7 +16,8 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 
 from demo.run import MODEL
-from predictor.loading.load import load_pipeline
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.loading.pipeline import load_pipeline
 from predictor.settings import Settings
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import write_adapter
@@ -31,7 +32,7 @@ PROMPT = {"prompt": "a red circle on a blue background", "seed": 7, "num_inferen
 def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model with adapters beside it, put there by the downloader itself."""
     source = tmp_path_factory.mktemp("source")
-    pipeline: DiffusionPipeline = load_pipeline(Settings(model_dir=demo_model)).diffusers
+    pipeline: DiffusionPipeline = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     for seed, name in enumerate(NAMES[1:]):
         write_adapter(pipeline, source / name, seed=seed, components=("unet", "text_encoder"))
     (source / NAMES[0]).mkdir()

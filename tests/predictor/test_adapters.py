@@ -18,26 +18,26 @@ from diffusers import DiffusionPipeline
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 
+from predictor.checkpoint.checkpoint import Checkpoint, find_adapters
 from predictor.engine.capacity import Capacity
-from predictor.engine.seam import Lane
+from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines import adapted_layers
-from predictor.pipelines.adapter_files import find_adapters
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.settings import Settings
-from predictor.types import (
+from predictor.requests import (
     Adapter,
     GenerationDefaults,
     GenerationRequest,
     GenerationResult,
     ModelProfile,
 )
+from predictor.settings import Settings
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import WEIGHTS_NAME, write_adapter
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
@@ -51,7 +51,7 @@ AWKWARD = ["a", "a.b-c", "keys", "lora", "text_encoder"]
 
 @pytest.fixture(scope="module")
 def model(demo_model: Path) -> DiffusionPipeline:
-    return load_pipeline(Settings(model_dir=demo_model)).diffusers
+    return load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
 
 
 @pytest.fixture(scope="module")

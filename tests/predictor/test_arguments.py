@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from predictor.arguments import parse_arguments
+from predictor.__main__ import parse_arguments
 from predictor.settings import Settings
 
 

@@ -45,6 +45,12 @@ def test_a_denoiser_is_measured_without_a_request() -> None:
     assert capacity.steps_per_decode > 0
 
 
+def test_the_log_reads_the_capacity_as_a_sentence() -> None:
+    assert str(Capacity(16, 64, steps_per_decode=1.96)) == (
+        "up to 16 lanes in a forward pass, decoding a picture takes as long as 2.0 steps"
+    )
+
+
 def test_a_slow_decoder_is_let_one_picture_and_a_fast_one_a_few() -> None:
     assert Capacity(16, 64, steps_per_decode=10.0).decodes(stepped=5) == 1
     assert Capacity(16, 64, steps_per_decode=2.0).decodes(stepped=5) == 2

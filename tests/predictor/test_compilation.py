@@ -14,16 +14,16 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch._dynamo.utils import counters
 
-from predictor import engine_choice
 from predictor.engine.capacity import Capacity
-from predictor.engine_choice import open_engine
 from predictor.errors import ModelLoadError
+from predictor.loading import engine as engine_choice
+from predictor.loading.apply import denoiser_of
 from predictor.loading.compilation import compile_denoiser, has_compiler
-from predictor.loading.parts import denoiser_of
-from predictor.loading.tuning import PLAIN, Tuning
+from predictor.pipelines.tuning import PLAIN, Tuning
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, ModelProfile
+from tests.predictor.checkpoints import measured_engine
 from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
@@ -78,12 +78,12 @@ def test_no_request_waits_for_a_compilation(
         [replace(REQUEST, seed=seed) for seed in range(4)],
     ]
     oblong = replace(REQUEST, width=64, height=72)
-    with closing(open_engine(a_pipeline(build(), PLAIN), Settings())) as plain:
+    with closing(measured_engine(a_pipeline(build(), PLAIN), Settings())) as plain:
         expected = [submit_all(plain, *crowd) for crowd in [*crowds, [oblong]]]
     assert graphs() == 0
 
     loaded = a_pipeline(build(), Tuning(compile=True))
-    with closing(open_engine(loaded, Settings())) as engine:
+    with closing(measured_engine(loaded, Settings())) as engine:
         assert denoiser_of(loaded.diffusers)._compiled_call_impl is not None
         at_ready = graphs()
         with torch.compiler.set_stance("fail_on_recompile"):
@@ -108,7 +108,7 @@ def test_the_sizes_of_the_setting_are_warmed_up(monkeypatch: pytest.MonkeyPatch)
         return forward(unet, sample, *arguments, **options)
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", torch.compiler.disable(look))
-    with closing(open_engine(loaded, Settings(compile=True, compile_shapes="64x64,192x128"))):
+    with closing(measured_engine(loaded, Settings(compile=True, compile_shapes="64x64,192x128"))):
         pass
 
     # After them come the model's own size and larger batches, to be measured.
@@ -123,7 +123,7 @@ def test_a_size_that_requests_may_not_have_is_refused(shapes: str, told: str) ->
     loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
 
     with pytest.raises(ModelLoadError, match=f"compile_shapes: {told}"):
-        open_engine(loaded, Settings(compile=True, compile_shapes=shapes))
+        measured_engine(loaded, Settings(compile=True, compile_shapes=shapes))
 
 
 def the_smallest() -> Any:

@@ -90,13 +90,13 @@ def test_sigterm_fails_the_probes_serves_what_arrives_and_ends_well(
     with Server.started(demo_model, tmp_path / "log", drain_seconds=6) as server:
         server.wait_until_ready()
         with ThreadPoolExecutor(2) as callers:
-            under_way = callers.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=120)
+            in_flight = callers.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=120)
             time.sleep(0.3)
             server.terminate()
             server.wait_for(f"/v2/models/{MODEL_NAME}/ready", status=503, seconds=4)
             server_ready = httpx.get(server.url + "/v2/health/ready").status_code
             late = callers.submit(httpx.post, server.url + PREDICT, json=SHORT, timeout=120)
-            answers = [under_way.result(), late.result()]
+            answers = [in_flight.result(), late.result()]
         status = server.process.wait(timeout=60)
 
     assert server_ready == 503

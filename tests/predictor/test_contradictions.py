@@ -13,10 +13,11 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from demo.run import free_port
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
 from predictor.loading.contradictions import CONTRADICTIONS, Facts, check
-from predictor.loading.load import load_pipeline
-from predictor.loading.tuning import Savings, Tuning
+from predictor.loading.pipeline import load_pipeline
+from predictor.pipelines.tuning import Savings, Tuning
 from predictor.settings import Settings
 from tests.serving import ROOT
 
@@ -98,7 +99,7 @@ def test_the_settings_are_looked_at_before_the_weights(
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", None)
 
     with pytest.raises(ModelLoadError, match=told):
-        load_pipeline(Settings(model_dir=demo_model, device="cpu", **settings))
+        load_pipeline(Checkpoint.read(demo_model), Settings(device="cpu", **settings))
 
 
 @pytest.mark.parametrize("setting", [{"fused_qkv": True}, {"compile": True}])
@@ -109,7 +110,7 @@ def test_adapters_beside_the_model_are_found(
     (folder / "adapters" / "pixel-art").mkdir(parents=True)
 
     with pytest.raises(ModelLoadError, match="adapters that lie beside the model"):
-        load_pipeline(Settings(model_dir=folder, device="cpu", **setting))
+        load_pipeline(Checkpoint.read(folder), Settings(device="cpu", **setting))
 
 
 def test_the_process_ends_with_status_1_and_the_sentence(demo_model: Path) -> None:

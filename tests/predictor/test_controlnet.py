@@ -20,22 +20,23 @@ from diffusers import (
 )
 from PIL import Image
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.capacity import Capacity
-from predictor.engine.seam import Lane
+from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler, scheduler_names
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.settings import Settings
-from predictor.types import (
+from predictor.requests import (
     ControlNetInput,
     GenerationDefaults,
     GenerationRequest,
     InputImage,
     ModelProfile,
 )
+from predictor.settings import Settings
 from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_controlnets import build_controlnet
@@ -69,7 +70,7 @@ def steered(name: str, scale: float = 1.0, image: int = 0, **changes: Any) -> Ge
 
 @pytest.fixture(scope="module")
 def demo(demo_model: Path) -> DiffusersPipeline:
-    return with_controlnets(load_pipeline(Settings(model_dir=demo_model)).diffusers)
+    return with_controlnets(load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers)
 
 
 @pytest.fixture(scope="module")

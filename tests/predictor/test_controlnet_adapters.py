@@ -14,12 +14,12 @@ from diffusers import StableDiffusionControlNetPipeline, StableDiffusionXLContro
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw
-from predictor.loading.load import load_pipeline
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.settings import Settings
-from predictor.types import (
+from predictor.requests import (
     Adapter,
     ControlNetInput,
     GenerationDefaults,
@@ -27,6 +27,7 @@ from predictor.types import (
     InputImage,
     ModelProfile,
 )
+from predictor.settings import Settings
 from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import write_adapter
@@ -49,7 +50,7 @@ BOTH = replace(STEERED, adapters=STYLED.adapters)
 def test_both_together_are_what_diffusers_own_call_draws(
     family: str, demo_model: Path, tmp_path: Path
 ) -> None:
-    demo = load_pipeline(Settings(model_dir=demo_model)).diffusers
+    demo = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     build: Callable[[], Any] = build_sdxl if family == "sdxl" else lambda: copy.deepcopy(demo)
     style = write_adapter(build(), tmp_path / "style", seed=1, components=("unet", "text_encoder"))
     pipeline = build()

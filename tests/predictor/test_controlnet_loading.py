@@ -22,11 +22,14 @@ from downloader.download import download_model
 from downloader.settings import Settings as DownloaderSettings
 from downloader.sources import Access
 from downloader.spec import read_models
+from modelstore import PartEntry
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import GenerationFailedError
 from predictor.loading.controlnets import load_controlnets
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNets
 from predictor.settings import Settings
+from tests.predictor.checkpoints import unpublished
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
@@ -40,7 +43,7 @@ PROMPT = "a red circle on a blue background"
 
 @pytest.fixture(scope="module")
 def demo(demo_model: Path) -> DiffusionPipeline:
-    return load_pipeline(Settings(model_dir=demo_model)).diffusers
+    return load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_the_published_ones_are_loaded_with_the_model_in_its_number_type(model: 
     assert (model / "controlnets/canny/diffusion_pytorch_model.fp16.safetensors").exists()
     assert not (model / "controlnets/canny" / WEIGHTS).exists()
 
-    loaded = load_pipeline(Settings(model_dir=model))
+    loaded = load_pipeline(Checkpoint.read(model), Settings())
 
     assert loaded.profile.controlnets == ("canny", "for-sdxl")
     network = loaded.controlnets["canny"]._model
@@ -84,7 +87,7 @@ def test_one_that_does_not_fit_is_told_at_start_and_keeps_nothing_back(
     model: Path, demo: DiffusionPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, "predictor"):
-        controlnets = load_controlnets(model, demo, CPU)
+        controlnets = load_controlnets(Checkpoint.read(model), demo, CPU)
 
     sentence = (
         "does not fit the model: its block_out_channels is [32, 64], the model's [32, 64, 96]"
@@ -121,7 +124,7 @@ def test_the_configuration_alone_tells_what_does_not_fit(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
 
-    assert reason in load_controlnets(tmp_path, demo, CPU).unusable["other"]
+    assert reason in load_controlnets(unpublished(tmp_path), demo, CPU).unusable["other"]
 
 
 def lose_a_tensor(folder: Path) -> None:
@@ -166,7 +169,7 @@ def test_one_that_does_not_load_fails_by_its_name(
     harm(tmp_path / "controlnets" / "broken")
 
     with caplog.at_level(logging.ERROR, "predictor"):
-        controlnets = load_controlnets(tmp_path, demo, CPU)
+        controlnets = load_controlnets(unpublished(tmp_path), demo, CPU)
 
     assert list(controlnets.usable) == ["whole"]
     assert controlnets.unusable == {"broken": "does not load; the server's log has the cause"}
@@ -186,7 +189,8 @@ def test_weights_of_every_form_are_found(
     model.save_pretrained(folder := tmp_path / "controlnets" / "one", **form)
     assert (len(list(folder.glob("*.safetensors"))) > 1) == ("max_shard_size" in form)
 
-    network = load_controlnets(tmp_path, demo, CPU)["one"]._model
+    part = PartEntry("controlnets/one", "any", "1", form.get("variant"))
+    network = load_controlnets(unpublished(tmp_path, part), demo, CPU)["one"]._model
 
     there, saved = network.state_dict(), model.state_dict()
     assert torch.equal(there["controlnet_mid_block.weight"], saved["controlnet_mid_block.weight"])
@@ -195,10 +199,10 @@ def test_weights_of_every_form_are_found(
 def test_a_folder_without_any_and_a_stray_file_are_no_controlnets(
     tmp_path: Path, demo: DiffusionPipeline
 ) -> None:
-    assert load_controlnets(tmp_path, demo, CPU) == ControlNets()
+    assert load_controlnets(unpublished(tmp_path), demo, CPU) == ControlNets()
     (tmp_path / "controlnets").mkdir()
     (tmp_path / "controlnets" / "README.md").write_text("")
-    assert load_controlnets(tmp_path, demo, CPU).names == ()
+    assert load_controlnets(unpublished(tmp_path), demo, CPU).names == ()
 
 
 def test_a_whole_pipeline_has_none(tmp_path: Path) -> None:
@@ -208,7 +212,7 @@ def test_a_whole_pipeline_has_none(tmp_path: Path) -> None:
     )
     model = publish(tmp_path / "sd3", tmp_path / "sources", tmp_path)
 
-    assert load_pipeline(Settings(model_dir=model)).profile.controlnets == ()
+    assert load_pipeline(Checkpoint.read(model), Settings()).profile.controlnets == ()
 
 
 @pytest.fixture(scope="module")

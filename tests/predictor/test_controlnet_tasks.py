@@ -18,18 +18,19 @@ from diffusers import (
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
-from predictor.loading.load import load_pipeline
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.settings import Settings
-from predictor.types import (
+from predictor.requests import (
     ControlNetInput,
     GenerationDefaults,
     GenerationRequest,
     InputImage,
     ModelProfile,
 )
+from predictor.settings import Settings
 from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_controlnets import build_controlnet
@@ -52,7 +53,7 @@ INPAINTING = replace(STEERED, image=PICTURE, mask_image=MASK, strength=1.0)
 
 @pytest.fixture(scope="module")
 def pipelines(demo_model: Path) -> dict[str, DiffusersPipeline]:
-    demo = load_pipeline(Settings(model_dir=demo_model)).diffusers
+    demo = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     made = {
         "demo": demo,
         "sdxl": build_sdxl(),

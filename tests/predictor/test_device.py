@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from predictor.families.table import FAMILIES
-from predictor.loading.device import pick_dtype
+from predictor.checkpoint.families import FAMILIES
+from predictor.checkpoint.placement import pick_dtype
 from predictor.settings import Settings
 
 BY_NAME = {family.name: family for family in FAMILIES}

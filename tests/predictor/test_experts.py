@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from predictor.engine.denoising import Denoising
-from predictor.engine.seam import GenerationCancelledError, Lane
+from predictor.engine.interfaces import GenerationCancelledError, Lane
 from predictor.errors import GenerationFailedError
-from predictor.types import GenerationRequest, GenerationResult
+from predictor.requests import GenerationRequest, GenerationResult
 from tests.predictor.fake_denoiser import (
     Conditioning,
     FakeDenoiser,

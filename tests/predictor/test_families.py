@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from predictor.checkpoint.configs import Configs
+from predictor.checkpoint.families import FAMILIES, family_of
 from predictor.errors import ModelLoadError
-from predictor.families.table import FAMILIES, family_of
 
 SD = "StableDiffusionPipeline"
 XL = "StableDiffusionXLPipeline"
@@ -95,7 +96,7 @@ def folder_of(
 def test_a_published_checkpoint_is_recognised(checkpoint: str, tmp_path: Path) -> None:
     class_name, denoiser, scheduler, family = CHECKPOINTS[checkpoint]
 
-    assert family_of(folder_of(tmp_path, class_name, denoiser, scheduler)).name == family
+    assert family_of(Configs(folder_of(tmp_path, class_name, denoiser, scheduler))).name == family
 
 
 def test_every_family_is_that_of_a_checkpoint() -> None:
@@ -103,11 +104,11 @@ def test_every_family_is_that_of_a_checkpoint() -> None:
 
 
 def test_the_demo_model_is_recognised(demo_model: Path) -> None:
-    assert family_of(demo_model).name == "sd1"
+    assert family_of(Configs(demo_model)).name == "sd1"
 
 
 def test_a_configuration_that_is_no_json_is_told(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
 
     with pytest.raises(ModelLoadError, match=r"model_index\.json is no JSON"):
-        family_of(tmp_path)
+        family_of(Configs(tmp_path))

@@ -12,18 +12,19 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, EulerDiscreteScheduler, StableVideoDiffusionPipeline
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
-from predictor.engine_choice import open_engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationResult
 from predictor.settings import Settings
-from predictor.types import GenerationResult
 from tests.downloader.volume import download
+from tests.predictor.checkpoints import measured_engine
 from tests.predictor.decoding import decode
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_families import (
@@ -80,7 +81,7 @@ def published(build: Callable[[], DiffusionPipeline], folder: Path) -> Path:
 
 
 def loaded_from(build: Callable[[], DiffusionPipeline], folder: Path) -> DiffusersPipeline:
-    return load_pipeline(Settings(model_dir=published(build, folder)))
+    return load_pipeline(Checkpoint.read(published(build, folder)), Settings())
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def asked(
     calls = [decode({"prompt": "a red circle", "seed": 3} | body, limits) for body in bodies]
 
     async def submit_all() -> list[GenerationResult]:
-        engine = open_engine(loaded, Settings(max_lanes=4))
+        engine = measured_engine(loaded, Settings(max_lanes=4))
         try:
             assert isinstance(engine, engine_class)
             requests = [picture.request for call in calls for picture in call.pictures]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from predictor.checkpoint.configs import read_generation_defaults
 from predictor.errors import ModelLoadError
-from predictor.families.generation_defaults import read_generation_defaults
-from predictor.types import GenerationDefaults
+from predictor.requests import GenerationDefaults
 
 FALLBACK = GenerationDefaults(512, 512, 30, 7.5, "unipc")
 

@@ -12,10 +12,9 @@ from PIL import ExifTags, Image, features
 
 from predictor.errors import InvalidRequestError
 from predictor.limits import Limits
-from predictor.protocol.input_image import READABLE_FORMATS, InputImages
-from predictor.protocol.own_size import settle_size
+from predictor.protocol.input_image import READABLE_FORMATS, InputImages, settle_size
+from predictor.requests import GenerationDefaults, InputImage, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, InputImage, ModelProfile
 
 MAX_PIXELS = 10_000
 RED, BLUE = (220, 30, 30), (40, 70, 220)

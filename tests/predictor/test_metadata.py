@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from modelstore import Marker
-from predictor.metadata import INPUT_TYPES, model_metadata
 from predictor.protocol.fields import Instance
+from predictor.protocol.metadata import INPUT_TYPES, model_metadata
+from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, ModelProfile
 from tests.serving import MODEL_NAME, PREDICT, Server
 
 ROUTE = f"/v2/models/{MODEL_NAME}"

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
+from predictor.edge.middleware import MetricsMiddleware
+from predictor.edge.stream import LastEvent
 from predictor.metrics import REQUEST_SECONDS
 from tests.predictor.metric_samples import metric, wait_for_metric
 from tests.serving import PREDICT, Server
@@ -69,3 +76,44 @@ def test_the_document_names_every_metric(server: Server) -> None:
 
     assert documented == {name for name in exported if not name.endswith("_created")}
     assert REQUEST_SECONDS._upper_bounds[-2] == 600
+
+
+START = {"type": "http.response.start", "status": 200}
+PIECE = {"type": "http.response.body", "body": b"event", "more_body": True}
+END = {"type": "http.response.body", "body": b""}
+
+
+def ending(status: HTTPStatus) -> dict[str, Any]:
+    return PIECE | {"body": LastEvent(b"event", status)}
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        ([START, PIECE, END], 200),
+        ([START, PIECE, ending(HTTPStatus.OK), END], 200),
+        ([START, PIECE, ending(HTTPStatus.GATEWAY_TIMEOUT), END], 504),
+        ([START, ending(HTTPStatus.SERVICE_UNAVAILABLE)], 503),
+        ([START, PIECE], 499),
+        ([], 499),
+    ],
+)
+def test_a_call_counts_by_what_its_response_ended_with(
+    messages: list[dict[str, Any]], code: int
+) -> None:
+    name = f"model-{code}-{len(messages)}"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in messages:
+            await send(message)
+
+    async def call() -> None:
+        scope = {"type": "http", "path": f"/v1/models/{name}:predict"}
+        middleware = MetricsMiddleware(app, is_served=lambda served: served == name)
+        await middleware(scope, AsyncMock(), AsyncMock())
+
+    asyncio.run(call())
+
+    assert REGISTRY.get_sample_value(
+        "diffusion_requests_total", {"model_name": name, "code": str(code)}
+    )

@@ -8,9 +8,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from safetensors.numpy import load_file
+
+from modelstore import FileEntry, Marker
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.capacity import Capacity
-from predictor.engine_choice import Measured
-from predictor.residency.own_thread import in_own_thread
+from predictor.errors import ModelLoadError
+from predictor.loading.engine import Measured
+from predictor.loading.memory import expected_bytes
+from predictor.residency.room import in_own_thread
+from predictor.settings import Settings
 
 
 def test_the_loading_thread_ends_with_its_work() -> None:
@@ -33,3 +41,22 @@ def test_a_model_that_comes_back_is_not_measured_again() -> None:
 
     assert (again.lanes, elsewhere.lanes) == (8, 4)
     assert [measured.batch(folder, lambda size=size: size) for size in (3, 5)] == [3, 3]
+
+
+def test_the_expected_bytes_are_those_of_the_weights_in_the_type_that_they_run_in(
+    demo_model: Path,
+) -> None:
+    checkpoint = Checkpoint.read(demo_model)
+    files = demo_model.glob("*/*.safetensors")
+    numbers = sum(tensor.size for path in files for tensor in load_file(path).values())
+
+    assert expected_bytes(checkpoint, Settings(device="cpu")) == 4 * numbers
+    assert expected_bytes(checkpoint, Settings(device="cpu", dtype="bfloat16")) == 2 * numbers
+
+
+def test_weights_with_a_damaged_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "unet.safetensors").write_bytes(b"\xff" * 64)
+    Marker("m", "s", "r", None, "", (FileEntry("unet.safetensors", 64, ""),)).write(tmp_path)
+
+    with pytest.raises(ModelLoadError, match=r"the weights cannot be read: .*header"):
+        expected_bytes(Checkpoint.read(tmp_path), Settings(device="cpu"))

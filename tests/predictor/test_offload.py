@@ -18,10 +18,10 @@ from PIL import Image
 from predictor.engine.capacity import Capacity
 from predictor.engine.step_loop import StepEngine
 from predictor.loading.apply import apply_tuning
-from predictor.loading.tuning import Offload, Savings, Tuning
 from predictor.pipelines.stepwise import denoiser_for
+from predictor.pipelines.tuning import Offload, Savings, Tuning
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationDefaults, ModelProfile
+from predictor.requests import GenerationDefaults, ModelProfile
 from tests.predictor.drawing import own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl

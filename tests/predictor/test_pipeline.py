@@ -1,4 +1,4 @@
-"""The pipeline seam over real pipelines: the demo model, and SDXL and SD3 with random weights."""
+"""``Pipeline`` over real pipelines: the demo model, and SDXL and SD3 with random weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import Scene
-from predictor.engine.seam import GenerationCancelledError
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.engine.interfaces import GenerationCancelledError
 from predictor.errors import ModelLoadError
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN, make_scheduler, scheduler_names
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationRequest
 from predictor.settings import Settings
-from predictor.types import GenerationRequest
 from tests.downloader.volume import download
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
@@ -35,7 +36,7 @@ def made_alone(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image
 
 @pytest.fixture(scope="module")
 def pipeline(demo_model: Path) -> DiffusersPipeline:
-    return load_pipeline(Settings(model_dir=demo_model))
+    return load_pipeline(Checkpoint.read(demo_model), Settings())
 
 
 def test_the_profile_comes_from_the_folder(pipeline: DiffusersPipeline) -> None:
@@ -105,7 +106,7 @@ def test_cuda_that_is_not_there_is_told(demo_model: Path) -> None:
         pytest.skip("there is a GPU here")
 
     with pytest.raises(ModelLoadError, match="device=cuda but torch sees no GPU"):
-        load_pipeline(Settings(model_dir=demo_model, device="cuda"))
+        load_pipeline(Checkpoint.read(demo_model), Settings(device="cuda"))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_another_family_is_published_loaded_and_served(
     build().save_pretrained(source)
     download(source, tmp_path, name="other")
 
-    loaded = load_pipeline(Settings(model_dir=tmp_path / "other"))
+    loaded = load_pipeline(Checkpoint.read(tmp_path / "other"), Settings())
     profile = loaded.profile
     request = dataclasses.replace(
         REQUEST, width=128, height=64, num_inference_steps=3, scheduler=profile.defaults.scheduler

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from predictor import png
+from predictor import images as png
 
 SIZES = [(1, 1), (1, 7), (7, 1), (64, 64), (33, 65), (257, 129)]
 

@@ -6,9 +6,14 @@ import pytest
 import torch
 
 from modelstore import FileEntry, Marker
-from predictor.loading.footprint import Footprint, footprint_of
-from predictor.loading.presets import PRESETS, least_restrictive, savings_of
-from predictor.loading.tuning import Savings, tune
+from predictor.loading.footprint import (
+    PRESETS,
+    Footprint,
+    footprint_of,
+    least_restrictive,
+    savings_of,
+)
+from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.settings import Settings
 from tests.predictor.random_pipelines import build_sdxl
 
@@ -44,6 +49,15 @@ def test_auto_gives_up_the_least_that_fits(
     _, savings = savings_of("auto", int(gigabytes * GB), footprint)
 
     assert savings == expected
+
+
+def test_the_log_reads_a_tuning_as_a_list_of_settings() -> None:
+    saving = Savings(vae_slicing=True, offload="model")
+
+    assert str(Tuning("12gb", saving, tf32=True)) == (
+        "preset 12gb, attention sdpa, offload model, vae_slicing, tf32"
+    )
+    assert str(Tuning()) == "preset none, attention sdpa"
 
 
 def test_less_memory_never_gives_up_less() -> None:

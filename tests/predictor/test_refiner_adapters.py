@@ -10,7 +10,7 @@ import torch
 from predictor.pipelines.refiner import ENCODERS
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import Adapter, GenerationDefaults, ModelProfile
+from predictor.requests import Adapter, GenerationDefaults, ModelProfile
 from tests.predictor.random_adapters import write_adapter
 from tests.predictor.random_pipelines import build_sdxl
 from tests.predictor.random_refiner import build_refiner

@@ -15,13 +15,14 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from predictor.engine_choice import open_engine
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.limits import Limits
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from tests.downloader.volume import download
+from tests.predictor.checkpoints import measured_engine
 from tests.predictor.decoding import decode
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
@@ -42,7 +43,7 @@ def published(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(published: Path) -> DiffusersPipeline:
-    return load_pipeline(Settings(model_dir=published))
+    return load_pipeline(Checkpoint.read(published), Settings())
 
 
 def test_it_takes_from_the_base_what_is_the_same(loaded: DiffusersPipeline) -> None:
@@ -75,7 +76,7 @@ def test_a_text_encoder_of_its_own_is_kept(
     build_refiner(build_sdxl()).save_pretrained(tmp_path / "refiner")
     change(tmp_path / "refiner")
 
-    loaded = load_pipeline(Settings(model_dir=publish(tmp_path, tmp_path)))
+    loaded = load_pipeline(Checkpoint.read(publish(tmp_path, tmp_path)), Settings())
 
     assert loaded.refiner is not None
     assert loaded.refiner.diffusers.text_encoder_2 is not loaded.diffusers.text_encoder_2
@@ -99,7 +100,7 @@ def test_the_engine_is_chosen_measured_and_hands_over(loaded: DiffusersPipeline)
     told: list[tuple[int, int]] = []
 
     async def story() -> list[Any]:
-        engine = open_engine(loaded, Settings(max_lanes=4))
+        engine = measured_engine(loaded, Settings(max_lanes=4))
         try:
             return await asyncio.gather(
                 engine.submit(asked, lambda step, steps: told.append((step, steps))),
@@ -140,7 +141,7 @@ def test_a_folder_may_have_a_hand_over_of_its_own(sources: Path, tmp_path: Path)
     folder = publish(sources, tmp_path)
     (folder / "generation_defaults.json").write_text('{"denoising_end": 0.6}')
 
-    profile = load_pipeline(Settings(model_dir=folder)).profile
+    profile = load_pipeline(Checkpoint.read(folder), Settings()).profile
 
     assert profile.defaults.denoising_end == 0.6
 
@@ -149,7 +150,7 @@ def test_a_refiner_in_the_place_of_a_model_is_refused(sources: Path, tmp_path: P
     download(sources / "refiner", tmp_path, name="alone")
 
     with pytest.raises(ModelLoadError, match=r"this is SDXL's refiner.*publish a base"):
-        load_pipeline(Settings(model_dir=tmp_path / "alone"))
+        load_pipeline(Checkpoint.read(tmp_path / "alone"), Settings())
 
 
 def test_a_refiner_that_does_not_fit_stops_the_start(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_a_refiner_that_does_not_fit_stops_the_start(tmp_path: Path) -> None:
     refiner.save_pretrained(tmp_path / "refiner")
 
     with pytest.raises(ModelLoadError, match="the refiner's warm-up step failed"):
-        load_pipeline(Settings(model_dir=publish(tmp_path, tmp_path)))
+        load_pipeline(Checkpoint.read(publish(tmp_path, tmp_path)), Settings())
 
 
 def test_a_refiner_that_nobody_hands_over_to_is_left_out(
@@ -171,7 +172,7 @@ def test_a_refiner_that_nobody_hands_over_to_is_left_out(
     base.save_pretrained(tmp_path / "base")
     (tmp_path / "refiner").symlink_to(sources / "refiner")
 
-    loaded = load_pipeline(Settings(model_dir=publish(tmp_path, tmp_path)))
+    loaded = load_pipeline(Checkpoint.read(publish(tmp_path, tmp_path)), Settings())
 
     assert loaded.refiner is None
     assert not loaded.profile.has_refiner

@@ -15,13 +15,13 @@ from PIL import Image
 
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
-from predictor.engine.seam import Lane
+from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.refiner import KIND, Refiner
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sdxl
@@ -183,7 +183,7 @@ def test_what_begins_late_is_taken_over_where_it_stands(
     assert base.steps == own
     taken = torch.cat([base.timesteps[:own], refining.timesteps])
     assert torch.equal(taken, scheduler.timesteps[skipped:])
-    assert late.who_goes_on() is (base if own else refining)
+    assert late.next_stage() is (base if own else refining)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError, ModelUnavailableError, OverloadedError
-from predictor.model import Loaded
+from predictor.loading.loader import Loaded
+from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.residency import Residency
 from predictor.residency.resident import Failure, Resident
-from predictor.types import GenerationDefaults, ModelProfile
+from tests.predictor.checkpoints import unpublished
 
 pytestmark = pytest.mark.anyio
 PROFILE = ModelProfile("1", GenerationDefaults(64, 64, 1, 1.0, "unipc"), 8, ("unipc",))
@@ -55,10 +57,14 @@ class FakeLoader:
     def budget_bytes(self) -> float:
         return self.budget
 
-    def expected_bytes(self, folder: Path) -> int:
-        return self.sizes.get(folder.name, 1)
+    def read(self, folder: Path) -> Checkpoint:
+        return unpublished(folder)
 
-    def load(self, folder: Path) -> Loaded:
+    def expected_bytes(self, checkpoint: Checkpoint) -> int:
+        return self.sizes.get(checkpoint.folder.name, 1)
+
+    def load(self, checkpoint: Checkpoint) -> Loaded:
+        folder = checkpoint.folder
         self._loading += 1
         self.most_at_once = max(self.most_at_once, self._loading)
         assert self.gate.wait(10)
@@ -66,7 +72,7 @@ class FakeLoader:
         self.loads.append(folder.name)
         if folder.name in self.errors:
             raise self.errors[folder.name]
-        return Loaded(FakeEngine(folder), PROFILE)  # type: ignore[arg-type]
+        return Loaded(FakeEngine(folder), PROFILE, 0)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -145,7 +151,7 @@ async def test_three_models_with_room_for_one_serve_a_crowd(tmp_path: Path) -> N
 
 
 def test_a_model_is_not_idle_before_those_who_waited_have_begun(tmp_path: Path) -> None:
-    loaded = FakeLoader().load(tmp_path)
+    loaded = FakeLoader().load(unpublished(tmp_path))
     resident = Resident("a", tmp_path, loaded=loaded, waiters=1)
     leaving = Resident("a", tmp_path, loaded=loaded, waiters=1, is_leaving=True)
 

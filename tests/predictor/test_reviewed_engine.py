@@ -15,11 +15,9 @@ from PIL import Image
 from predictor.engine import EngineState, StepListener
 from predictor.errors import GenerationFailedError, RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse, Picture, encode
-from predictor.safety.blur import blurred
-from predictor.safety.layers import Layers
-from predictor.safety.policy import strictest
-from predictor.safety.review import ReviewedEngine
-from predictor.types import GenerationRequest, GenerationResult, SafetyAction, SafetyVerdict
+from predictor.requests import GenerationRequest, GenerationResult, SafetyAction, SafetyVerdict
+from predictor.safety.layers import Layers, strictest
+from predictor.safety.review import ReviewedEngine, blurred
 
 REQUEST = GenerationRequest("a red star", "", 3, 64, 64, 4, 2.0, "unipc")
 NOISE = np.random.default_rng(0)

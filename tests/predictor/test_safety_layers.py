@@ -13,10 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline as transformers_pipeline
 
-from predictor.engine_choice import Measured
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.checkpoint.configs import Configs
 from predictor.errors import ModelLoadError
-from predictor.loading.load import load_pipeline
-from predictor.model import load
+from predictor.loading.engine import Measured
+from predictor.loading.loader import load
+from predictor.loading.pipeline import load_pipeline
 from predictor.safety.checker import SafetyChecker
 from predictor.safety.classifier import SafetyClassifier
 from predictor.safety.layers import Layers, open_layers
@@ -31,7 +33,7 @@ from tests.predictor.random_safety import (
     save_classifier,
 )
 
-CPU = Placement(torch.device("cpu"), torch.float32)
+CPU = Placement(torch.device("cpu"), torch.float32, None)
 PICTURES = [
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8))
     for seed in range(3)
@@ -49,7 +51,7 @@ def names_of(layers: Layers) -> list[tuple[str, str]]:
 
 
 def opened(model: Path, **settings: object) -> Layers:
-    return open_layers(Settings(model_dir=model, device="cpu", **settings))
+    return open_layers(Checkpoint.read(model), Settings(device="cpu", **settings))
 
 
 # What is on
@@ -93,7 +95,10 @@ def test_a_layer_that_is_off_may_be_broken(model: Path) -> None:
     (model / "safety_classifier").mkdir()
 
     assert opened(model, safety_checker="off", safety_classifier="off") == Layers()
-    assert load_pipeline(Settings(model_dir=model, device="cpu")).diffusers.safety_checker is None
+    assert (
+        load_pipeline(Checkpoint.read(model), Settings(device="cpu")).diffusers.safety_checker
+        is None
+    )
 
 
 # What stops the start
@@ -115,7 +120,7 @@ def test_a_policy_without_its_layer(model: Path, layer: str, policy: str, senten
 
 def test_a_model_is_not_loaded_without_its_layer(model: Path) -> None:
     with pytest.raises(ModelLoadError, match="brings no safety checker"):
-        load(Settings(model_dir=model, device="cpu", safety_checker="flag"), Measured())
+        load(Checkpoint.read(model), Settings(device="cpu", safety_checker="flag"), Measured())
 
 
 def remove(folder: Path) -> None:
@@ -247,7 +252,7 @@ def test_the_checker_judges_as_diffusers_own_pipeline_does(model: Path, tmp_path
         tmp_path / "safety_checker" / "model.safetensors", {"concept_embeds_weights": middle}
     )
     checker = opened_checker(tmp_path, fires=None)
-    diffusers = load_pipeline(Settings(model_dir=model, device="cpu")).diffusers
+    diffusers = load_pipeline(Checkpoint.read(model), Settings(device="cpu")).diffusers
     diffusers.register_modules(safety_checker=checker._model, feature_extractor=checker._extract)
 
     flags = []
@@ -275,7 +280,7 @@ def opened_checker(folder: Path, *, fires: bool | None) -> SafetyChecker:
         save_checker(folder, fires=fires)
         index = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
         (folder / "model_index.json").write_text(json.dumps(index))
-    return SafetyChecker("block", folder, CPU)
+    return SafetyChecker("block", Configs(folder), CPU)
 
 
 @pytest.mark.parametrize(

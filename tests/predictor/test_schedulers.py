@@ -24,7 +24,7 @@ from PIL import Image
 
 from predictor.pipelines.schedulers import OWN, make_scheduler, most_steps, scheduler_names
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 from tests.predictor.drawing import make, own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_families import build_sd2

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from predictor.engine.seam import GenerationCancelledError
+from predictor.engine import step_loop
+from predictor.engine.interfaces import GenerationCancelledError
 from predictor.errors import GenerationFailedError, OverloadedError
-from predictor.types import GenerationRequest, GenerationResult, InputImage
+from predictor.requests import GenerationRequest, GenerationResult, InputImage
 from tests.predictor.fake_denoiser import FakeDenoiser, Story, request, tell
 
 
@@ -260,3 +262,47 @@ def test_closing_stops_what_runs_and_what_waits() -> None:
             await scene.engine.submit(request("late"))
 
     assert len(tell(story).passes) < 1_000
+
+
+def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, poisoned = step_loop.run_isolated, iter([True])
+
+    def broken(work: Any, items: list[Any], *rest: Any) -> None:
+        if next(poisoned, False):
+            raise RuntimeError("secret detail")
+        own(work, items, *rest)
+
+    monkeypatch.setattr(step_loop, "run_isolated", broken)
+
+    async def story(scene: Story) -> None:
+        scene.run_free()
+        (lost,) = scene.submit(request("taken from the queue, and then the engine raises"))
+        with pytest.raises(GenerationFailedError) as failure:
+            await asyncio.wait_for(lost, 5)
+        assert "secret" not in str(failure.value)
+        (later,) = scene.submit(request("later"))
+        assert (await later).image is not None
+        assert scene.engine.state[:2] == (0, 0)
+
+    tell(story)
+
+
+def test_a_bug_in_the_engine_fails_who_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(scene: Story) -> None:
+        running = await scene.submit_all(request("a", 50), request("b", 50))
+
+        def broken(jobs: Any) -> list[Any]:
+            monkeypatch.undo()
+            raise RuntimeError("secret detail")
+
+        monkeypatch.setattr(scene.capacity, "fitting", broken)
+        scene.run_free()
+        for task in running:
+            with pytest.raises(GenerationFailedError):
+                await asyncio.wait_for(task, 5)
+        (later,) = scene.submit(request("later"))
+        assert (await later).image is not None
+
+    tell(story)

@@ -12,17 +12,18 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline, UniPCMultistepScheduler
 from PIL import Image
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
 from predictor.engine.step_loop import StepEngine
-from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import scheduler_names
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.checkpoints import measured_engine
 from tests.predictor.drawing import engine_over, make, own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
@@ -35,7 +36,7 @@ TOLERANCE = 2
 
 @pytest.fixture(scope="module")
 def demo(demo_model: Path) -> DiffusersPipeline:
-    return load_pipeline(Settings(model_dir=demo_model))
+    return load_pipeline(Checkpoint.read(demo_model), Settings())
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_only_pipelines_of_the_two_families_are_run_step_by_step(
 
 def test_the_engine_is_chosen_and_measured_for_the_model(demo: DiffusersPipeline) -> None:
     async def story() -> Image.Image:
-        engine = open_engine(demo, Settings(max_lanes=4))
+        engine = measured_engine(demo, Settings(max_lanes=4))
         try:
             assert isinstance(engine, StepEngine)
             return (await engine.submit(REQUEST)).image

@@ -41,7 +41,7 @@ def ask(client: httpx.Client, **body: Any) -> Image.Image:
     return picture_of(client.post(PREDICT, json=body))
 
 
-def likeness(left: Image.Image, right: Image.Image) -> float:
+def batch_key(left: Image.Image, right: Image.Image) -> float:
     """The share of the pixels that are nearly the same."""
     pixels = [np.asarray(picture, dtype=np.int16) for picture in (left, right)]
     return float((np.abs(pixels[0] - pixels[1]).max(axis=-1) < 60).mean())
@@ -55,10 +55,10 @@ def test_strength_leads_from_the_picture_to_the_prompt(client: httpx.Client) -> 
     by_default = ask(client, **body)
 
     assert look_at(kept).background == "blue"
-    assert likeness(kept, PICTURE) > 0.8
+    assert batch_key(kept, PICTURE) > 0.8
     assert look_at(followed).shows(STAR)
     assert look_at(by_default).shows(STAR)
-    assert likeness(followed, PICTURE) < 0.3
+    assert batch_key(followed, PICTURE) < 0.3
 
 
 @pytest.mark.parametrize("strength", [None, 0.8])
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_picture_alone_and_in_a_crowd(client: httpx
 
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one, other) <= 2
-    assert likeness(alone[0], alone[1]) < 1
+    assert batch_key(alone[0], alone[1]) < 1
 
 
 def test_every_picture_of_a_call_has_its_own_task_and_seed(client: httpx.Client) -> None:

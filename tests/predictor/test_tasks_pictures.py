@@ -20,17 +20,18 @@ from diffusers import (
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.step_loop import StepEngine
-from predictor.engine_choice import open_engine
 from predictor.errors import GenerationFailedError
-from predictor.families.profile import read_profile
 from predictor.limits import Limits
-from predictor.loading.load import load_pipeline
+from predictor.loading.pipeline import load_pipeline
+from predictor.loading.profile import read_profile
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import supports
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationRequest, InputImage
 from predictor.settings import Settings
-from predictor.types import GenerationRequest, InputImage
+from tests.predictor.checkpoints import measured_engine, unpublished
 from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd_inpainting, build_sdxl_inpainting
@@ -50,7 +51,7 @@ INPAINTING = replace(TEXT, image=PICTURE, mask_image=MASK, strength=1.0)
 
 @pytest.fixture(scope="module")
 def demo(demo_model: Path) -> DiffusersPipeline:
-    return load_pipeline(Settings(model_dir=demo_model))
+    return load_pipeline(Checkpoint.read(demo_model), Settings())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,9 @@ def sdxl_inpainting(tmp_path_factory: pytest.TempPathFactory) -> DiffusersPipeli
 
 def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
     pipeline.set_progress_bar_config(disable=True)
-    return DiffusersPipeline(pipeline, read_profile(pipeline, folder, "r1"))
+    return DiffusersPipeline(
+        pipeline, read_profile(pipeline, unpublished(folder), has_refiner=False)
+    )
 
 
 def diffusers_own(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
@@ -283,7 +286,7 @@ def test_an_inpainting_unet_goes_through_the_step_loop_and_does_nothing_else(
     pipeline = request.getfixturevalue(family)
 
     async def story() -> Image.Image:
-        engine = open_engine(pipeline, Settings(max_lanes=4))
+        engine = measured_engine(pipeline, Settings(max_lanes=4))
         try:
             assert isinstance(engine, StepEngine)
             return (await engine.submit(INPAINTING)).image

@@ -26,12 +26,13 @@ from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.composite import CompositeEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import InvalidRequestError
-from predictor.families.profile import read_profile
 from predictor.limits import Limits
+from predictor.loading.profile import read_profile
 from predictor.pipelines.tasks import pipeline_for, tasks_of
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationRequest, InputImage, ModelProfile, Task
 from predictor.settings import Settings
-from predictor.types import GenerationRequest, InputImage, ModelProfile, Task
+from tests.predictor.checkpoints import unpublished
 from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd3_of_16_channels, build_sdxl_inpainting
@@ -64,7 +65,9 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> DiffusersPipeline:
 
 def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
     pipeline.set_progress_bar_config(disable=True)
-    return DiffusersPipeline(pipeline, read_profile(pipeline, folder, "r1"))
+    return DiffusersPipeline(
+        pipeline, read_profile(pipeline, unpublished(folder), has_refiner=False)
+    )
 
 
 def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Image.Image]:

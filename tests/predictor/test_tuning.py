@@ -18,11 +18,11 @@ from diffusers.models.attention_processor import (
     SlicedAttnProcessor,
 )
 
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
-from predictor.loading.apply import apply_tuning
-from predictor.loading.load import load_pipeline
-from predictor.loading.parts import denoiser_of
-from predictor.loading.tuning import Tuning
+from predictor.loading.apply import apply_tuning, denoiser_of
+from predictor.loading.pipeline import load_pipeline
+from predictor.pipelines.tuning import Tuning
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 from tests.downloader.volume import download
@@ -50,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> dict[
 @pytest.fixture
 def load(folders: dict[str, Path]) -> Callable[..., DiffusersPipeline]:
     def loaded(family: str, **settings: Any) -> DiffusersPipeline:
-        return load_pipeline(Settings(model_dir=folders[family], device="cpu", **settings))
+        return load_pipeline(Checkpoint.read(folders[family]), Settings(device="cpu", **settings))
 
     return loaded
 

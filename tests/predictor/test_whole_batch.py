@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from predictor.engine import StepListener
-from predictor.engine.seam import GenerationCancelledError
+from predictor.engine import StepListener, whole_batch
+from predictor.engine.interfaces import GenerationCancelledError
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, OverloadedError
-from predictor.types import GenerationDefaults, GenerationRequest, GenerationResult, ModelProfile
+from predictor.requests import GenerationDefaults, GenerationRequest, GenerationResult, ModelProfile
 
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 20, 2.0, "unipc"), 8, ("unipc",))
 
@@ -212,3 +212,26 @@ def test_closing_stops_what_runs_and_what_waits() -> None:
         await closing
 
     assert run(story).stopped == [["a"]]
+
+
+def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own_key = whole_batch.batch_key
+
+    def broken_key(request: GenerationRequest) -> GenerationRequest:
+        if request.prompt == "poison":
+            raise RuntimeError("secret detail")
+        return own_key(request)
+
+    monkeypatch.setattr(whole_batch, "batch_key", broken_key)
+
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        pipeline.gate.release(1_000)
+        with pytest.raises(GenerationFailedError) as failure:
+            await asyncio.wait_for(engine.submit(request("poison")), 5)
+        assert "secret" not in str(failure.value)
+        assert (await engine.submit(request("later"))).image is not None
+        assert engine.state[:2] == (0, 0)
+
+    run(story)

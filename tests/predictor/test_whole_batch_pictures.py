@@ -11,11 +11,11 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from predictor.engine.whole_batch import WholeBatchEngine
-from predictor.engine_choice import open_engine
 from predictor.pipelines.schedulers import OWN
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 from predictor.settings import Settings
-from predictor.types import GenerationDefaults, GenerationRequest, ModelProfile
+from tests.predictor.checkpoints import measured_engine
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_flux, build_sd3
 
@@ -50,7 +50,7 @@ def test_a_picture_in_a_batch_equals_the_one_made_alone(pipeline: DiffusersPipel
 
 
 def test_the_engine_is_chosen_and_its_batch_measured(pipeline: DiffusersPipeline) -> None:
-    engine = open_engine(pipeline, Settings(max_lanes=4))
+    engine = measured_engine(pipeline, Settings(max_lanes=4))
     try:
         assert isinstance(engine, WholeBatchEngine)
         result = asyncio.run(engine.submit(REQUEST))

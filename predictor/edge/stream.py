@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
-from predictor.error_responses import status_of
+from predictor.edge.error_responses import status_of
+from predictor.edge.progress import Progress
 from predictor.errors import PredictorError
-from predictor.metrics import CALLER_LEFT, note_outcome
-from predictor.progress import Progress
 from predictor.protocol import EncodedResponse
-from predictor.protocol.events import error_event, progress_event, result_event
+from predictor.protocol.encode import error_event, progress_event, result_event
 
 # A full queue refuses at once: long enough for the caller to get that as a status.
 _REFUSAL_SECONDS = 0.05
+
+
+class LastEvent(bytes):
+    """The event that ends a stream, and the status it stands for: headers say 200 by then."""
+
+    status: HTTPStatus
+
+    def __new__(cls, event: bytes, status: HTTPStatus) -> Self:
+        """The same bytes, with the status."""
+        made = super().__new__(cls, event)
+        made.status = status
+        return made
 
 
 async def stream(
@@ -40,8 +51,6 @@ async def stream(
 async def _events(
     answering: asyncio.Task[EncodedResponse], progress: Progress
 ) -> AsyncIterator[bytes]:
-    # Until the last event, whatever ends this is a reader who has gone.
-    note_outcome(CALLER_LEFT)
     changing = asyncio.create_task(progress.change())
     try:
         while not answering.done():
@@ -55,12 +64,10 @@ async def _events(
         answering.cancel()
 
 
-def _last_event(answered: asyncio.Task[EncodedResponse]) -> bytes:
+def _last_event(answered: asyncio.Task[EncodedResponse]) -> LastEvent:
     try:
         body = answered.result().body
     except PredictorError as error:
-        note_outcome(status_of(error))
-        return error_event(str(error))
+        return LastEvent(error_event(str(error)), status_of(error))
     assert isinstance(body, dict)
-    note_outcome(HTTPStatus.OK)
-    return result_event(body)
+    return LastEvent(result_event(body), HTTPStatus.OK)

@@ -6,10 +6,43 @@ steps of SD 1.x to SDXL, which are for UniPC.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
-from predictor.families.configs import Configs
-from predictor.families.family import Family
+from predictor.checkpoint.configs import Configs
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table.
+
+    ``recognised_by`` says in words what ``matches`` looks for. ``latent_side`` is the side that a
+    checkpoint was trained at, in latents, where its configuration does not tell.
+    ``num_inference_steps`` and ``guidance_scale`` are None where the pipeline's own ``__call__``
+    knows better, ``scheduler`` where the checkpoint's own is the one to use.
+    ``gpu_dtype`` is the type that the weights are published in; where that is unknown, the one with
+    the range of float32. ``upcasts_vae``: the VAE runs in float32 where its configuration says
+    ``force_upcast`` and the weights are float16.
+    ``max_sequence_length`` is the most tokens that T5 may be given, None where the pipeline's
+    default stands. ``schedulers`` are those that a request may name beside ``default``, None for
+    all that solve its equation. ``always_shifts`` is a matter of the pipeline; see
+    ``scheduler_names``.
+    """
+
+    name: str
+    recognised_by: str
+    matches: Callable[[Configs], bool]
+    latent_side: int
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    scheduler: str | None
+    gpu_dtype: Literal["float16", "bfloat16"]
+    upcasts_vae: bool = False
+    max_sequence_length: int | None = None
+    schedulers: tuple[str, ...] | None = None
+    always_shifts: bool = False
+
 
 _STABLE_DIFFUSION = {
     "StableDiffusionPipeline",
@@ -25,9 +58,6 @@ _SD3 = {
     "StableDiffusion3InpaintPipeline",
 }
 _FLUX = {"FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"}
-
-_PUBLISHED = "published and run in it"
-_FLUX_IN_BFLOAT16 = "published and run in it; float16 clips what its text encoders bring"
 
 
 def _is_lcm(model: Configs) -> bool:
@@ -68,7 +98,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=8.0,
         scheduler="lcm",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
         schedulers=("lcm",),
     ),
@@ -81,7 +110,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=0.0,
         scheduler=None,
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
     ),
     Family(
@@ -93,7 +121,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.5,
         scheduler="unipc",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
     ),
     Family(
@@ -105,7 +132,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=5.0,
         scheduler="unipc",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED,
         upcasts_vae=True,
     ),
     Family(
@@ -117,7 +143,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=0.0,
         scheduler=None,
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd2",
@@ -128,7 +153,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.5,
         scheduler="unipc",
         gpu_dtype="float16",
-        dtype_reason="published and run in it; 2.1 asks for `upcast_attention` itself",
     ),
     Family(
         "sd1",
@@ -139,7 +163,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.5,
         scheduler="unipc",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd3.5-medium",
@@ -150,7 +173,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=4.5,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd3.5-large",
@@ -161,7 +183,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=3.5,
         scheduler="euler",
         gpu_dtype="bfloat16",
-        dtype_reason=_PUBLISHED,
     ),
     Family(
         "sd3",
@@ -172,7 +193,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.0,
         scheduler="euler",
         gpu_dtype="float16",
-        dtype_reason=_PUBLISHED,
     ),
     Family(
         "flux-schnell",
@@ -182,8 +202,8 @@ FAMILIES: tuple[Family, ...] = (
         num_inference_steps=4,
         guidance_scale=0.0,
         scheduler="euler",
+        # float16 clips the output of the text encoders.
         gpu_dtype="bfloat16",
-        dtype_reason=_FLUX_IN_BFLOAT16,
         max_sequence_length=256,
         always_shifts=True,
     ),
@@ -195,8 +215,8 @@ FAMILIES: tuple[Family, ...] = (
         num_inference_steps=28,
         guidance_scale=3.5,
         scheduler="euler",
+        # float16 clips the output of the text encoders.
         gpu_dtype="bfloat16",
-        dtype_reason=_FLUX_IN_BFLOAT16,
         always_shifts=True,
     ),
     Family(
@@ -208,17 +228,15 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=None,
         scheduler=None,
         gpu_dtype="bfloat16",
-        dtype_reason="the range of float32: what was not tried overflows in nothing",
         schedulers=(),
     ),
 )
 
 
-def family_of(folder: Path) -> Family:
-    """The family of the model in ``folder``; reads its configurations, loads nothing.
+def family_of(configs: Configs) -> Family:
+    """The first family that the configurations match.
 
     Raises:
-        ModelLoadError: one of them is no JSON.
+        ModelLoadError: one of them is not valid JSON.
     """
-    configs = Configs(folder)
     return next(family for family in FAMILIES if family.matches(configs))

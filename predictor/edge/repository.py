@@ -11,8 +11,9 @@ from kserve.errors import ModelNotFound, ModelNotReady
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from modelstore import MARKER_NAME, ModelStore
+from predictor.edge.model import DiffusionModel
 from predictor.errors import ModelLoadError, ModelUnavailableError
-from predictor.model import DiffusionModel, ModelLoader
+from predictor.loading.loader import ModelLoader
 from predictor.residency import Residency
 from predictor.settings import Settings
 
@@ -63,7 +64,7 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
         self._store = ModelStore(settings.model_dir)
         self.residency = _residency(settings, is_bounded=True)
         self.preload_names = settings.preload_names
-        self._looking = asyncio.Lock()
+        self._refreshing = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
         self._add(published_names(self._store))
         for name in self.preload_names:
@@ -80,7 +81,7 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
     async def refresh(self) -> None:
         """Look at the volume for new names, and for those that are gone."""
         # One at a time: of two, the one that looked first must not have the last word.
-        async with self._looking:
+        async with self._refreshing:
             names = await asyncio.to_thread(published_names, self._store)
             self._add(names)
             for name in self.models.keys() - set(names):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from predictor.checkpoint.families import Family
 from predictor.errors import ModelLoadError
-from predictor.families.family import Family
 from predictor.settings import Settings
 
 

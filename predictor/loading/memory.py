@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import json
 import os
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from modelstore import IncompleteModelError, Marker
+from safetensors import SafetensorError, safe_open
+
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
 from predictor.settings import Settings
 
@@ -31,7 +32,7 @@ def budget_bytes(settings: Settings) -> int:
         return int(settings.memory_budget_gib * GIB)
     import torch
 
-    from predictor.loading.device import pick_device
+    from predictor.checkpoint.placement import pick_device
 
     device = pick_device(settings)
     if device.type == "cuda":
@@ -40,21 +41,20 @@ def budget_bytes(settings: Settings) -> int:
     return int(_main_memory() * _SHARE_OF_WEIGHTS)
 
 
-def expected_bytes(folder: Path, settings: Settings) -> int:
+def expected_bytes(checkpoint: Checkpoint, settings: Settings) -> int:
     """What the published model will take once it is loaded, by the headers of its files.
 
     Raises:
-        ModelLoadError: the folder is incomplete.
+        ModelLoadError: a file cannot be read.
     """
-    from predictor.families.table import family_of
-    from predictor.loading.device import pick_device, pick_dtype
+    from predictor.checkpoint.placement import pick_device, pick_dtype
 
     try:
-        paths = [folder / entry.path for entry in Marker.read(folder).files]
+        paths = [checkpoint.folder / entry.path for entry in checkpoint.marker.files]
         weights = [_number_of_weights(path) for path in paths if path.suffix == ".safetensors"]
-    except (IncompleteModelError, OSError, ValueError) as error:
-        raise ModelLoadError(str(error)) from None
-    return sum(weights) * pick_dtype(settings, pick_device(settings), family_of(folder)).itemsize
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadError(f"the weights cannot be read: {error}") from None
+    return sum(weights) * pick_dtype(settings, pick_device(settings), checkpoint.family).itemsize
 
 
 def tensor_bytes(pipeline: Any) -> int:
@@ -81,12 +81,9 @@ def release_memory() -> None:
 
 
 def _number_of_weights(path: Path) -> int:
-    """By the header of a safetensors file, which lists the shape of each tensor."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    return sum(prod(tensor["shape"]) for tensor in header.values())
+    """How many numbers a safetensors file holds, by its header alone."""
+    with safe_open(path, framework="numpy") as file:
+        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - it is no dict
 
 
 def _main_memory() -> int:

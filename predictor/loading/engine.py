@@ -8,20 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from predictor.engine import Engine
-from predictor.engine.capacity import (
-    Capacity,
-    measure_capacity,
-    measure_whole_batch,
-    step_once,
-)
+from predictor.engine.capacity import Capacity, measure_capacity, measure_whole_batch, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
 from predictor.loading.compilation import compile_denoiser
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import WARM_UP_STEPS, DiffusersPipeline
+from predictor.requests import GenerationRequest
 from predictor.settings import Settings
-from predictor.types import GenerationRequest
 
 
 class Measured:
@@ -48,18 +43,17 @@ class Measured:
 
 
 def open_engine(
-    pipeline: DiffusersPipeline, settings: Settings, measured: Measured | None = None
+    pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
 ) -> Engine:
-    """Measure what the device can do, where ``measured`` does not know it, and start.
+    """Start the engine; measure first what ``measured`` lacks for the model in ``folder``.
 
     Raises:
         ModelLoadError: the denoiser's own parts do not run.
     """
-    measured = measured or Measured()
     try:
         if supports(pipeline.diffusers):
-            return _open_step_engine(pipeline, settings, measured)
-        return _open_whole_batch_engine(pipeline, settings, measured)
+            return _open_step_engine(pipeline, folder, settings, measured)
+        return _open_whole_batch_engine(pipeline, folder, settings, measured)
     except ModelLoadError:
         raise
     except Exception as error:
@@ -67,24 +61,24 @@ def open_engine(
 
 
 def _open_step_engine(
-    pipeline: DiffusersPipeline, settings: Settings, measured: Measured
+    pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
 ) -> StepEngine:
     denoiser = denoiser_for(pipeline)
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
     request = pipeline.profile.default_request("warm-up")
     capacity = measured.capacity(
-        settings.model_dir, lambda: measure_capacity(denoiser, request, settings.max_lanes)
+        folder, lambda: measure_capacity(denoiser, request, settings.max_lanes)
     )
     return StepEngine(denoiser, capacity, settings.max_queue_length)
 
 
 def _open_whole_batch_engine(
-    pipeline: DiffusersPipeline, settings: Settings, measured: Measured
+    pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
 ) -> WholeBatchEngine:
     compile_denoiser(pipeline, settings, [partial(_make, pipeline, 2), partial(_make, pipeline, 1)])
     request, most = pipeline.warm_up_request(), settings.max_lanes // 2
-    batch = measured.batch(settings.model_dir, lambda: measure_whole_batch(pipeline, request, most))
+    batch = measured.batch(folder, lambda: measure_whole_batch(pipeline, request, most))
     return WholeBatchEngine(pipeline, batch, settings.max_queue_length)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.checkpoint.configs import read_generation_defaults
+from predictor.checkpoint.families import Family
 from predictor.errors import ModelLoadError
-from predictor.families.family import Family
-from predictor.families.generation_defaults import read_generation_defaults
-from predictor.families.table import family_of
 from predictor.pipelines.schedulers import OWN, most_steps, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures, default_of, unused_fields
 from predictor.pipelines.tasks import tasks_of
-from predictor.types import GenerationDefaults, ModelProfile
+from predictor.requests import GenerationDefaults, ModelProfile
 
 _USUAL_STEPS = 30
 # Where the refiner's training began: it knows the last 200 of 1,000 timesteps.
@@ -23,25 +22,25 @@ _DENOISING_END = 0.8
 
 
 def read_profile(
-    pipeline: DiffusionPipeline, folder: Path, revision: str, *, has_refiner: bool = False
+    pipeline: DiffusionPipeline, checkpoint: Checkpoint, *, has_refiner: bool
 ) -> ModelProfile:
-    """The profile of the pipeline that was loaded from ``folder``.
+    """The profile of the pipeline that was loaded from ``checkpoint``.
 
     Raises:
         ModelLoadError: the folder's own defaults cannot be used, or it makes no pictures.
     """
     check_makes_pictures(pipeline)
-    family = family_of(folder)
+    family = checkpoint.family
     schedulers = _schedulers(family, pipeline)
     fallback = replace(
         _defaults(family, pipeline, schedulers),
         denoising_end=_DENOISING_END if has_refiner else None,
     )
-    defaults = read_generation_defaults(folder, fallback)
+    defaults = read_generation_defaults(checkpoint.folder, fallback)
     if defaults.scheduler not in schedulers:
         raise ModelLoadError(f"the default scheduler {defaults.scheduler!r} is not known")
     return ModelProfile(
-        revision,
+        checkpoint.marker.revision,
         defaults,
         _size_multiple(pipeline),
         schedulers,

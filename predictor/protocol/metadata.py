@@ -5,15 +5,12 @@ The Open Inference Protocol names the first five fields and allows others beside
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
-
 from predictor.limits import MAX_SEED, MIN_SIDE
+from predictor.requests import ModelProfile
 from predictor.settings import Settings
-from predictor.types import ModelProfile
 
 # The fields that are one number or text each, as the protocol names their types.
 INPUT_TYPES = {
@@ -32,17 +29,6 @@ INPUT_TYPES = {
     "num_images_per_prompt": "INT64",
     "output_format": "BYTES",
 }
-
-
-def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> APIRouter:
-    """To be added before KServe's own route, which drops every field that the protocol lacks."""
-    routes = APIRouter()
-
-    @routes.get("/v2/models/{name}")
-    async def model_metadata(name: str) -> dict[str, Any]:
-        return await metadata_of(name)
-
-    return routes
 
 
 def model_metadata(name: str, profile: ModelProfile, settings: Settings) -> dict[str, Any]:

@@ -3,95 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from kserve import Model
 from kserve.errors import ModelNotReady
 
+from predictor.edge.progress import Progress
+from predictor.edge.stream import stream
 from predictor.engine import Engine
-from predictor.errors import DeadlineExceededError, InvalidRequestError, ModelLoadError
+from predictor.errors import DeadlineExceededError
 from predictor.limits import Limits
-from predictor.metadata import model_metadata
-from predictor.progress import Progress
+from predictor.loading.loader import Loaded
 from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
-from predictor.residency import Residency, memory_budget
+from predictor.protocol.metadata import model_metadata
+from predictor.requests import GenerationResult
+from predictor.residency import Residency
 from predictor.settings import Settings
-from predictor.stream import stream
-from predictor.types import GenerationResult, ModelProfile
-
-if TYPE_CHECKING:
-    from predictor.engine_choice import Measured
 
 # Few: a picture under way takes hundreds of megabytes where ``max_image_pixels`` are sent.
 _DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decoder")
-
-
-class Loaded(NamedTuple):
-    """A warm engine, what the protocol must know of its model, and what its weights take."""
-
-    engine: Engine
-    profile: ModelProfile
-    memory_bytes: int = 0
-
-
-def load(settings: Settings, measured: Measured) -> Loaded:
-    """Load the model folder into an engine; seconds to minutes, so never on the event loop.
-
-    Raises:
-        ModelLoadError: it cannot be served under these settings.
-    """
-    # torch and diffusers take seconds to import: the port opens before that.
-    from predictor.engine.composite import CompositeEngine
-    from predictor.engine_choice import open_engine
-    from predictor.loading.load import load_pipeline
-    from predictor.safety.layers import open_layers
-    from predictor.safety.review import ReviewedEngine
-
-    pipeline = load_pipeline(settings)
-    try:
-        Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
-    except InvalidRequestError as error:
-        raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
-    layers = open_layers(settings)
-    engine = CompositeEngine(open_engine(pipeline, settings, measured))
-    size = memory_budget.tensor_bytes(pipeline.diffusers)
-    return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
-
-
-class ModelLoader:
-    """A ``Loader`` under the settings; without a bound for a server of one model."""
-
-    def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
-        self._settings = settings
-        self._is_bounded = is_bounded
-        self._measured: Measured | None = None
-
-    def prepare(self) -> None:
-        """See ``Loader.prepare``."""
-        from predictor.engine_choice import Measured
-
-        self._measured = Measured()
-
-    def budget_bytes(self) -> float:
-        """See ``Loader.budget_bytes``."""
-        return memory_budget.budget_bytes(self._settings) if self._is_bounded else math.inf
-
-    def expected_bytes(self, folder: Path) -> int:
-        """See ``Loader.expected_bytes``."""
-        return memory_budget.expected_bytes(folder, self._settings) if self._is_bounded else 0
-
-    def load(self, folder: Path) -> Loaded:
-        """See ``Loader.load``."""
-        assert self._measured is not None
-        return load(self._settings.model_copy(update={"model_dir": folder}), self._measured)
-
-    def release(self) -> None:
-        """See ``Loader.release``."""
-        memory_budget.release_memory()
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types

@@ -1,17 +1,26 @@
-"""What KServe's server leaves open: a bound on bodies, a type of streams, callers who hang up."""
+"""What KServe's server leaves out: limits on bodies, the type of streams, hang-ups, metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import time
+from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.edge.stream import LastEvent
 from predictor.errors import BodyTooLargeError
-from predictor.protocol.events import EVENT_STREAM
+from predictor.metrics import REQUEST_SECONDS, REQUESTS
+from predictor.protocol.accept import EVENT_STREAM
 
 logger = logging.getLogger(__name__)
+
+CALLER_LEFT = 499
+_SERVER_ERROR = 500
+_PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
 
 class BodyLimitMiddleware:
@@ -112,3 +121,43 @@ class _Watch:
     def stop(self) -> None:
         if self._watcher is not None:
             self._watcher.cancel()
+
+
+class MetricsMiddleware:
+    """Count and time the predict calls of models that there are.
+
+    Other names would make labels without end.
+    """
+
+    def __init__(self, app: ASGIApp, is_served: Callable[[str], bool]) -> None:
+        self._app = app
+        self._is_served = is_served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the status once the whole response is sent: a caller who leaves before gets 499."""
+        found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        if found is None:
+            return await self._app(scope, receive, send)
+        name, started = found[1], time.perf_counter()
+        code = status = CALLER_LEFT
+
+        async def noting_send(message: Message) -> None:
+            nonlocal code, status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif isinstance(message.get("body"), LastEvent):
+                code = status = message["body"].status
+            elif not message.get("more_body", False):
+                code = status
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting_send)
+        except Exception:
+            code = _SERVER_ERROR
+            raise
+        finally:
+            # Asked at the end: the request itself may have brought a new model to light.
+            if self._is_served(name):
+                REQUESTS.labels(name, int(code)).inc()
+                REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from predictor.engine import StepListener
-from predictor.types import GenerationRequest
+from predictor.requests import GenerationRequest
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""The seams of the engine: what it offers the server, and what it needs of a model."""
+"""The interfaces of the engine: what it offers the server, and what it needs of a model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from predictor.types import GenerationRequest, GenerationResult, ModelProfile
+from predictor.requests import GenerationRequest, GenerationResult, ModelProfile
 
 # Told how many steps are done and how many there are, on the engine's own thread.
 StepListener: TypeAlias = Callable[[int, int], None]
@@ -29,13 +29,13 @@ class GenerationCancelledError(Exception):
 class EngineState(NamedTuple):
     """What an engine is busy with.
 
-    ``waiting`` and ``under_way`` are pictures, ``lanes`` is the most samples of one forward pass,
+    ``waiting`` and ``in_flight`` are pictures, ``lanes`` is the most samples of one forward pass,
     ``out_of_memory`` counts the batches that did not fit and were halved; ``safety`` how often a
     safety layer did what, by its name and ``pass``, ``error`` or its action.
     """
 
     waiting: int
-    under_way: int
+    in_flight: int
     lanes: int
     out_of_memory: int
     safety: Mapping[tuple[str, str], int] = MappingProxyType({})

@@ -32,6 +32,16 @@ class Tuning:
     tf32: bool = False
     compile: bool = False
 
+    def __str__(self) -> str:
+        """For the log: the preset, the attention, and each setting that is on."""
+        words = [f"preset {self.preset}", f"attention {self.attention}"]
+        if self.savings.offload != "none":
+            words.append(f"offload {self.savings.offload}")
+        flags = ("channels_last", "fused_qkv", "tf32", "compile")
+        words += [name for name in ("vae_slicing", "vae_tiling") if getattr(self.savings, name)]
+        words += [name for name in flags if getattr(self, name)]
+        return ", ".join(words)
+
 
 PLAIN = Tuning()
 

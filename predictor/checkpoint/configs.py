@@ -1,15 +1,16 @@
-"""The configurations of a model folder, read as JSON: nothing is loaded yet."""
+"""The JSON files of a model folder: its configurations, and what a request may leave out."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from modelstore.layout import MODEL_INDEX_NAME
+from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
 from predictor.errors import ModelLoadError
+from predictor.requests import GenerationDefaults
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,29 @@ class Configs:
 
     def _component(self, name: str) -> dict[str, Any]:
         return _read(self.folder / name / "config.json")
+
+
+def read_generation_defaults(folder: Path, fallback: GenerationDefaults) -> GenerationDefaults:
+    """The defaults of the model in ``folder``, with ``fallback`` for what its file leaves out.
+
+    Raises:
+        ModelLoadError: the file is no JSON object, or has a field or a type that is not known.
+    """
+    given = _read(folder / GENERATION_DEFAULTS_NAME)
+    _check_types(given, asdict(fallback))
+    return GenerationDefaults(**asdict(fallback) | given)
+
+
+def _check_types(given: dict[str, object], known: dict[str, object]) -> None:
+    for name, value in given.items():
+        if name not in known:
+            names = ", ".join(field.name for field in fields(GenerationDefaults))
+            raise ModelLoadError(f"{GENERATION_DEFAULTS_NAME}: {name!r} is not one of {names}")
+        # Of the numbers with a point some are None where the model has no use for them.
+        is_float = known[name] is None or isinstance(known[name], float)
+        allowed = (int, float) if is_float else (type(known[name]),)
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise ModelLoadError(f"{GENERATION_DEFAULTS_NAME}: {name} cannot be {value!r}")
 
 
 def _read(path: Path) -> dict[str, Any]:

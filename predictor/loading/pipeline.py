@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,56 +13,49 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from modelstore import IncompleteModelError, Marker
+from modelstore import Marker
 from modelstore.layout import (
     ADAPTERS_FOLDER_NAME,
     CONTROLNETS_FOLDER_NAME,
     REFINER_FOLDER_NAME,
 )
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.checkpoint.placement import free_memory, pick_device, pick_dtype
 from predictor.errors import ModelLoadError
-from predictor.families.configs import Configs
-from predictor.families.profile import read_profile
-from predictor.families.table import family_of
-from predictor.loading.apply import apply_tuning
+from predictor.loading.apply import apply_tuning, denoiser_of, vae_of
 from predictor.loading.compilation import has_compiler
 from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
-from predictor.loading.device import free_memory, pick_device, pick_dtype
-from predictor.loading.footprint import footprint_of
-from predictor.loading.parts import denoiser_of, vae_of
-from predictor.loading.presets import savings_of
+from predictor.loading.footprint import footprint_of, savings_of
+from predictor.loading.profile import read_profile
 from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_up_refiner
-from predictor.loading.tuning import Savings, Tuning, tune
-from predictor.pipelines.adapter_files import find_adapters
+from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import ModelProfile
 from predictor.settings import Settings
-from predictor.types import ModelProfile
 
 logger = logging.getLogger(__name__)
 
 _NETWORKS = (REFINER_FOLDER_NAME, CONTROLNETS_FOLDER_NAME)
 
 
-def load_pipeline(settings: Settings) -> DiffusersPipeline:
-    """Load the published model folder and make one picture with it.
+def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeline:
+    """Load the checkpoint and make one picture with it.
 
     Raises:
-        ModelLoadError: the folder is incomplete, does not load, makes no picture, or the settings
-            contradict each other or the model.
+        ModelLoadError: it does not load or makes no picture, or the settings contradict each other
+            or the model.
     """
-    marker = _read_marker(settings.model_dir)
-    refuse_refiner_alone(settings.model_dir)
+    refuse_refiner_alone(checkpoint)
     device = pick_device(settings)
-    dtype = pick_dtype(settings, device, family_of(settings.model_dir))
-    facts = _facts(settings, device, dtype)
+    dtype = pick_dtype(settings, device, checkpoint.family)
+    facts = _facts(checkpoint, settings, device, dtype)
     check(facts)
     try:
-        pipeline = _read_weights(settings.model_dir, marker, dtype)
-        refiner = read_refiner(pipeline, settings.model_dir, marker)
-        profile = read_profile(
-            pipeline, settings.model_dir, marker.revision, has_refiner=refiner is not None
-        )
-        tuning = _tune(settings, pipeline, profile, marker, device)
+        pipeline = _read_weights(checkpoint, dtype)
+        refiner = read_refiner(pipeline, checkpoint)
+        profile = read_profile(pipeline, checkpoint, has_refiner=refiner is not None)
+        tuning = _tune(settings, pipeline, profile, checkpoint.marker, device)
         check(_with_the_model(facts, pipeline, tuning))
         apply_tuning(pipeline, tuning, device)
         if refiner is not None:
@@ -71,22 +64,25 @@ def load_pipeline(settings: Settings) -> DiffusersPipeline:
     except ModelLoadError:
         raise
     except Exception as error:
-        raise ModelLoadError(f"model {marker.name!r} does not load: {error}") from error
+        name = checkpoint.marker.name
+        raise ModelLoadError(f"model {name!r} does not load: {error}") from error
     logger.info("loaded on %s: %s", device, tuning)
     loaded = DiffusersPipeline(
         pipeline,
         profile,
         device,
         tuning,
-        adapter_files=find_adapters(settings.model_dir),
-        controlnets=load_controlnets(settings.model_dir, pipeline, device),
+        adapter_files=checkpoint.adapters,
+        controlnets=load_controlnets(checkpoint, pipeline, device),
         refiner=DiffusersPipeline(refiner, profile, device, tuning) if refiner else None,
     )
     loaded.warm_up()
     return loaded
 
 
-def _facts(settings: Settings, device: torch.device, dtype: torch.dtype) -> Facts:
+def _facts(
+    checkpoint: Checkpoint, settings: Settings, device: torch.device, dtype: torch.dtype
+) -> Facts:
     """What is known before minutes are spent on reading weights."""
     return Facts(
         tuning=tune(settings, settings.memory_preset, Savings()),
@@ -94,8 +90,8 @@ def _facts(settings: Settings, device: torch.device, dtype: torch.dtype) -> Fact
         dtype=str(dtype).removeprefix("torch."),
         has_xformers=importlib.util.find_spec("xformers") is not None,
         has_compiler=has_compiler(device.type),
-        has_adapters=(settings.model_dir / ADAPTERS_FOLDER_NAME).is_dir(),
-        has_networks=any((settings.model_dir / name).is_dir() for name in _NETWORKS),
+        has_adapters=checkpoint.has(ADAPTERS_FOLDER_NAME),
+        has_networks=any(checkpoint.has(name) for name in _NETWORKS),
         compile_shapes=settings.compile_shapes,
     )
 
@@ -134,44 +130,31 @@ def _tune(
     return tune(settings, preset, possible)
 
 
-def _read_weights(folder: Path, marker: Marker, dtype: torch.dtype) -> Any:
+def _read_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    marker = checkpoint.marker
     # Bars are for terminals: in a pod's log each is one line that does not end for minutes.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     logger.info("reading %s at %s: %.2f GB", marker.source, marker.revision, marker.size / 1e9)
     pipeline = DiffusionPipeline.from_pretrained(
-        folder,
+        checkpoint.folder,
         dtype=dtype,
         variant=marker.variant,
         use_safetensors=True,
         local_files_only=True,
-        **_left_out(folder),
+        **_left_out(checkpoint.configs.index),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _left_out(folder: Path) -> dict[str, Any]:
+def _left_out(index: Mapping[str, Any]) -> dict[str, Any]:
     """What diffusers must be told not to load: components that the index leaves empty (SD3 without
     T5), and the safety checker, which ``predictor.safety`` runs and no pipeline.
     """
-    index = Configs(folder).index
     left_out: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None] * 2}
     if "safety_checker" in index:
         left_out["safety_checker"] = None
     if "requires_safety_checker" in index:
         left_out["requires_safety_checker"] = False
     return left_out
-
-
-def _read_marker(folder: Path) -> Marker:
-    try:
-        marker = Marker.read(folder)
-        marker.check_sizes(folder)
-    except IncompleteModelError as error:
-        raise ModelLoadError(
-            f"{error}; let the downloader finish (`kubectl get jobs`), or publish a folder with "
-            "`python -m downloader --source hf://owner/name --name NAME --target VOLUME` and serve "
-            "VOLUME/NAME"
-        ) from None
-    return marker

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import APIRouter, Request
 
+from predictor.edge.repository import RepositoryExtension
 from predictor.errors import InvalidRequestError
-from predictor.repository import RepositoryExtension
 
 
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
@@ -22,6 +24,17 @@ def repository_routes(extension: RepositoryExtension) -> APIRouter:
     @routes.post("/v2/repository/index")
     async def index(request: Request) -> list[dict[str, str]]:
         return await extension.index(filter_ready=_asks_for_ready(await request.body()))
+
+    return routes
+
+
+def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> APIRouter:
+    """To be added before KServe's own route, which drops every field that the protocol lacks."""
+    routes = APIRouter()
+
+    @routes.get("/v2/models/{name}")
+    async def model_metadata(name: str) -> dict[str, Any]:
+        return await metadata_of(name)
 
     return routes
 

@@ -14,13 +14,16 @@ from kserve import ModelServer
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
-from predictor.connection import BodyLimitMiddleware, HangUpMiddleware, StreamTypeMiddleware
-from predictor.error_responses import register_error_responses
+from predictor.edge.error_responses import register_error_responses
+from predictor.edge.middleware import (
+    BodyLimitMiddleware,
+    HangUpMiddleware,
+    MetricsMiddleware,
+    StreamTypeMiddleware,
+)
+from predictor.edge.repository import OneModel, PublishedModels, RepositoryExtension
+from predictor.edge.routes import metadata_routes, repository_routes
 from predictor.errors import ModelLoadError
-from predictor.metadata import metadata_routes
-from predictor.metrics import MetricsMiddleware
-from predictor.repository import OneModel, PublishedModels, RepositoryExtension
-from predictor.repository_routes import repository_routes
 from predictor.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""What answers HTTP: KServe's server, routes, middleware, streams and statuses."""

@@ -1,0 +1,86 @@
+"""A published folder to a warm engine: the door of this package."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.engine import Engine
+from predictor.errors import InvalidRequestError, ModelLoadError
+from predictor.limits import Limits
+from predictor.loading import memory
+from predictor.requests import ModelProfile
+from predictor.settings import Settings
+
+if TYPE_CHECKING:
+    from predictor.loading.engine import Measured
+
+
+class Loaded(NamedTuple):
+    """A warm engine, what the protocol must know of its model, and what its weights take."""
+
+    engine: Engine
+    profile: ModelProfile
+    memory_bytes: int
+
+
+def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Loaded:
+    """Load the checkpoint into an engine; seconds to minutes, so never on the event loop.
+
+    Raises:
+        ModelLoadError: it cannot be served under these settings.
+    """
+    # torch and diffusers take seconds to import: the port opens before that.
+    from predictor.engine.composite import CompositeEngine
+    from predictor.loading.engine import open_engine
+    from predictor.loading.pipeline import load_pipeline
+    from predictor.safety.layers import open_layers
+    from predictor.safety.review import ReviewedEngine
+
+    pipeline = load_pipeline(checkpoint, settings)
+    try:
+        Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
+    except InvalidRequestError as error:
+        raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
+    layers = open_layers(checkpoint, settings)
+    engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
+    size = memory.tensor_bytes(pipeline.diffusers)
+    return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
+
+
+class ModelLoader:
+    """A ``Loader`` under the settings; without a bound for a server of one model."""
+
+    def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
+        self._settings = settings
+        self._is_bounded = is_bounded
+        self._measured: Measured | None = None
+
+    def prepare(self) -> None:
+        """See ``Loader.prepare``."""
+        from predictor.loading.engine import Measured
+
+        self._measured = Measured()
+
+    def budget_bytes(self) -> float:
+        """See ``Loader.budget_bytes``."""
+        return memory.budget_bytes(self._settings) if self._is_bounded else math.inf
+
+    def read(self, folder: Path) -> Checkpoint:
+        """See ``Loader.read``."""
+        return Checkpoint.read(folder)
+
+    def expected_bytes(self, checkpoint: Checkpoint) -> int:
+        """See ``Loader.expected_bytes``."""
+        return memory.expected_bytes(checkpoint, self._settings) if self._is_bounded else 0
+
+    def load(self, checkpoint: Checkpoint) -> Loaded:
+        """See ``Loader.load``."""
+        assert self._measured is not None
+        return load(checkpoint, self._settings, self._measured)
+
+    def release(self) -> None:
+        """See ``Loader.release``."""
+        memory.release_memory()
