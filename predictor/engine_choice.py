@@ -14,6 +14,7 @@ from predictor.engine.capacity import (
     measure_whole_batch,
     step_once,
 )
+from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
@@ -27,10 +28,12 @@ from predictor.types import GenerationRequest
 class Measured:
     """What the device can do with each model, by folder: one that comes back is not measured again.
 
-    Neither would the figures be right, with other models at work meanwhile.
+    Neither would the figures be right, with other models at work meanwhile. For the same reason
+    only a model that is alone ``is_measured_again`` once its engine is idle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_measured_again: bool = False) -> None:
+        self.is_measured_again = is_measured_again
         self._capacities: dict[Path, Capacity] = {}
         self._batches: dict[Path, int] = {}
 
@@ -73,10 +76,10 @@ def _open_step_engine(
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
     request = pipeline.profile.default_request("warm-up")
-    capacity = measured.capacity(
-        settings.model_dir, lambda: measure_capacity(denoiser, request, settings.max_lanes)
-    )
-    return StepEngine(denoiser, capacity, settings.max_queue_length)
+    measure = partial(measure_capacity, denoiser, request, settings.max_lanes)
+    capacity = measured.capacity(settings.model_dir, measure)
+    second = SecondMeasurement(measure) if measured.is_measured_again else None
+    return StepEngine(denoiser, capacity, settings.max_queue_length, second)
 
 
 def _open_whole_batch_engine(
@@ -84,8 +87,10 @@ def _open_whole_batch_engine(
 ) -> WholeBatchEngine:
     compile_denoiser(pipeline, settings, [partial(_make, pipeline, 2), partial(_make, pipeline, 1)])
     request, most = pipeline.warm_up_request(), settings.max_lanes // 2
-    batch = measured.batch(settings.model_dir, lambda: measure_whole_batch(pipeline, request, most))
-    return WholeBatchEngine(pipeline, batch, settings.max_queue_length)
+    measure = partial(measure_whole_batch, pipeline, request, most)
+    batch = measured.batch(settings.model_dir, measure)
+    second = SecondMeasurement(measure) if measured.is_measured_again else None
+    return WholeBatchEngine(pipeline, batch, settings.max_queue_length, second)
 
 
 def _make(pipeline: DiffusersPipeline, pictures: int, request: GenerationRequest) -> None:
