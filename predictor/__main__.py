@@ -7,7 +7,6 @@ import sys
 from predictor.arguments import parse_arguments
 from predictor.errors import ModelLoadError
 from predictor.logs import configure_logging
-from predictor.repository import open_repository
 from predictor.server import DiffusionServer
 
 
@@ -16,9 +15,8 @@ def main() -> int:
     settings, flags = parse_arguments()
     configure_logging()
     try:
-        repository = open_repository(flags.model_name, settings)
         DiffusionServer(
-            repository, settings, http_port=flags.http_port, enable_grpc=flags.enable_grpc
+            flags.model_name, settings, http_port=flags.http_port, enable_grpc=flags.enable_grpc
         ).serve()
     except ModelLoadError as error:
         print(f"predictor: {error}", file=sys.stderr)

@@ -157,6 +157,14 @@ def open_repository(model_name: str, settings: Settings) -> OneModel | Published
     return OneModel(model_name, settings)
 
 
+def is_published(settings: Settings) -> bool:
+    """Whether ``model_dir`` holds a model, and all that ``preload`` names."""
+    if (settings.model_dir / MARKER_NAME).is_file():
+        return True
+    names = set(published_names(ModelStore(settings.model_dir)))
+    return bool(names) and names.issuperset(settings.preload_names)
+
+
 def published_names(store: ModelStore) -> tuple[str, ...]:
     """The names whose download is complete."""
     return tuple(name for name in store.names() if (store.model(name) / MARKER_NAME).is_file())

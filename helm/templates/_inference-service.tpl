@@ -111,9 +111,9 @@ args:
   - --http_port=8080
 env:
   {{- if eq .Values.storage.mount "storage-uri" }}
-  # KServe mounts this folder at /mnt/models, read-only.
+  # KServe mounts the volume's root at /mnt/models, read-only.
   - name: STORAGE_URI
-    value: pvc://{{ include "stable-diffusion.claimName" . }}/{{ default "" .model.name }}
+    value: pvc://{{ include "stable-diffusion.claimName" . }}/
   {{- end }}
   {{- include "stable-diffusion.cacheEnv" . | nindent 2 }}
   - name: HF_HUB_OFFLINE
@@ -146,9 +146,6 @@ volumeMounts:
   {{- if eq .Values.storage.mount "volume" }}
   - name: models
     mountPath: /mnt/models
-    {{- with .model.name }}
-    subPath: {{ . }}
-    {{- end }}
     readOnly: true
   {{- end }}
   {{- if .Values.predictor.blockList.configMap }}

@@ -1,24 +1,57 @@
-"""The predictor follows the link of a model once: a switch while it loads mixes no revisions."""
+"""The predictor follows the link of a model once a load: a switch meanwhile mixes no revisions."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from modelstore import ModelStore
+import pytest
+
+from modelstore import MARKER_NAME, ModelStore
+from predictor.model import Loaded, ModelLoader
+from predictor.repository import OneModel, open_repository
 from predictor.settings import Settings
 
 
-def test_the_link_is_followed_when_the_settings_are_read(tmp_path: Path) -> None:
+def publish(store: ModelStore, revision: str) -> None:
+    """What a download does at its end, without the weights."""
+    store.revision("sd", revision).mkdir(parents=True)
+    (store.revision("sd", revision) / MARKER_NAME).touch()
+    link = store.model("sd")
+    link.unlink(missing_ok=True)
+    link.symlink_to(store.link_target("sd", revision))
+
+
+def test_the_link_is_followed_once_when_the_load_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ModelStore(tmp_path)
-    for revision in ("1-a", "2-b"):
-        store.revision("sd", revision).mkdir(parents=True)
-    store.model("sd").symlink_to(store.link_target("sd", "1-a"))
-
+    publish(store, "1-a")
     settings = Settings(model_dir=store.model("sd"))
-    store.model("sd").unlink()
-    store.model("sd").symlink_to(store.link_target("sd", "2-b"))
+    repository = open_repository("sd", settings)
+    publish(store, "2-b")
+    folders: list[Path] = []
 
-    assert settings.model_dir == store.revision("sd", "1-a").resolve()
+    def load(loader: ModelLoader, folder: Path) -> Loaded:
+        publish(store, "3-c")
+        folders.append(folder)
+        return Loaded(None, None)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelLoader, "load", load)
+    monkeypatch.setattr("predictor.residency.residency._note_success", lambda *_: None)
+    asyncio.run(repository.residency.preload(["sd"]))
+
+    assert isinstance(repository, OneModel)
+    assert folders == [store.revision("sd", "2-b").resolve()]
+
+
+def test_the_settings_keep_the_link_as_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ModelStore(tmp_path), "1-a")
+    monkeypatch.chdir(tmp_path)
+
+    assert Settings(model_dir=Path("sd")).model_dir == tmp_path / "sd"
 
 
 def test_a_plain_folder_and_one_that_is_not_there_are_themselves(tmp_path: Path) -> None:
