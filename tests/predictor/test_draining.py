@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import signal
@@ -13,7 +14,14 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
+from predictor.draining import Drain, DrainMiddleware
+from predictor.metrics import REQUESTS, MetricsMiddleware
 from tests.predictor.metric_samples import samples
 from tests.predictor.test_progress import events
 from tests.serving import PREDICT, Server
@@ -139,6 +147,75 @@ def test_what_outlives_shutdown_seconds_is_answered_with_503(
     assert log.count("shutdown_seconds=1 ran out: 2 unfinished requests") == 1
     assert "Traceback" not in log
     assert "the caller left" not in log
+
+
+async def cut_after(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is sent by an application that hangs after these messages and is cut then."""
+    drain, hangs, sent = Drain(), asyncio.Event(), []
+
+    async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+        hangs.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        sent.append(dict(message))
+
+    app = MetricsMiddleware(DrainMiddleware(hanging, drain), lambda name: True)
+    scope = {"type": "http", "path": "/v1/models/cut:predict", "headers": []}
+    handling = asyncio.create_task(app(scope, send, send))  # type: ignore[arg-type]
+    await hangs.wait()
+    assert drain.cut() == 1
+    await handling
+    return sent
+
+
+EVENT_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/event-stream")],
+}
+
+
+@pytest.mark.parametrize("messages", [[], [EVENT_START]], ids=["nothing sent", "stream"])
+def test_what_is_cut_is_counted_as_503(messages: list[dict[str, Any]]) -> None:
+    before = REQUESTS.labels("cut", 503)._value.get()
+
+    sent = asyncio.run(cut_after(messages))
+
+    assert REQUESTS.labels("cut", 503)._value.get() == before + 1
+    assert b"shuts down" in sent[-1]["body"]
+    assert not sent[-1].get("more_body", False)
+
+
+def test_what_was_complete_is_not_answered_again() -> None:
+    start = {"type": "http.response.start", "status": 204, "headers": []}
+    messages = [start, {"type": "http.response.body", "body": b""}]
+
+    assert asyncio.run(cut_after(messages)) == messages
+
+
+def test_an_error_that_nobody_expected_closes_its_connection_too() -> None:
+    drain, sent = Drain(), []
+    drain.is_draining = True
+
+    async def fail(request: Request) -> Response:
+        raise ValueError("not expected")
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = DrainMiddleware(Starlette(routes=[Route("/", fail)]), drain)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    with pytest.raises(ValueError, match="not expected"):
+        asyncio.run(app(scope, receive, send))
+
+    assert sent[0]["status"] == 500
+    assert (b"connection", b"close") in sent[0]["headers"]
 
 
 def wait_for_pictures(server: Server, count: int) -> None:
