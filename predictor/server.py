@@ -16,14 +16,15 @@ from kserve import ModelRepository, ModelServer
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
-from predictor.awaited_models import AwaitedModels
 from predictor.connection import BodyLimitMiddleware, HangUpMiddleware, StreamTypeMiddleware
+from predictor.download_wait import wait_for_download
 from predictor.draining import Drain, DrainMiddleware
 from predictor.error_responses import register_error_responses
 from predictor.errors import ModelLoadError
 from predictor.metadata import metadata_routes
 from predictor.metrics import MetricsMiddleware
 from predictor.repository import (
+    AwaitedModels,
     OneModel,
     PublishedModels,
     RepositoryExtension,
@@ -82,7 +83,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         self, model_name: str, settings: Settings, *, http_port: int, enable_grpc: bool
     ) -> None:
         must_wait = settings.max_download_wait_seconds > 0 and not is_published(settings)
-        models = AwaitedModels(settings) if must_wait else open_repository(model_name, settings)
+        models = AwaitedModels() if must_wait else open_repository(model_name, settings)
         super().__init__(
             http_port=http_port,
             enable_grpc=enable_grpc,
@@ -141,7 +142,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
     async def _preload(self) -> None:
         try:
             if isinstance(self.registered_models, AwaitedModels):
-                await self.registered_models.wait()
+                await wait_for_download(self._settings)
                 self._adopt(open_repository(self._model_name, self._settings))
             residency = self.registered_models.residency
             await residency.prepare()
