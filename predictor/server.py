@@ -182,11 +182,13 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         if not await self._clients_leave(self._settings.shutdown_seconds, _QUIET_SECONDS):
             # In a thread, as it waits for a step; begun first, so that no caller is logged as gone.
             asyncio.get_running_loop().run_in_executor(None, self._close_engines)
-            logger.warning(
-                "shutdown_seconds=%d ran out: %d unfinished requests are answered with 503",
-                self._settings.shutdown_seconds,
-                self._drain.cut(),
-            )
+            # None, where only idle connections were left.
+            if unfinished := self._drain.cut():
+                logger.warning(
+                    "shutdown_seconds=%d ran out: %d unfinished requests are answered with 503",
+                    self._settings.shutdown_seconds,
+                    unfinished,
+                )
         # Answers that are on their way to slow clients may use the rest of the time.
         server.config.timeout_graceful_shutdown = max(_FLUSH_SECONDS, deadline - now())
         server.should_exit = True
