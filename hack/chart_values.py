@@ -17,8 +17,8 @@ from predictor.settings import Settings
 BEGIN = "<!-- AUTO-GENERATED: from values.yaml by `make manifests` -->\n"
 END = "<!-- /AUTO-GENERATED -->\n"
 
-# The chart itself decides these: KServe mounts the first, the pod's probes need the second, and
-# `predictor.blockList` mounts the third.
+# The chart itself decides these: the model's name sets the first, the pod's probes need the second,
+# and `predictor.blockList` mounts the third.
 SETTINGS_OF_THE_CHART = frozenset({"model_dir", "host", "block_list_file"})
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from kserve.model_server import parser as kserve_parser
 from pydantic import ValidationError
 
-from predictor.edge.repository import open_repository
 from predictor.edge.server import DiffusionServer
 from predictor.errors import ModelLoadError
 from predictor.logs import configure_logging
@@ -45,9 +44,8 @@ def main() -> int:
     settings, flags = parse_arguments()
     configure_logging()
     try:
-        repository = open_repository(flags.model_name, settings)
         DiffusionServer(
-            repository, settings, http_port=flags.http_port, enable_grpc=flags.enable_grpc
+            flags.model_name, settings, http_port=flags.http_port, enable_grpc=flags.enable_grpc
         ).serve()
     except ModelLoadError as error:
         print(f"predictor: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ PredictorError
 ├── DeadlineExceededError the pictures took longer than a request may
 ├── GenerationFailedError the engine could not make this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory, and could not be brought there in time
+├── ShuttingDownError     the process ends before the request is done; a retry reaches another pod
 └── ModelLoadError        the model folder cannot be served; ends a process that serves it alone
     └── ModelTooLargeError it does not fit into ``memory_budget_gib``
 """
@@ -58,6 +59,10 @@ class ModelLoadError(PredictorError):
 
 class ModelTooLargeError(ModelLoadError):
     """The model would not fit if it were alone."""
+
+
+class ShuttingDownError(PredictorError):
+    """The process ends before the request is done."""
 
 
 class ModelUnavailableError(PredictorError):

@@ -174,6 +174,13 @@ class Settings(BaseSettings):
         "may take together. Beyond it the least recently used idle one is unloaded. 0 takes three "
         "quarters of what the GPU has free at the first load, or of the container's memory.",
     )
+    max_download_wait_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How long to wait at start for a download that is not complete. Until then the "
+        "port is open, the pod is not ready and requests are answered with 503. 0 ends the process "
+        "at once. Needs the volume's root as mount, as a `subPath` is resolved before the start.",
+    )
     max_load_wait_seconds: float = Field(
         default=120.0,
         gt=0,
@@ -193,20 +200,20 @@ class Settings(BaseSettings):
         default=5.0,
         ge=0,
         description="After SIGTERM: how long new requests are still served while the cluster takes "
-        "the pod out of its endpoints.",
+        "the pod out of its endpoints. Ctrl-C (SIGINT) waits no longer than clients are connected.",
     )
     shutdown_seconds: int = Field(
         default=120,
         ge=1,
-        description="After that: how long requests under way may take. Keep the sum below the "
-        "pod's `terminationGracePeriodSeconds`.",
+        description="After that: how long requests under way may take; 503 after that. Keep the "
+        "sum below the pod's `terminationGracePeriodSeconds`.",
     )
 
     @field_validator("model_dir")
     @classmethod
-    def _follow_the_link(cls, folder: Path) -> Path:
-        """A published name is a link that may be switched: a load must not mix two revisions."""
-        return folder.resolve()
+    def _keep_the_link(cls, folder: Path) -> Path:
+        """Absolute, but not resolved: each load follows the link to a revision, once."""
+        return folder.absolute()
 
     @property
     def preload_names(self) -> tuple[str, ...]:

@@ -17,6 +17,12 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
 {{- $settings := .Values.predictor.settings -}}
 {{- $images := default 16 $settings.max_images_per_request -}}
 {{- $derived := dict "max_lanes" (mul 2 .Values.predictor.concurrency) "max_queue_length" (max (mul 4 .Values.predictor.concurrency) $images) "shutdown_seconds" (include "stable-diffusion.shutdownSeconds" . | int64) -}}
+{{- with .model.name -}}
+{{- $_ := set $derived "model_dir" (printf "/mnt/models/%s" .) -}}
+{{- end -}}
+{{- if .Values.downloader.enabled -}}
+{{- $_ := set $derived "max_download_wait_seconds" .Values.downloader.activeDeadlineSeconds -}}
+{{- end -}}
 {{- include "stable-diffusion.merged" (list $derived $settings) -}}
 {{- end -}}
 

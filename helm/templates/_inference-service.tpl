@@ -140,9 +140,6 @@ volumeMounts:
   {{- if eq .Values.storage.mount "volume" }}
   - name: models
     mountPath: /mnt/models
-    {{- with .model.name }}
-    subPath: {{ . }}
-    {{- end }}
     readOnly: true
   {{- end }}
   {{- if .Values.predictor.blockList.configMap }}
@@ -155,9 +152,9 @@ volumeMounts:
 
 {{- define "stable-diffusion.predictorEnv" -}}
 {{- if eq .Values.storage.mount "storage-uri" -}}
-# KServe mounts this folder at /mnt/models, read-only.
+# KServe mounts the volume's root at /mnt/models, read-only.
 - name: STORAGE_URI
-  value: pvc://{{ include "stable-diffusion.claimName" . }}/{{ default "" .model.name }}
+  value: pvc://{{ include "stable-diffusion.claimName" . }}/
 {{ end -}}
 {{ include "stable-diffusion.cacheEnv" . }}
 - name: HF_HUB_OFFLINE

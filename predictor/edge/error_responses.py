@@ -23,6 +23,7 @@ from predictor.errors import (
     ModelUnavailableError,
     OverloadedError,
     RefusedBySafetyError,
+    ShuttingDownError,
 )
 
 STATUS: dict[type[Exception], HTTPStatus] = {
@@ -36,6 +37,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     NotImplementedError: HTTPStatus.NOT_IMPLEMENTED,
     UnsupportedProtocol: HTTPStatus.NOT_IMPLEMENTED,
     ModelUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     ServerNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
@@ -57,11 +59,16 @@ def status_of(error: Exception) -> HTTPStatus:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-async def _respond(_: Request, error: Exception) -> JSONResponse:
+def response_to(error: Exception) -> JSONResponse:
+    """The answer to an error that is in the table."""
     status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
+
+
+async def _respond(_: Request, error: Exception) -> JSONResponse:
+    return response_to(error)
 
 
 async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:

@@ -1,10 +1,11 @@
-"""KServe's registry: which models there are, one folder's or all that a volume holds."""
+"""KServe's registry: which models there are, one folder's, all of a volume's, or none yet."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+from typing import NoReturn
 
 from kserve import ModelRepository
 from kserve.errors import ModelNotFound, ModelNotReady
@@ -20,7 +21,30 @@ from predictor.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-class OneModel(ModelRepository):  # type: ignore[misc]  # kserve ships no types
+_DOWNLOAD_RETRY_SECONDS = 30.0
+
+
+class AwaitedModels(ModelRepository):  # type: ignore[misc]  # kserve ships no types
+    """No models yet: each request is answered that the download is not complete."""
+
+    loads_on_demand = False
+
+    async def look_for(self, name: str) -> NoReturn:
+        """Refuse.
+
+        Raises:
+            ModelUnavailableError: always.
+        """
+        raise ModelUnavailableError(
+            f"model {name!r} is not downloaded yet; the server waits for its download",
+            _DOWNLOAD_RETRY_SECONDS,
+        )
+
+    async def refresh(self) -> None:
+        """Nothing: the server looks at the volume."""
+
+
+class OneModel(ModelRepository):  # type: ignore[misc]
     """A published folder, loaded with the process and kept: no caller can take the model away."""
 
     loads_on_demand = False
@@ -156,6 +180,14 @@ def open_repository(model_name: str, settings: Settings) -> OneModel | Published
     if not (folder / MARKER_NAME).exists() and published_names(ModelStore(folder)):
         return PublishedModels(settings)
     return OneModel(model_name, settings)
+
+
+def is_published(settings: Settings) -> bool:
+    """Whether ``model_dir`` holds a model, and all that ``preload`` names."""
+    if (settings.model_dir / MARKER_NAME).is_file():
+        return True
+    names = set(published_names(ModelStore(settings.model_dir)))
+    return bool(names) and names.issuperset(settings.preload_names)
 
 
 def published_names(store: ModelStore) -> tuple[str, ...]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import warnings
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi.exceptions import FastAPIDeprecationWarning
-from kserve import ModelServer
+from kserve import ModelRepository, ModelServer
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
+from predictor.edge.download_wait import wait_for_download
+from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
 from predictor.edge.middleware import (
     BodyLimitMiddleware,
@@ -21,23 +25,38 @@ from predictor.edge.middleware import (
     MetricsMiddleware,
     StreamTypeMiddleware,
 )
-from predictor.edge.repository import OneModel, PublishedModels, RepositoryExtension
+from predictor.edge.repository import (
+    AwaitedModels,
+    OneModel,
+    PublishedModels,
+    RepositoryExtension,
+    is_published,
+    open_repository,
+)
 from predictor.edge.routes import metadata_routes, repository_routes
 from predictor.errors import ModelLoadError
 from predictor.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# An idle connection may carry a request that was sent before the client could know of the end.
+_QUIET_SECONDS = 1.0
+# For the last answers to leave the process, once nothing is under way.
+_FLUSH_SECONDS = 5.0
+
 
 class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
     """KServe's data plane, whose server readiness is a constant True."""
 
-    draining = False
     is_preloaded = False
+
+    def __init__(self, models: ModelRepository, drain: Drain) -> None:
+        super().__init__(model_registry=models)
+        self._drain = drain
 
     async def ready(self) -> bool:
         """Whether this pod should be sent requests: loaded, warm and not on its way out."""
-        return self.is_preloaded and not self.draining
+        return self.is_preloaded and not self._drain.is_draining
 
     async def model_ready(
         self, model_name: str, disable_predictor_health_check: bool = False
@@ -51,7 +70,7 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
         if disable_predictor_health_check:
             return is_ready or self.model_registry.loads_on_demand
-        return is_ready and not self.draining
+        return is_ready and not self._drain.is_draining
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """What a loaded model says of itself; KServe's own answer has empty lists."""
@@ -61,46 +80,42 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
 
 
 class DiffusionServer(ModelServer):  # type: ignore[misc]
-    """Serves models over HTTP until SIGTERM, or until one that must be loaded turns out not to."""
+    """Serves models over HTTP until a signal, or until one that must be loaded turns out not to."""
 
     def __init__(
-        self,
-        repository: OneModel | PublishedModels,
-        settings: Settings,
-        *,
-        http_port: int,
-        enable_grpc: bool,
+        self, model_name: str, settings: Settings, *, http_port: int, enable_grpc: bool
     ) -> None:
+        must_wait = settings.max_download_wait_seconds > 0 and not is_published(settings)
+        models = AwaitedModels() if must_wait else open_repository(model_name, settings)
         super().__init__(
             http_port=http_port,
             enable_grpc=enable_grpc,
             workers=1,
-            registered_models=repository,
-            grace_period=settings.shutdown_seconds,
+            registered_models=models,
         )
+        self._model_name = model_name
         self._settings = settings
-        self._repository = repository
-        self._residency = repository.residency
         self._load_error: ModelLoadError | None = None
-        self.dataplane = _DataPlane(model_registry=repository)
-        self.model_repository_extension = RepositoryExtension(model_registry=repository)
+        self._ending: asyncio.Task[None] | None = None
+        self._drain = Drain()
+        self.dataplane = _DataPlane(models, self._drain)
+        self.model_repository_extension = RepositoryExtension(model_registry=models)
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
-        app.add_middleware(MetricsMiddleware, is_served=repository.models.__contains__)
 
     def serve(self) -> None:
-        """Run until told to stop.
+        """Run until a signal.
 
         Raises:
             ModelLoadError: a model that the pod is not ready without could not be loaded.
         """
         # KServe answers through a FastAPI class that is deprecated: not for our log to say.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
-        self.start(list(self._repository.models.values()))
-        self._residency.close()
+        self.start(list(self.registered_models.models.values()))
+        self._close_engines()
         if self._load_error is not None:
             raise self._load_error
 
@@ -110,37 +125,87 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
     async def _serve(self) -> None:
         http = self._rest_server
         http.config.host = self._settings.host
+        http.config.app = MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served)
         # KServe's own handlers log a trace for each failed probe and show exception texts.
         http._add_exception_handlers = register_error_responses
         # Uvicorn would install handlers of its own and close the port at once.
         http._server.capture_signals = contextlib.nullcontext
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._stop)
-        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
+        loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)
         loading = asyncio.create_task(self._preload())
         try:
             await super()._serve()
         finally:
             loading.cancel()
 
+    def _is_served(self, name: str) -> bool:
+        return name in self.registered_models.models
+
     async def _preload(self) -> None:
         try:
-            await self._residency.prepare()
-            await self._residency.preload(self._repository.preload_names)
+            if isinstance(self.registered_models, AwaitedModels):
+                await wait_for_download(self._settings)
+                self._adopt(open_repository(self._model_name, self._settings))
+            residency = self.registered_models.residency
+            await residency.prepare()
+            await residency.preload(self.registered_models.preload_names)
         except ModelLoadError as error:
             # Left alone, the pod would stay not ready for ever.
             self._load_error = error
-            self._stop()
+            self._ending = self._ending or asyncio.create_task(self._close())
         else:
             self.dataplane.is_preloaded = True
 
-    def _drain(self) -> None:
-        """Leave the endpoints first, close the port later: requests arrive until both are known."""
-        if not self.dataplane.draining:
-            logger.info("draining for %s s", self._settings.drain_seconds)
-            self.dataplane.draining = True
-            asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._stop)
+    def _adopt(self, models: OneModel | PublishedModels) -> None:
+        """Serve these instead of those that were awaited."""
+        self.registered_models = models
+        self.dataplane._model_registry = models
+        self.model_repository_extension._model_registry = models
+        self._register_and_check_atleast_one_model_is_ready(list(models.models.values()))
 
-    def _stop(self) -> None:
+    def _begin_end(self, pause: Callable[[float], Awaitable[object]]) -> None:
+        """What a first signal does; later ones change nothing."""
+        self._ending = self._ending or asyncio.create_task(self._end(pause))
+
+    async def _end(self, pause: Callable[[float], Awaitable[object]]) -> None:
+        """Leave the endpoints first, close the port later: requests arrive until both are known."""
+        logger.info("draining for %g s at most", self._settings.drain_seconds)
+        self._drain.is_draining = True
+        await pause(self._settings.drain_seconds)
+        await self._close()
+
+    async def _close(self) -> None:
         """Close the port; requests under way have ``shutdown_seconds`` to end."""
-        self._rest_server._server.should_exit = True
+        server, now = self._rest_server._server, asyncio.get_running_loop().time
+        deadline = now() + self._settings.shutdown_seconds
+        self._drain.is_draining = True
+        for listener in server.servers if server.started else ():
+            listener.close()
+        if not await self._clients_leave(self._settings.shutdown_seconds, _QUIET_SECONDS):
+            # In a thread, as it waits for a step; begun first, so that no caller is logged as gone.
+            asyncio.get_running_loop().run_in_executor(None, self._close_engines)
+            # None, where only idle connections were left.
+            if unfinished := self._drain.cut():
+                logger.warning(
+                    "shutdown_seconds=%d ran out: %d unfinished requests are answered with 503",
+                    self._settings.shutdown_seconds,
+                    unfinished,
+                )
+        # Answers that are on their way to slow clients may use the rest of the time.
+        server.config.timeout_graceful_shutdown = max(_FLUSH_SECONDS, deadline - now())
+        server.should_exit = True
+
+    def _close_engines(self) -> None:
+        if not isinstance(self.registered_models, AwaitedModels):
+            self.registered_models.residency.close()
+
+    async def _clients_leave(self, seconds: float, quiet_seconds: float = math.inf) -> bool:
+        """Whether within ``seconds`` no client is connected, or all idle for ``quiet_seconds``."""
+        connections = self._rest_server._server.server_state.connections
+        try:
+            async with asyncio.timeout(seconds):
+                await self._drain.wait_until_quiet(lambda: bool(connections), quiet_seconds)
+        except TimeoutError:
+            return False
+        return True

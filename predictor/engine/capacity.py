@@ -70,6 +70,12 @@ class Capacity:
         """
         return self.decodes(in_flight) if in_flight else _MOST_DECODED_TOGETHER
 
+    def improve(self, measured: Capacity) -> None:
+        """Take a later measurement where it found more; never after memory has run out."""
+        if not self.out_of_memory and measured.lanes > self.lanes:
+            self.lanes, self.steps_per_decode = measured.lanes, measured.steps_per_decode
+            logger.info("more fits than was measured at first: %d lanes from now on", self.lanes)
+
     def shrink(self, jobs: list[Job]) -> None:
         """These did not fit: half of them is the bound from now on."""
         self.out_of_memory += 1
@@ -83,16 +89,24 @@ class Capacity:
 
 
 @torch.inference_mode()
-def measure_capacity(denoiser: Denoiser, request: GenerationRequest, max_lanes: int) -> Capacity:
-    """Step and decode at the shape of ``request``, the model's default."""
+def measure_capacity(
+    denoiser: Denoiser,
+    request: GenerationRequest,
+    max_lanes: int,
+    go_on: Callable[[], None] = lambda: None,
+) -> Capacity:
+    """Step and decode at the shape of ``request``, the model's default.
+
+    ``go_on`` is called before each run of the denoiser; what it raises ends the measuring.
+    """
     lanes = _guided_lanes(denoiser, request)
     latents = lanes[0].denoising.latents
 
     def seconds_of(pairs: int) -> float:
-        return _seconds(lambda: denoiser.predict(lanes * pairs))
+        return _seconds(lambda: denoiser.predict(lanes * pairs), go_on)
 
     pairs, seconds = find_best_batch(seconds_of, max_lanes // 2)
-    decode_seconds = _seconds(lambda: denoiser.decode(latents))
+    decode_seconds = _seconds(lambda: denoiser.decode(latents), go_on)
     capacity = Capacity(
         lanes=2 * pairs,
         latent_pixels=latents.shape[-1] * latents.shape[-2],
@@ -115,11 +129,20 @@ def _guided_lanes(denoiser: Denoiser, request: GenerationRequest) -> list[Lane]:
     return [Lane(denoising, model_input, one) for one in conditioning]
 
 
-def measure_whole_batch(pipeline: Pipeline, request: GenerationRequest, most: int) -> int:
-    """How many pictures like ``request`` one call of the pipeline should make at most."""
+def measure_whole_batch(
+    pipeline: Pipeline,
+    request: GenerationRequest,
+    most: int,
+    go_on: Callable[[], None] = lambda: None,
+) -> int:
+    """How many pictures like ``request`` one call of the pipeline should make at most.
+
+    ``go_on`` is called at each step; what it raises ends the measuring.
+    """
 
     def make(pictures: int) -> float:
-        return _seconds(lambda: pipeline.generate([request] * pictures, lambda step, steps: None))
+        requests = [request] * pictures
+        return _seconds(lambda: pipeline.generate(requests, lambda step, steps: go_on()), go_on)
 
     size, seconds = find_best_batch(make, most)
     logger.info("up to %d pictures in one call: %.0f ms of warm-up", size, seconds * 1000)
@@ -142,12 +165,14 @@ def find_best_batch(seconds_of: Callable[[int], float], most: int) -> tuple[int,
     return best, seconds
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], go_on: Callable[[], None]) -> float:
     """The best of three runs, or of fewer where they take seconds."""
     # The first run of a new size chooses kernels and asks the system for memory.
+    go_on()
     work()
     times: list[float] = []
     while len(times) < 3 and sum(times) < 1:
+        go_on()
         started = time.perf_counter()
         work()
         if torch.cuda.is_available():

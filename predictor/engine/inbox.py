@@ -160,10 +160,13 @@ class Inbox:
             self._tickets = deque(ticket for ticket in waiting if ticket not in taken)
         return taken
 
-    def wait(self) -> None:
-        """Return when a ticket waits, or at the end."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return True when a ticket waits, or at the end; False after so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._tickets or self.is_closed)
+            return self._changed.wait_for(self._has_news, seconds)
+
+    def _has_news(self) -> bool:
+        return bool(self._tickets) or self.is_closed
 
     def fail_all(self, error: Exception) -> None:
         """Fail every unfinished ticket, taken or not, after a bug in the engine."""

@@ -27,6 +27,7 @@ from predictor.engine.interfaces import (
 )
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
+from predictor.engine.second_measurement import SecondMeasurement
 from predictor.requests import GenerationRequest, GenerationResult
 
 if TYPE_CHECKING:
@@ -41,9 +42,16 @@ _THREADS = torch.get_num_threads()
 class StepEngine:
     """An ``Engine`` over a ``Denoiser``; the event loop's thread only waits."""
 
-    def __init__(self, denoiser: Denoiser, capacity: Capacity, max_queue_length: int) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        capacity: Capacity,
+        max_queue_length: int,
+        second_measurement: SecondMeasurement[Capacity] | None = None,
+    ) -> None:
         self._denoiser = denoiser
         self._capacity = capacity
+        self._second_measurement = second_measurement
         self._inbox = Inbox(max_queue_length)
         with torch.inference_mode():
             self._embeddings = EmbeddingCache(denoiser.encode)
@@ -93,7 +101,7 @@ class StepEngine:
 
     def _take_turn(self) -> None:
         if not self._in_flight and not self._denoised:
-            self._inbox.wait()
+            self._wait()
         self._turn += 1
         self._drop()
         self._admit()
@@ -102,6 +110,12 @@ class StepEngine:
             run_isolated(self._step, batch, self._capacity.shrink)
         self._retire()
         self._decode(len(batch))
+
+    def _wait(self) -> None:
+        if self._second_measurement is None:
+            self._inbox.wait()
+        else:
+            self._second_measurement.wait(self._inbox, self._capacity.improve)
 
     def _drop(self) -> None:
         """Forget the jobs that failed, and those whose callers have left."""

@@ -15,6 +15,7 @@ from predictor.engine.interfaces import (
     StepListener,
 )
 from predictor.engine.isolation import run_isolated
+from predictor.engine.second_measurement import SecondMeasurement
 from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,15 @@ class WholeBatchEngine:
     has waited longest, up to ``max_batch``; nobody is waited for.
     """
 
-    def __init__(self, pipeline: Pipeline, max_batch: int, max_queue_length: int) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        max_batch: int,
+        max_queue_length: int,
+        second_measurement: SecondMeasurement[int] | None = None,
+    ) -> None:
         self._pipeline = pipeline
+        self._second_measurement = second_measurement
         self._max_batch = max_batch
         self._in_flight = 0
         self._out_of_memory = 0
@@ -55,7 +63,7 @@ class WholeBatchEngine:
 
     def _run(self) -> None:
         while not self._inbox.is_closed:
-            self._inbox.wait()
+            self._wait()
             try:
                 self._take_turn()
             except Exception as error:
@@ -71,6 +79,17 @@ class WholeBatchEngine:
             run_isolated(self._generate, tickets, self._shrink)
         finally:
             self._in_flight = 0
+
+    def _wait(self) -> None:
+        if self._second_measurement is None:
+            self._inbox.wait()
+        else:
+            self._second_measurement.wait(self._inbox, self._improve)
+
+    def _improve(self, measured: int) -> None:
+        """Take a later measurement where it found more; never after memory has run out."""
+        if not self._out_of_memory:
+            self._max_batch = max(self._max_batch, measured)
 
     def _next_batch(self) -> list[Ticket]:
         return self._inbox.take_batch(batch_key, self._max_batch)

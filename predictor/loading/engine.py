@@ -9,6 +9,7 @@ from pathlib import Path
 
 from predictor.engine import Engine
 from predictor.engine.capacity import Capacity, measure_capacity, measure_whole_batch, step_once
+from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
@@ -22,10 +23,12 @@ from predictor.settings import Settings
 class Measured:
     """What the device can do with each model, by folder: one that comes back is not measured again.
 
-    Neither would the figures be right, with other models at work meanwhile.
+    Neither would the figures be right, with other models at work meanwhile. For the same reason
+    only a model that is alone ``is_measured_again`` once its engine is idle.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_measured_again: bool = False) -> None:
+        self.is_measured_again = is_measured_again
         self._capacities: dict[Path, Capacity] = {}
         self._batches: dict[Path, int] = {}
 
@@ -67,10 +70,10 @@ def _open_step_engine(
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
     request = pipeline.profile.default_request("warm-up")
-    capacity = measured.capacity(
-        folder, lambda: measure_capacity(denoiser, request, settings.max_lanes)
-    )
-    return StepEngine(denoiser, capacity, settings.max_queue_length)
+    measure = partial(measure_capacity, denoiser, request, settings.max_lanes)
+    capacity = measured.capacity(folder, measure)
+    second = SecondMeasurement(measure) if measured.is_measured_again else None
+    return StepEngine(denoiser, capacity, settings.max_queue_length, second)
 
 
 def _open_whole_batch_engine(
@@ -78,8 +81,10 @@ def _open_whole_batch_engine(
 ) -> WholeBatchEngine:
     compile_denoiser(pipeline, settings, [partial(_make, pipeline, 2), partial(_make, pipeline, 1)])
     request, most = pipeline.warm_up_request(), settings.max_lanes // 2
-    batch = measured.batch(folder, lambda: measure_whole_batch(pipeline, request, most))
-    return WholeBatchEngine(pipeline, batch, settings.max_queue_length)
+    measure = partial(measure_whole_batch, pipeline, request, most)
+    batch = measured.batch(folder, measure)
+    second = SecondMeasurement(measure) if measured.is_measured_again else None
+    return WholeBatchEngine(pipeline, batch, settings.max_queue_length, second)
 
 
 def _make(pipeline: DiffusersPipeline, pictures: int, request: GenerationRequest) -> None:

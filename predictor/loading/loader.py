@@ -62,7 +62,7 @@ class ModelLoader:
         """See ``Loader.prepare``."""
         from predictor.loading.engine import Measured
 
-        self._measured = Measured()
+        self._measured = Measured(is_measured_again=not self._is_bounded)
 
     def budget_bytes(self) -> float:
         """See ``Loader.budget_bytes``."""

@@ -117,24 +117,37 @@ def test_the_predictor_reads_the_folder_that_the_downloader_publishes(name: str)
     claim = volume["persistentVolumeClaim"]["claimName"]
     for model, predictor in zip(model_names(name), case(name).predictors.values(), strict=True):
         (container,) = predictor["containers"]
-        assert folder_of(container, predictor["volumes"]) == (claim, model)
+        assert claim_of(container, predictor["volumes"]) == claim
+        assert plain_env(container)["PREDICTOR_MODEL_DIR"] == f"/mnt/models/{model}"
         assert f"--model_name={model}" in container["args"]
         assert container["readinessProbe"]["httpGet"]["path"] == f"/v2/models/{model}/ready"
 
 
-def folder_of(container: dict[str, Any], volumes: list[dict[str, Any]]) -> tuple[str, str]:
-    """The claim and the folder that the predictor gets read-only, by KServe or by its own mount."""
+def claim_of(container: dict[str, Any], volumes: list[dict[str, Any]]) -> str:
+    """The claim whose root the predictor gets read-only, by KServe or by its own mount.
+
+    The root: the kubelet would resolve a folder before the downloader has published it.
+    """
     uris = [item["value"] for item in container["env"] if item["name"] == "STORAGE_URI"]
     mounts = [item for item in container["volumeMounts"] if item["mountPath"] == "/mnt/models"]
     if uris:
         assert (len(uris), mounts) == (1, [])
         claim, _, folder = uris[0].removeprefix("pvc://").partition("/")
-        return claim, folder
+        assert folder == ""
+        return str(claim)
     (mount,) = mounts
     (volume,) = [item for item in volumes if item["name"] == mount["name"]]
     assert mount["readOnly"]
+    assert "subPath" not in mount
     assert volume["persistentVolumeClaim"]["readOnly"]
-    return volume["persistentVolumeClaim"]["claimName"], mount["subPath"]
+    return str(volume["persistentVolumeClaim"]["claimName"])
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
+def test_the_predictor_waits_for_as_long_as_the_job_may_take(name: str) -> None:
+    deadline = case(name).one("Job")["spec"]["activeDeadlineSeconds"]
+    for container in containers_of(name):
+        assert plain_env(container)["PREDICTOR_MAX_DOWNLOAD_WAIT_SECONDS"] == str(deadline)
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
@@ -175,6 +188,7 @@ def test_weights_that_are_there_need_no_job() -> None:
     rendered = render({"downloader": {"enabled": False}})
     assert "Job" not in rendered.kinds()
     assert "job/" not in rendered.notes
+    assert "PREDICTOR_MAX_DOWNLOAD_WAIT_SECONDS" not in plain_env(rendered.predictor_container)
 
 
 def test_both_containers_run_as_the_same_user() -> None:

@@ -1,24 +1,62 @@
-"""The predictor resolves the link once, so a switch while it loads never mixes revisions."""
+"""Each load resolves the link once, so a switch meanwhile never mixes revisions."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from modelstore import ModelStore
+import pytest
+
+from modelstore import MARKER_NAME, ModelStore
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.edge.repository import OneModel, open_repository
+from predictor.loading.loader import Loaded, ModelLoader
 from predictor.settings import Settings
 
 
-def test_the_link_is_followed_when_the_settings_are_read(tmp_path: Path) -> None:
+def publish(store: ModelStore, revision: str) -> None:
+    """The last steps of a download, without the weights."""
+    store.revision("sd", revision).mkdir(parents=True)
+    (store.revision("sd", revision) / MARKER_NAME).touch()
+    link = store.model("sd")
+    link.unlink(missing_ok=True)
+    link.symlink_to(store.link_target("sd", revision))
+
+
+def test_the_link_is_followed_once_when_the_load_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ModelStore(tmp_path)
-    for revision in ("1-a", "2-b"):
-        store.revision("sd", revision).mkdir(parents=True)
-    store.model("sd").symlink_to(store.link_target("sd", "1-a"))
-
+    publish(store, "1-a")
     settings = Settings(model_dir=store.model("sd"))
-    store.model("sd").unlink()
-    store.model("sd").symlink_to(store.link_target("sd", "2-b"))
+    repository = open_repository("sd", settings)
+    publish(store, "2-b")
+    folders: list[Path] = []
 
-    assert settings.model_dir == store.revision("sd", "1-a").resolve()
+    def read(loader: ModelLoader, folder: Path) -> Checkpoint:
+        publish(store, "3-c")
+        return Checkpoint(folder, None)  # type: ignore[arg-type]
+
+    def load(loader: ModelLoader, checkpoint: Checkpoint) -> Loaded:
+        folders.append(checkpoint.folder)
+        return Loaded(None, None, 0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ModelLoader, "read", read)
+    monkeypatch.setattr(ModelLoader, "load", load)
+    monkeypatch.setattr("predictor.residency.residency._note_success", lambda *_: None)
+    asyncio.run(repository.residency.preload(["sd"]))
+
+    assert isinstance(repository, OneModel)
+    assert folders == [store.revision("sd", "2-b").resolve()]
+
+
+def test_the_settings_keep_the_link_as_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ModelStore(tmp_path), "1-a")
+    monkeypatch.chdir(tmp_path)
+
+    assert Settings(model_dir=Path("sd")).model_dir == tmp_path / "sd"
 
 
 def test_plain_and_missing_folders_stay_as_they_are(tmp_path: Path) -> None:

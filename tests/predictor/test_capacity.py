@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from predictor.engine.capacity import Capacity, find_best_batch, measure_capacity
+from predictor.engine.capacity import (
+    Capacity,
+    find_best_batch,
+    measure_capacity,
+    measure_whole_batch,
+)
+from predictor.engine.inbox import Inbox, Ticket
+from predictor.engine.second_measurement import SecondMeasurement
 from tests.predictor.fake_denoiser import FakeDenoiser, request
 
 
@@ -74,3 +81,99 @@ def test_the_first_run_of_a_size_does_not_count(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(denoiser, "predict", predict_in_time)
 
     assert measure_capacity(denoiser, request("any"), max_lanes=16).lanes == 16
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_measuring_can_be_stopped_before_each_run() -> None:
+    denoiser = FakeDenoiser()
+    denoiser.gate.release(1_000)
+
+    def stop_at_the_third() -> None:
+        if len(denoiser.lanes) == 2:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        measure_capacity(denoiser, request("any"), 16, stop_at_the_third)
+    assert len(denoiser.lanes) == 2
+
+
+def test_measuring_whole_pictures_can_be_stopped_at_a_step() -> None:
+    steps = []
+
+    class Pipeline:
+        def generate(self, requests, on_step) -> None:  # type: ignore[no-untyped-def]
+            for step in range(1, 10):
+                steps.append(step)
+                on_step(step, 9)
+
+    def stop_at_the_third() -> None:
+        if len(steps) == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        measure_whole_batch(Pipeline(), request("any"), 4, stop_at_the_third)  # type: ignore[arg-type]
+    assert steps == [1, 2, 3]
+
+
+def test_an_idle_engine_measures_once_more() -> None:
+    inbox, measured, used = Inbox(1), iter([7, 8]), []
+
+    def use(found: int) -> None:
+        used.append(found)
+        inbox.put(Ticket(request("any")))
+
+    again = SecondMeasurement(lambda go_on: next(measured), idle_seconds=0)
+    again.wait(inbox, use)
+    inbox.take(2, 1)
+    inbox.put(Ticket(request("any")))
+    again.wait(inbox, use)
+
+    assert used == [7]
+
+
+def test_a_request_that_waits_keeps_the_engine_from_measuring() -> None:
+    inbox = Inbox(1)
+    inbox.put(Ticket(request("any")))
+
+    SecondMeasurement(lambda go_on: pytest.fail("measured"), idle_seconds=0).wait(inbox, print)
+
+
+def test_a_request_ends_the_measuring_and_the_next_idle_time_begins_it_again() -> None:
+    inbox, runs, used = Inbox(1), [], []
+
+    def measure(go_on) -> int:  # type: ignore[no-untyped-def]
+        for run in range(3):
+            go_on()
+            runs.append(run)
+            if len(runs) == 1:
+                inbox.put(Ticket(request("any")))
+        return 5
+
+    def use(found: int) -> None:
+        used.append(found)
+        inbox.close()
+
+    again = SecondMeasurement(measure, idle_seconds=0)
+    again.wait(inbox, use)
+    assert (runs, used) == ([0], [])
+
+    inbox.take(2, 1)
+    again.wait(inbox, use)
+    assert (runs, used) == ([0, 0, 1, 2], [5])
+
+
+def test_a_second_measurement_raises_the_bound_and_never_lowers_it() -> None:
+    capacity = Capacity(4, 64, steps_per_decode=2.0)
+    capacity.improve(Capacity(2, 64, steps_per_decode=1.0))
+    assert capacity == Capacity(4, 64, steps_per_decode=2.0)
+    capacity.improve(Capacity(16, 64, steps_per_decode=1.0))
+    assert capacity == Capacity(16, 64, steps_per_decode=1.0)
+
+
+def test_a_second_measurement_does_not_raise_what_memory_has_bounded() -> None:
+    capacity = Capacity(4, 64, steps_per_decode=2.0, out_of_memory=1)
+    capacity.improve(Capacity(16, 64, steps_per_decode=2.0))
+    assert capacity.lanes == 4

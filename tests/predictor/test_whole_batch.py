@@ -13,6 +13,7 @@ from PIL import Image
 
 from predictor.engine import StepListener, whole_batch
 from predictor.engine.interfaces import GenerationCancelledError
+from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, OverloadedError
 from predictor.requests import GenerationDefaults, GenerationRequest, GenerationResult, ModelProfile
@@ -235,3 +236,31 @@ def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
         assert engine.state[:2] == (0, 0)
 
     run(story)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(100, 8), (1, 1)])
+def test_an_idle_engine_takes_what_it_measures_then_unless_memory_ran_out(
+    most: int, expected: int
+) -> None:
+    pipeline, may_end, has_ended = GatedPipeline(), threading.Event(), threading.Event()
+    pipeline.most = most
+
+    def measure(go_on: Callable[[], None]) -> int:
+        while not may_end.wait(0.001):
+            go_on()
+        has_ended.set()
+        return 8
+
+    async def story(engine: WholeBatchEngine) -> None:
+        await submit_behind_one(engine, pipeline, request("a"), request("b"))
+
+    engine = WholeBatchEngine(pipeline, 2, 8, SecondMeasurement(measure, idle_seconds=0))
+    asyncio.run(story(engine))
+    may_end.set()
+    assert has_ended.wait(10)
+    # The engine's thread has taken the result before it begins a picture.
+    pipeline.gate.release(2)
+    asyncio.run(engine.submit(request("c")))
+    engine.close()
+
+    assert engine.state.lanes == expected

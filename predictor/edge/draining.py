@@ -1,0 +1,121 @@
+"""How a server ends: connections are closed in good order, and no request is left unanswered."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from predictor.edge.error_responses import response_to, status_of
+from predictor.edge.stream import LastEvent
+from predictor.errors import ShuttingDownError
+from predictor.protocol.accept import EVENT_STREAM
+from predictor.protocol.encode import error_event
+
+_POLL_SECONDS = 0.05
+
+
+class Drain:
+    """The requests under way, and whether they may still finish.
+
+    Lives on the event loop. ``is_draining``: answers close their connections, so that clients open
+    the next one to another pod.
+    """
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        self.is_cut = False
+        self._handlers: set[asyncio.Task[object]] = set()
+        self._last_end = -math.inf
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Count the current task as one that handles a request."""
+        handler = asyncio.current_task()
+        assert handler is not None
+        self._handlers.add(handler)
+        try:
+            yield
+        finally:
+            self._handlers.discard(handler)
+            self._last_end = asyncio.get_running_loop().time()
+
+    async def wait_until_quiet(
+        self, has_connections: Callable[[], bool], quiet_seconds: float = math.inf
+    ) -> None:
+        """Return once no connection is open, or no request was under way for so long."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        while has_connections() and (  # noqa: ASYNC110 - uvicorn has no event for this
+            self._handlers or now() < max(began, self._last_end) + quiet_seconds
+        ):
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def cut(self) -> int:
+        """Answer what is under way with an error, and what still comes; returns the number cut."""
+        self.is_cut = True
+        for handler in self._handlers:
+            handler.cancel()
+        return len(self._handlers)
+
+
+class DrainMiddleware:
+    """Close connections while the server drains, and answer the requests that are cut with 503.
+
+    It belongs around the whole application: then errors that the application did not expect close
+    their connections too.
+    """
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, or the part of it for which there is time."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        answer = _Answer(send, self._drain)
+        with self._drain.under_way():
+            if self._drain.is_cut:
+                return await answer.cut(scope, receive)
+            try:
+                await self._app(scope, receive, answer.send)
+            except asyncio.CancelledError:
+                if not self._drain.is_cut:
+                    raise
+                await answer.cut(scope, receive)
+
+
+class _Answer:
+    """One response, and how far it has come."""
+
+    def __init__(self, send: Send, drain: Drain) -> None:
+        self._send = send
+        self._drain = drain
+        self._is_started = False
+        self._is_complete = False
+        self._is_stream = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            if self._drain.is_draining:
+                headers["connection"] = "close"
+            self._is_started = True
+            self._is_stream = headers.get("content-type", "").startswith(EVENT_STREAM)
+        elif not message.get("more_body", False):
+            self._is_complete = True
+        await self._send(message)
+
+    async def cut(self, scope: Scope, receive: Receive) -> None:
+        """End it with an error, in the form that it has begun in."""
+        error = ShuttingDownError("the server shuts down before the request is done; send it again")
+        if not self._is_started:
+            await response_to(error)(scope, receive, self.send)
+        elif self._is_stream and not self._is_complete:
+            event = LastEvent(error_event(str(error)), status_of(error))
+            await self.send({"type": "http.response.body", "body": event})

@@ -1,0 +1,230 @@
+"""The end of the process as clients see it: real signals, kept connections, cut requests."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from predictor.edge.draining import Drain, DrainMiddleware
+from predictor.edge.middleware import MetricsMiddleware
+from predictor.metrics import REQUESTS
+from tests.predictor.metric_samples import samples
+from tests.predictor.test_progress import events
+from tests.serving import PREDICT, Server
+
+SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
+LONG = {
+    "prompt": "a red star",
+    "parameters": {
+        "num_inference_steps": 150,
+        "width": 128,
+        "height": 128,
+        "num_images_per_prompt": 16,
+    },
+}
+EVENTS = {"accept": "text/event-stream"}
+CLIENTS = 20
+
+
+class KeptConnection:
+    """One connection that is used again and again, until the server asks to close it."""
+
+    def __init__(self, server: Server, is_in_use: threading.Barrier) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", httpx.URL(server.url).port)
+        self._is_in_use = is_in_use
+        self.answers: list[int] = []
+
+    def ask_until_closed(self, body: dict[str, Any] | None) -> list[int]:
+        """The statuses; a reset or an answer that is cut raises."""
+        is_closing = False
+        while not is_closing:
+            method, path = ("POST", PREDICT) if body else ("GET", "/v2/health/live")
+            headers = {"content-type": "application/json"}
+            self._connection.request(method, path, body and json.dumps(body), headers)
+            answer = self._connection.getresponse()
+            answer.read()
+            self.answers.append(answer.status)
+            is_closing = answer.headers.get("connection") == "close"
+            if len(self.answers) == 1:
+                self._is_in_use.wait(60)
+        return self.answers
+
+
+# After SIGINT the server waits no longer than its clients stay.
+@pytest.mark.parametrize(("sent", "drain_seconds"), [(signal.SIGTERM, 5), (signal.SIGINT, 60)])
+def test_no_kept_connection_breaks_while_the_server_ends(
+    demo_model: Path, tmp_path: Path, sent: signal.Signals, drain_seconds: int
+) -> None:
+    in_use = threading.Barrier(CLIENTS + 1)
+    with Server.started(demo_model, tmp_path / "log", drain_seconds=drain_seconds) as server:
+        server.wait_until_ready()
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            # Some make pictures, and so have a request under way when the signal comes.
+            asking = [
+                clients.submit(
+                    KeptConnection(server, in_use).ask_until_closed, None if index % 4 else SHORT
+                )
+                for index in range(CLIENTS)
+            ]
+            in_use.wait(60)
+            server.process.send_signal(sent)
+            server.wait_for_log("draining")
+            server.process.send_signal(sent)
+            answers = [client.result(timeout=60) for client in asking]
+        status = server.process.wait(timeout=60)
+        log = server.log.read_text()
+
+    assert {status for statuses in answers for status in statuses} == {200}
+    assert status == 0
+    assert "Traceback" not in log
+
+
+def test_a_connection_that_idles_through_the_signal_is_answered_and_closed(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    with Server.started(demo_model, tmp_path / "log", drain_seconds=60) as server:
+        server.wait_until_ready()
+        with httpx.Client(base_url=server.url, timeout=60) as idle:
+            before = idle.post(PREDICT, json=SHORT)
+            server.terminate()
+            server.wait_for_log("draining")
+            after = idle.post(PREDICT, json=SHORT)
+
+    assert "connection" not in before.headers
+    assert (after.status_code, after.headers["connection"]) == (200, "close")
+
+
+def test_ctrl_c_ends_a_server_without_clients_at_once(demo_model: Path, tmp_path: Path) -> None:
+    with Server.started(demo_model, tmp_path / "log", drain_seconds=600) as server:
+        server.wait_until_ready()
+        server.process.send_signal(signal.SIGINT)
+
+        assert server.process.wait(timeout=60) == 0
+
+
+def test_what_outlives_shutdown_seconds_is_answered_with_503(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    def read_stream() -> list[tuple[str, Any]]:
+        with httpx.stream(
+            "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
+        ) as response:
+            return list(events(response.iter_lines()))
+
+    with Server.started(demo_model, tmp_path / "log", shutdown_seconds=1) as server:
+        server.wait_until_ready()
+        with ThreadPoolExecutor(2) as callers:
+            picture = callers.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=120)
+            stream = callers.submit(read_stream)
+            wait_for_pictures(server, 32)
+            server.terminate()
+            server.terminate()
+            cut, told = picture.result(), stream.result()
+        status = server.process.wait(timeout=60)
+        log = server.log.read_text()
+
+    sentence = "the server shuts down before the request is done; send it again"
+    assert cut.status_code == 503
+    assert cut.json() == {"error": sentence}
+    assert int(cut.headers["retry-after"]) > 0
+    assert cut.headers["connection"] == "close"
+    assert told[-1] == ("error", {"error": sentence})
+    assert status == 0
+    assert log.count("shutdown_seconds=1 ran out: 2 unfinished requests") == 1
+    assert "Traceback" not in log
+    assert "the caller left" not in log
+
+
+async def cut_after(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is sent by an application that hangs after these messages and is cut then."""
+    drain, hangs, sent = Drain(), asyncio.Event(), []
+
+    async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+        hangs.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        sent.append(dict(message))
+
+    app = MetricsMiddleware(DrainMiddleware(hanging, drain), lambda name: True)
+    scope = {"type": "http", "path": "/v1/models/cut:predict", "headers": []}
+    handling = asyncio.create_task(app(scope, send, send))  # type: ignore[arg-type]
+    await hangs.wait()
+    assert drain.cut() == 1
+    await handling
+    return sent
+
+
+EVENT_START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/event-stream")],
+}
+
+
+@pytest.mark.parametrize("messages", [[], [EVENT_START]], ids=["nothing sent", "stream"])
+def test_what_is_cut_is_counted_as_503(messages: list[dict[str, Any]]) -> None:
+    before = REQUESTS.labels("cut", 503)._value.get()
+
+    sent = asyncio.run(cut_after(messages))
+
+    assert REQUESTS.labels("cut", 503)._value.get() == before + 1
+    assert b"shuts down" in sent[-1]["body"]
+    assert not sent[-1].get("more_body", False)
+
+
+def test_what_was_complete_is_not_answered_again() -> None:
+    start = {"type": "http.response.start", "status": 204, "headers": []}
+    messages = [start, {"type": "http.response.body", "body": b""}]
+
+    assert asyncio.run(cut_after(messages)) == messages
+
+
+def test_an_error_that_nobody_expected_closes_its_connection_too() -> None:
+    drain, sent = Drain(), []
+    drain.is_draining = True
+
+    async def fail(request: Request) -> Response:
+        raise ValueError("not expected")
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    app = DrainMiddleware(Starlette(routes=[Route("/", fail)]), drain)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+    with pytest.raises(ValueError, match="not expected"):
+        asyncio.run(app(scope, receive, send))
+
+    assert sent[0]["status"] == 500
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def wait_for_pictures(server: Server, count: int) -> None:
+    """Poll until so many pictures wait or are under way."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = samples(httpx.get(f"{server.url}/metrics").text, "diffusion_pictures")
+        if sum(sample.value for sample in found) == count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"never {count} pictures in work")
