@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -66,14 +67,25 @@ class Reporter:
 
 
 class Waits:
-    """Tells each reason of a wait once, as a loop that looks again and again finds it."""
+    """Prints each reason of a wait once, however often a loop finds it.
 
-    def __init__(self, reporter: Reporter) -> None:
+    For the first ``grace`` seconds a reason that needs action is held back: most of them pass.
+    """
+
+    def __init__(self, reporter: Reporter, grace: float = 0.0) -> None:
         self._reporter = reporter
+        self._grace_end = time.monotonic() + grace
         self._told: Explanation | None = None
 
+    def at_most(self, seconds: float) -> float:
+        """``seconds``, or what is left of the grace where that is less."""
+        left = self._grace_end - time.monotonic()
+        return min(seconds, left) if left > 0 else seconds
+
     def tell(self, explanation: Explanation) -> None:
-        """Say why nothing happens, unless that was said last."""
+        """Print why nothing happens, unless that was printed last."""
+        if explanation.advice and time.monotonic() < self._grace_end:
+            return
         if explanation != self._told:
             self._told = explanation
             self._reporter.waits(explanation)

@@ -24,6 +24,10 @@ class Deadline:
         """``seconds``, or what is left where that is less; never quite nothing."""
         return max(0.1, min(seconds, self._end - time.monotonic()))
 
+    def share(self, seconds: float) -> float:
+        """``seconds``, or a quarter of the limit where that is less."""
+        return min(seconds, self._seconds / 4)
+
     def check(self, state: str, explanation: Explanation | None) -> None:
         """Raise NotReadyError once the time is up, with the reason of the wait."""
         if self.is_over:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.progress import Progress, TaskID
 
 from deploy.cluster import Cluster
@@ -9,12 +11,14 @@ from deploy.console import Reporter, Waits
 from deploy.deadline import Deadline
 from deploy.errors import DownloadError, RefusedError, UnreachableError
 from deploy.explain import Snapshot, explain_job
-from deploy.explain.snapshot import condition
+from deploy.explain.snapshot import condition, event_mark
 from deploy.looking import look_again
 from deploy.objects import Object, dig, name_of, title
 from deploy.progress_log import LogLine, parse_line
 
 _LOOK_SECONDS = 5.0
+# How long a Job that was just created may look broken before that is reported.
+_GRACE_SECONDS = 5.0
 # The downloader says something every few seconds; a stream that says nothing for so long is dead.
 _QUIET_SECONDS = 60.0
 
@@ -26,7 +30,9 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
         DownloadError: it failed, or somebody deleted it.
         NotReadyError: the time is up.
     """
-    follower, waits = _Follower(cluster, reporter), Waits(reporter)
+    follower = _Follower(cluster, reporter)
+    waits = Waits(reporter, deadline.share(_GRACE_SECONDS))
+    known: frozenset[str] | None = None
     while True:
         seen = look_again(cluster, job, waits, deadline)
         if seen is None:
@@ -34,7 +40,9 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
         if condition(seen.item, "Complete").get("status") == "True":
             reporter.finding("ok", f"{title(job)} is complete")
             return
-        explanation = explain_job(seen)
+        if known is None:
+            known = frozenset(map(event_mark, seen.events))
+        explanation = explain_job(replace(seen, known=known))
         if explanation and explanation.fatal:
             raise DownloadError(str(explanation))
         deadline.check(f"{title(job)} is not complete", explanation)
@@ -42,7 +50,7 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
             continue
         if explanation:
             waits.tell(explanation)
-        cluster.wait_for_change(seen.item, deadline.at_most(_LOOK_SECONDS))
+        cluster.wait_for_change(seen.item, deadline.at_most(waits.at_most(_LOOK_SECONDS)))
 
 
 class _Follower:

@@ -15,6 +15,12 @@ from deploy.workload import claims_used
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 JOB_LABEL = "job-name"
+# What stands between an InferenceService and its pods; all of it has the label.
+_OWNERS = (
+    ("serving.knative.dev/v1", "Revision"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "ReplicaSet"),
+)
 _PAUSE_SECONDS = 1.0
 
 
@@ -24,14 +30,17 @@ def look(cluster: Cluster, item: Object) -> Snapshot | None:
     if found is None:
         return None
     label = JOB_LABEL if item["kind"] == "Job" else ISVC_LABEL
-    pods = _list(cluster, "Pod", f"{label}={name_of(item)}")
+    selector = f"{label}={name_of(item)}"
+    pods = _list(cluster, "v1", "Pod", selector)
+    kinds = () if item["kind"] == "Job" else _OWNERS
     names = {*claims_used([item]), *_claims_of(pods)}
     claims = (cluster.get("v1", "PersistentVolumeClaim", name) for name in sorted(names))
     return Snapshot(
         found,
         sorted(pods, key=_age, reverse=True),
         [claim for claim in claims if claim],
-        _list(cluster, "Event"),
+        _list(cluster, "v1", "Event"),
+        owners=[owner for kind in kinds for owner in _list(cluster, *kind, selector)],
     )
 
 
@@ -47,9 +56,9 @@ def look_again(cluster: Cluster, item: Object, waits: Waits, deadline: Deadline)
             time.sleep(deadline.at_most(_PAUSE_SECONDS))
 
 
-def _list(cluster: Cluster, kind: str, labels: str = "") -> list[Object]:
+def _list(cluster: Cluster, api_version: str, kind: str, labels: str = "") -> list[Object]:
     try:
-        return cluster.list("v1", kind, labels=labels)
+        return cluster.list(api_version, kind, labels=labels)
     except ForbiddenError:
         # Less can be explained without them, but nothing else needs them.
         return []

@@ -11,14 +11,17 @@ from deploy.console import Reporter, Waits
 from deploy.deadline import Deadline
 from deploy.errors import ServiceError
 from deploy.explain import explain_service
+from deploy.explain.rollout import failure_mark
 from deploy.explain.service import is_ready
-from deploy.explain.snapshot import event_mark
+from deploy.explain.snapshot import Snapshot, event_mark
 from deploy.looking import look_again
 from deploy.objects import Object, dig, title
 
 _LOOK_SECONDS = 5.0
 # How long KServe may take to notice a change; before that its old status says Ready.
 _NOTICE_SECONDS = 10.0
+# How long what was just created or changed may look broken before that is reported.
+_GRACE_SECONDS = 5.0
 
 
 def wait_for_service(
@@ -30,15 +33,15 @@ def wait_for_service(
         ServiceError: it cannot become ready as it is.
         NotReadyError: the time is up.
     """
-    waits = Waits(reporter)
+    waits = Waits(reporter, deadline.share(_GRACE_SECONDS) if applied.changed else 0)
     begun = time.monotonic()
-    known: frozenset[str] | None = frozenset() if applied.outcome == "created" else None
+    known: frozenset[str] | None = None
     while True:
         seen = look_again(cluster, applied.item, waits, deadline)
         if seen is None:
             raise ServiceError(f"{title(applied.item)} is gone: somebody deleted it")
         if known is None:
-            known = frozenset(map(event_mark, seen.events))
+            known = _known(applied, seen)
         seen = replace(seen, known=known)
         if not _is_stale(applied, seen.item, begun):
             explanation = explain_service(seen)
@@ -50,7 +53,15 @@ def wait_for_service(
             deadline.check(f"{title(seen.item)} is not ready", explanation)
             if explanation:
                 waits.tell(explanation)
-        cluster.wait_for_change(seen.item, deadline.at_most(_LOOK_SECONDS))
+        cluster.wait_for_change(seen.item, deadline.at_most(waits.at_most(_LOOK_SECONDS)))
+
+
+def _known(applied: Applied, seen: Snapshot) -> frozenset[str]:
+    """Marks of what happened before this change, which therefore says nothing about it."""
+    if applied.outcome == "created":
+        return frozenset()
+    failures = map(failure_mark, seen.owners if applied.outcome == "configured" else ())
+    return frozenset([*map(event_mark, seen.events), *filter(None, failures)])
 
 
 def _is_stale(applied: Applied, item: Object, begun: float) -> bool:

@@ -11,6 +11,7 @@ from deploy.objects import Object, dig, name_of, of_kind, title
 INFERENCE_SERVICE = ("serving.kserve.io/v1beta1", "InferenceService")
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 MODEL_CONTAINER = "kserve-container"
+QUEUE_PROXY = "queue-proxy"
 # Knative and Standard were Serverless and RawDeployment before KServe 0.16.
 _MODES = {
     "serverless": "Knative",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from deploy.explain.explanation import Explanation
-from deploy.explain.snapshot import Snapshot
+from deploy.explain.snapshot import Snapshot, message_of
 from deploy.objects import Object, dig, name_of
 
 # What provisioners say of an access mode that they cannot give: in-tree ones, and CSI drivers by
@@ -34,7 +34,7 @@ def explain_claim(claim: Object, seen: Snapshot) -> Explanation | None:
 
 
 def _explain_event(event: Object, claim: Object) -> Explanation | None:
-    name, message = name_of(claim), str(event.get("message") or "")
+    name, message = name_of(claim), message_of(event)
     wanted = ", ".join(dig(claim, "spec", "accessModes") or ())
     match event.get("reason"):
         case "FailedBinding":

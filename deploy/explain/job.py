@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from deploy.explain.claims import explain_claim
 from deploy.explain.explanation import Explanation
 from deploy.explain.pods import explain_pods, last_termination
 from deploy.explain.refusal import explain_refusal
-from deploy.explain.snapshot import Snapshot, condition
+from deploy.explain.snapshot import Snapshot, condition, event_mark, message_of
 from deploy.objects import Object, dig, name_of
 
 # The downloader's exit codes (see its documentation) and what the operator does about each.
@@ -46,12 +47,19 @@ def explain_job(seen: Snapshot) -> Explanation | None:
     if not seen.pods:
         for event in seen.events_about(seen.item):
             if event.get("reason") == "FailedCreate":
-                message = str(event.get("message"))
-                return explain_refusal(message) or Explanation(f"The Job has no pod: {message}")
+                return _explain_refused(event, seen)
         for claim in seen.claims:
             if explanation := explain_claim(claim, seen):
                 return explanation
     return _explain_retry(seen) or explain_pods(seen)
+
+
+def _explain_refused(event: Object, seen: Snapshot) -> Explanation:
+    message = message_of(event)
+    explanation = explain_refusal(message) or Explanation(f"The Job has no pod: {message}")
+    # The Job controller tries again only after a while: the cause may be gone by now.
+    is_old = event_mark(event) in seen.known
+    return replace(explanation, fatal=False) if is_old else explanation
 
 
 def _explain_retry(seen: Snapshot) -> Explanation | None:

@@ -7,12 +7,19 @@ from collections.abc import Iterator
 
 from deploy.explain.claims import explain_claim
 from deploy.explain.explanation import Explanation
-from deploy.explain.snapshot import Snapshot, condition
+from deploy.explain.snapshot import Snapshot, condition, message_of
 from deploy.objects import Object, dig, name_of
+from deploy.workload import MODEL_CONTAINER, QUEUE_PROXY
 
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _CONFIGURATION = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_UNREADY_WHILE_LOADING = {MODEL_CONTAINER, QUEUE_PROXY}
 _OUT_OF_MEMORY = "OOMKilled"
+# Why taking room from other pods would not help either, which says nothing of what is missing
+# (k8s.io/kubernetes, pkg/scheduler/framework/plugins: dynamicresources, defaultpreemption).
+_AFTERTHOUGHT = re.compile(
+    r"\s*(?:no new claims to deallocate|still not schedulable|preemption:).*", re.DOTALL
+)
 
 
 def explain_pods(seen: Snapshot) -> Explanation | None:
@@ -64,8 +71,7 @@ def _explain_scheduling(pod: Object, message: str, seen: Snapshot) -> Explanatio
     advice = list(_scheduling_advice(message))
     if "NotTriggerScaleUp" in events and any("nodes" in line for line in advice):
         advice.append("The cluster autoscaler has no node group that would fit.")
-    # What follows is about preempting others, which says nothing of what is missing.
-    reason = message.partition(" preemption:")[0].strip()
+    reason = _AFTERTHOUGHT.split(message)[0]
     return Explanation(f"No node can take pod {name}: {reason}", " ".join(advice))
 
 
@@ -159,7 +165,7 @@ def _explain_crash(pod: Object, status: Object) -> Explanation | None:
 
 def _explain_volume(pod: Object, seen: Snapshot) -> Explanation | None:
     for event in seen.events_about(pod):
-        message = str(event.get("message") or "")
+        message = message_of(event)
         if event.get("reason") not in ("FailedMount", "FailedAttachVolume"):
             continue
         if "Multi-Attach" in message:
@@ -177,7 +183,11 @@ def _explain_start(pod: Object, statuses: list[Object]) -> Explanation | None:
     phase = dig(pod, "status", "phase")
     if phase == "Pending":
         return Explanation(f"Pod {name} has a node and is being started: the image is pulled.")
-    unready = [str(one["name"]) for one in statuses if not one.get("ready")]
-    if phase == "Running" and unready:
-        return Explanation(f"Pod {name} runs; {', '.join(unready)} is loading the weights.")
-    return None
+    unready = {str(one["name"]): one for one in statuses if not one.get("ready")}
+    if phase != "Running" or not unready:
+        return None
+    # On Knative the predictor's readiness probe is queue-proxy's: unready is then queue-proxy.
+    predictor = next((one for one in statuses if one["name"] == MODEL_CONTAINER), {})
+    if "running" in (predictor.get("state") or {}) and unready.keys() & _UNREADY_WHILE_LOADING:
+        return Explanation(f"Pod {name} runs; {MODEL_CONTAINER} is loading the weights.")
+    return Explanation(f"Pod {name} runs; not ready yet: {', '.join(unready)}.")

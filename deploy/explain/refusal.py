@@ -44,11 +44,14 @@ def explain_refusal(message: str) -> Explanation | None:
     """Explain a refusal that is known; None for any other."""
     return (
         _feature_flag(message)
+        or _resources(message)
         or _quota(message)
+        or _limit_range(message)
         or _pod_security(message)
         or _webhook_down(message)
         or _unknown_kind(message)
         or _no_namespace(message)
+        or _invalid(message)
     )
 
 
@@ -78,6 +81,30 @@ def _feature_flag(message: str) -> Explanation | None:
     )
 
 
+def _resources(message: str) -> Explanation | None:
+    exceeded = re.findall(
+        r"(?P<container>[cC]ontainers\[\d+\])\.resources\.requests: Invalid value: "
+        r"\"(?P<asked>[^\"]+)\": must be less than or equal to (?P<name>\S+) limit"
+        r"(?: of (?P<limit>[\w.]+))?",
+        message,
+    )
+    if not exceeded:
+        return None
+    sentences = dict.fromkeys(
+        f"{container} requests {asked} of {name}, more than its limit"
+        + (f" of {limit}." if limit else ".")
+        for container, asked, name, limit in exceeded
+    )
+    fields = dict.fromkeys(f"`resources.limits.{name}`" for _, _, name, _ in exceeded)
+    return Explanation(
+        f"The pod is refused: {' '.join(sentences)}",
+        f"Set {' and '.join(fields)} to at least the request (chart value "
+        "`predictor.resources`). Where a container sets no limit, KServe sets the one of "
+        "`inferenceservice-config` (key `inferenceService`), which is 1 CPU and 2Gi by default.",
+        fatal=True,
+    )
+
+
 def _quota(message: str) -> Explanation | None:
     exceeded = re.search(
         r"exceeded quota: (?P<name>[^,]+), requested: (?P<asked>.+?), used: (?P<used>.+?), "
@@ -94,9 +121,28 @@ def _quota(message: str) -> Explanation | None:
     if unset:
         return Explanation(
             f"The quota {unset['name']!r} refuses pods that do not set {unset['what']}.",
-            "Set it in the resources of every container; a LimitRange can set it for sidecars.",
+            "Set it in the resources of every container. For queue-proxy use the annotation "
+            "`queue.sidecar.serving.knative.dev/cpu-resource-limit` (or memory, or request) of "
+            "the InferenceService, or a LimitRange with defaults in the namespace.",
+            fatal=True,
         )
     return None
+
+
+def _limit_range(message: str) -> Explanation | None:
+    broken = re.findall(
+        r"((?:minimum|maximum) \S+ usage per (?:Container|Pod) is \w+"
+        r"(?:, but (?:limit|request) is \w+|\.\s+No (?:limit|request) is specified)?)",
+        message,
+    )
+    if not broken:
+        return None
+    return Explanation(
+        f"A LimitRange of the namespace refuses the pod: {'; '.join(broken)}.",
+        "Change the resources of the container that it names, or the LimitRange: "
+        "kubectl describe limitrange",
+        fatal=True,
+    )
 
 
 def _pod_security(message: str) -> Explanation | None:
@@ -146,5 +192,20 @@ def _no_namespace(message: str) -> Explanation | None:
     return Explanation(
         f"There is no namespace {missing[1]!r}.",
         f"Create it: kubectl create namespace {missing[1]}",
+        fatal=True,
+    )
+
+
+def _invalid(message: str) -> Explanation | None:
+    """Any other refusal of the object's content, which the same content meets again."""
+    denied = re.search(r'admission webhook "([^"]+)" denied the request: (.+)', message, re.DOTALL)
+    invalid = re.search(r'[\w.]+ "[^"]+" is invalid: (.+)', message, re.DOTALL)
+    if not denied and not invalid:
+        return None
+    said = denied[2] if denied else invalid[1] if invalid else ""
+    whose = f"The webhook {denied[1]}" if denied else "The API server"
+    return Explanation(
+        f"{whose} refuses the object: {said.strip()}",
+        "Correct the field that it names in the manifests (or chart values), then run `up` again.",
         fatal=True,
     )

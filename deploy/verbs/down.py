@@ -22,6 +22,7 @@ def run(flags: Down, reporter: Reporter) -> None:
     """
     session = Session.open(flags, flags.folder)
     claims = of_kind(session.objects, "PersistentVolumeClaim")
+    deleting = False
     kept = [] if _may_delete(session, claims, flags, reporter) else claims
     for item in reversed(session.objects):
         if item in kept or item["kind"] in _LEFT:
@@ -29,8 +30,14 @@ def run(flags: Down, reporter: Reporter) -> None:
         elif session.cluster.delete(item, dry_run=flags.dry_run):
             told = "would be deleted (dry run)" if flags.dry_run else "is being deleted"
             reporter.say(f"{title(item)} {told}")
+            deleting = not flags.dry_run
         else:
             reporter.say(f"{title(item)} is not there")
+    if deleting:
+        reporter.say(
+            "The cluster deletes them in the background. A predictor first answers the requests "
+            "that it has, which may take minutes."
+        )
 
 
 def _may_delete(

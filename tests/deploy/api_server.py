@@ -27,6 +27,7 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
     "v1": {
         "ConfigMap": ("configmaps", True),
         "Event": ("events", True),
+        "LimitRange": ("limitranges", True),
         "Namespace": ("namespaces", False),
         "Node": ("nodes", False),
         "PersistentVolumeClaim": ("persistentvolumeclaims", True),
@@ -35,7 +36,7 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
         "Secret": ("secrets", True),
         "ServiceAccount": ("serviceaccounts", True),
     },
-    "apps/v1": {"Deployment": ("deployments", True)},
+    "apps/v1": {"Deployment": ("deployments", True), "ReplicaSet": ("replicasets", True)},
     "authorization.k8s.io/v1": {"SelfSubjectAccessReview": ("selfsubjectaccessreviews", False)},
     "batch/v1": {"Job": ("jobs", True)},
     "networking.k8s.io/v1": {"NetworkPolicy": ("networkpolicies", True)},
@@ -43,7 +44,9 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
     "storage.k8s.io/v1": {"StorageClass": ("storageclasses", False)},
 }
 KSERVE = {"serving.kserve.io/v1beta1": {"InferenceService": ("inferenceservices", True)}}
-KNATIVE = {"serving.knative.dev/v1": {"Service": ("services", True)}}
+KNATIVE = {
+    "serving.knative.dev/v1": {"Service": ("services", True), "Revision": ("revisions", True)}
+}
 
 
 @dataclass
@@ -91,6 +94,10 @@ class ApiServer:
             self.version += 1
             item["metadata"]["resourceVersion"] = str(self.version)
             item["metadata"].setdefault("uid", f"uid-{self.version}")
+            if item["kind"] == "Event":
+                about = item["involvedObject"]
+                found = self.find(about["kind"], about["name"]) or {"metadata": {}}
+                about.setdefault("uid", found["metadata"].get("uid"))
             item["metadata"].setdefault(
                 "creationTimestamp", f"2026-11-21T10:00:{self.version % 60:02}Z"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 from rich.console import Console
 
@@ -45,3 +46,21 @@ def test_a_command_to_copy_is_neither_broken_nor_taken_for_markup() -> None:
 
     assert command in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_complaint_is_held_back_while_things_are_only_beginning() -> None:
+    out = io.StringIO()
+    waits = Waits(reporter(out), grace=0.05)
+
+    waits.tell(Explanation("no storage yet", "name a class"))
+    waits.tell(Explanation("the image is pulled"))
+    assert waits.at_most(5) <= 0.05
+    time.sleep(0.06)
+    waits.tell(Explanation("no storage yet", "name a class"))
+
+    assert out.getvalue().splitlines() == [
+        "wait  the image is pulled",
+        "warn  no storage yet",
+        "      name a class",
+    ]
+    assert waits.at_most(5) == 5

@@ -151,6 +151,7 @@ def test_down_deletes_all_but_the_weights_that_are_to_stay(
     assert bool(_ours(deployment, "PersistentVolumeClaim")) == weights
     deleted = [path.split("/")[-2] for path in deployment.api.asked("DELETE")]
     assert deleted[0] == "inferenceservices"
+    assert "deletes them in the background" in done.out
 
 
 @pytest.mark.parametrize("answer", [True, False])

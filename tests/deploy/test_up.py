@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -50,6 +51,42 @@ def test_up_applies_in_order_and_the_service_only_after_the_download(
     log = next(i for i, (_, path) in enumerate(asked) if path.endswith("/log"))
     service = next(i for i, one in enumerate(asked) if one[0] == "PATCH" and "inferences" in one[1])
     assert log < service
+
+
+def test_a_changed_service_also_waits_for_the_changed_download(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deployment.run("up")
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    for source in deployment.manifests.glob("*.yaml"):
+        text = source.read_text().replace("stable-diffusion-v1-5@main", "stable-diffusion-v1-5@abc")
+        (folder / source.name).write_text(text.replace("maxReplicas: 1", "maxReplicas: 2"))
+    deployment.manifests = folder
+    deployment.api.requests.clear()
+
+    done = deployment.run("up")
+
+    assert done.code == 0
+    assert f"inferenceservice/{shapes.SERVICE} configured" in done.out
+    assert done.out.index(f"job/{shapes.JOB} is complete") < done.out.index(
+        f"inferenceservice/{shapes.SERVICE} configured"
+    )
+
+
+def test_a_folder_without_a_download_is_applied_at_once(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir()
+    shutil.copy(deployment.manifests / "03-inference-service.yaml", folder)
+    deployment.api.put(shapes.claim("Bound"))
+    deployment.manifests = folder
+
+    done = deployment.run("up")
+
+    assert done.code == 0
+    assert [path.split("/")[-2] for path in deployment.api.asked("PATCH")] == ["inferenceservices"]
 
 
 def test_the_download_is_told_in_plain_lines_where_no_terminal_listens(

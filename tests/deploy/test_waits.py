@@ -10,6 +10,7 @@ import pytest
 from tests.deploy import shapes
 from tests.deploy.api_server import ApiServer
 from tests.deploy.conftest import Deployment
+from tests.deploy.test_rollout import FAILED_REVISION, WITHOUT_REVISION
 
 Object = dict[str, Any]
 QUOTA = (
@@ -189,3 +190,71 @@ def test_a_download_that_waits_for_its_volume_says_so(deployment: Deployment) ->
 
     assert done.code == 10
     assert "waits for a volume" in done.err
+
+
+def miss_the_revisions_deadline(api: ApiServer, _: Object) -> None:
+    api.put(shapes.revision(1, *FAILED_REVISION))
+    status = {"conditions": list(WITHOUT_REVISION)}
+    api.update("InferenceService", shapes.SERVICE, status=status)
+
+
+def test_a_revision_that_failed_ends_up_and_is_a_failure_of_status(deployment: Deployment) -> None:
+    deployment.api.controllers["InferenceService"] = miss_the_revisions_deadline
+
+    up, status = deployment.run("up"), deployment.run("status")
+
+    assert (up.code, status.code) == (9, 9)
+    assert "its download did not finish" in up.err
+    assert "its download did not finish" in status.out
+
+
+def test_a_complaint_that_passes_by_itself_is_not_made(deployment: Deployment) -> None:
+    """KServe's controller takes a moment before it looks at a new InferenceService."""
+    good = deployment.api.controllers["InferenceService"]
+    later: list[threading.Timer] = []
+
+    def notice(api: ApiServer, item: Object) -> None:
+        later.append(threading.Timer(0.3, good, [api, item]))
+        later[0].start()
+
+    deployment.api.controllers["InferenceService"] = notice
+
+    done = deployment.run("up")
+
+    later[0].join()
+    assert done.code == 0
+    assert "warn" not in done.out
+
+
+def test_up_after_down_says_that_the_former_service_is_still_being_deleted(
+    deployment: Deployment,
+) -> None:
+    deployment.run("up")
+    api = deployment.api
+    item = api.find("InferenceService", shapes.SERVICE)
+    assert item
+    item["metadata"]["finalizers"] = ["foregroundDeletion"]
+    item["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+    gone = threading.Timer(0.5, api.remove, ["InferenceService", shapes.SERVICE])
+    gone.start()
+
+    done = deployment.run("up")
+
+    gone.join()
+    assert done.code == 0
+    assert "The former inferenceservice/stable-diffusion is still being deleted" in done.out
+    assert "foregroundDeletion" in done.out
+
+
+def test_a_former_service_that_is_never_gone_is_the_reason_of_the_time_limit(
+    deployment: Deployment,
+) -> None:
+    deployment.run("up")
+    item = deployment.api.find("InferenceService", shapes.SERVICE)
+    assert item
+    item["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+
+    done = deployment.run("up", "--timeout", "1s")
+
+    assert done.code == 10
+    assert "is still being deleted" in done.err
