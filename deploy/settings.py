@@ -42,6 +42,9 @@ Address = Field(
     "http://127.0.0.1:8080 of a port-forward; the Host header stays the service's.",
 )
 Output = Field(default=Path("picture.png"), description="The file to write the picture to.")
+Skip: list[str] = Field(
+    default=[], description="A check of the doctor to leave out; repeat the flag for several."
+)
 Service = Field(default=None, description="Which InferenceService, where the folder has several.")
 
 
@@ -73,12 +76,14 @@ class Up(ClusterFlags):
     address: str | None = Address
     prompt: str = Field(default=PROMPT, description="What the picture shows.")
     output: Path = Output
+    skip: list[str] = Skip
 
 
 class Doctor(ClusterFlags):
     """Check whether the cluster has what the folder's objects need; changes nothing."""
 
     folder: CliPositionalArg[Path] = Folder
+    skip: list[str] = Skip
 
 
 class Status(ClusterFlags):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+
+from kubernetes.utils import parse_quantity
 
 from deploy.objects import Object, dig, name_of, of_kind, title
 
@@ -19,7 +22,6 @@ _MODES = {
     "rawdeployment": "Standard",
     "standard": "Standard",
 }
-_SUFFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
 
 
 @dataclass(frozen=True)
@@ -124,31 +126,36 @@ def _secrets_of(spec: Object, user: str) -> Iterator[SecretUse]:
         yield SecretUse(reference["name"], "", False, user)
 
 
-def quantity(value: object) -> float:
-    """A Kubernetes quantity (``500m``, ``16Gi``, ``2``) as a number; 0 where it is none.
+def quantity(value: object) -> Decimal:
+    """A Kubernetes quantity (``500m``, ``16Gi``, ``1E3``) as a number; 0 where it is not valid.
 
     https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
     """
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)(m|[kMGTPE]i?|Ki)?", str(value))
-    if not match:
-        return 0.0
-    number, suffix = float(match[1]), match[2] or ""
-    if suffix == "m":
-        return number / 1000
-    base = 1024 if suffix.endswith("i") else 1000
-    return float(number * base ** _SUFFIXES[suffix[:1].lower()])
+    try:
+        return Decimal(parse_quantity(value))
+    except ValueError:
+        return Decimal(0)
 
 
-def requests_of(spec: Mapping[str, object]) -> dict[str, float]:
+def total_of(spec: Object) -> dict[str, dict[str, Decimal]]:
+    """The `requests` and `limits` of a whole pod; init containers run before all others."""
+    totals: dict[str, dict[str, Decimal]] = {"requests": {}, "limits": {}}
+    first = len(spec.get("initContainers") or ())
+    each = [one.get("resources") or {} for one in containers(spec)]
+    for section, total in totals.items():
+        # A request that is not set is the limit.
+        wanted = [{**(one.get("limits") or {}), **(one.get(section) or {})} for one in each]
+        for name in dict.fromkeys(name for one in wanted for name in one):
+            values = [quantity(one.get(name, 0)) for one in wanted]
+            total[name] = max([sum(values[first:], Decimal(0)), *values[:first]])
+    return totals
+
+
+def requests_of(spec: Object) -> dict[str, Decimal]:
     """What one pod counts against a quota, by the quota's names (`requests.cpu`)."""
-    total: dict[str, float] = {"pods": 1.0}
-    for container in containers(dict(spec)):
-        limits = dig(container, "resources", "limits") or {}
-        requests = {**limits, **(dig(container, "resources", "requests") or {})}
-        for section, wanted in (("requests", requests), ("limits", limits)):
-            for name, value in wanted.items():
-                key = f"{section}.{name}"
-                total[key] = total.get(key, 0.0) + quantity(value)
+    total = {"pods": Decimal(1)}
+    for section, wanted in total_of(spec).items():
+        total |= {f"{section}.{name}": value for name, value in wanted.items()}
     # A quota's plain `cpu` and `memory` are the requests.
     for name in ("cpu", "memory"):
         if f"requests.{name}" in total:

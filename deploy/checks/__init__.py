@@ -17,7 +17,7 @@ from deploy.checks import (
 )
 from deploy.checks.finding import Finding, Level
 from deploy.cluster import Cluster
-from deploy.errors import ForbiddenError
+from deploy.errors import ForbiddenError, UsageError
 from deploy.objects import Object
 
 __all__ = ["CHECKS", "Finding", "Level", "examine"]
@@ -25,9 +25,21 @@ __all__ = ["CHECKS", "Finding", "Level", "examine"]
 CHECKS = (kubernetes, permission, kinds, kserve, knative, storage, nodes, secrets, quota)
 
 
-def examine(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """All findings; what we may not read is a warning and not a failure."""
-    for check in CHECKS:
+def examine(
+    cluster: Cluster, objects: Sequence[Object], skip: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """All findings but those of the checks in ``skip``, by their titles in lower case.
+
+    What we may not read is a warning and not a failure.
+
+    Raises:
+        UsageError: there is no check of that title.
+    """
+    titles = [check.TITLE.lower() for check in CHECKS]
+    if unknown := [one for one in skip if one.lower() not in titles]:
+        raise UsageError(f"--skip: no check {unknown[0]!r}; the checks are {', '.join(titles)}")
+    skipped = {one.lower() for one in skip}
+    for check in (one for one in CHECKS if one.TITLE.lower() not in skipped):
         try:
             yield from check.check(cluster, objects)
         except ForbiddenError as error:

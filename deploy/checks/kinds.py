@@ -9,7 +9,7 @@ from deploy.cluster import Cluster
 from deploy.explain import explain_refusal
 from deploy.objects import Object
 
-TITLE = "kinds of objects"
+TITLE = "kinds"
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:

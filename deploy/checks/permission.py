@@ -12,7 +12,14 @@ from deploy.objects import Object, of_kind
 TITLE = "permissions"
 # Server-side apply is a PATCH, and a POST's right is asked for where the object is new.
 _WRITES = ("create", "patch", "get")
-_READS = (("", "pods", "list"), ("", "pods/log", "get"), ("", "events", "list"))
+_READS = (
+    ("", "pods", "list"),
+    ("", "pods/log", "get"),
+    ("", "events", "list"),
+    ("apps", "deployments", "list"),
+    ("apps", "replicasets", "list"),
+)
+_KNATIVE_READS = (("serving.knative.dev", "revisions", "list"),)
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
@@ -32,8 +39,11 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"you may apply every object in namespace {cluster.namespace}")
+    knative = _KNATIVE_READS if cluster.knows("serving.knative.dev/v1", "Revision") else ()
     unread = [
-        f"{verb} {name}" for group, name, verb in _READS if not cluster.may(verb, group, name)
+        f"{verb} {name}"
+        for group, name, verb in (*_READS, *knative)
+        if not cluster.may(verb, group, name)
     ]
     if unread:
         yield Finding("warn", f"you may not {', '.join(unread)}: waits can be explained less well")

@@ -12,6 +12,7 @@ from deploy.workload import claims_used
 TITLE = "storage"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 # Block devices: one node at a time (the drivers' own documentation).
+_BY_HAND = "kubernetes.io/no-provisioner"
 _ONE_NODE = (
     "ebs.csi.aws.com",
     "kubernetes.io/aws-ebs",
@@ -24,7 +25,6 @@ _ONE_NODE = (
     "csi.hetzner.cloud",
     "dobs.csi.digitalocean.com",
     "cinder.csi.openstack.org",
-    "kubernetes.io/no-provisioner",
 )
 # File storage: many nodes at a time. A name may have a prefix, as Rook's and NFS's have.
 _MANY_NODES = (
@@ -119,6 +119,12 @@ def _capable(
     told = f"claim {name_of(claim)!r}: storage class {name!r} ({provisioner})"
     if not many:
         return Finding("ok", f"{told} gives a volume for one node at a time")
+    if provisioner == _BY_HAND:
+        return Finding(
+            "warn",
+            f"{told} takes a volume that was made by hand; one must offer ReadWriteMany",
+            "Compare: kubectl get persistentvolumes",
+        )
     if _is_one_of(provisioner, _MANY_NODES):
         return Finding("ok", f"{told} can do ReadWriteMany")
     if not _is_one_of(provisioner, _ONE_NODE):

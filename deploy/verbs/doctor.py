@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deploy.checks import Finding, examine
 from deploy.console import Reporter
 from deploy.errors import NotPreparedError
@@ -17,15 +19,15 @@ def run(flags: Doctor, reporter: Reporter) -> None:
     """
     session = Session.open(flags, flags.folder)
     findings = []
-    for finding in examine(session.cluster, session.objects):
+    for finding in examine(session.cluster, session.objects, flags.skip):
         findings.append(finding)
         reporter.finding(finding.level, finding.what, finding.advice)
     refuse(findings)
 
 
-def check_before(session: Session, reporter: Reporter) -> None:
+def check_before(session: Session, skip: Sequence[str], reporter: Reporter) -> None:
     """The same for `up`: only what is not well is printed."""
-    findings = list(examine(session.cluster, session.objects))
+    findings = list(examine(session.cluster, session.objects, skip))
     well = [one for one in findings if one.level == "ok"]
     reporter.finding("ok", f"{len(well)} of {len(findings)} checks of the cluster passed")
     for finding in findings:

@@ -22,7 +22,7 @@ def run(flags: Up, reporter: Reporter) -> None:
     deadline = Deadline(seconds_of(flags.timeout))
     session = Session.open(flags, flags.folder)
     reporter.say(f"{flags.folder} goes to namespace {session.cluster.namespace}")
-    check_before(session, reporter)
+    check_before(session, flags.skip, reporter)
     # The cluster judges all objects before it changes for the first one.
     if flags.dry_run or not of_kind(session.objects, "Namespace"):
         judge = Applier(session.cluster, reporter, deadline, flags.force_conflicts, dry_run=True)

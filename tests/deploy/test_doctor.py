@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import yaml
 
 from deploy.checks import CHECKS
 from deploy.checks.kubernetes import OLDEST
+from deploy.objects import load_objects
+from deploy.workload import pod_specs, requests_of
 from tests.deploy import shapes
 from tests.deploy.api_server import KNATIVE, KSERVE
 from tests.deploy.conftest import ROOT, Deployment
@@ -271,6 +274,110 @@ def test_what_the_quota_leaves(deployment: Deployment, used: str, level: str) ->
 
     (line,) = [line for line in done.out.splitlines() if "gpus" in line]
     assert line.startswith(level)
+
+
+def quota(**hard: str) -> Object:
+    limits = {name.replace("_", "."): value for name, value in hard.items()}
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "compute"},
+        "spec": {"hard": limits},
+        "status": {"hard": limits, "used": {}},
+    }
+
+
+def limit_range(**limits: Any) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "defaults"},
+        "spec": {"limits": [{"type": "Container", **limits}]},
+    }
+
+
+def test_a_quota_on_what_a_container_does_not_set_refuses_every_pod(
+    deployment: Deployment,
+) -> None:
+    """Knative gives queue-proxy a CPU request and nothing else."""
+    deployment.api.put(quota(limits_cpu="100"))
+
+    refused = deployment.run("doctor")
+    deployment.api.put(limit_range(default={"cpu": "8", "memory": "32Gi"}))
+    filled = deployment.run("doctor")
+
+    assert (refused.code, filled.code) == (5, 0)
+    assert "compute: inferenceservice/stable-diffusion sets no limits.cpu for" in refused.out
+    assert "queue-proxy" in refused.out
+    assert "ok    compute, defaults admits our pods" in filled.out
+
+
+def test_the_quota_counts_what_knative_gives_queue_proxy(deployment: Deployment) -> None:
+    def line(wanted: str) -> str:
+        out = deployment.run("doctor").out
+        return next(line for line in out.splitlines() if wanted in line)
+
+    specs = [spec for _, spec in pod_specs(load_objects(deployment.manifests))]
+    ours = sum(requests_of(spec)["requests.cpu"] for spec in specs)
+    deployment.api.put(quota(requests_cpu="100m"))
+    assert f"wanted {ours + Decimal('0.025')}" in line("requests.cpu wanted")
+
+    config = {"queue-sidecar-cpu-request": "75m", "queue-sidecar-memory-limit": "1Gi"}
+    deployment.api.put(shapes.config_map("config-deployment", "knative-serving", config))
+    assert f"wanted {ours + Decimal('0.075')}" in line("requests.cpu wanted")
+
+    path = deployment.manifests / "03-inference-service.yaml"
+    folder = deployment.folder / "annotated"
+    shutil.copytree(deployment.manifests, folder)
+    item = yaml.safe_load(path.read_text())
+    name = "queue.sidecar.serving.knative.dev/cpu-resource-request"
+    item["metadata"]["annotations"][name] = "475m"
+    (folder / path.name).write_text(yaml.safe_dump(item))
+    deployment.manifests = folder
+    assert f"wanted {ours + Decimal('0.475')}" in line("requests.cpu wanted")
+
+
+def test_the_bounds_of_a_limit_range(deployment: Deployment) -> None:
+    deployment.api.put(limit_range(min={"cpu": "50m"}, max={"memory": "64Gi"}))
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "container queue-proxy requests 25m of cpu, and the minimum is 50m" in done.out
+    assert "container queue-proxy sets no limit of memory, and the maximum is 64Gi" in done.out
+
+
+def test_a_quota_with_a_scope_may_be_about_other_pods(deployment: Deployment) -> None:
+    scoped = quota(limits_cpu="100")
+    scoped["spec"]["scopes"] = ["BestEffort"]
+    deployment.api.put(scoped)
+
+    assert deployment.run("doctor").code == 0
+
+
+def test_a_volume_made_by_hand_may_reach_many_nodes(deployment: Deployment) -> None:
+    deployment.api.remove("StorageClass", "nfs")
+    by_hand = shapes.storage_class("local", "kubernetes.io/no-provisioner", default=True)
+    deployment.api.put(by_hand)
+
+    done = deployment.run("doctor")
+
+    assert done.code == 0
+    assert "takes a volume that was made by hand" in done.out
+
+
+def test_a_check_can_be_skipped(deployment: Deployment) -> None:
+    deployment.api.put(shapes.storage_class("nfs", "ebs.csi.aws.com", default=True))
+    deployment.api.put(shapes.kserve_controller(available=0))
+
+    failed = deployment.run("doctor", "--skip", "kserve")
+    skipped = deployment.run("doctor", "--skip", "Storage", "--skip", "kserve")
+    up = deployment.run("up", "--skip", "storage", "--skip", "KServe")
+    unknown = deployment.run("doctor", "--skip", "weather")
+
+    assert (failed.code, skipped.code, up.code, unknown.code) == (5, 0, 0, 2)
+    assert "cannot do ReadWriteMany" not in skipped.out
+    assert "the checks are kubernetes, permissions, kinds, kserve" in unknown.err
 
 
 def test_what_we_may_not_do_fails_and_what_we_may_not_read_warns(deployment: Deployment) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from deploy.objects import load_objects, of_kind
@@ -77,7 +79,19 @@ def test_the_mode_by_its_new_and_old_names(annotation: str, default: str, mode: 
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("500m", 0.5), ("2", 2), (1, 1), ("16Gi", 16 * 2**30), ("1k", 1000), ("1e3", 1000), ("x", 0)],
+    [
+        ("500m", 0.5),
+        ("2", 2),
+        (1, 1),
+        ("16Gi", 16 * 2**30),
+        ("1k", 1000),
+        ("1e3", 1000),
+        ("1E3", 1000),
+        ("1E", 10**18),
+        ("100u", Decimal("0.0001")),
+        ("250n", Decimal("2.5e-7")),
+        ("x", 0),
+    ],
 )
 def test_quantities(text: object, number: float) -> None:
     assert quantity(text) == number
@@ -89,3 +103,13 @@ def test_a_limit_without_a_request_counts_as_one() -> None:
     assert counted["requests.nvidia.com/gpu"] == 1
     assert counted["requests.memory"] == counted["memory"] == 8 * 2**30
     assert counted["limits.memory"] == 16 * 2**30
+
+
+def test_an_init_container_counts_only_where_it_needs_more_than_all_others() -> None:
+    def container(cpu: str) -> dict[str, object]:
+        return {"resources": {"requests": {"cpu": cpu}}}
+
+    both = [container("500m"), container("1")]
+
+    assert requests_of({"initContainers": [container("1")], "containers": both})["cpu"] == 1.5
+    assert requests_of({"initContainers": [container("2")], "containers": both})["cpu"] == 2
