@@ -9,10 +9,9 @@ from typing import Any
 
 import urllib3
 
-from deploy.cli import read_verb
 from deploy.console import Reporter
 from deploy.errors import INTERRUPTED, DeployError, exit_code
-from deploy.settings import Doctor, Down, Logs, Predict, Status, Up
+from deploy.settings import Doctor, Down, Logs, Predict, Status, Up, read_verb
 from deploy.verbs import doctor, down, logs, predict, status, up
 
 _VERBS: dict[type[Any], Callable[[Any, Reporter], None]] = {

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deploy.cluster import FIELD_MANAGER, Cluster
-from deploy.console import Reporter, Waits
-from deploy.deadline import Deadline
-from deploy.errors import ConflictError, ForbiddenError, RefusedError, UsageError
+from deploy.console import Reporter
+from deploy.errors import ConflictError, ForbiddenError, RefusedError
 from deploy.explain import Explanation, explain_refusal
 from deploy.explain.snapshot import condition
 from deploy.objects import Object, dig, name_of, title
+from deploy.waits import Deadline, Waits
 
 Outcome = Literal["created", "configured", "unchanged", "replaced"]
 # What the server writes by itself, in a dry run too.
@@ -33,21 +33,6 @@ class Applied:
     def changed(self) -> bool:
         """Whether the cluster has to do something about it."""
         return self.outcome != "unchanged"
-
-
-def place(item: Object, namespace: str) -> Object:
-    """The object for ``namespace``.
-
-    Raises:
-        UsageError: it names another one.
-    """
-    named = dig(item, "metadata", "namespace")
-    if named not in (None, namespace):
-        raise UsageError(
-            f"{title(item)} names the namespace {named!r}, and it is to go to {namespace!r}: "
-            f"say --namespace {named}"
-        )
-    return item
 
 
 @dataclass(frozen=True)

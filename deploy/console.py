@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -64,28 +63,3 @@ class Reporter:
         )
         with Progress(*columns, console=self.console, disable=not self.is_terminal) as progress:
             yield progress
-
-
-class Waits:
-    """Prints each reason of a wait once, however often a loop finds it.
-
-    For the first ``grace`` seconds a reason that needs action is held back: most of them pass.
-    """
-
-    def __init__(self, reporter: Reporter, grace: float = 0.0) -> None:
-        self._reporter = reporter
-        self._grace_end = time.monotonic() + grace
-        self._told: Explanation | None = None
-
-    def at_most(self, seconds: float) -> float:
-        """``seconds``, or what is left of the grace where that is less."""
-        left = self._grace_end - time.monotonic()
-        return min(seconds, left) if left > 0 else seconds
-
-    def tell(self, explanation: Explanation) -> None:
-        """Print why nothing happens, unless that was printed last."""
-        if explanation.advice and time.monotonic() < self._grace_end:
-            return
-        if explanation != self._told:
-            self._told = explanation
-            self._reporter.waits(explanation)

@@ -7,14 +7,14 @@ from dataclasses import replace
 from rich.progress import Progress, TaskID
 
 from deploy.cluster import Cluster
-from deploy.console import Reporter, Waits
-from deploy.deadline import Deadline
+from deploy.console import Reporter
 from deploy.errors import DownloadError, RefusedError, UnreachableError
 from deploy.explain import Snapshot, explain_job
 from deploy.explain.snapshot import condition, event_mark
-from deploy.looking import look_again
 from deploy.objects import Object, dig, name_of, title
+from deploy.observe import observe_with_retries
 from deploy.progress_log import LogLine, parse_line
+from deploy.waits import Deadline, Waits
 
 _LOOK_SECONDS = 5.0
 # How long a Job that was just created may look broken before that is reported.
@@ -34,7 +34,7 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
     waits = Waits(reporter, deadline.share(_GRACE_SECONDS))
     known: frozenset[str] | None = None
     while True:
-        seen = look_again(cluster, job, waits, deadline)
+        seen = observe_with_retries(cluster, job, waits, deadline)
         if seen is None:
             raise DownloadError(f"{title(job)} is gone: somebody deleted it, or its TTL ran out")
         if condition(seen.item, "Complete").get("status") == "True":

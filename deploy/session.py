@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.apply import place
 from deploy.cluster import Cluster
 from deploy.errors import UsageError
-from deploy.objects import Object, load_objects, name_of
+from deploy.objects import Object, dig, load_objects, name_of, title
 from deploy.settings import ClusterFlags
 from deploy.workload import services
 
@@ -25,7 +24,7 @@ class Session:
         """Read the folder before the cluster is asked for anything."""
         objects = load_objects(folder)
         cluster = Cluster.connect(flags.kubeconfig, flags.context, flags.namespace)
-        return cls(cluster, [place(item, cluster.namespace) for item in objects])
+        return cls(cluster, [_place(item, cluster.namespace) for item in objects])
 
     def service(self, name: str | None) -> Object:
         """The InferenceService of that name, or the only one.
@@ -38,3 +37,18 @@ class Session:
             return found[0]
         names = ", ".join(map(name_of, services(self.objects))) or "none"
         raise UsageError(f"--service: name one InferenceService of the folder; there are: {names}")
+
+
+def _place(item: Object, namespace: str) -> Object:
+    """The object for ``namespace``.
+
+    Raises:
+        UsageError: it names another one.
+    """
+    named = dig(item, "metadata", "namespace")
+    if named not in (None, namespace):
+        raise UsageError(
+            f"{title(item)} names the namespace {named!r}, and it is to go to {namespace!r}: "
+            f"say --namespace {named}"
+        )
+    return item

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, Field
+from kubernetes.utils import duration as durations
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -14,20 +15,29 @@ from pydantic_settings import (
     CliToggleFlag,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
+    get_subcommand,
 )
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+from deploy.errors import UsageError
+
 PROMPT = "a lighthouse at dusk, oil painting"
 
 
-def seconds_of(duration: str) -> int:
-    """Seconds of ``90s``, ``30m`` or ``1h30m``, the form that kubectl takes."""
-    return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([smh])", duration))
+def seconds_of(duration: str) -> float:
+    """Seconds of ``90s``, ``30m`` or ``1h30m``.
+
+    Raises:
+        ValueError: it is not a duration (https://gateway-api.sigs.k8s.io/geps/gep-2257/).
+    """
+    return float(durations.parse_duration(duration).total_seconds())
 
 
 def _is_duration(text: str) -> str:
-    if not re.fullmatch(r"(\d+[smh])+", text):
-        raise ValueError("say it as in 90s, 30m or 1h30m")
+    try:
+        seconds_of(text)
+    except ValueError:
+        raise ValueError("must be a duration such as 90s, 30m or 1h30m") from None
     return text
 
 
@@ -162,3 +172,32 @@ class Settings(BaseSettings):
 
 
 Verb = Up | Doctor | Status | Predict | Logs | Down
+
+
+def read_verb(arguments: Sequence[str]) -> Verb:
+    """The settings of the verb that ``arguments`` name.
+
+    Raises:
+        UsageError: names the flag and the reason.
+        SystemExit: ``--help`` was asked for.
+    """
+    try:
+        settings = Settings(
+            _cli_parse_args=list(arguments),
+            _cli_prog_name="python -m deploy",
+            _cli_exit_on_error=False,
+        )  # type: ignore[call-arg]  # the verb comes from the command line
+        return cast(Verb, get_subcommand(settings, cli_exit_on_error=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = _as_typed(str(first["loc"][-1]), arguments)
+        raise UsageError(f"{what}: {first['msg'].removeprefix('Value error, ')}") from None
+    except SettingsError as error:
+        message = str(error).removeprefix("error parsing CLI: ").removeprefix("Error: ")
+        raise UsageError(f"{message}; --help says more") from None
+
+
+def _as_typed(field: str, arguments: Sequence[str]) -> str:
+    """A field's flag, or what the help calls an argument without one."""
+    flag = f"--{field.replace('_', '-')}"
+    return flag if any(one.partition("=")[0] == flag for one in arguments) else field.upper()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from deploy.checks import (
-    kinds,
     knative,
     kserve,
     kubernetes,
@@ -22,7 +21,7 @@ from deploy.objects import Object
 
 __all__ = ["CHECKS", "Finding", "Level", "examine"]
 
-CHECKS = (kubernetes, permission, kinds, kserve, knative, storage, nodes, secrets, quota)
+CHECKS = (kubernetes, permission, kserve, knative, storage, nodes, secrets, quota)
 
 
 def examine(

@@ -3,10 +3,9 @@
 Pure functions over plain dictionaries as the API answers them; nothing here talks to a cluster.
 """
 
-from deploy.explain.explanation import Explanation
 from deploy.explain.job import explain_job
 from deploy.explain.refusal import explain_refusal
 from deploy.explain.service import explain_service
-from deploy.explain.snapshot import Snapshot
+from deploy.explain.snapshot import Explanation, Snapshot
 
 __all__ = ["Explanation", "Snapshot", "explain_job", "explain_refusal", "explain_service"]

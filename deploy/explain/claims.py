@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from deploy.explain.explanation import Explanation
-from deploy.explain.snapshot import Snapshot, message_of
+from deploy.explain.snapshot import Explanation, Snapshot, message_of
 from deploy.objects import Object, dig, name_of
 
 # What provisioners say of an access mode that they cannot give: in-tree ones, and CSI drivers by

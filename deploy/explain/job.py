@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from deploy.explain.claims import explain_claim
-from deploy.explain.explanation import Explanation
 from deploy.explain.pods import explain_pods, last_termination
 from deploy.explain.refusal import explain_refusal
-from deploy.explain.snapshot import Snapshot, condition, event_mark, message_of
+from deploy.explain.snapshot import Explanation, Snapshot, condition, event_mark, message_of
 from deploy.objects import Object, dig, name_of
 
 # The downloader's exit codes (see its documentation) and what the operator does about each.
-_EXIT_CODES: Mapping[int, tuple[str, str]] = {
+DOWNLOADER_EXIT_CODES: Mapping[int, tuple[str, str]] = {
     2: ("a wrong spec or setting", "Correct the Job's environment or spec."),
     3: (
         "the source does not authorise it: the model is gated, or the token is missing or wrong",
@@ -69,7 +68,9 @@ def _explain_retry(seen: Snapshot) -> Explanation | None:
     if dig(newest, "status", "phase") != "Failed" or ended is None:
         return None
     code, said = int(ended[1]["exitCode"]), str(ended[1].get("message") or "").strip()
-    reason = _EXIT_CODES[code][0] if code in _EXIT_CODES else f"exit code {code}"
+    reason = (
+        DOWNLOADER_EXIT_CODES[code][0] if code in DOWNLOADER_EXIT_CODES else f"exit code {code}"
+    )
     return Explanation(
         f"A try of the download failed: {reason}.{f' It said: {said}' if said else ''}",
         "Kubernetes tries it again, a little later each time; it resumes.",
@@ -84,13 +85,13 @@ def _explain_failure(seen: Snapshot, failed: Object) -> Explanation:
             "it took longer than activeDeadlineSeconds",
             "Raise it, then run this again: it resumes.",
         )
-    elif code is not None and code in _EXIT_CODES:
-        reason, advice = _EXIT_CODES[code]
+    elif code is not None and code in DOWNLOADER_EXIT_CODES:
+        reason, advice = DOWNLOADER_EXIT_CODES[code]
     else:
         reason = f"exit code {code}" if code else str(failed.get("message") or failed.get("reason"))
         advice = f"Its log: kubectl logs job/{name}"
     told = f" It said: {said}" if said else ""
-    code_told = f" (exit code {code})" if code in _EXIT_CODES else ""
+    code_told = f" (exit code {code})" if code in DOWNLOADER_EXIT_CODES else ""
     return Explanation(f"The download failed: {reason}{code_told}.{told}", advice, fatal=True)
 
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 
 from deploy.explain.claims import explain_claim
-from deploy.explain.explanation import Explanation
-from deploy.explain.snapshot import Snapshot, condition, message_of
+from deploy.explain.snapshot import Explanation, Snapshot, condition, message_of
 from deploy.objects import Object, dig, name_of
 from deploy.workload import MODEL_CONTAINER, QUEUE_PROXY
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-from deploy.explain.explanation import Explanation
+from deploy.explain.snapshot import Explanation
 
 # The field within `spec.template.spec` that Knative's webhook names, and the flag that admits it
 # (knative/serving, pkg/apis/serving/fieldmask.go and pkg/apis/config/features.go).

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from deploy.explain.claims import explain_claim
-from deploy.explain.explanation import Explanation
 from deploy.explain.pods import explain_pods, last_termination
 from deploy.explain.refusal import explain_refusal
-from deploy.explain.snapshot import Snapshot, condition, event_mark, message_of
+from deploy.explain.snapshot import Explanation, Snapshot, condition, event_mark, message_of
 from deploy.objects import Object, dig, name_of, of_kind
 
 REVISION = "serving.knative.dev/revision"

@@ -6,11 +6,10 @@ import re
 from dataclasses import replace
 
 from deploy.explain.claims import explain_claim
-from deploy.explain.explanation import Explanation
 from deploy.explain.pods import explain_pods
 from deploy.explain.refusal import explain_refusal
 from deploy.explain.rollout import explain_creation, explain_deadline, latest_rollout
-from deploy.explain.snapshot import Snapshot, condition, event_mark, message_of
+from deploy.explain.snapshot import Explanation, Snapshot, condition, event_mark, message_of
 from deploy.objects import dig
 
 _REFUSALS = ("InternalError", "ServerlessModeRejected", "UpdateFailed")

@@ -58,6 +58,18 @@ class Snapshot:
         ]
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """``fatal`` is what waiting cannot mend; without ``advice`` there is nothing to do but wait."""
+
+    reason: str
+    advice: str = ""
+    fatal: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.reason}\n{self.advice}" if self.advice else self.reason
+
+
 def message_of(item: Object) -> str:
     """The message of an event or condition, the same for each attempt that fails alike.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from deploy.console import Reporter
 from deploy.errors import NotReadyError, UsageError
 from deploy.explain import Snapshot, explain_job, explain_service
-from deploy.looking import look
 from deploy.objects import Object, dig, name_of, title
+from deploy.observe import observe
 from deploy.session import Session
 from deploy.settings import Logs
 from deploy.workload import MODEL_CONTAINER, jobs
@@ -22,7 +22,7 @@ def run(flags: Logs, reporter: Reporter) -> None:
     """
     session = Session.open(flags, flags.folder)
     item = _job(session) if flags.what == "download" else session.service(flags.service)
-    seen = look(session.cluster, item)
+    seen = observe(session.cluster, item)
     found = _container(seen) if seen else None
     if seen is None or found is None:
         raise NotReadyError(f"{title(item)} has no log yet: {_why(item, seen)}")

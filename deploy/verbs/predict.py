@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.console import Reporter
-from deploy.deadline import Deadline
+from deploy.endpoint import curl_of, endpoint_of, make_picture
 from deploy.errors import NotReadyError, UsageError
 from deploy.objects import Object, name_of, title
-from deploy.predict import curl_of, endpoint_of, make_picture
 from deploy.session import Session
 from deploy.settings import Predict, seconds_of
+from deploy.waits import Deadline
 
 
 def run(flags: Predict, reporter: Reporter) -> None:

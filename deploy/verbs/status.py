@@ -6,8 +6,8 @@ from deploy.console import Reporter
 from deploy.errors import DeployError, DownloadError, NotReadyError, ServiceError
 from deploy.explain import Explanation, Snapshot, explain_job, explain_service
 from deploy.explain.snapshot import condition
-from deploy.looking import look
 from deploy.objects import Object, dig, name_of, of_kind, title
+from deploy.observe import observe
 from deploy.session import Session
 from deploy.settings import Status
 from deploy.workload import jobs, services
@@ -24,7 +24,7 @@ def run(flags: Status, reporter: Reporter) -> None:
     for claim in of_kind(session.objects, "PersistentVolumeClaim"):
         _claim(session, claim, reporter)
     told = [
-        _tell(item, look(session.cluster, item), reporter)
+        _tell(item, observe(session.cluster, item), reporter)
         for item in [*jobs(session.objects), *services(session.objects)]
     ]
     # A failure counts before a wait, and the download before the service that waits for it.

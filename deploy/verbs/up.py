@@ -6,14 +6,14 @@ from pathlib import Path
 
 from deploy.apply import Applied, Applier
 from deploy.console import Reporter
-from deploy.deadline import Deadline
 from deploy.download import follow_download
 from deploy.objects import Object, name_of, of_kind, title
+from deploy.readiness import wait_for_service
 from deploy.session import Session
 from deploy.settings import Up, seconds_of
 from deploy.verbs.doctor import check_before
 from deploy.verbs.predict import draw
-from deploy.waiting import wait_for_service
+from deploy.waits import Deadline
 from deploy.workload import jobs, services
 
 

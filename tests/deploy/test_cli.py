@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.cli import read_verb
 from deploy.errors import EXIT_CODES, DeployError, UsageError, exit_code
-from deploy.settings import Down, Logs, Up, seconds_of
+from deploy.settings import Down, Logs, Up, read_verb, seconds_of
 
 
 def test_flags_are_spelled_as_kubectls() -> None:
@@ -31,7 +30,7 @@ def test_short_flags() -> None:
     [
         ([], "up, doctor, status, predict, logs, down"),
         (["start"], "invalid choice: 'start'"),
-        (["up", "--timeout", "ten"], "--timeout: say it as in 90s, 30m or 1h30m"),
+        (["up", "--timeout", "ten"], "--timeout: must be a duration such as 90s, 30m or 1h30m"),
         (["up", "--nope"], "--nope"),
         (["predict"], "PROMPT"),
         (["predict", "a", "--seed", "x"], "^--seed: "),

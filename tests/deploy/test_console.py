@@ -7,8 +7,9 @@ import time
 
 from rich.console import Console
 
-from deploy.console import Reporter, Waits
+from deploy.console import Reporter
 from deploy.explain import Explanation
+from deploy.waits import Waits
 
 
 def reporter(out: io.StringIO) -> Reporter:

@@ -377,7 +377,7 @@ def test_a_check_can_be_skipped(deployment: Deployment) -> None:
 
     assert (failed.code, skipped.code, up.code, unknown.code) == (5, 0, 0, 2)
     assert "cannot do ReadWriteMany" not in skipped.out
-    assert "the checks are kubernetes, permissions, kinds, kserve" in unknown.err
+    assert "the checks are kubernetes, permissions, kserve" in unknown.err
 
 
 def test_what_we_may_not_do_fails_and_what_we_may_not_read_warns(deployment: Deployment) -> None:

@@ -1,9 +1,10 @@
-"""The one time limit of a command, shared by all its waits."""
+"""How long a command waits, and what it prints meanwhile."""
 
 from __future__ import annotations
 
 import time
 
+from deploy.console import Reporter
 from deploy.errors import NotReadyError
 from deploy.explain import Explanation
 
@@ -36,3 +37,28 @@ class Deadline:
                 f"{state} after {self._seconds:.0f} s{why}\n"
                 "Nothing was undone; `up` again takes up the wait (--timeout makes it longer)."
             )
+
+
+class Waits:
+    """Prints each reason of a wait once, however often a loop finds it.
+
+    For the first ``grace`` seconds a reason that needs action is held back: most of them pass.
+    """
+
+    def __init__(self, reporter: Reporter, grace: float = 0.0) -> None:
+        self._reporter = reporter
+        self._grace_end = time.monotonic() + grace
+        self._told: Explanation | None = None
+
+    def at_most(self, seconds: float) -> float:
+        """``seconds``, or what is left of the grace where that is less."""
+        left = self._grace_end - time.monotonic()
+        return min(seconds, left) if left > 0 else seconds
+
+    def tell(self, explanation: Explanation) -> None:
+        """Print why nothing happens, unless that was printed last."""
+        if explanation.advice and time.monotonic() < self._grace_end:
+            return
+        if explanation != self._told:
+            self._told = explanation
+            self._reporter.waits(explanation)

@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterable
 
 from deploy.cluster import Cluster
-from deploy.console import Waits
-from deploy.deadline import Deadline
 from deploy.errors import ForbiddenError, UnreachableError
 from deploy.explain import Explanation, Snapshot
 from deploy.objects import Object, dig, name_of, title
+from deploy.waits import Deadline, Waits
 from deploy.workload import claims_used
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
@@ -24,7 +23,7 @@ _OWNERS = (
 _PAUSE_SECONDS = 1.0
 
 
-def look(cluster: Cluster, item: Object) -> Snapshot | None:
+def observe(cluster: Cluster, item: Object) -> Snapshot | None:
     """The object as it is now, with what tells about it; None where it is not there."""
     found = cluster.get(item["apiVersion"], item["kind"], name_of(item))
     if found is None:
@@ -44,11 +43,13 @@ def look(cluster: Cluster, item: Object) -> Snapshot | None:
     )
 
 
-def look_again(cluster: Cluster, item: Object, waits: Waits, deadline: Deadline) -> Snapshot | None:
+def observe_with_retries(
+    cluster: Cluster, item: Object, waits: Waits, deadline: Deadline
+) -> Snapshot | None:
     """The same within a long wait, which an API server that restarts does not end."""
     while True:
         try:
-            return look(cluster, item)
+            return observe(cluster, item)
         except UnreachableError as error:
             explanation = Explanation(f"{error}; trying again")
             deadline.check(f"{title(item)} cannot be looked at", explanation)

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from deploy.apply import Applied
 from deploy.cluster import Cluster
-from deploy.console import Reporter, Waits
-from deploy.deadline import Deadline
+from deploy.console import Reporter
 from deploy.errors import ServiceError
 from deploy.explain import explain_service
 from deploy.explain.rollout import failure_mark
 from deploy.explain.service import is_ready
 from deploy.explain.snapshot import Snapshot, event_mark
-from deploy.looking import look_again
 from deploy.objects import Object, dig, title
+from deploy.observe import observe_with_retries
+from deploy.waits import Deadline, Waits
 
 _LOOK_SECONDS = 5.0
 # How long KServe may take to notice a change; before that its old status says Ready.
@@ -37,7 +37,7 @@ def wait_for_service(
     begun = time.monotonic()
     known: frozenset[str] | None = None
     while True:
-        seen = look_again(cluster, applied.item, waits, deadline)
+        seen = observe_with_retries(cluster, applied.item, waits, deadline)
         if seen is None:
             raise ServiceError(f"{title(applied.item)} is gone: somebody deleted it")
         if known is None:
