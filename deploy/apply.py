@@ -1,4 +1,4 @@
-"""Server-side apply of our objects, and what the API's refusals mean."""
+"""Apply our objects with server-side apply, and explain the API's refusals."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from deploy.objects import Object, dig, name_of, title
 from deploy.waits import Deadline, Waits
 
 Outcome = Literal["created", "configured", "unchanged", "replaced"]
-# What the server writes by itself, in a dry run too.
+# Fields that the server sets itself, in a dry run as well.
 _SERVER_FIELDS = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
 _LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of one object; ``before`` is how it was, ``item`` how it is."""
+    """The result for one object: ``before`` is its old state, ``item`` its new one."""
 
     outcome: Outcome
     item: Object
@@ -31,13 +31,13 @@ class Applied:
 
     @property
     def changed(self) -> bool:
-        """Whether the cluster has to do something about it."""
+        """Whether the cluster has to act on it."""
         return self.outcome != "unchanged"
 
 
 @dataclass(frozen=True)
 class Applier:
-    """Applies objects to one cluster; with ``dry_run`` the cluster only judges them."""
+    """Applies objects to one cluster; with ``dry_run`` the cluster only validates them."""
 
     cluster: Cluster
     reporter: Reporter
@@ -49,7 +49,7 @@ class Applier:
         """Create or change one object; replace a Job that has failed or that cannot be changed.
 
         Raises:
-            ConflictError, ForbiddenError, RefusedError: with what it means and what to do.
+            ConflictError, ForbiddenError, RefusedError: with an explanation and what to do.
             NotReadyError: the time is up, and a former object of that name still exists.
         """
         before = self.cluster.get(item["apiVersion"], item["kind"], name_of(item))
@@ -91,12 +91,12 @@ class Applier:
                 + ". It is created again after that."
             )
             self.deadline.check(f"{title(item)} is not applied", explanation)
-            waits.tell(explanation)
+            waits.report(explanation)
             self.cluster.wait_for_change(found, self.deadline.at_most(_LOOK_SECONDS))
 
 
 def explained(error: RefusedError, item: Object) -> RefusedError:
-    """The same error with a text for the operator."""
+    """The same error with a message for the operator."""
     name = title(item)
     if isinstance(error, ConflictError):
         return ConflictError(f"{name}: {_conflict(error)}", error.status, error.causes)
@@ -113,10 +113,10 @@ def _conflict(error: ConflictError) -> str:
     for cause in error.causes:
         manager = re.search(r'conflict with "([^"]+)"', str(cause.get("message")))
         fields.setdefault(manager[1] if manager else "another", []).append(str(cause.get("field")))
-    told = "; ".join(f"{owner!r} has set {', '.join(names)}" for owner, names in fields.items())
+    owners = "; ".join(f"{owner!r} has set {', '.join(names)}" for owner, names in fields.items())
     return (
-        f"{told or error}.\nIf that is how you deploy, go on with it (Helm: `helm upgrade`). "
-        f"To let {FIELD_MANAGER} take these fields over, say --force-conflicts."
+        f"{owners or error}.\nIf that is how you deploy, keep using it (Helm: `helm upgrade`). "
+        f"To let {FIELD_MANAGER} take over these fields, use --force-conflicts."
     )
 
 

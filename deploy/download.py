@@ -1,4 +1,4 @@
-"""Follow the download Job to its end: its log becomes a bar, its silence an explanation."""
+"""Follow the download Job to its end: show its log, or explain why there is none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deploy.waits import Deadline, Waits
 _LOOK_SECONDS = 5.0
 # How long a Job that was just created may look broken before that is reported.
 _GRACE_SECONDS = 5.0
-# The downloader says something every few seconds; a stream that says nothing for so long is dead.
+# The downloader writes a line every few seconds; a stream this silent is dead.
 _QUIET_SECONDS = 60.0
 
 
@@ -27,7 +27,7 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
     """Return once the Job is complete.
 
     Raises:
-        DownloadError: it failed, or somebody deleted it.
+        DownloadError: it failed or was deleted.
         NotReadyError: the time is up.
     """
     follower = _Follower(cluster, reporter)
@@ -36,7 +36,9 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
     while True:
         seen = observe_with_retries(cluster, job, waits, deadline)
         if seen is None:
-            raise DownloadError(f"{title(job)} is gone: somebody deleted it, or its TTL ran out")
+            raise DownloadError(
+                f"{title(job)} no longer exists: it was deleted, or its TTL expired"
+            )
         if condition(seen.item, "Complete").get("status") == "True":
             reporter.finding("ok", f"{title(job)} is complete")
             return
@@ -49,12 +51,12 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
         if follower.follow(seen, deadline):
             continue
         if explanation:
-            waits.tell(explanation)
+            waits.report(explanation)
         cluster.wait_for_change(seen.item, deadline.at_most(waits.at_most(_LOOK_SECONDS)))
 
 
 class _Follower:
-    """Shows each container's log once, however often the stream is cut."""
+    """Shows each line of a container's log once, however often the stream is cut."""
 
     def __init__(self, cluster: Cluster, reporter: Reporter) -> None:
         self._cluster = cluster
@@ -63,7 +65,7 @@ class _Follower:
         self._done: set[str] = set()
 
     def follow(self, seen: Snapshot, deadline: Deadline) -> bool:
-        """Show what is new in the logs of the containers that have begun; whether anything was."""
+        """Show new lines of the containers that have started; return whether there were any."""
         news = False
         for pod in seen.pods:
             for status in dig(pod, "status", "containerStatuses") or ():
@@ -77,7 +79,7 @@ class _Follower:
         return news
 
     def _show(self, key: str, pod: str, container: str, deadline: Deadline) -> bool:
-        """Show the log until it ends, falls silent or the time is up; whether it had new lines."""
+        """Show the log until it ends, is silent or the time is up; return if lines were new."""
         before = self._shown.get(key, 0)
         quiet = deadline.at_most(_QUIET_SECONDS)
         try:
@@ -91,13 +93,13 @@ class _Follower:
                     if deadline.is_over:
                         break
         except (RefusedError, UnreachableError):
-            # The container is only just being started, or its pod is already gone.
+            # The container is still starting, or its pod no longer exists.
             return False
         return self._shown.get(key, 0) > before
 
 
 class _Bars:
-    """A bar for each model on a terminal; elsewhere the lines as they are."""
+    """A bar for each model on a terminal, the plain lines elsewhere."""
 
     def __init__(self, progress: Progress, reporter: Reporter) -> None:
         self._progress = progress
@@ -105,7 +107,7 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, line: LogLine) -> None:
-        """Move a bar, or print the message above the bars."""
+        """Update a bar, or print the message above the bars."""
         if not line.is_progress or not self._reporter.is_terminal:
             self._reporter.say(f"      {line.message}", style="dim")
             return

@@ -1,4 +1,4 @@
-"""What the cluster shows of an InferenceService or a Job, gathered for an explanation."""
+"""Read an InferenceService or a Job with everything that explains its state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAUSE_SECONDS = 1.0
 
 
 def observe(cluster: Cluster, item: Object) -> Snapshot | None:
-    """The object as it is now, with what tells about it; None where it is not there."""
+    """The object with its pods, claims, owners and events; None if it does not exist."""
     found = cluster.get(item["apiVersion"], item["kind"], name_of(item))
     if found is None:
         return None
@@ -46,14 +46,14 @@ def observe(cluster: Cluster, item: Object) -> Snapshot | None:
 def observe_with_retries(
     cluster: Cluster, item: Object, waits: Waits, deadline: Deadline
 ) -> Snapshot | None:
-    """The same within a long wait, which an API server that restarts does not end."""
+    """The same, but keep trying while the API server is unreachable, as when it restarts."""
     while True:
         try:
             return observe(cluster, item)
         except UnreachableError as error:
-            explanation = Explanation(f"{error}; trying again")
-            deadline.check(f"{title(item)} cannot be looked at", explanation)
-            waits.tell(explanation)
+            explanation = Explanation(f"{error}; retrying")
+            deadline.check(f"{title(item)} cannot be read", explanation)
+            waits.report(explanation)
             time.sleep(deadline.at_most(_PAUSE_SECONDS))
 
 
@@ -61,7 +61,7 @@ def _list(cluster: Cluster, api_version: str, kind: str, labels: str = "") -> li
     try:
         return cluster.list(api_version, kind, labels=labels)
     except ForbiddenError:
-        # Less can be explained without them, but nothing else needs them.
+        # Without them the explanation is less precise; nothing else needs them.
         return []
 
 

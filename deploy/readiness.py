@@ -1,4 +1,4 @@
-"""Wait for an InferenceService, telling each reason of the wait once."""
+"""Wait for an InferenceService, and report each reason for the wait once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deploy.observe import observe_with_retries
 from deploy.waits import Deadline, Waits
 
 _LOOK_SECONDS = 5.0
-# How long KServe may take to notice a change; before that its old status says Ready.
+# How long KServe may take to process a change; until then its old status says Ready.
 _NOTICE_SECONDS = 10.0
 # How long what was just created or changed may look broken before that is reported.
 _GRACE_SECONDS = 5.0
@@ -30,7 +30,7 @@ def wait_for_service(
     """The InferenceService once it is ready.
 
     Raises:
-        ServiceError: it cannot become ready as it is.
+        ServiceError: it cannot become ready without a change.
         NotReadyError: the time is up.
     """
     waits = Waits(reporter, deadline.share(_GRACE_SECONDS) if applied.changed else 0)
@@ -39,7 +39,7 @@ def wait_for_service(
     while True:
         seen = observe_with_retries(cluster, applied.item, waits, deadline)
         if seen is None:
-            raise ServiceError(f"{title(applied.item)} is gone: somebody deleted it")
+            raise ServiceError(f"{title(applied.item)} no longer exists: it was deleted")
         if known is None:
             known = _known(applied, seen)
         seen = replace(seen, known=known)
@@ -52,12 +52,12 @@ def wait_for_service(
                 raise ServiceError(f"{title(seen.item)}: {explanation}")
             deadline.check(f"{title(seen.item)} is not ready", explanation)
             if explanation:
-                waits.tell(explanation)
+                waits.report(explanation)
         cluster.wait_for_change(seen.item, deadline.at_most(waits.at_most(_LOOK_SECONDS)))
 
 
 def _known(applied: Applied, seen: Snapshot) -> frozenset[str]:
-    """Marks of what happened before this change, which therefore says nothing about it."""
+    """Marks of what happened before this change and therefore does not concern it."""
     if applied.outcome == "created":
         return frozenset()
     failures = map(failure_mark, seen.owners if applied.outcome == "configured" else ())
@@ -65,7 +65,7 @@ def _known(applied: Applied, seen: Snapshot) -> frozenset[str]:
 
 
 def _is_stale(applied: Applied, item: Object, begun: float) -> bool:
-    """Whether the status is still the one of the spec before this change."""
+    """Whether the status is still that of the former spec."""
     if applied.outcome != "configured" or applied.before is None:
         return False
     same = dig(item, "status") == applied.before.get("status")

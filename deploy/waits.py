@@ -10,7 +10,7 @@ from deploy.explain import Explanation
 
 
 class Deadline:
-    """So many seconds from now, by the monotonic clock."""
+    """The time limit of a command, shared by all its waits, on the monotonic clock."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -22,43 +22,43 @@ class Deadline:
         return time.monotonic() >= self._end
 
     def at_most(self, seconds: float) -> float:
-        """``seconds``, or what is left where that is less; never quite nothing."""
+        """``seconds``, or the time left if that is less; at least 0.1."""
         return max(0.1, min(seconds, self._end - time.monotonic()))
 
     def share(self, seconds: float) -> float:
-        """``seconds``, or a quarter of the limit where that is less."""
+        """``seconds``, or a quarter of the limit if that is less."""
         return min(seconds, self._seconds / 4)
 
     def check(self, state: str, explanation: Explanation | None) -> None:
-        """Raise NotReadyError once the time is up, with the reason of the wait."""
+        """Raise NotReadyError once the time is up, with the reason for the wait."""
         if self.is_over:
             why = f": {explanation}" if explanation else "."
             raise NotReadyError(
                 f"{state} after {self._seconds:.0f} s{why}\n"
-                "Nothing was undone; `up` again takes up the wait (--timeout makes it longer)."
+                "Nothing was undone. Run `up` again to resume the wait; --timeout extends it."
             )
 
 
 class Waits:
-    """Prints each reason of a wait once, however often a loop finds it.
+    """Prints each reason for a wait once, however often a loop finds it.
 
-    For the first ``grace`` seconds a reason that needs action is held back: most of them pass.
+    For the first ``grace`` seconds it prints no reason that needs action: most of them pass.
     """
 
     def __init__(self, reporter: Reporter, grace: float = 0.0) -> None:
         self._reporter = reporter
         self._grace_end = time.monotonic() + grace
-        self._told: Explanation | None = None
+        self._printed: Explanation | None = None
 
     def at_most(self, seconds: float) -> float:
-        """``seconds``, or what is left of the grace where that is less."""
+        """``seconds``, or what is left of the grace period if that is less."""
         left = self._grace_end - time.monotonic()
         return min(seconds, left) if left > 0 else seconds
 
-    def tell(self, explanation: Explanation) -> None:
+    def report(self, explanation: Explanation) -> None:
         """Print why nothing happens, unless that was printed last."""
         if explanation.advice and time.monotonic() < self._grace_end:
             return
-        if explanation != self._told:
-            self._told = explanation
+        if explanation != self._printed:
+            self._printed = explanation
             self._reporter.waits(explanation)

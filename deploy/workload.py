@@ -1,4 +1,4 @@
-"""What our own objects ask of a cluster, read from the objects themselves; pure functions."""
+"""What our own objects need from a cluster, read from the objects; pure functions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SecretUse:
 
 
 def pod_specs(objects: Sequence[Object]) -> Iterator[tuple[Object, Object]]:
-    """Each object that makes pods, with the pods' spec."""
+    """Each object that creates pods, with the pods' spec."""
     for item in objects:
         path = {
             "Job": ("spec", "template", "spec"),
@@ -47,13 +47,13 @@ def pod_specs(objects: Sequence[Object]) -> Iterator[tuple[Object, Object]]:
 
 
 def containers(spec: Object) -> list[Object]:
-    """The containers of a pod's spec, those of KServe's `model` form included."""
+    """The containers of a pod's spec, including KServe's `model` form."""
     model = [spec["model"]] if isinstance(spec.get("model"), dict) else []
     return [*(spec.get("initContainers") or ()), *(spec.get("containers") or ()), *model]
 
 
 def deployment_mode(service: Object, default: str = "Knative") -> str:
-    """`Knative` or `Standard`, by the annotation or else ``default``; the old names too."""
+    """`Knative` or `Standard`, from the annotation or ``default``, which may use the old names."""
     asked = dig(service, "metadata", "annotations", DEPLOYMENT_MODE) or default
     return _MODES.get(str(asked).lower(), str(asked))
 
@@ -61,7 +61,7 @@ def deployment_mode(service: Object, default: str = "Knative") -> str:
 def model_name(service: Object) -> str:
     """The name in the request path: the predictor's ``--model_name``, else the service's own.
 
-    A predictor of many models has no such flag: the first that it preloads stands for them.
+    A predictor of many models has no such flag: its first preloaded model is used.
     """
     for container in containers(dig(service, "spec", "predictor") or {}):
         arguments = [str(one) for one in container.get("args") or ()]
@@ -77,7 +77,7 @@ def model_name(service: Object) -> str:
 
 
 def extended_resources(spec: Object) -> dict[str, int]:
-    """What a pod asks of device plugins, as in ``{"nvidia.com/gpu": 1}``."""
+    """What a pod requests from device plugins, as in ``{"nvidia.com/gpu": 1}``."""
     wanted: dict[str, int] = {}
     for container in containers(spec):
         limits = dig(container, "resources", "limits") or {}
@@ -88,7 +88,7 @@ def extended_resources(spec: Object) -> dict[str, int]:
 
 
 def claims_used(objects: Sequence[Object]) -> dict[str, list[str]]:
-    """The claims that pods mount, by volume or by KServe's `pvc://`, each with who uses it."""
+    """The claims that pods mount, by volume or by KServe's `pvc://`, each with its users."""
     used: dict[str, list[str]] = {}
     for item, spec in pod_specs(objects):
         names = [
@@ -106,7 +106,7 @@ def claims_used(objects: Sequence[Object]) -> dict[str, list[str]]:
 
 
 def secrets_used(objects: Sequence[Object]) -> list[SecretUse]:
-    """The Secrets that containers read, mount or pull their image with."""
+    """The Secrets that containers read, mount or use to pull their image."""
     return [use for item, spec in pod_specs(objects) for use in _secrets_of(spec, title(item))]
 
 

@@ -1,4 +1,4 @@
-"""The doctor's checks: what our objects need of a cluster, and what to do where it is not there."""
+"""The doctor's checks: what our objects need from a cluster, and how to provide it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CHECKS = (kubernetes, permission, kserve, knative, storage, nodes, secrets, quot
 def examine(
     cluster: Cluster, objects: Sequence[Object], skip: Sequence[str] = ()
 ) -> Iterator[Finding]:
-    """All findings but those of the checks in ``skip``, by their titles in lower case.
+    """All findings, except those of the checks in ``skip`` (their titles, in any case).
 
-    What we may not read is a warning and not a failure.
+    Where we lack the permission to read, the finding is a warning and not a failure.
 
     Raises:
-        UsageError: there is no check of that title.
+        UsageError: no check has that title.
     """
     titles = [check.TITLE.lower() for check in CHECKS]
     if unknown := [one for one in skip if one.lower() not in titles]:

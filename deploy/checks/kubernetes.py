@@ -11,7 +11,7 @@ from deploy.explain import explain_refusal
 from deploy.objects import Object
 
 TITLE = "Kubernetes"
-# What the chart asks for; an older API refuses fields of the Job, or drops them unseen.
+# The chart's minimum. An older API refuses fields of the Job or drops them silently.
 OLDEST = (1, 29)
 
 
@@ -25,12 +25,12 @@ def _version(cluster: Cluster) -> Finding:
     """By the API server's own version, as in `v1.32.4-gke.100`."""
     match = re.match(r"v(\d+)\.(\d+)", cluster.version)
     if match is None:
-        return Finding("warn", f"Kubernetes is of unknown version: {cluster.version!r}")
+        return Finding("warn", f"the version of Kubernetes is unknown: {cluster.version!r}")
     if (int(match[1]), int(match[2])) < OLDEST:
         return Finding(
             "fail",
             f"Kubernetes {cluster.version} is older than {'.'.join(map(str, OLDEST))}",
-            "Update the cluster, or choose another: kubectl config get-contexts",
+            "Update the cluster, or use another one: kubectl config get-contexts",
         )
     return Finding("ok", f"Kubernetes {cluster.version} runs")
 

@@ -1,6 +1,6 @@
-"""Why something waits or has failed: from objects and events to a sentence with what to do.
+"""Why something waits or has failed: objects and events become a reason and what to do.
 
-Pure functions over plain dictionaries as the API answers them; nothing here talks to a cluster.
+Pure functions over plain dictionaries as the API returns them; nothing here calls a cluster.
 """
 
 from deploy.explain.job import explain_job

@@ -1,4 +1,4 @@
-"""What an API server, a webhook or a controller says when it refuses an object."""
+"""Why an API server, a webhook or a controller refuses an object."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FLAG_OF_SENTENCE = {
 
 
 def explain_refusal(message: str) -> Explanation | None:
-    """Explain a refusal that is known; None for any other."""
+    """Explain a known refusal; None for any other."""
     return (
         _feature_flag(message)
         or _resources(message)
@@ -56,7 +56,7 @@ def explain_refusal(message: str) -> Explanation | None:
 
 
 def feature_patch(flags: Iterable[str]) -> str:
-    """The command that switches Knative features on."""
+    """The command that enables Knative features."""
     data = json.dumps({"data": dict.fromkeys(sorted(flags), "enabled")}, separators=(",", ":"))
     return (
         "kubectl --namespace knative-serving patch configmap config-features "
@@ -74,8 +74,8 @@ def _feature_flag(message: str) -> Explanation | None:
     if not flags:
         return None
     return Explanation(
-        f"Knative refuses the InferenceService: {', '.join(sorted(flags))} not switched on.",
-        "An administrator switches it on (KServe then tries again by itself, within minutes): "
+        f"Knative refuses the InferenceService: {', '.join(sorted(flags))} is not enabled.",
+        "An administrator can enable it (KServe then retries by itself, within minutes): "
         f"{feature_patch(flags)}",
         fatal=True,
     )
@@ -113,9 +113,9 @@ def _quota(message: str) -> Explanation | None:
     )
     if exceeded:
         return Explanation(
-            f"The quota {exceeded['name']!r} is exceeded: asked {exceeded['asked']}, "
+            f"The quota {exceeded['name']!r} is exceeded: requested {exceeded['asked']}, "
             f"used {exceeded['used']}, allowed {exceeded['limit'].rstrip('. ')}.",
-            "Delete what holds it, lower the requests, or ask for a larger ResourceQuota.",
+            "Delete what uses it, lower the requests, or ask for a larger ResourceQuota.",
         )
     unset = re.search(r"failed quota: (?P<name>[^:]+): must specify (?P<what>\S.*)", message)
     if unset:
@@ -151,7 +151,7 @@ def _pod_security(message: str) -> Explanation | None:
         return None
     return Explanation(
         f"Pod Security {violated[1]!r} forbids the pod: {violated[2].strip()}.",
-        "Our pods keep to `restricted`; if a sidecar breaks it, inject none into this namespace.",
+        "Our pods comply with `restricted`. If a sidecar does not, disable its injection here.",
         fatal=True,
     )
 
@@ -162,8 +162,8 @@ def _webhook_down(message: str) -> Explanation | None:
         return None
     whose = "Knative" if "knative" in called[1] else "KServe" if "kserve" in called[1] else "its"
     return Explanation(
-        f"The webhook {called[1]} does not answer: {whose} controller is down or just starting.",
-        "Look at it: kubectl get pods --all-namespaces | grep -E 'kserve|knative'",
+        f"The webhook {called[1]} does not answer: {whose} controller is down or starting.",
+        "Check it: kubectl get pods --all-namespaces | grep -E 'kserve|knative'",
     )
 
 
@@ -180,7 +180,7 @@ def _unknown_kind(message: str) -> Explanation | None:
         )
     return Explanation(
         f"The cluster does not know {kind} of {version}.",
-        f"Install what brings its CRD, or leave the {kind} out of the folder.",
+        f"Install its CRD, or remove the {kind} from the folder.",
         fatal=True,
     )
 
@@ -190,7 +190,7 @@ def _no_namespace(message: str) -> Explanation | None:
     if not missing:
         return None
     return Explanation(
-        f"There is no namespace {missing[1]!r}.",
+        f"Namespace {missing[1]!r} does not exist.",
         f"Create it: kubectl create namespace {missing[1]}",
         fatal=True,
     )

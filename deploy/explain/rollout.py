@@ -25,7 +25,7 @@ _DEADLINE = ("Initial scale was never achieved", "ProgressDeadlineExceeded")
 def latest_rollout(seen: Snapshot) -> Snapshot:
     """``seen`` with the owners and pods of the latest generation alone.
 
-    All pods stay where the owners are unknown: not created yet, or not ours to read.
+    All pods stay if the owners are unknown: not created yet, or not readable.
     """
     revision = max(of_kind(seen.owners, "Revision"), key=_generation, default=None)
     deployments = [
@@ -58,7 +58,7 @@ def explain_deadline(seen: Snapshot) -> Explanation | None:
     for deployment in () if revisions else of_kind(seen.owners, "Deployment"):
         if _is_observed(deployment) and (missed := _missed(deployment, "Progressing")):
             return _explain_deployment(deployment, missed, seen)
-    # Without permission to read Revisions, KServe's own conditions are all that is known.
+    # Without the permission to read Revisions, KServe's own conditions have to do.
     kinds = ("PredictorReady", "LatestDeploymentReady", "PredictorConfigurationReady")
     if not revisions and (missed := _missed(seen.item, *kinds)):
         return _explain_revision(seen.item, missed, seen)
@@ -109,7 +109,7 @@ def _explain_revision(owner: Object, missed: Object, seen: Snapshot) -> Explanat
 
 
 def _explain_deployment(deployment: Object, missed: Object, seen: Snapshot) -> Explanation:
-    """A Deployment keeps trying after its deadline; only a container that crashes is hopeless."""
+    """A Deployment keeps trying after its deadline; only a crashing container is fatal."""
     why = _cause(seen)
     said = message_of(missed)
     return Explanation(
@@ -127,7 +127,7 @@ def _cause(seen: Snapshot) -> Explanation | None:
 
 
 def _container_failure(owner: Object) -> str:
-    """What Knative kept of a container that ended, once its pods are gone."""
+    """What Knative recorded of a failed container before it removed the pods."""
     unhealthy = condition(owner, "ContainerHealthy")
     return message_of(unhealthy) if unhealthy.get("status") == "False" else ""
 

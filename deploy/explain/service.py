@@ -16,7 +16,7 @@ _REFUSALS = ("InternalError", "ServerlessModeRejected", "UpdateFailed")
 
 
 def explain_service(seen: Snapshot) -> Explanation | None:
-    """Why the InferenceService is not ready; None where it is."""
+    """Why the InferenceService is not ready; None if it is."""
     if is_ready(seen):
         return None
     seen = latest_rollout(seen)
@@ -32,9 +32,9 @@ def explain_service(seen: Snapshot) -> Explanation | None:
 
 
 def is_ready(seen: Snapshot) -> bool:
-    """Ready, and on Knative by its latest revision, not only by a former one.
+    """Ready, and on Knative with its latest revision, not only a former one.
 
-    `observedGeneration` says nothing here: KServe copies it from the Deployment or Knative Service.
+    `observedGeneration` does not help: KServe copies it from the Deployment or Knative Service.
     """
     predictor = dig(seen.item, "status", "components", "predictor") or {}
     latest = predictor.get("latestCreatedRevision")
@@ -43,7 +43,7 @@ def is_ready(seen: Snapshot) -> bool:
 
 
 def _explain_controller(seen: Snapshot) -> Explanation | None:
-    """What KServe's controller could not do; it says so only in events."""
+    """What KServe's controller could not do, which it reports only in events."""
     events = seen.events_about(seen.item)
     refused = next((one for one in events if one.get("type") == "Warning"), None)
     if seen.pods or refused is None or refused.get("reason") not in _REFUSALS:
@@ -57,12 +57,12 @@ def _explain_controller(seen: Snapshot) -> Explanation | None:
 def _explain_refused(reason: str, message: str) -> Explanation:
     if reason == "ServerlessModeRejected" or "Knative Serving is not available" in message:
         return Explanation(
-            "The InferenceService asks for Knative mode and Knative Serving is not installed.",
+            "The InferenceService asks for Knative mode, but Knative Serving is not installed.",
             "Install Knative Serving, or deploy in Standard mode (chart value "
             "`predictor.deploymentMode=Standard`).",
             fatal=True,
         )
-    return explain_refusal(message) or Explanation(f"KServe cannot make the predictor: {message}")
+    return explain_refusal(message) or Explanation(f"KServe cannot create the predictor: {message}")
 
 
 def _explain_claims(seen: Snapshot) -> Explanation | None:
@@ -81,25 +81,25 @@ def _explain_conditions(seen: Snapshot) -> Explanation | None:
         )
     ingress = condition(seen.item, "IngressReady")
     if predictor.get("status") == "True" and ingress.get("status") != "True":
-        told = message_of(ingress) or ingress.get("reason") or "no message"
+        why = message_of(ingress) or ingress.get("reason") or "no message"
         return Explanation(
-            f"The predictor is ready; its address is not yet ({told}).",
-            "If this lasts, look at the ingress or gateway that KServe is configured to use.",
+            f"The predictor is ready, but its address is not ready yet ({why}).",
+            "If this lasts, check the ingress or gateway that KServe is configured to use.",
         )
     if message or predictor.get("reason"):
-        return Explanation(f"The predictor is being made: {message or predictor['reason']}")
+        return Explanation(f"The predictor is being created: {message or predictor['reason']}")
     return None
 
 
 def _explain_image_digest(message: str) -> Explanation | None:
-    """Knative's controller itself looks the tag up, before there is any pod."""
+    """Knative's controller resolves the tag itself, before there is a pod."""
     found = re.search(r'Unable to fetch image "([^"]+)": (.+)', message, re.DOTALL)
     if not found:
         return None
     return Explanation(
-        f"Knative cannot look up the image {found[1]}: {found[2].strip()}",
-        "Push the image and correct its name; for a private registry name a pull secret in "
-        "imagePullSecrets. For a registry that only nodes reach, add its host to "
+        f"Knative cannot resolve the image {found[1]}: {found[2].strip()}",
+        "Push the image and correct its name. For a private registry, name a pull secret in "
+        "imagePullSecrets. If only nodes can reach the registry, add its host to "
         "`registries-skipping-tag-resolving` in knative-serving/config-deployment.",
     )
 
@@ -107,7 +107,7 @@ def _explain_image_digest(message: str) -> Explanation | None:
 def _explain_silence(seen: Snapshot) -> Explanation:
     if not dig(seen.item, "status", "conditions"):
         return Explanation(
-            "KServe's controller has not looked at the InferenceService yet.",
+            "KServe's controller has not processed the InferenceService yet.",
             "If this lasts: kubectl get pods --all-namespaces "
             "--selector control-plane=kserve-controller-manager",
         )

@@ -1,4 +1,4 @@
-"""What the cluster shows of one InferenceService or Job at one moment."""
+"""The state of one InferenceService or Job at one moment, and how it is explained."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Explanation:
-    """``fatal`` is what waiting cannot mend; without ``advice`` there is nothing to do but wait."""
+    """One reason and what to do about it.
+
+    ``fatal`` means that waiting does not help; without ``advice`` waiting is all there is to do.
+    """
 
     reason: str
     advice: str = ""
@@ -96,7 +99,7 @@ def event_time(event: Object) -> str:
 
 
 def condition(item: Object, kind: str) -> Object:
-    """The condition of that type; empty where there is none."""
+    """The condition of that type; empty if there is none."""
     conditions = dig(item, "status", "conditions") or ()
     return next((one for one in conditions if one.get("type") == kind), {})
 

@@ -26,10 +26,10 @@ def run(flags: Doctor, reporter: Reporter) -> None:
 
 
 def check_before(session: Session, skip: Sequence[str], reporter: Reporter) -> None:
-    """The same for `up`: only what is not well is printed."""
+    """The same for `up`: print only warnings and failures."""
     findings = list(examine(session.cluster, session.objects, skip))
-    well = [one for one in findings if one.level == "ok"]
-    reporter.finding("ok", f"{len(well)} of {len(findings)} checks of the cluster passed")
+    passed = [one for one in findings if one.level == "ok"]
+    reporter.finding("ok", f"{len(passed)} of {len(findings)} checks of the cluster passed")
     for finding in findings:
         if finding.level != "ok":
             reporter.finding(finding.level, finding.what, finding.advice)
@@ -40,5 +40,5 @@ def refuse(findings: list[Finding]) -> None:
     """Raise NotPreparedError where a finding is a failure."""
     failures = [one.what for one in findings if one.level == "fail"]
     if failures:
-        count = "one thing has" if len(failures) == 1 else f"{len(failures)} things have"
-        raise NotPreparedError(f"{count} to be mended first: {'; '.join(failures)}")
+        count = "one problem" if len(failures) == 1 else f"{len(failures)} problems"
+        raise NotPreparedError(f"fix {count} first: {'; '.join(failures)}")

@@ -1,4 +1,4 @@
-"""``up``: check, apply, follow the download, wait for the service, make a picture."""
+"""``up``: check, apply, follow the download, wait for the service, request a picture."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from deploy.workload import jobs, services
 
 
 def run(flags: Up, reporter: Reporter) -> None:
-    """Safe to repeat: what is there already is left as it is."""
+    """Safe to repeat: what is already as it should be does not change."""
     deadline = Deadline(seconds_of(flags.timeout))
     session = Session.open(flags, flags.folder)
-    reporter.say(f"{flags.folder} goes to namespace {session.cluster.namespace}")
+    reporter.say(f"deploying {flags.folder} to namespace {session.cluster.namespace}")
     check_before(session, flags.skip, reporter)
-    # The cluster judges all objects before it changes for the first one.
+    # The cluster validates all objects before the first change.
     if flags.dry_run or not of_kind(session.objects, "Namespace"):
-        judge = Applier(session.cluster, reporter, deadline, flags.force_conflicts, dry_run=True)
-        judged = [judge.apply(item) for item in session.objects]
+        validator = Applier(
+            session.cluster, reporter, deadline, flags.force_conflicts, dry_run=True
+        )
+        results = [validator.apply(item) for item in session.objects]
         if flags.dry_run:
-            for one in judged:
+            for one in results:
                 reporter.say(f"{title(one.item)} {one.outcome} (dry run)")
             return
 
-    # The service comes after the weights: until then its pod would only hold a GPU and crash.
+    # A predictor without weights would hold a GPU, crash and use up its progress deadline.
     applier = Applier(session.cluster, reporter, deadline, flags.force_conflicts)
     serving = services(session.objects)
     for item in session.objects:
@@ -54,5 +56,5 @@ def _apply(applier: Applier, item: Object) -> Applied:
 
 
 def _output(path: Path, service: Object, count: int) -> Path:
-    """Several services do not overwrite each other's picture."""
+    """Several services must not overwrite each other's picture."""
     return path if count == 1 else path.with_stem(f"{path.stem}-{name_of(service)}")

@@ -21,7 +21,7 @@ def test_a_reason_is_told_once_until_another_comes() -> None:
     waits = Waits(reporter(out))
 
     for reason in ("no GPU", "no GPU", "loading", "no GPU"):
-        waits.tell(Explanation(reason))
+        waits.report(Explanation(reason))
 
     assert [line[6:] for line in out.getvalue().splitlines()] == ["no GPU", "loading", "no GPU"]
 
@@ -53,11 +53,11 @@ def test_a_complaint_is_held_back_while_things_are_only_beginning() -> None:
     out = io.StringIO()
     waits = Waits(reporter(out), grace=0.05)
 
-    waits.tell(Explanation("no storage yet", "name a class"))
-    waits.tell(Explanation("the image is pulled"))
+    waits.report(Explanation("no storage yet", "name a class"))
+    waits.report(Explanation("the image is pulled"))
     assert waits.at_most(5) <= 0.05
     time.sleep(0.06)
-    waits.tell(Explanation("no storage yet", "name a class"))
+    waits.report(Explanation("no storage yet", "name a class"))
 
     assert out.getvalue().splitlines() == [
         "wait  the image is pulled",

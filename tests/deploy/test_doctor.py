@@ -49,7 +49,7 @@ def test_a_good_cluster_passes_every_check(deployment: Deployment) -> None:
         ("v1.29.0-gke.1", 0, "ok    Kubernetes v1.29.0-gke.1 runs"),
         ("v1.28.15", 5, "fail  Kubernetes v1.28.15 is older than 1.29"),
         ("v1.9.3+k3s1", 5, "fail  Kubernetes v1.9.3+k3s1 is older than 1.29"),
-        ("", 0, "warn  Kubernetes is of unknown version: ''"),
+        ("", 0, "warn  the version of Kubernetes is unknown: ''"),
     ],
 )
 def test_kubernetes_is_as_new_as_the_chart_asks(
@@ -127,7 +127,7 @@ def test_standard_mode_needs_no_flags(deployment: Deployment, tmp_path: Path) ->
     done = deployment.run("doctor")
 
     assert done.code == 0
-    assert "runs in Standard mode (as it asks)" in done.out
+    assert "runs in Standard mode (from its annotation)" in done.out
 
 
 def test_a_mode_cannot_be_switched(deployment: Deployment) -> None:
@@ -138,13 +138,13 @@ def test_a_mode_cannot_be_switched(deployment: Deployment) -> None:
     done = deployment.run("doctor")
 
     assert done.code == 5
-    assert "KServe refuses to change it to Knative" in done.out
+    assert "KServe cannot change it to Knative" in done.out
 
 
 @pytest.mark.parametrize(
     ("version", "available", "level", "told"),
     [
-        ("v0.15.2", 1, "warn", "former names"),
+        ("v0.15.2", 1, "warn", "other names"),
         ("v0.21.0", 0, "fail", "its controller does not run"),
         ("latest", 1, "ok", "of unknown version"),
     ],
@@ -169,9 +169,9 @@ def test_kserves_own_state(
             "fail",
             "Name efs (chart value storage.storageClassName)",
         ),
-        ([("odd", "example.com/odd", True)], "warn", "must be able to do ReadWriteMany"),
+        ([("odd", "example.com/odd", True)], "warn", "must support ReadWriteMany"),
         ([("nfs", "nfs.csi.k8s.io", False)], "fail", "there is no default storage class"),
-        ([("cephfs", "rook-ceph.cephfs.csi.ceph.com", True)], "ok", "can do ReadWriteMany"),
+        ([("cephfs", "rook-ceph.cephfs.csi.ceph.com", True)], "ok", "supports ReadWriteMany"),
     ],
 )
 def test_the_storage_class_must_give_the_access_mode(
@@ -212,7 +212,7 @@ def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path)
     there = deployment.run("doctor")
 
     assert (missing.code, there.code) == (5, 0)
-    assert "there is no claim 'stable-diffusion-models'" in missing.out
+    assert "claim 'stable-diffusion-models', which our pods mount, does not exist" in missing.out
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_secret_that_is_needed_must_be_there(deployment: Deployment, tmp_path:
     done = deployment.run("doctor")
 
     assert done.code == 5
-    assert "secret 'registry' is not there" in done.out
+    assert "secret 'registry' does not exist" in done.out
 
 
 def test_an_empty_placeholder_is_enough_for_public_models(deployment: Deployment) -> None:
@@ -363,7 +363,7 @@ def test_a_volume_made_by_hand_may_reach_many_nodes(deployment: Deployment) -> N
     done = deployment.run("doctor")
 
     assert done.code == 0
-    assert "takes a volume that was made by hand" in done.out
+    assert "uses volumes that you create by hand" in done.out
 
 
 def test_a_check_can_be_skipped(deployment: Deployment) -> None:
@@ -376,7 +376,7 @@ def test_a_check_can_be_skipped(deployment: Deployment) -> None:
     unknown = deployment.run("doctor", "--skip", "weather")
 
     assert (failed.code, skipped.code, up.code, unknown.code) == (5, 0, 0, 2)
-    assert "cannot do ReadWriteMany" not in skipped.out
+    assert "does not support ReadWriteMany" not in skipped.out
     assert "the checks are kubernetes, permissions, kserve" in unknown.err
 
 

@@ -128,7 +128,7 @@ def test_an_image_that_knatives_controller_cannot_look_up() -> None:
 
     text = explain(conditions=(condition("PredictorReady", "False", "RevisionFailed", said),))
 
-    assert f"Knative cannot look up the image {shapes.IMAGE}" in text
+    assert f"Knative cannot resolve the image {shapes.IMAGE}" in text
     assert "registries-skipping-tag-resolving" in text
 
 
@@ -144,13 +144,13 @@ def test_an_image_that_knatives_controller_cannot_look_up() -> None:
             "ProvisioningFailed",
             'Failed to provision volume with StorageClass "standard": invalid AccessModes '
             "[ReadWriteMany]: only AccessModes [ReadWriteOnce ReadOnlyMany] are supported",
-            ["cannot give", "ReadWriteMany", "file storage class", "kubectl delete pvc"],
+            ["does not support", "ReadWriteMany", "file storage class", "kubectl delete pvc"],
         ),
         (
             "ProvisioningFailed",
             'failed to provision volume with StorageClass "block": rpc error: code = '
             "InvalidArgument desc = invalid access_mode, MULTI_NODE_MULTI_WRITER",
-            ["cannot give", "file storage class"],
+            ["does not support", "file storage class"],
         ),
         (
             "ProvisioningFailed",
@@ -161,7 +161,7 @@ def test_an_image_that_knatives_controller_cannot_look_up() -> None:
             "ProvisioningFailed",
             'failed to provision volume with StorageClass "efs": rpc error: code = Internal desc '
             "= no credentials",
-            ["No volume can be made", "no credentials"],
+            ["No volume can be created", "no credentials"],
         ),
         (
             "WaitForFirstConsumer",
@@ -274,7 +274,7 @@ def test_a_quota_that_is_exceeded(who: str) -> None:
         text = explain(conditions=(condition("PredictorReady", "False", "FailedCreate", message),))
 
     assert (
-        "The quota 'gpus' is exceeded: asked requests.nvidia.com/gpu=1, used "
+        "The quota 'gpus' is exceeded: requested requests.nvidia.com/gpu=1, used "
         "requests.nvidia.com/gpu=4, allowed requests.nvidia.com/gpu=4." in text
     )
 
@@ -306,7 +306,7 @@ def test_a_predictor_that_crashes_tells_its_last_words() -> None:
 
     text = explain([shapes.pod(phase="Running", statuses=[crashed])])
 
-    assert "has ended 3 times, last with exit code 1: /mnt/models has no .modelstore.json" in text
+    assert "has failed 3 times, last with exit code 1: /mnt/models has no .modelstore.json" in text
     assert f"kubectl logs {shapes.POD} --container kserve-container --previous" in text
 
 
@@ -352,11 +352,14 @@ def test_an_address_that_is_missing_is_not_blamed_on_the_predictor() -> None:
         )
     )
 
-    assert "The predictor is ready; its address is not yet (Waiting for load balancer)." in text
+    assert (
+        "The predictor is ready, but its address is not ready yet (Waiting for load balancer)."
+        in text
+    )
 
 
 def test_a_service_that_nobody_looked_at() -> None:
-    assert "KServe's controller has not looked" in explain(conditions=())
+    assert "KServe's controller has not processed" in explain(conditions=())
 
 
 def test_an_old_refusal_does_not_hide_what_the_pods_say_now() -> None:
@@ -373,7 +376,7 @@ def test_an_old_refusal_does_not_hide_what_the_pods_say_now() -> None:
         (3, "it is gated: accept its terms at https://hub/model", "Accept the model's terms"),
         (4, "there is no revision abc", "does not exist"),
         (5, "the target needs 5 bytes more and has 2 bytes free", "Enlarge the claim"),
-        (6, "unet is corrupt", "suspect the mirror"),
+        (6, "unet is corrupt", "check the mirror"),
         (7, "the hub does not answer", "NetworkPolicy"),
         (8, "it has no safetensors", "has safetensors"),
     ],
@@ -405,8 +408,8 @@ def test_a_try_that_failed_and_is_repeated_is_no_failure_of_the_job() -> None:
 
     assert explanation
     assert not explanation.fatal
-    assert "the network gave up" in explanation.reason
-    assert "it resumes" in explanation.advice
+    assert "the network failed" in explanation.reason
+    assert "the download resumes" in explanation.advice
 
 
 def test_a_download_without_its_secret() -> None:

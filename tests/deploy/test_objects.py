@@ -77,11 +77,11 @@ def test_one_file_of_several_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds no Kubernetes objects"),
-        ("a: [", "is no YAML"),
+        ("", "contains no Kubernetes objects"),
+        ("a: [", "is not valid YAML"),
         ("kind: ConfigMap\n", "every document needs apiVersion, kind and metadata.name"),
         ("- a list\n", "every document needs"),
-        ("!!python/object/apply:os.system [id]\n", "is no YAML"),
+        ("!!python/object/apply:os.system [id]\n", "is not valid YAML"),
     ],
 )
 def test_what_is_not_kubernetes_is_refused(tmp_path: Path, text: str, told: str) -> None:

@@ -35,7 +35,7 @@ def test_predict_before_up(deployment: Deployment) -> None:
     done = deployment.run("predict", "a fish", "--folder", deployment.manifests, folder=False)
 
     assert done.code == 10
-    assert "`up` does it" in done.err
+    assert "run `up`" in done.err
 
 
 def test_a_service_that_cannot_be_reached_from_here_is_told_with_the_port_forward(
@@ -189,7 +189,7 @@ def test_down_twice_is_no_error(deployment: Deployment) -> None:
     done = deployment.run("down")
 
     assert done.code == 0
-    assert done.out.count("is not there") == COUNT
+    assert done.out.count("does not exist") == COUNT
 
 
 def test_down_leaves_a_namespace_and_what_others_keep_in_it(

@@ -93,7 +93,7 @@ def test_ctrl_c_leaves_everything_and_says_so(deployment: Deployment) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert process.stdout
-    while "has not looked at the InferenceService" not in process.stdout.readline():
+    while "has not processed the InferenceService" not in process.stdout.readline():
         assert time.monotonic() < deadline
 
     process.send_signal(signal.SIGINT)

@@ -209,7 +209,9 @@ def test_a_write_conflict_is_never_a_reason() -> None:
     conditions = (condition("PredictorReady", "False", "UpdateFailed", conflict),)
 
     assert NO_REVISION in explain([], events=events).reason
-    assert explain([], conditions=conditions).reason == "The predictor is being made: UpdateFailed"
+    assert (
+        explain([], conditions=conditions).reason == "The predictor is being created: UpdateFailed"
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def test_queue_proxy_loads_no_weights() -> None:
     waiting = explain([], [shapes.pod(phase="Running", statuses=sidecar)]).reason
 
     assert loading == f"Pod {shapes.POD} runs; kserve-container is loading the weights."
-    assert waiting == f"Pod {shapes.POD} runs; not ready yet: istio-proxy."
+    assert waiting == f"Pod {shapes.POD} runs; istio-proxy is not ready yet."
 
 
 def test_what_the_scheduler_says_of_claims_and_preemption_is_left_out() -> None:

@@ -321,7 +321,7 @@ def test_credentials_that_the_cluster_does_not_know(deployment: Deployment) -> N
     done = deployment.run("status")
 
     assert done.code == 3
-    assert "does not know these credentials: Unauthorized" in done.err
+    assert "does not accept these credentials: Unauthorized" in done.err
     assert "a-token-of-the-test" not in done.out + done.err
 
 

@@ -85,7 +85,7 @@ def test_status_of_what_is_not_deployed(deployment: Deployment) -> None:
     done = deployment.run("status")
 
     assert done.code == 10
-    assert "is not deployed; `up` does it" in done.err
+    assert "is not deployed; run `up`" in done.err
 
 
 def gated(api: ApiServer, _: Object) -> None:
@@ -176,7 +176,7 @@ def test_an_api_server_that_restarts_does_not_end_the_wait(
     done = deployment.run("up")
 
     assert (done.code, deployment.api.failures) == (0, 0)
-    assert "503, the apiserver is shutting down; trying again" in done.out
+    assert "503, the apiserver is shutting down; retrying" in done.out
 
 
 def test_a_download_that_waits_for_its_volume_says_so(deployment: Deployment) -> None:
