@@ -10,7 +10,7 @@ from deploy.cluster import Cluster
 from deploy.console import Reporter
 from deploy.errors import ServiceError
 from deploy.explain import explain_service
-from deploy.explain.rollout import failure_mark
+from deploy.explain.rollout import creation_mark, failure_mark
 from deploy.explain.service import is_ready
 from deploy.explain.snapshot import Snapshot, event_mark
 from deploy.objects import Object, dig, title
@@ -60,8 +60,10 @@ def _known(applied: Applied, seen: Snapshot) -> frozenset[str]:
     """Marks of what happened before this change and therefore does not concern it."""
     if applied.outcome == "created":
         return frozenset()
-    failures = map(failure_mark, seen.owners if applied.outcome == "configured" else ())
-    return frozenset([*map(event_mark, seen.events), *filter(None, failures)])
+    marks = [*map(event_mark, seen.events), *map(creation_mark, seen.owners)]
+    if applied.outcome == "configured":
+        marks += map(failure_mark, seen.owners)
+    return frozenset(filter(None, marks))
 
 
 def _is_stale(applied: Applied, item: Object, begun: float) -> bool:

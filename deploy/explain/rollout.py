@@ -73,26 +73,36 @@ def explain_creation(seen: Snapshot) -> Explanation | None:
     for one in sets:
         failure = condition(one, "ReplicaFailure")
         if failure.get("status") == "True" and (message := message_of(failure)):
-            return explain_refusal(message) or Explanation(f"No pod can be created: {message}")
+            return _explain_refused(message, creation_mark(one) in seen.known)
     events = [] if sets else seen.events_of("ReplicaSet", f"{name_of(seen.item)}-predictor")
     for event in events:
         if event.get("reason") == "FailedCreate" and (message := message_of(event)):
-            explanation = explain_refusal(message)
-            if explanation and event_mark(event) in seen.known:
-                return replace(explanation, fatal=False)
-            return explanation or Explanation(f"No pod can be created: {message}")
+            return _explain_refused(message, event_mark(event) in seen.known)
     return None
 
 
 def failure_mark(owner: Object) -> str:
-    """Identifies a deadline that this owner has missed; empty where it has missed none."""
+    """Identifies a deadline that this owner has missed; empty if it has missed none."""
     missed = _missed(owner, "ResourcesAvailable", "Ready", "Progressing")
     uid, generation = (dig(owner, "metadata", key) for key in ("uid", "generation"))
     return f"{uid} {generation} {missed.get('reason')}" if missed else ""
 
 
+def creation_mark(owner: Object) -> str:
+    """Identifies the refusal of this owner's pods; empty if none was refused."""
+    failure = condition(owner, "ReplicaFailure")
+    refused = failure.get("status") == "True"
+    return f"{dig(owner, 'metadata', 'uid')} {failure.get('lastTransitionTime')}" if refused else ""
+
+
+def _explain_refused(message: str, is_old: bool) -> Explanation:
+    """The controller retries after growing pauses: the cause of an old refusal may be gone."""
+    explanation = explain_refusal(message) or Explanation(f"No pod can be created: {message}")
+    return replace(explanation, fatal=False) if is_old else explanation
+
+
 def _explain_revision(owner: Object, missed: Object, seen: Snapshot) -> Explanation:
-    """Knative scales a Revision that missed its deadline to zero and never tries it again."""
+    """Knative scales a Revision that missed its deadline to zero and never retries it."""
     why = _cause(seen)
     reason, advice = why.reason if why else _container_failure(owner), why.advice if why else ""
     said = message_of(missed) or str(missed.get("reason"))
@@ -100,7 +110,7 @@ def _explain_revision(owner: Object, missed: Object, seen: Snapshot) -> Explanat
         "The predictor did not become ready within its progress deadline: "
         + "\n".join(filter(None, (said, reason))),
         (f"{advice}\n" if advice else "")
-        + "Knative does not try this revision again. Remove the cause. If the start needs more "
+        + "Knative does not retry this revision. Remove the cause. If the start needs more "
         "time (node, image, weights), raise the annotation "
         "`serving.knative.dev/progress-deadline`. Then delete the service and run `up` again: "
         f"kubectl delete isvc {name_of(seen.item)}",

@@ -1,6 +1,6 @@
 """A cluster for tests: its objects, its faults and its controllers, served by ``api_handler``.
 
-Faults are data: refusals, denied verbs, objects and events put in.
+Faults are data: refusals, denied verbs, stored objects and events.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ KNATIVE = {
 
 @dataclass
 class ApiServer:
-    """The cluster's state, and everything that was asked of it."""
+    """The cluster's state, and every request that it got."""
 
     kinds: dict[str, dict[str, tuple[str, bool]]]
     objects: dict[Key, Object] = field(default_factory=dict)
     owners: dict[Key, Owners] = field(default_factory=dict)
     logs: dict[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
-    # Called after an object of the kind was applied or deleted: the part of controllers.
+    # Called after an object of the kind is applied: what its controller would do.
     controllers: dict[str, Callable[[ApiServer, Object], None]] = field(default_factory=dict)
     # kind -> (status, message): what a webhook or the quota says to an apply of that kind.
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     denied: set[tuple[str, str]] = field(default_factory=set)  # (verb, plural)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     token: str = "a-token-of-the-test"
-    # So many further requests are answered as by a server that is just restarting.
+    # The number of further requests that fail as if the server restarts.
     failures: int = 0
     version: int = 100
     git_version: str = "v1.32.4"

@@ -1,4 +1,4 @@
-"""The command line: what is wrong is named, help names everything."""
+"""The command line: errors name the flag."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_short_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ([], "up, doctor, status, predict, logs, down"),
         (["start"], "invalid choice: 'start'"),
@@ -38,8 +38,8 @@ def test_short_flags() -> None:
         (["logs", "folder"], "^WHAT: Input should be 'download' or 'predictor'"),
     ],
 )
-def test_what_is_wrong_is_named(arguments: list[str], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_an_error_names_the_flag(arguments: list[str], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         read_verb(arguments)
 
 

@@ -16,7 +16,7 @@ def reporter(out: io.StringIO) -> Reporter:
     return Reporter(Console(file=out, soft_wrap=True, highlight=False))
 
 
-def test_a_reason_is_told_once_until_another_comes() -> None:
+def test_a_reason_is_printed_once_until_it_changes() -> None:
     out = io.StringIO()
     waits = Waits(reporter(out))
 
@@ -26,7 +26,7 @@ def test_a_reason_is_told_once_until_another_comes() -> None:
     assert [line[6:] for line in out.getvalue().splitlines()] == ["no GPU", "loading", "no GPU"]
 
 
-def test_a_wait_looks_neither_like_a_thing_done_nor_like_one_to_mend() -> None:
+def test_a_wait_differs_from_a_finished_step_and_from_a_problem() -> None:
     out = io.StringIO()
 
     reporter(out).waits(Explanation("the image is pulled"))
@@ -49,7 +49,7 @@ def test_a_command_to_copy_is_neither_broken_nor_taken_for_markup() -> None:
     assert "\x1b" not in out.getvalue()
 
 
-def test_a_complaint_is_held_back_while_things_are_only_beginning() -> None:
+def test_a_warning_is_held_back_during_the_grace_period() -> None:
     out = io.StringIO()
     waits = Waits(reporter(out), grace=0.05)
 

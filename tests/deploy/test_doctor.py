@@ -1,4 +1,4 @@
-"""``doctor``: what a cluster lacks is found before anything is applied, with what to do."""
+"""``doctor``: finds what a cluster lacks before anything is applied, and says what to do."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_good_cluster_passes_every_check(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "code", "told"),
+    ("version", "code", "expected"),
     [
         ("v1.29.0-gke.1", 0, "ok    Kubernetes v1.29.0-gke.1 runs"),
         ("v1.28.15", 5, "fail  Kubernetes v1.28.15 is older than 1.29"),
@@ -52,14 +52,14 @@ def test_a_good_cluster_passes_every_check(deployment: Deployment) -> None:
         ("", 0, "warn  the version of Kubernetes is unknown: ''"),
     ],
 )
-def test_kubernetes_is_as_new_as_the_chart_asks(
-    deployment: Deployment, version: str, code: int, told: str
+def test_kubernetes_must_be_as_new_as_the_chart_requires(
+    deployment: Deployment, version: str, code: int, expected: str
 ) -> None:
     deployment.api.git_version = version
 
     done = deployment.run("doctor")
 
-    assert (done.code, done.out.splitlines()[0]) == (code, told)
+    assert (done.code, done.out.splitlines()[0]) == (code, expected)
     chart = yaml.safe_load((ROOT / "helm/Chart.yaml").read_text())
     assert chart["kubeVersion"] == f">={'.'.join(map(str, OLDEST))}.0-0"
 
@@ -142,7 +142,7 @@ def test_a_mode_cannot_be_switched(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "available", "level", "told"),
+    ("version", "available", "level", "expected"),
     [
         ("v0.15.2", 1, "warn", "other names"),
         ("v0.21.0", 0, "fail", "its controller does not run"),
@@ -150,18 +150,18 @@ def test_a_mode_cannot_be_switched(deployment: Deployment) -> None:
     ],
 )
 def test_kserves_own_state(
-    deployment: Deployment, version: str, available: int, level: str, told: str
+    deployment: Deployment, version: str, available: int, level: str, expected: str
 ) -> None:
     deployment.api.put(shapes.kserve_controller(version, available))
 
     done = deployment.run("doctor")
 
-    (line,) = [line for line in done.out.splitlines() if told in line]
+    (line,) = [line for line in done.out.splitlines() if expected in line]
     assert line.startswith(level)
 
 
 @pytest.mark.parametrize(
-    ("classes", "level", "told"),
+    ("classes", "level", "expected"),
     [
         ([("gp3", "ebs.csi.aws.com", True)], "fail", "Install a file storage class"),
         (
@@ -175,7 +175,7 @@ def test_kserves_own_state(
     ],
 )
 def test_the_storage_class_must_give_the_access_mode(
-    deployment: Deployment, classes: list[tuple[str, str, bool]], level: str, told: str
+    deployment: Deployment, classes: list[tuple[str, str, bool]], level: str, expected: str
 ) -> None:
     deployment.api.remove("StorageClass", "nfs")
     for name, provisioner, default in classes:
@@ -183,7 +183,7 @@ def test_the_storage_class_must_give_the_access_mode(
 
     done = deployment.run("doctor")
 
-    assert told in done.out
+    assert expected in done.out
     assert done.code == (5 if level == "fail" else 0)
 
 
@@ -200,7 +200,7 @@ def test_a_bound_claim_is_judged_by_itself(deployment: Deployment) -> None:
     assert "is bound as ReadWriteOnce" in done.out
 
 
-def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_claim_of_others_must_exist(deployment: Deployment, tmp_path: Path) -> None:
     folder = tmp_path / "without-claim"
     folder.mkdir()
     for path in deployment.manifests.glob("0[123]*.yaml"):
@@ -216,7 +216,7 @@ def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "told"),
+    ("nodes", "expected"),
     [
         ([], "no node has 1 nvidia.com/gpu"),
         ([{"gpus": 0}], "no node has 1 nvidia.com/gpu"),
@@ -227,7 +227,7 @@ def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path)
     ],
 )
 def test_a_missing_gpu_only_warns_as_an_autoscaler_may_bring_one(
-    deployment: Deployment, nodes: list[Object], told: str
+    deployment: Deployment, nodes: list[Object], expected: str
 ) -> None:
     deployment.api.remove("Node", "gpu-1")
     for fields in nodes:
@@ -236,11 +236,11 @@ def test_a_missing_gpu_only_warns_as_an_autoscaler_may_bring_one(
     done = deployment.run("doctor")
 
     assert done.code == 0
-    assert f"warn  {told}" in done.out or told in done.out
+    assert f"warn  {expected}" in done.out or expected in done.out
     assert "warn" in done.out
 
 
-def test_a_secret_that_is_needed_must_be_there(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_required_secret_must_exist(deployment: Deployment, tmp_path: Path) -> None:
     change(
         deployment,
         tmp_path,
@@ -391,7 +391,7 @@ def test_what_we_may_not_do_fails_and_what_we_may_not_read_warns(deployment: Dep
     assert "warn  you may not list events" in done.out
 
 
-def test_a_namespace_that_is_not_there(deployment: Deployment) -> None:
+def test_a_missing_namespace(deployment: Deployment) -> None:
     done = deployment.run("doctor", "--namespace", "images")
 
     assert done.code == 5

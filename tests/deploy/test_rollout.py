@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.explain import Explanation, Snapshot, explain_service
-from deploy.explain.rollout import failure_mark
+from deploy.explain.rollout import creation_mark, failure_mark
 from tests.deploy import shapes
 from tests.deploy.shapes import condition, container, event, terminated
 
@@ -161,16 +161,16 @@ def test_pods_of_a_former_revision_do_not_hide_a_refusal() -> None:
 
 
 def test_a_limit_below_the_request_names_the_field_and_ends_the_wait() -> None:
-    told = set()
+    explanations = set()
     for end in ("x7k2p", "4h97n"):
         message = TOO_SMALL_LIMIT.format(end)
-        told.add(
+        explanations.add(
             explain(
                 [], events=[event("InferenceService", "stable-diffusion", "InternalError", message)]
             )
         )
 
-    (explanation,) = told
+    (explanation,) = explanations
     assert explanation.fatal
     assert "containers[0] requests 2 of cpu, more than its limit of 1." in explanation.reason
     assert "`resources.limits.cpu`" in explanation.advice
@@ -190,13 +190,13 @@ def test_the_same_limit_in_standard_mode() -> None:
 
 def test_an_unknown_refusal_is_the_same_reason_each_time_it_is_tried() -> None:
     message = 'fails to reconcile: dry run failed with pods "dry-run-validation{}" is forbidden: no'
-    told = {
+    explanations = {
         explain([], events=[event("InferenceService", "stable-diffusion", "InternalError", said)])
         for said in (message.format("x7k2p"), message.format("4h97n"))
     }
 
-    assert len(told) == 1
-    assert "is forbidden: no" in str(told)
+    assert len(explanations) == 1
+    assert "is forbidden: no" in str(explanations)
 
 
 def test_a_write_conflict_is_never_a_reason() -> None:
@@ -260,7 +260,7 @@ def test_what_the_scheduler_says_of_claims_and_preemption_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "told"),
+    ("refusal", "expected"),
     [
         (
             "[minimum cpu usage per Container is 100m, but request is 25m, maximum memory usage "
@@ -274,7 +274,7 @@ def test_what_the_scheduler_says_of_claims_and_preemption_is_left_out() -> None:
         ),
     ],
 )
-def test_a_pod_that_can_never_be_created_ends_the_wait(refusal: str, told: str) -> None:
+def test_a_pod_that_can_never_be_created_ends_the_wait(refusal: str, expected: str) -> None:
     deployment = shapes.deployment()
     message = f'pods "stable-diffusion-predictor-1c8c5f54f5-4h97n" is forbidden: {refusal}'
     failed = condition("ReplicaFailure", "True", "FailedCreate", message)
@@ -282,4 +282,17 @@ def test_a_pod_that_can_never_be_created_ends_the_wait(refusal: str, told: str) 
     explanation = explain([deployment, shapes.replica_set(deployment, 1, failed)])
 
     assert explanation.fatal
-    assert told in explanation.reason
+    assert expected in explanation.reason
+
+
+def test_an_old_refusal_of_a_pod_does_not_end_the_wait() -> None:
+    """The ReplicaSet retries after up to a quarter of an hour, when the quota may be fixed."""
+    message = 'pods "x" is forbidden: failed quota: compute: must specify limits.cpu'
+    failed = condition("ReplicaFailure", "True", "FailedCreate", message)
+    deployment = shapes.deployment()
+    replica_set = shapes.replica_set(deployment, 1, failed)
+
+    explanation = explain([deployment, replica_set], known=frozenset([creation_mark(replica_set)]))
+
+    assert not explanation.fatal
+    assert "do not set limits.cpu" in explanation.reason

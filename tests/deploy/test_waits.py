@@ -1,4 +1,4 @@
-"""A failure on the cluster is told by the verbs as it is explained, and decides their exit code."""
+"""The verbs report failures on the cluster, which decide their exit code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUOTA = (
 
 
 @pytest.mark.parametrize(
-    ("objects", "told"),
+    ("objects", "expected"),
     [
         (
             [shapes.pod(scheduled="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")],
@@ -55,8 +55,8 @@ QUOTA = (
     ],
     ids=["no GPU", "no image", "quota", "access mode"],
 )
-def test_status_tells_why_the_service_waits(
-    deployment: Deployment, objects: list[Object], told: str
+def test_status_says_why_the_service_waits(
+    deployment: Deployment, objects: list[Object], expected: str
 ) -> None:
     deployment.run("up")
     deployment.api.update("InferenceService", shapes.SERVICE, status={})
@@ -66,7 +66,7 @@ def test_status_tells_why_the_service_waits(
     done = deployment.run("status")
 
     assert done.code == 10
-    assert told in done.out
+    assert expected in done.out
     assert "is not ready" in done.err
 
 
@@ -94,7 +94,7 @@ def gated(api: ApiServer, _: Object) -> None:
     api.update("Job", shapes.JOB, status=shapes.failed_job(3)["status"])
 
 
-def test_a_gated_model_ends_up_at_once_and_no_gpu_is_asked_for(deployment: Deployment) -> None:
+def test_a_gated_model_ends_up_before_a_gpu_is_requested(deployment: Deployment) -> None:
     deployment.api.controllers["Job"] = gated
 
     up, status = deployment.run("up"), deployment.run("status")
@@ -130,22 +130,22 @@ def miss_deadline(api: ApiServer, _: Object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("controller", "told"),
+    ("controller", "expected"),
     [(refuse, "kubernetes.podspec-runtimeclassname"), (miss_deadline, "progress-deadline")],
 )
-def test_what_waiting_cannot_mend_ends_up_at_once(
-    deployment: Deployment, controller: Any, told: str
+def test_a_problem_that_waiting_cannot_solve_ends_up_at_once(
+    deployment: Deployment, controller: Any, expected: str
 ) -> None:
     deployment.api.controllers["InferenceService"] = controller
 
     done = deployment.run("up")
 
     assert done.code == 9
-    assert told in done.err
+    assert expected in done.err
 
 
-def test_a_refusal_from_before_is_told_and_waited_out(deployment: Deployment) -> None:
-    """The flag was switched on in the meantime, and KServe has not tried again yet."""
+def test_an_old_refusal_is_reported_and_does_not_end_the_wait(deployment: Deployment) -> None:
+    """The flag is enabled by now, but KServe has not retried yet."""
     good = deployment.api.controllers["InferenceService"]
     deployment.api.controllers["InferenceService"] = refuse
     first = deployment.run("up")
@@ -208,7 +208,7 @@ def test_a_revision_that_failed_ends_up_and_is_a_failure_of_status(deployment: D
     assert "its download did not finish" in status.out
 
 
-def test_a_complaint_that_passes_by_itself_is_not_made(deployment: Deployment) -> None:
+def test_a_problem_that_passes_by_itself_is_not_reported(deployment: Deployment) -> None:
     """KServe's controller takes a moment before it looks at a new InferenceService."""
     good = deployment.api.controllers["InferenceService"]
     later: list[threading.Timer] = []
@@ -246,7 +246,7 @@ def test_up_after_down_says_that_the_former_service_is_still_being_deleted(
     assert "foregroundDeletion" in done.out
 
 
-def test_a_former_service_that_is_never_gone_is_the_reason_of_the_time_limit(
+def test_a_former_service_that_is_never_deleted_explains_the_time_limit(
     deployment: Deployment,
 ) -> None:
     deployment.run("up")

@@ -1,4 +1,4 @@
-"""What our objects ask of a cluster is read from the objects."""
+"""What our objects need from a cluster is read from the objects."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def test_the_token_is_optional() -> None:
         ([], "stable-diffusion"),
     ],
 )
-def test_the_name_in_the_path(arguments: list[str], name: str) -> None:
+def test_the_model_name_in_the_path(arguments: list[str], name: str) -> None:
     container = {**PREDICTOR["containers"][0], "args": arguments}
     service = {**SERVICE, "spec": {"predictor": {"containers": [container]}}}
 
     assert model_name(service) == name
 
 
-def test_the_first_preloaded_model_stands_for_many() -> None:
+def test_a_predictor_of_many_models_uses_its_first_preloaded_one() -> None:
     env = [{"name": "PREDICTOR_PRELOAD", "value": "sdxl, flux"}]
     container = {**PREDICTOR["containers"][0], "args": ["--http_port=8080"], "env": env}
     service = {**SERVICE, "spec": {"predictor": {"containers": [container]}}}
