@@ -1,4 +1,4 @@
-"""``python -m deploy VERB``: one verb, an exit code."""
+"""``python -m deploy VERB``: run one verb and return an exit code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import urllib3
 
-from deploy.cli import read_verb
 from deploy.console import Reporter
 from deploy.errors import INTERRUPTED, DeployError, exit_code
-from deploy.settings import Doctor, Down, Logs, Predict, Status, Up
+from deploy.settings import Doctor, Down, Logs, Predict, Status, Up, read_verb
 from deploy.verbs import doctor, down, logs, predict, status, up
 
 _VERBS: dict[type[Any], Callable[[Any, Reporter], None]] = {
@@ -26,11 +25,11 @@ _VERBS: dict[type[Any], Callable[[Any, Reporter], None]] = {
 
 
 def main(arguments: list[str] | None = None, reporter: Reporter | None = None) -> int:
-    """Run the verb; what goes wrong is one sentence on stderr."""
+    """Run the verb. An error is one sentence on stderr."""
     reporter = reporter or Reporter()
-    # urllib3 logs each retry; what comes of them is told by our own error.
+    # urllib3 logs each retry. Our own error reports the result.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
-    # A kubeconfig may say not to verify the server: kubectl does as it says, and says no more.
+    # A kubeconfig may disable verification. kubectl does not warn about it either.
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     try:
         verb = read_verb(sys.argv[1:] if arguments is None else arguments)
@@ -40,8 +39,8 @@ def main(arguments: list[str] | None = None, reporter: Reporter | None = None) -
         return exit_code(error)
     except KeyboardInterrupt:
         reporter.complain(
-            "interrupted. Everything stays as it is on the cluster and goes on there; "
-            "`python -m deploy status` looks at it, `up` again takes up the wait."
+            "interrupted. Everything stays as it is on the cluster and continues there. "
+            "`python -m deploy status` shows its state; run `up` again to resume the wait."
         )
         return INTERRUPTED
     return 0

@@ -1,6 +1,6 @@
-"""The cluster's API: the one module that talks to it, by the `kubernetes` package's dynamic client.
+"""The cluster's API: the only module that calls it, with the dynamic client of `kubernetes`.
 
-Everything in and out is plain dictionaries; every refusal becomes an error of this package.
+Arguments and results are plain dictionaries; every refusal becomes an error of this package.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Cluster:
 
     def __init__(self, api: Any, namespace: str) -> None:
         self.namespace = namespace
-        # The library keeps what it discovered in a file that all processes share, where it could
-        # name yesterday's resources. It goes on without one that it cannot write.
+        # The library caches its discovery in a file that all processes share and that may be
+        # outdated. It works without a file that it cannot write.
         with tempfile.TemporaryDirectory(prefix="deploy-") as folder:
             cache = str(Path(folder, "resources.json"))
             self._client: Any = _answered(lambda: dynamic.DynamicClient(api, cache_file=cache))
@@ -50,7 +50,7 @@ class Cluster:
     def connect(
         cls, kubeconfig: Path | None, context: str | None, namespace: str | None
     ) -> Cluster:
-        """Read the kubeconfig as kubectl does; within a pod, its service account.
+        """Read the kubeconfig as kubectl does, or use the service account inside a pod.
 
         Raises:
             ClusterError: there is no kubeconfig, or the cluster does not answer.
@@ -71,7 +71,7 @@ class Cluster:
 
     @property
     def version(self) -> str:
-        """The API server's, as in `v1.32.4`; empty where it does not tell."""
+        """The API server's version, as in `v1.32.4`; empty if it does not say."""
         return str(dig(self._client.version, "kubernetes", "gitVersion") or "")
 
     def knows(self, api_version: str, kind: str) -> bool:
@@ -81,7 +81,7 @@ class Cluster:
     def get(
         self, api_version: str, kind: str, name: str, namespace: str | None = None
     ) -> Object | None:
-        """One object, or None where it, or its kind, does not exist."""
+        """One object, or None if it or its kind does not exist."""
         resource = self._resource(api_version, kind)
         if resource is None:
             return None
@@ -97,7 +97,7 @@ class Cluster:
     def list(
         self, api_version: str, kind: str, *, labels: str = "", namespace: str | None = None
     ) -> list[Object]:
-        """All objects of a kind in the namespace; none where the API does not know the kind."""
+        """All objects of a kind in the namespace; none if the API does not know the kind."""
         resource = self._resource(api_version, kind)
         if resource is None:
             return []
@@ -109,11 +109,11 @@ class Cluster:
         return list(answer.get("items") or ())
 
     def apply(self, item: Object, *, dry_run: bool = False, force: bool = False) -> Object:
-        """Server-side apply, which creates or changes; the object as the API then holds it.
+        """Create or change an object by server-side apply, and return the API's version of it.
 
         Raises:
             ConflictError: another manager set one of the fields to another value.
-            RefusedError: anything else that the API has against it.
+            RefusedError: the API refuses it for another reason.
         """
         resource = self._resource(item["apiVersion"], item["kind"])
         if resource is None:
@@ -132,7 +132,7 @@ class Cluster:
         return applied
 
     def delete(self, item: Object, *, dry_run: bool = False) -> bool:
-        """Delete an object and what it owns; whether it was there."""
+        """Delete an object and what it owns; return whether it existed."""
         resource = self._resource(item["apiVersion"], item["kind"])
         if resource is None:
             return False
@@ -151,7 +151,7 @@ class Cluster:
         return True
 
     def wait_for_change(self, item: Object, seconds: float) -> None:
-        """Return when the object changes, or after ``seconds``; only a hint to look again."""
+        """Return when the object may have changed, or after ``seconds``."""
         resource = self._resource(item["apiVersion"], item["kind"])
         begun = time.monotonic()
         try:
@@ -170,11 +170,11 @@ class Cluster:
         except (ApiException, urllib3.exceptions.HTTPError):
             changed = False
         if not changed:
-            # A watch that was refused or cut must not turn the caller's loop into a hot one.
+            # A watch that is refused or cut must not make the caller's loop spin.
             time.sleep(max(0.0, min(seconds, 1.0) - (time.monotonic() - begun)))
 
     def log(self, pod: str, container: str, *, follow: bool, quiet: float = 60) -> Iterator[str]:
-        """The lines of a container's log, to its end or until ``quiet`` seconds bring nothing."""
+        """The lines of a container's log, to its end or until ``quiet`` seconds of silence."""
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
         query = [("container", container), ("follow", str(follow).lower())]
         response = self._call(
@@ -194,7 +194,7 @@ class Cluster:
             response.close()
 
     def may(self, verb: str, group: str, resource: str) -> bool:
-        """Whether we may, by a SelfSubjectAccessReview; ``resource`` as in RBAC (`pods/log`)."""
+        """Ask a SelfSubjectAccessReview for a permission; ``resource`` as in RBAC (`pods/log`)."""
         name, _, subresource = resource.partition("/")
         review = {
             "apiVersion": "authorization.k8s.io/v1",
@@ -254,20 +254,20 @@ def _refusal(error: ApiException) -> ClusterError | RefusedError:
     message = str(dig(status, "message") or error.body or error.reason)
     causes = dig(status, "details", "causes") or ()
     if error.status == 401:
-        return ClusterError(f"the cluster does not know these credentials: {message}")
-    # A webhook's failure is a 500 too, and told as what it is.
+        return ClusterError(f"the cluster does not accept these credentials: {message}")
+    # A webhook's failure is a 500, which is not among these.
     if error.status in _OVERLOADED:
         return UnreachableError(f"the cluster does not answer: {error.status}, {message}")
     if error.status == 409 and any(one.get("reason") == "FieldManagerConflict" for one in causes):
         return ConflictError(message, 409, causes)
-    # Quota and webhooks refuse with 403 too; only the authoriser says which user cannot do what.
+    # Quotas and webhooks also refuse with 403; only the authorizer names the user.
     if error.status == 403 and re.search(r'User "[^"]*" cannot ', message):
         return ForbiddenError(message, 403, causes)
     return RefusedError(message, error.status or 0, causes)
 
 
 def _lines(response: Any) -> Iterator[str]:
-    """Whole lines of a streamed answer, as they come."""
+    """Complete lines of a streamed response, as they arrive."""
     rest = b""
     for chunk in response.stream(4096, decode_content=True):
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""What the operator sees: a line for each thing done; bars only where a terminal listens."""
+"""What the operator sees: one line for each step, and progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ _STYLES = {"ok": "green", "wait": "cyan", "warn": "yellow", "fail": "bold red"}
 
 
 class Reporter:
-    """Writes to a rich console, which leaves colours out where no terminal listens."""
+    """Writes to a rich console, which uses colors only on a terminal."""
 
     def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
-        # Without soft_wrap rich would break commands that are there to be copied.
+        # Without soft_wrap rich would break commands that people copy.
         self.console = console or Console(highlight=False, soft_wrap=True)
         self.errors = errors or Console(stderr=True, highlight=False, soft_wrap=True)
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a bar can be drawn and a question asked."""
+        """Whether it can draw a bar and ask a question."""
         return self.console.is_terminal
 
     def say(self, line: str, style: str = "") -> None:
-        """One plain line; nothing in it is taken for markup."""
+        """Print one plain line; markup in it has no effect."""
         self.console.print(Text(line, style=style))
 
     def finding(self, level: str, what: str, advice: str = "") -> None:
-        """A line that begins with ok, wait, warn or fail, and under it what to do."""
+        """Print a line that begins with ok, wait, warn or fail, and below it what to do."""
         self.console.print(Text(f"{level:<4}", style=_STYLES[level]) + Text(f"  {what}"))
         for line in advice.splitlines():
             self.console.print(Text(f"      {line}"))
 
     def waits(self, explanation: Explanation) -> None:
-        """Why nothing happens at the moment."""
+        """Print why a command waits."""
         level = "warn" if explanation.advice else "wait"
         self.finding(level, explanation.reason, explanation.advice)
 
     def complain(self, message: str) -> None:
-        """An error, to stderr."""
+        """Print an error to stderr."""
         self.errors.print(Text("error: ", style="bold red") + Text(message))
 
     def confirm(self, question: str) -> bool:
-        """Ask a person; no without asking where there is none."""
+        """Ask on a terminal; the answer is no if there is none."""
         return self.is_terminal and Confirm.ask(Text(question), console=self.console, default=False)
 
     @contextmanager
     def bars(self) -> Iterator[Progress]:
-        """Bars for downloads; invisible where no terminal listens."""
+        """Progress bars for downloads; invisible without a terminal."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -63,17 +63,3 @@ class Reporter:
         )
         with Progress(*columns, console=self.console, disable=not self.is_terminal) as progress:
             yield progress
-
-
-class Waits:
-    """Tells each reason of a wait once, as a loop that looks again and again finds it."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._told: Explanation | None = None
-
-    def tell(self, explanation: Explanation) -> None:
-        """Say why nothing happens, unless that was said last."""
-        if explanation != self._told:
-            self._told = explanation
-            self._reporter.waits(explanation)

@@ -1,21 +1,25 @@
-"""Follow the download Job to its end: its log becomes a bar, its silence an explanation."""
+"""Follow the download Job to its end: show its log, or explain why there is none."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from rich.progress import Progress, TaskID
 
 from deploy.cluster import Cluster
-from deploy.console import Reporter, Waits
-from deploy.deadline import Deadline
+from deploy.console import Reporter
 from deploy.errors import DownloadError, RefusedError, UnreachableError
 from deploy.explain import Snapshot, explain_job
-from deploy.explain.snapshot import condition
-from deploy.looking import look_again
+from deploy.explain.snapshot import condition, event_mark
 from deploy.objects import Object, dig, name_of, title
+from deploy.observe import observe_with_retries
 from deploy.progress_log import LogLine, parse_line
+from deploy.waits import Deadline, Waits
 
 _LOOK_SECONDS = 5.0
-# The downloader says something every few seconds; a stream that says nothing for so long is dead.
+# How long a Job that was just created may look broken before that is reported.
+_GRACE_SECONDS = 5.0
+# The downloader writes a line every few seconds; a stream this silent is dead.
 _QUIET_SECONDS = 60.0
 
 
@@ -23,30 +27,36 @@ def follow_download(cluster: Cluster, job: Object, reporter: Reporter, deadline:
     """Return once the Job is complete.
 
     Raises:
-        DownloadError: it failed, or somebody deleted it.
+        DownloadError: it failed or was deleted.
         NotReadyError: the time is up.
     """
-    follower, waits = _Follower(cluster, reporter), Waits(reporter)
+    follower = _Follower(cluster, reporter)
+    waits = Waits(reporter, deadline.share(_GRACE_SECONDS))
+    known: frozenset[str] | None = None
     while True:
-        seen = look_again(cluster, job, waits, deadline)
+        seen = observe_with_retries(cluster, job, waits, deadline)
         if seen is None:
-            raise DownloadError(f"{title(job)} is gone: somebody deleted it, or its TTL ran out")
+            raise DownloadError(
+                f"{title(job)} no longer exists: it was deleted, or its TTL expired"
+            )
         if condition(seen.item, "Complete").get("status") == "True":
             reporter.finding("ok", f"{title(job)} is complete")
             return
-        explanation = explain_job(seen)
+        if known is None:
+            known = frozenset(map(event_mark, seen.events))
+        explanation = explain_job(replace(seen, known=known))
         if explanation and explanation.fatal:
             raise DownloadError(str(explanation))
         deadline.check(f"{title(job)} is not complete", explanation)
         if follower.follow(seen, deadline):
             continue
         if explanation:
-            waits.tell(explanation)
-        cluster.wait_for_change(seen.item, deadline.at_most(_LOOK_SECONDS))
+            waits.report(explanation)
+        cluster.wait_for_change(seen.item, deadline.at_most(waits.at_most(_LOOK_SECONDS)))
 
 
 class _Follower:
-    """Shows each container's log once, however often the stream is cut."""
+    """Shows each line of a container's log once, however often the stream is cut."""
 
     def __init__(self, cluster: Cluster, reporter: Reporter) -> None:
         self._cluster = cluster
@@ -55,7 +65,7 @@ class _Follower:
         self._done: set[str] = set()
 
     def follow(self, seen: Snapshot, deadline: Deadline) -> bool:
-        """Show what is new in the logs of the containers that have begun; whether anything was."""
+        """Show new lines of the containers that have started; return whether there were any."""
         news = False
         for pod in seen.pods:
             for status in dig(pod, "status", "containerStatuses") or ():
@@ -69,7 +79,7 @@ class _Follower:
         return news
 
     def _show(self, key: str, pod: str, container: str, deadline: Deadline) -> bool:
-        """Show the log until it ends, falls silent or the time is up; whether it had new lines."""
+        """Show the log until it ends, is silent or the time is up; return if lines were new."""
         before = self._shown.get(key, 0)
         quiet = deadline.at_most(_QUIET_SECONDS)
         try:
@@ -83,13 +93,13 @@ class _Follower:
                     if deadline.is_over:
                         break
         except (RefusedError, UnreachableError):
-            # The container is only just being started, or its pod is already gone.
+            # The container is still starting, or its pod no longer exists.
             return False
         return self._shown.get(key, 0) > before
 
 
 class _Bars:
-    """A bar for each model on a terminal; elsewhere the lines as they are."""
+    """A bar for each model on a terminal, the plain lines elsewhere."""
 
     def __init__(self, progress: Progress, reporter: Reporter) -> None:
         self._progress = progress
@@ -97,7 +107,7 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def show(self, line: LogLine) -> None:
-        """Move a bar, or print the message above the bars."""
+        """Update a bar, or print the message above the bars."""
         if not line.is_progress or not self._reporter.is_terminal:
             self._reporter.say(f"      {line.message}", style="dim")
             return

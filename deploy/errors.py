@@ -2,11 +2,11 @@
 
 DeployError
 ├── UsageError               a flag, a file or the folder's content is wrong
-├── ClusterError             the cluster does not let us in
-│   └── UnreachableError     it does not answer, or only with an error of its own
-├── NotPreparedError         the doctor found something that must be mended first
+├── ClusterError             the cluster cannot be used
+│   └── UnreachableError     it does not answer, or answers with an error of its own
+├── NotPreparedError         the doctor found a problem that must be fixed first
 ├── RefusedError             the cluster's API refused a request
-│   ├── ForbiddenError       for lack of permission
+│   ├── ForbiddenError       because we lack a permission
 │   └── ConflictError        because another manager set the same field
 ├── DownloadError            the download Job failed
 ├── ServiceError             the InferenceService cannot become ready
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 
 
 class DeployError(Exception):
-    """Base of every error of this package; its text says what is wrong and what to do."""
+    """Base of every error of this package; its message says what is wrong and what to do."""
 
 
 class UsageError(DeployError):
@@ -29,15 +29,15 @@ class UsageError(DeployError):
 
 
 class ClusterError(DeployError):
-    """The cluster does not let us in: no kubeconfig, or credentials that it does not know."""
+    """The cluster cannot be used: no kubeconfig, or credentials that it does not accept."""
 
 
 class UnreachableError(ClusterError):
-    """The cluster does not answer, or only with an error of its own; it may in a moment."""
+    """The cluster does not answer, or answers with an error of its own; a retry may succeed."""
 
 
 class NotPreparedError(DeployError):
-    """The doctor found something that must be mended first."""
+    """The doctor found a problem that must be fixed first."""
 
 
 class RefusedError(DeployError):
@@ -101,5 +101,5 @@ INTERRUPTED = 130
 
 
 def exit_code(error: DeployError) -> int:
-    """The code of the most particular class of ``error`` that has one, else 1."""
+    """The code of the most specific class of ``error`` that has one, else 1."""
     return next((EXIT_CODES[kind] for kind in type(error).__mro__ if kind in EXIT_CODES), 1)

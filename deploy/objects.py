@@ -1,4 +1,4 @@
-"""The objects to deploy: read from a folder, and put into the order in which they are applied."""
+"""The objects to deploy: read from a folder and sorted into the order of application."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deploy.errors import UsageError
 
 Object = dict[str, Any]
 
-# What later objects need goes first; what is not named here goes in between, in the folder's order.
+# Objects that others need come first. Kinds not listed here come in between, in the folder's order.
 _FIRST = ("Namespace", "ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Secret")
 _THEN = ("PersistentVolumeClaim", "NetworkPolicy", "Job")
 _LAST = ("InferenceService",)
@@ -26,10 +26,10 @@ def load_objects(folder: Path) -> list[Object]:
     """Every object of ``folder``, or of one YAML file, in the order of application.
 
     Raises:
-        UsageError: there is nothing to deploy, or it is no YAML of Kubernetes objects.
+        UsageError: there is nothing to deploy, or a file is not YAML of Kubernetes objects.
     """
     if not folder.exists():
-        raise UsageError(f"{folder} does not exist; name the folder with the manifests")
+        raise UsageError(f"{folder} does not exist; pass the folder with the manifests")
     kustomization = _kustomization(folder)
     if kustomization is None:
         objects = list(_read(sorted(folder.glob("*.y*ml")) if folder.is_dir() else [folder]))
@@ -38,7 +38,7 @@ def load_objects(folder: Path) -> list[Object]:
     else:
         objects = list(_parse(_kustomized(folder), str(folder)))
     if not objects:
-        raise UsageError(f"{folder} holds no Kubernetes objects")
+        raise UsageError(f"{folder} contains no Kubernetes objects")
     return sorted(objects, key=_rank)
 
 
@@ -53,12 +53,12 @@ def name_of(item: Object) -> str:
 
 
 def title(item: Object) -> str:
-    """How kubectl names an object: ``job/stable-diffusion-download``."""
+    """The object as kubectl prints it: ``job/stable-diffusion-download``."""
     return f"{item['kind'].lower()}/{name_of(item)}"
 
 
 def dig(item: Any, *path: str | int) -> Any:
-    """The value at ``path`` within nested mappings and lists, or None where the path breaks off."""
+    """The value at ``path`` within nested mappings and lists, or None if there is none."""
     for step in path:
         if isinstance(item, dict):
             item = item.get(step)
@@ -94,7 +94,7 @@ def _kustomized(folder: Path) -> str:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         raise UsageError(
-            f"{folder} is a kustomize overlay, and kubectl is not installed to build it"
+            f"{folder} is a kustomize overlay, which needs kubectl, and kubectl is not installed"
         )
     done = subprocess.run(  # noqa: S603  # the program is kubectl, the argument a folder
         [kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False
@@ -117,7 +117,7 @@ def _parse(text: str, source: str) -> Iterator[Object]:
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
-        raise UsageError(f"{source} is no YAML: {error}") from None
+        raise UsageError(f"{source} is not valid YAML: {error}") from None
     for document in documents:
         if not isinstance(document, dict) or not (
             document.get("apiVersion")

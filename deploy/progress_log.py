@@ -1,4 +1,4 @@
-"""What a line of the downloader's log tells of the progress, in either form; pure functions."""
+"""Parse the progress from a line of the downloader's log, text or JSON; pure functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class LogLine:
-    """What a line says: ``message`` for people, and the bytes where it tells of progress."""
+    """One line: ``message`` for people, and the bytes if it reports progress."""
 
     message: str
     model: str = ""
@@ -29,12 +29,12 @@ class LogLine:
 
     @property
     def is_progress(self) -> bool:
-        """Whether it moves a bar."""
+        """Whether it updates a bar."""
         return self.total_bytes > 0
 
 
 def parse_line(line: str) -> LogLine:
-    """Read a line of text or JSON; what is neither of the downloader's forms is a message."""
+    """Parse a line of text or JSON; a line in any other form is a message."""
     if line.startswith("{"):
         try:
             entry = json.loads(line)

@@ -1,12 +1,13 @@
-"""Every verb and flag, documented once: the command line and its help derive from these classes."""
+"""Every verb and flag, documented once; the command line and its help derive from these classes."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, Field
+from kubernetes.utils import duration as durations
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -14,20 +15,29 @@ from pydantic_settings import (
     CliToggleFlag,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
+    get_subcommand,
 )
 
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+from deploy.errors import UsageError
+
 PROMPT = "a lighthouse at dusk, oil painting"
 
 
-def seconds_of(duration: str) -> int:
-    """Seconds of ``90s``, ``30m`` or ``1h30m``, the form that kubectl takes."""
-    return sum(int(count) * _UNITS[unit] for count, unit in re.findall(r"(\d+)([smh])", duration))
+def seconds_of(duration: str) -> float:
+    """Seconds of ``90s``, ``30m`` or ``1h30m``.
+
+    Raises:
+        ValueError: it is not a duration (https://gateway-api.sigs.k8s.io/geps/gep-2257/).
+    """
+    return float(durations.parse_duration(duration).total_seconds())
 
 
 def _is_duration(text: str) -> str:
-    if not re.fullmatch(r"(\d+[smh])+", text):
-        raise ValueError("say it as in 90s, 30m or 1h30m")
+    try:
+        seconds_of(text)
+    except ValueError:
+        raise ValueError("must be a duration such as 90s, 30m or 1h30m") from None
     return text
 
 
@@ -38,34 +48,41 @@ Folder = Field(
 )
 Address = Field(
     default=None,
-    description="Where to send requests instead of the service's own URL, as in "
-    "http://127.0.0.1:8080 of a port-forward; the Host header stays the service's.",
+    description="Where to send requests instead of the service's own URL, such as "
+    "http://127.0.0.1:8080 of a port-forward. The Host header stays that of the service.",
 )
 Output = Field(default=Path("picture.png"), description="The file to write the picture to.")
-Service = Field(default=None, description="Which InferenceService, where the folder has several.")
+Skip: list[str] = Field(
+    default=[], description="A check of the doctor to leave out. Repeat the flag for several."
+)
+Service = Field(default=None, description="Which InferenceService, if the folder has several.")
 
 
 class ClusterFlags(BaseModel):
-    """Which cluster; named as in kubectl."""
+    """Which cluster; the names are those of kubectl."""
 
     namespace: str | None = Field(
-        default=None, description="Where the objects go; else the context's namespace."
+        default=None, description="The namespace of the objects; the default is the context's."
     )
-    context: str | None = Field(default=None, description="The kubeconfig's context; else its own.")
+    context: str | None = Field(
+        default=None,
+        description="The context in the kubeconfig; the default is its current context.",
+    )
     kubeconfig: Path | None = Field(
-        default=None, description="The kubeconfig file; else $KUBECONFIG or ~/.kube/config."
+        default=None,
+        description="The kubeconfig file; the default is $KUBECONFIG or ~/.kube/config.",
     )
 
 
 class Up(ClusterFlags):
-    """Check the cluster, apply the folder, follow the download, wait, and make a picture."""
+    """Check the cluster, apply the folder, follow the download, wait, and request a picture."""
 
     folder: CliPositionalArg[Path] = Folder
     timeout: Duration = Field(
-        default="1h", description="How long all of it may take, as in 90s, 30m or 1h30m."
+        default="1h", description="The time limit for the whole run, such as 90s, 30m or 1h30m."
     )
     dry_run: CliToggleFlag[bool] = Field(
-        default=False, description="Let the cluster check everything and change nothing."
+        default=False, description="Have the cluster validate everything, and change nothing."
     )
     force_conflicts: CliToggleFlag[bool] = Field(
         default=False, description="Take over fields that another manager has set."
@@ -73,31 +90,33 @@ class Up(ClusterFlags):
     address: str | None = Address
     prompt: str = Field(default=PROMPT, description="What the picture shows.")
     output: Path = Output
+    skip: list[str] = Skip
 
 
 class Doctor(ClusterFlags):
-    """Check whether the cluster has what the folder's objects need; changes nothing."""
+    """Check whether the cluster has what the folder's objects need, and change nothing."""
 
     folder: CliPositionalArg[Path] = Folder
+    skip: list[str] = Skip
 
 
 class Status(ClusterFlags):
-    """Say how the download and the services fare, and why they wait."""
+    """Print the state of the download and the services, and why they wait."""
 
     folder: CliPositionalArg[Path] = Folder
 
 
 class Predict(ClusterFlags):
-    """Ask the service for a picture."""
+    """Request a picture from the service."""
 
     prompt: CliPositionalArg[str] = Field(description="What the picture shows.")
     folder: Path = Folder
     service: str | None = Service
     address: str | None = Address
-    seed: int | None = Field(default=None, description="The seed; else one is drawn.")
+    seed: int | None = Field(default=None, description="The seed; the default is a random one.")
     output: Path = Output
     timeout: Duration = Field(
-        default="10m", description="How long the picture may take, the start of a pod included."
+        default="10m", description="The time limit for the picture, including the start of a pod."
     )
 
 
@@ -105,28 +124,30 @@ class Logs(ClusterFlags):
     """Print the log of the download or of the predictor."""
 
     what: CliPositionalArg[Literal["download", "predictor"]] = Field(
-        default="predictor", description="Whose log."
+        default="predictor", description="Which log."
     )
     folder: Path = Folder
     service: str | None = Service
-    follow: CliToggleFlag[bool] = Field(default=False, description="Go on until it ends.")
+    follow: CliToggleFlag[bool] = Field(default=False, description="Continue until the log ends.")
 
 
 class Down(ClusterFlags):
-    """Delete the folder's objects; asks before it deletes the weights."""
+    """Delete the folder's objects, and ask before deleting the weights."""
 
     folder: CliPositionalArg[Path] = Folder
-    yes: CliToggleFlag[bool] = Field(default=False, description="Delete the weights unasked.")
+    yes: CliToggleFlag[bool] = Field(
+        default=False, description="Delete the weights without asking."
+    )
     keep_weights: CliToggleFlag[bool] = Field(
-        default=False, description="Leave the claim with the weights where it is."
+        default=False, description="Keep the claim with the weights."
     )
     dry_run: CliToggleFlag[bool] = Field(
-        default=False, description="Say what would be deleted and delete nothing."
+        default=False, description="Print what would be deleted, and delete nothing."
     )
 
 
 class Settings(BaseSettings):
-    """Deploys Stable Diffusion on KServe, waits for the first picture, and explains every wait."""
+    """Deploy Stable Diffusion on KServe, wait for the first picture, and explain every wait."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -152,8 +173,37 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags only: a variable of the environment named `UP` or `LOGS` is not meant for us."""
+        """Flags only: an environment variable named `UP` or `LOGS` is not ours."""
         return (init_settings,)
 
 
 Verb = Up | Doctor | Status | Predict | Logs | Down
+
+
+def read_verb(arguments: Sequence[str]) -> Verb:
+    """The settings of the verb in ``arguments``.
+
+    Raises:
+        UsageError: names the flag and the reason.
+        SystemExit: ``--help`` is among them.
+    """
+    try:
+        settings = Settings(
+            _cli_parse_args=list(arguments),
+            _cli_prog_name="python -m deploy",
+            _cli_exit_on_error=False,
+        )  # type: ignore[call-arg]  # the verb comes from the command line
+        return cast(Verb, get_subcommand(settings, cli_exit_on_error=False))
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = _as_typed(str(first["loc"][-1]), arguments)
+        raise UsageError(f"{what}: {first['msg'].removeprefix('Value error, ')}") from None
+    except SettingsError as error:
+        message = str(error).removeprefix("error parsing CLI: ").removeprefix("Error: ")
+        raise UsageError(f"{message}; see --help") from None
+
+
+def _as_typed(field: str, arguments: Sequence[str]) -> str:
+    """A field's flag, or the name of a positional argument as in the help."""
+    flag = f"--{field.replace('_', '-')}"
+    return flag if any(one.partition("=")[0] == flag for one in arguments) else field.upper()

@@ -1,16 +1,20 @@
-"""What our own objects ask of a cluster, read from the objects themselves; pure functions."""
+"""What our own objects need from a cluster, read from the objects; pure functions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+
+from kubernetes.utils import parse_quantity
 
 from deploy.objects import Object, dig, name_of, of_kind, title
 
 INFERENCE_SERVICE = ("serving.kserve.io/v1beta1", "InferenceService")
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 MODEL_CONTAINER = "kserve-container"
+QUEUE_PROXY = "queue-proxy"
 # Knative and Standard were Serverless and RawDeployment before KServe 0.16.
 _MODES = {
     "serverless": "Knative",
@@ -18,7 +22,6 @@ _MODES = {
     "rawdeployment": "Standard",
     "standard": "Standard",
 }
-_SUFFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5, "e": 6}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class SecretUse:
 
 
 def pod_specs(objects: Sequence[Object]) -> Iterator[tuple[Object, Object]]:
-    """Each object that makes pods, with the pods' spec."""
+    """Each object that creates pods, with the pods' spec."""
     for item in objects:
         path = {
             "Job": ("spec", "template", "spec"),
@@ -44,13 +47,13 @@ def pod_specs(objects: Sequence[Object]) -> Iterator[tuple[Object, Object]]:
 
 
 def containers(spec: Object) -> list[Object]:
-    """The containers of a pod's spec, those of KServe's `model` form included."""
+    """The containers of a pod's spec, including KServe's `model` form."""
     model = [spec["model"]] if isinstance(spec.get("model"), dict) else []
     return [*(spec.get("initContainers") or ()), *(spec.get("containers") or ()), *model]
 
 
 def deployment_mode(service: Object, default: str = "Knative") -> str:
-    """`Knative` or `Standard`, by the annotation or else ``default``; the old names too."""
+    """`Knative` or `Standard`, from the annotation or ``default``, which may use the old names."""
     asked = dig(service, "metadata", "annotations", DEPLOYMENT_MODE) or default
     return _MODES.get(str(asked).lower(), str(asked))
 
@@ -58,7 +61,7 @@ def deployment_mode(service: Object, default: str = "Knative") -> str:
 def model_name(service: Object) -> str:
     """The name in the request path: the predictor's ``--model_name``, else the service's own.
 
-    A predictor of many models has no such flag: the first that it preloads stands for them.
+    A predictor of many models has no such flag: its first preloaded model is used.
     """
     for container in containers(dig(service, "spec", "predictor") or {}):
         arguments = [str(one) for one in container.get("args") or ()]
@@ -74,7 +77,7 @@ def model_name(service: Object) -> str:
 
 
 def extended_resources(spec: Object) -> dict[str, int]:
-    """What a pod asks of device plugins, as in ``{"nvidia.com/gpu": 1}``."""
+    """What a pod requests from device plugins, as in ``{"nvidia.com/gpu": 1}``."""
     wanted: dict[str, int] = {}
     for container in containers(spec):
         limits = dig(container, "resources", "limits") or {}
@@ -85,7 +88,7 @@ def extended_resources(spec: Object) -> dict[str, int]:
 
 
 def claims_used(objects: Sequence[Object]) -> dict[str, list[str]]:
-    """The claims that pods mount, by volume or by KServe's `pvc://`, each with who uses it."""
+    """The claims that pods mount, by volume or by KServe's `pvc://`, each with its users."""
     used: dict[str, list[str]] = {}
     for item, spec in pod_specs(objects):
         names = [
@@ -103,7 +106,7 @@ def claims_used(objects: Sequence[Object]) -> dict[str, list[str]]:
 
 
 def secrets_used(objects: Sequence[Object]) -> list[SecretUse]:
-    """The Secrets that containers read, mount or pull their image with."""
+    """The Secrets that containers read, mount or use to pull their image."""
     return [use for item, spec in pod_specs(objects) for use in _secrets_of(spec, title(item))]
 
 
@@ -123,31 +126,36 @@ def _secrets_of(spec: Object, user: str) -> Iterator[SecretUse]:
         yield SecretUse(reference["name"], "", False, user)
 
 
-def quantity(value: object) -> float:
-    """A Kubernetes quantity (``500m``, ``16Gi``, ``2``) as a number; 0 where it is none.
+def quantity(value: object) -> Decimal:
+    """A Kubernetes quantity (``500m``, ``16Gi``, ``1E3``) as a number; 0 where it is not valid.
 
     https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
     """
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)(m|[kMGTPE]i?|Ki)?", str(value))
-    if not match:
-        return 0.0
-    number, suffix = float(match[1]), match[2] or ""
-    if suffix == "m":
-        return number / 1000
-    base = 1024 if suffix.endswith("i") else 1000
-    return float(number * base ** _SUFFIXES[suffix[:1].lower()])
+    try:
+        return Decimal(parse_quantity(value))
+    except ValueError:
+        return Decimal(0)
 
 
-def requests_of(spec: Mapping[str, object]) -> dict[str, float]:
+def total_of(spec: Object) -> dict[str, dict[str, Decimal]]:
+    """The `requests` and `limits` of a whole pod; init containers run before all others."""
+    totals: dict[str, dict[str, Decimal]] = {"requests": {}, "limits": {}}
+    first = len(spec.get("initContainers") or ())
+    each = [one.get("resources") or {} for one in containers(spec)]
+    for section, total in totals.items():
+        # A request that is not set is the limit.
+        wanted = [{**(one.get("limits") or {}), **(one.get(section) or {})} for one in each]
+        for name in dict.fromkeys(name for one in wanted for name in one):
+            values = [quantity(one.get(name, 0)) for one in wanted]
+            total[name] = max([sum(values[first:], Decimal(0)), *values[:first]])
+    return totals
+
+
+def requests_of(spec: Object) -> dict[str, Decimal]:
     """What one pod counts against a quota, by the quota's names (`requests.cpu`)."""
-    total: dict[str, float] = {"pods": 1.0}
-    for container in containers(dict(spec)):
-        limits = dig(container, "resources", "limits") or {}
-        requests = {**limits, **(dig(container, "resources", "requests") or {})}
-        for section, wanted in (("requests", requests), ("limits", limits)):
-            for name, value in wanted.items():
-                key = f"{section}.{name}"
-                total[key] = total.get(key, 0.0) + quantity(value)
+    total = {"pods": Decimal(1)}
+    for section, wanted in total_of(spec).items():
+        total |= {f"{section}.{name}": value for name, value in wanted.items()}
     # A quota's plain `cpu` and `memory` are the requests.
     for name in ("cpu", "memory"):
         if f"requests.{name}" in total:

@@ -1,11 +1,10 @@
-"""The doctor's checks: what our objects need of a cluster, and what to do where it is not there."""
+"""The doctor's checks: what our objects need from a cluster, and how to provide it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from deploy.checks import (
-    kinds,
     knative,
     kserve,
     kubernetes,
@@ -18,17 +17,29 @@ from deploy.checks import (
 )
 from deploy.checks.finding import Finding, Level
 from deploy.cluster import Cluster
-from deploy.errors import ForbiddenError
+from deploy.errors import ForbiddenError, UsageError
 from deploy.objects import Object
 
 __all__ = ["CHECKS", "Finding", "Level", "examine"]
 
-CHECKS = (kubernetes, permission, kinds, kserve, resources, knative, storage, nodes, secrets, quota)
+CHECKS = (kubernetes, permission, kserve, resources, knative, storage, nodes, secrets, quota)
 
 
-def examine(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """All findings; what we may not read is a warning and not a failure."""
-    for check in CHECKS:
+def examine(
+    cluster: Cluster, objects: Sequence[Object], skip: Sequence[str] = ()
+) -> Iterator[Finding]:
+    """All findings, except those of the checks in ``skip`` (their titles, in any case).
+
+    Where we lack the permission to read, the finding is a warning and not a failure.
+
+    Raises:
+        UsageError: no check has that title.
+    """
+    titles = [check.TITLE.lower() for check in CHECKS]
+    if unknown := [one for one in skip if one.lower() not in titles]:
+        raise UsageError(f"--skip: no check {unknown[0]!r}; the checks are {', '.join(titles)}")
+    skipped = {one.lower() for one in skip}
+    for check in (one for one in CHECKS if one.TITLE.lower() not in skipped):
         try:
             yield from check.check(cluster, objects)
         except ForbiddenError as error:

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Level = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """``fail`` is what would stop the deployment; ``advice`` says what to do about it."""
+    """``fail`` marks what would stop the deployment; ``advice`` says what to do about it."""
 
     level: Level
     what: str

@@ -1,4 +1,4 @@
-"""Knative: whether it is there, and whether its feature flags admit what our objects use."""
+"""Knative: whether it is installed, and whether its feature flags admit our objects."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from deploy.workload import INFERENCE_SERVICE, containers, deployment_mode, serv
 
 TITLE = "Knative"
 NAMESPACE = "knative-serving"
-# Of the flags that we need these are on in a stock Knative; all others are off.
+# The flags that a stock Knative enables, of those that we need.
 _ON_BY_DEFAULT = {EMPTY_DIR_FLAG}
 # For these `allowed` is not enough (knative/serving, pkg/apis/serving/k8s_validation.go).
 _MUST_BE_ENABLED = {PVC_FLAG, PVC_WRITE_FLAG, EMPTY_DIR_FLAG, FLAG_OF_FIELD["initContainers"]}
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """Nothing where no service of ours runs in Knative mode."""
+    """No findings if none of our services runs in Knative mode."""
     if not cluster.knows(*INFERENCE_SERVICE):
         return
     default = default_mode(cluster)
@@ -37,7 +37,7 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     if not cluster.knows("serving.knative.dev/v1", "Service"):
         yield Finding(
             "fail",
-            "our service asks for Knative mode, and Knative Serving is not installed",
+            "our service asks for Knative mode, but Knative Serving is not installed",
             "Install it, or deploy in Standard mode "
             "(chart value predictor.deploymentMode=Standard).",
         )
@@ -50,18 +50,18 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
         if not _is_on(flag, dig(features, "data") or {})
     }
     if not off:
-        yield Finding("ok", "Knative is there, and its feature flags admit our objects")
+        yield Finding("ok", "Knative is installed, and its feature flags admit our objects")
         return
-    told = ", ".join(f"{flag} (for {why})" for flag, why in sorted(off.items()))
+    needed = ", ".join(f"{flag} (for {why})" for flag, why in sorted(off.items()))
     yield Finding(
         "fail",
-        f"Knative will refuse our service; it needs {told}",
-        f"An administrator switches it on: {feature_patch(off)}",
+        f"Knative will refuse our service, which needs {needed}",
+        f"An administrator can enable it: {feature_patch(off)}",
     )
 
 
 def flags_needed(service: Object) -> dict[str, str]:
-    """The feature flags that a service's predictor needs, each with the field that needs it."""
+    """The feature flags that a service's predictor needs, each with the field that requires it."""
     spec = dig(service, "spec", "predictor") or {}
     needed = {flag: field for field, flag in FLAG_OF_FIELD.items() if spec.get(field)}
     for volume in spec.get("volumes") or ():

@@ -1,4 +1,4 @@
-"""KServe: its version, and the mode that it and our services run in."""
+"""KServe: its version, and the deployment mode of our services."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from deploy.workload import DEPLOYMENT_MODE, INFERENCE_SERVICE, deployment_mode,
 TITLE = "KServe"
 NAMESPACE = "kserve"
 _CONTROLLER = "kserve-controller-manager"
-# The first that names the modes Knative and Standard.
+# The first version with the mode names Knative and Standard.
 _OLDEST = (0, 16)
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """Nothing where KServe is absent: that is told with the kinds."""
+    """No findings if KServe is absent: the check of Kubernetes reports the missing kind."""
     if not services(objects) or not cluster.knows(*INFERENCE_SERVICE):
         return
     yield from _controller(cluster)
@@ -27,13 +27,13 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     for service in services(objects):
         mode = deployment_mode(service, default)
         asked = dig(service, "metadata", "annotations", DEPLOYMENT_MODE)
-        whose = "as it asks" if asked else "KServe's default"
-        yield Finding("ok", f"{title(service)} runs in {mode} mode ({whose})")
+        source = "from its annotation" if asked else "KServe's default"
+        yield Finding("ok", f"{title(service)} runs in {mode} mode ({source})")
         yield from _mode_switch(cluster, service, mode)
 
 
 def default_mode(cluster: Cluster) -> str:
-    """What `inferenceservice-config` says under `deploy`; Knative where it says nothing."""
+    """The default mode of `inferenceservice-config` (key `deploy`), else Knative."""
     found = cluster.get("v1", "ConfigMap", "inferenceservice-config", NAMESPACE)
     try:
         deploy = json.loads(dig(found, "data", "deploy") or "{}")
@@ -46,7 +46,8 @@ def _controller(cluster: Cluster) -> Iterator[Finding]:
     found = cluster.get("apps/v1", "Deployment", _CONTROLLER, NAMESPACE)
     if found is None:
         yield Finding(
-            "warn", f"KServe's CRD is there; its controller is not in namespace {NAMESPACE!r}"
+            "warn",
+            f"KServe's CRD is installed, but its controller is not in namespace {NAMESPACE!r}",
         )
         return
     image = str(dig(found, "spec", "template", "spec", "containers", 0, "image") or "")
@@ -55,13 +56,13 @@ def _controller(cluster: Cluster) -> Iterator[Finding]:
     if not dig(found, "status", "availableReplicas"):
         yield Finding(
             "fail",
-            f"KServe {version} is installed and its controller does not run",
-            f"Look at it: kubectl --namespace {NAMESPACE} describe deployment {_CONTROLLER}",
+            f"KServe {version} is installed, but its controller does not run",
+            f"Inspect it: kubectl --namespace {NAMESPACE} describe deployment {_CONTROLLER}",
         )
     elif match and (int(match[1]), int(match[2])) < _OLDEST:
         yield Finding(
             "warn",
-            f"KServe {version} is older than 0.16 and knows the modes by their former names",
+            f"KServe {version} is older than 0.16, which has other names for the deployment modes",
             f"Set the annotation {DEPLOYMENT_MODE} to Serverless or RawDeployment, or update it.",
         )
     else:
@@ -74,7 +75,7 @@ def _mode_switch(cluster: Cluster, service: Object, mode: str) -> Iterator[Findi
     if running and deployment_mode({}, str(running)) != mode:
         yield Finding(
             "fail",
-            f"{title(service)} runs in {running} mode, and KServe refuses to change it to {mode}",
+            f"{title(service)} runs in {running} mode, and KServe cannot change it to {mode}",
             f"Delete it first: kubectl --namespace {cluster.namespace} delete isvc "
             f"{service['metadata']['name']}",
         )

@@ -1,4 +1,4 @@
-"""Nodes: one of them has the GPU, or whatever else of a device plugin, that our pods ask for."""
+"""Nodes: one of them has the GPU, or other device plugin resource, that our pods request."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TITLE = "nodes"
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """A missing GPU warns only: a cluster autoscaler may bring a node once a pod waits."""
+    """A missing GPU only warns: a cluster autoscaler may add a node once a pod waits."""
     wanting = [
         (item, spec, wanted)
         for item, spec in pod_specs(objects)
         if (wanted := extended_resources(spec))
     ]
     if not wanting:
-        yield Finding("ok", "our pods ask for no GPU")
+        yield Finding("ok", "our pods request no GPU")
         return
     nodes = cluster.list("v1", "Node")
     for item, spec, wanted in wanting:
@@ -28,7 +28,7 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
 
 
 def _for_pod(who: str, spec: Object, wanted: Mapping[str, int], nodes: Sequence[Object]) -> Finding:
-    told = ", ".join(f"{count} {name}" for name, count in wanted.items())
+    resources = ", ".join(f"{count} {name}" for name, count in wanted.items())
     having = [
         node
         for node in nodes
@@ -40,15 +40,15 @@ def _for_pod(who: str, spec: Object, wanted: Mapping[str, int], nodes: Sequence[
     if not having:
         return Finding(
             "warn",
-            f"no node has {told}, which {who} asks for",
+            f"no node has {resources}, which {who} requests",
             "Add a GPU node and its device plugin (https://github.com/NVIDIA/k8s-device-plugin). "
-            "Where a cluster autoscaler starts GPU nodes, nothing is to be done.",
+            "If a cluster autoscaler starts GPU nodes, there is nothing to do.",
         )
     selected = [node for node in having if _matches(node, spec.get("nodeSelector") or {})]
     if not selected:
         return Finding(
             "warn",
-            f"nodes with {told} do not have the labels of {who}'s nodeSelector",
+            f"nodes with {resources} do not have the labels of {who}'s nodeSelector",
             "Compare it with `kubectl get nodes --show-labels`.",
         )
     open_nodes = [node for node in selected if not _untolerated(node, spec)]
@@ -56,12 +56,13 @@ def _for_pod(who: str, spec: Object, wanted: Mapping[str, int], nodes: Sequence[
         taints = sorted({taint for node in selected for taint in _untolerated(node, spec)})
         return Finding(
             "warn",
-            f"every node with {told} is tainted {', '.join(taints)}, which {who} does not tolerate",
+            f"every node with {resources} is tainted {', '.join(taints)}, "
+            f"which {who} does not tolerate",
             "Add a toleration (chart value predictor.tolerations; on Knative it needs the flag "
             "kubernetes.podspec-tolerations). Clusters with the ExtendedResourceToleration plugin, "
-            "GKE's among them, add one for a taint named like the resource by themselves.",
+            "such as GKE's, add one themselves for a taint that is named like the resource.",
         )
-    return Finding("ok", f"{', '.join(map(name_of, open_nodes))} can give {who} its {told}")
+    return Finding("ok", f"{', '.join(map(name_of, open_nodes))} can give {who} its {resources}")
 
 
 def _matches(node: Object, selector: Mapping[str, str]) -> bool:

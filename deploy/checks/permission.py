@@ -1,4 +1,4 @@
-"""The namespace is there, and we may do in it what deploying takes."""
+"""Permissions: the namespace exists, and we have the permissions to deploy into it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from deploy.errors import ForbiddenError
 from deploy.objects import Object, of_kind
 
 TITLE = "permissions"
-# Server-side apply is a PATCH, and a POST's right is asked for where the object is new.
+# Server-side apply is a PATCH; to create an object it needs the verb `create` as well.
 _WRITES = ("create", "patch", "get")
-_READS = (("", "pods", "list"), ("", "pods/log", "get"), ("", "events", "list"))
+_READS = (
+    ("", "pods", "list"),
+    ("", "pods/log", "get"),
+    ("", "events", "list"),
+    ("apps", "deployments", "list"),
+    ("apps", "replicasets", "list"),
+)
+_KNATIVE_READS = (("serving.knative.dev", "revisions", "list"),)
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
@@ -32,11 +39,16 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"you may apply every object in namespace {cluster.namespace}")
+    knative = _KNATIVE_READS if cluster.knows("serving.knative.dev/v1", "Revision") else ()
     unread = [
-        f"{verb} {name}" for group, name, verb in _READS if not cluster.may(verb, group, name)
+        f"{verb} {name}"
+        for group, name, verb in (*_READS, *knative)
+        if not cluster.may(verb, group, name)
     ]
     if unread:
-        yield Finding("warn", f"you may not {', '.join(unread)}: waits can be explained less well")
+        yield Finding(
+            "warn", f"you may not {', '.join(unread)}: the reasons for waiting will be less precise"
+        )
 
 
 def _namespace(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
@@ -48,7 +60,7 @@ def _namespace(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]
     if found is None and cluster.namespace not in ours:
         yield Finding(
             "fail",
-            f"there is no namespace {cluster.namespace!r}",
+            f"namespace {cluster.namespace!r} does not exist",
             f"Create it: kubectl create namespace {cluster.namespace}",
         )
 

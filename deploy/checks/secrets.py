@@ -1,4 +1,4 @@
-"""Secrets: those that our pods read are there, or among our objects, or optional."""
+"""Secrets: each that our pods read exists, is one of our objects, or is optional."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TITLE = "secrets"
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """Only the names of the keys are looked at."""
+    """Reads only the names of the keys."""
     ours = {name_of(item): item for item in of_kind(objects, "Secret")}
     for use in dict.fromkeys(secrets_used(objects)):
         found = cluster.get("v1", "Secret", use.secret)
@@ -28,15 +28,16 @@ def _judge(use: SecretUse, found: Object | None, own: Object | None, namespace: 
     }
     what = f"secret {use.secret!r}"
     if use.key in keys or (not use.key and (found or own)):
-        return Finding("ok", f"{what} is there{f' with {use.key!r}' if use.key else ''}")
+        return Finding("ok", f"{what} exists{f' with {use.key!r}' if use.key else ''}")
     fill = (
-        f"Put the token in: kubectl --namespace {namespace} create secret generic {use.secret} "
+        f"Add the token: kubectl --namespace {namespace} create secret generic {use.secret} "
         f"--from-file={use.key or 'token'}=/dev/stdin --dry-run=client -o yaml "
         "| kubectl apply --server-side -f -"
     )
     if use.optional:
         return Finding(
-            "ok", f"{what} has no {use.key!r}: the download is anonymous, enough for public models"
+            "ok",
+            f"{what} has no {use.key!r}: the download is anonymous, enough for public models",
         )
-    state = f"has no key {use.key!r}" if found or own else "is not there"
+    state = f"has no key {use.key!r}" if found or own else "does not exist"
     return Finding("fail", f"{what} {state}, and {use.user} needs it", fill)

@@ -1,4 +1,4 @@
-"""Storage: each claim has a class that can give the access mode that it asks for."""
+"""Storage: each claim has a class that supports the access mode it requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from deploy.workload import claims_used
 
 TITLE = "storage"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
-# Block devices: one node at a time (the drivers' own documentation).
+# Block devices, for one node at a time (the drivers' own documentation).
+_BY_HAND = "kubernetes.io/no-provisioner"
 _ONE_NODE = (
     "ebs.csi.aws.com",
     "kubernetes.io/aws-ebs",
@@ -24,9 +25,8 @@ _ONE_NODE = (
     "csi.hetzner.cloud",
     "dobs.csi.digitalocean.com",
     "cinder.csi.openstack.org",
-    "kubernetes.io/no-provisioner",
 )
-# File storage: many nodes at a time. A name may have a prefix, as Rook's and NFS's have.
+# File storage, for many nodes at a time. A name may have a prefix, as with Rook.
 _MANY_NODES = (
     "efs.csi.aws.com",
     "fsx.csi.aws.com",
@@ -47,7 +47,7 @@ _MANY_NODES = (
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """Our own claims by their storage class, those of others by being there."""
+    """Our own claims must have a suitable class; claims of others must exist."""
     ours = of_kind(objects, "PersistentVolumeClaim")
     for claim in ours:
         existing = cluster.get("v1", "PersistentVolumeClaim", name_of(claim))
@@ -57,12 +57,12 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
         if existing is None:
             yield Finding(
                 "fail",
-                f"there is no claim {name!r}, which our pods mount",
-                f"Create it in namespace {cluster.namespace}, or let the chart do it "
+                f"claim {name!r}, which our pods mount, does not exist",
+                f"Create it in namespace {cluster.namespace}, or let the chart create it "
                 "(storage.existingClaim empty).",
             )
         else:
-            yield Finding("ok", f"claim {name!r} is there ({dig(existing, 'status', 'phase')})")
+            yield Finding("ok", f"claim {name!r} exists ({dig(existing, 'status', 'phase')})")
 
 
 def _is_bound(claim: Object | None) -> bool:
@@ -76,9 +76,9 @@ def _existing(claim: Object, existing: Object | None) -> Finding:
         return Finding("ok", f"claim {name_of(claim)!r} is bound, {', '.join(sorted(has))}")
     return Finding(
         "fail",
-        f"claim {name_of(claim)!r} is bound as {', '.join(sorted(has))}, and a claim cannot be "
-        f"changed to {', '.join(sorted(wanted))}",
-        "Ask for what it has, or delete the claim (the weights are then fetched again).",
+        f"claim {name_of(claim)!r} is bound as {', '.join(sorted(has))} and cannot be changed "
+        f"to {', '.join(sorted(wanted))}",
+        "Request the mode that it has, or delete the claim and download the weights again.",
     )
 
 
@@ -87,18 +87,22 @@ def _new(cluster: Cluster, claim: Object) -> Finding:
     asked = dig(claim, "spec", "storageClassName")
     classes = cluster.list("storage.k8s.io/v1", "StorageClass")
     if asked == "":
-        return Finding("warn", f"claim {name!r} waits for a volume made by hand (empty class)")
+        return Finding(
+            "warn", f"claim {name!r} needs a volume that you create by hand (its class is empty)"
+        )
     storage_class = _class_of(classes, asked)
     if storage_class is None:
         what = (
-            f"there is no storage class {asked!r}" if asked else "there is no default storage class"
+            f"storage class {asked!r} does not exist"
+            if asked
+            else "there is no default storage class"
         )
         known = ", ".join(name_of(one) for one in classes) or "none"
         return Finding(
             "fail",
             f"claim {name!r} cannot be bound: {what}",
             "Name one in storageClassName (chart value storage.storageClassName). "
-            f"There are: {known}",
+            f"Available: {known}",
         )
     return _capable(claim, storage_class, classes, "ReadWriteMany" in wanted)
 
@@ -116,24 +120,30 @@ def _capable(
     claim: Object, storage_class: Object, classes: Sequence[Object], many: bool
 ) -> Finding:
     name, provisioner = name_of(storage_class), str(storage_class.get("provisioner"))
-    told = f"claim {name_of(claim)!r}: storage class {name!r} ({provisioner})"
+    what = f"claim {name_of(claim)!r}: storage class {name!r} ({provisioner})"
     if not many:
-        return Finding("ok", f"{told} gives a volume for one node at a time")
+        return Finding("ok", f"{what} provides a volume for one node at a time")
+    if provisioner == _BY_HAND:
+        return Finding(
+            "warn",
+            f"{what} uses volumes that you create by hand; one of them must support ReadWriteMany",
+            "Check with: kubectl get persistentvolumes",
+        )
     if _is_one_of(provisioner, _MANY_NODES):
-        return Finding("ok", f"{told} can do ReadWriteMany")
+        return Finding("ok", f"{what} supports ReadWriteMany")
     if not _is_one_of(provisioner, _ONE_NODE):
         return Finding(
             "warn",
-            f"{told} is not known here; it must be able to do ReadWriteMany",
-            "If it cannot, the claim stays Pending. See its driver's documentation.",
+            f"{what} is not a driver that we know; it must support ReadWriteMany",
+            "If it does not, the claim stays Pending. See the driver's documentation.",
         )
     able = [name_of(one) for one in classes if _is_one_of(str(one.get("provisioner")), _MANY_NODES)]
     choice = f"Name {' or '.join(able)}" if able else "Install a file storage class"
     return Finding(
         "fail",
-        f"{told} cannot do ReadWriteMany",
-        f"{choice} (chart value storage.storageClassName), or ask for ReadWriteOnce and let all "
-        "pods run on one node.",
+        f"{what} does not support ReadWriteMany",
+        f"{choice} (chart value storage.storageClassName), or request ReadWriteOnce and run "
+        "all pods on one node.",
     )
 
 

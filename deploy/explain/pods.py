@@ -6,17 +6,23 @@ import re
 from collections.abc import Iterator
 
 from deploy.explain.claims import explain_claim
-from deploy.explain.explanation import Explanation
-from deploy.explain.snapshot import Snapshot, condition
+from deploy.explain.snapshot import Explanation, Snapshot, condition, message_of
 from deploy.objects import Object, dig, name_of
+from deploy.workload import MODEL_CONTAINER, QUEUE_PROXY
 
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _CONFIGURATION = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_UNREADY_WHILE_LOADING = {MODEL_CONTAINER, QUEUE_PROXY}
 _OUT_OF_MEMORY = "OOMKilled"
+# Why preempting other pods would not help either, which does not say what is missing
+# (k8s.io/kubernetes, pkg/scheduler/framework/plugins: dynamicresources, defaultpreemption).
+_AFTERTHOUGHT = re.compile(
+    r"\s*(?:no new claims to deallocate|still not schedulable|preemption:).*", re.DOTALL
+)
 
 
 def explain_pods(seen: Snapshot) -> Explanation | None:
-    """The first reason that any of the pods gives; None where all run and are ready."""
+    """The first reason of any pod; None if all are ready."""
     for pod in seen.pods:
         if dig(pod, "metadata", "deletionTimestamp"):
             continue
@@ -26,7 +32,7 @@ def explain_pods(seen: Snapshot) -> Explanation | None:
 
 
 def explain_pod(pod: Object, seen: Snapshot) -> Explanation | None:
-    """Why ``pod`` is not ready; None where it is, or has ended."""
+    """Why ``pod`` is not ready; None if it is, or has ended."""
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         return _explain_scheduling(pod, str(scheduled.get("message") or ""), seen)
@@ -38,7 +44,7 @@ def explain_pod(pod: Object, seen: Snapshot) -> Explanation | None:
 
 
 def last_termination(pod: Object) -> tuple[str, Object] | None:
-    """The first container that ended badly, with its `terminated` state."""
+    """The first container that failed, with its `terminated` state."""
     for status in _statuses(pod):
         for state in ("state", "lastState"):
             terminated = dig(status, state, "terminated")
@@ -63,9 +69,8 @@ def _explain_scheduling(pod: Object, message: str, seen: Snapshot) -> Explanatio
                 return explanation
     advice = list(_scheduling_advice(message))
     if "NotTriggerScaleUp" in events and any("nodes" in line for line in advice):
-        advice.append("The cluster autoscaler has no node group that would fit.")
-    # What follows is about preempting others, which says nothing of what is missing.
-    reason = message.partition(" preemption:")[0].strip()
+        advice.append("The cluster autoscaler has no suitable node group.")
+    reason = _AFTERTHOUGHT.split(message)[0]
     return Explanation(f"No node can take pod {name}: {reason}", " ".join(advice))
 
 
@@ -74,11 +79,11 @@ def _scheduling_advice(message: str) -> Iterator[str]:
     for resource in missing:
         if "/" in resource:
             yield (
-                f"Nodes lack a free {resource}: start a GPU node, install its device plugin, or "
-                f"see who holds it: kubectl describe nodes | grep {resource}"
+                f"No node has a free {resource}: start a GPU node, install its device plugin, or "
+                f"see which pods use it: kubectl describe nodes | grep {resource}"
             )
         else:
-            yield f"Nodes lack free {resource}: lower the pod's requests or add nodes."
+            yield f"No node has enough free {resource}: lower the pod's requests or add nodes."
     for taint in dict.fromkeys(re.findall(r"taint \{([^}]*)\}", message)):
         yield (
             f"A node is tainted {taint.rstrip(': ')}: if it is meant for this pod, add a "
@@ -87,9 +92,9 @@ def _scheduling_advice(message: str) -> Iterator[str]:
     if "node affinity/selector" in message or "node selector" in message:
         yield "Compare the pod's nodeSelector and affinity with `kubectl get nodes --show-labels`."
     if "volume node affinity conflict" in message:
-        yield "The volume lies in another zone than the nodes; a ReadWriteMany volume would not."
+        yield "The volume is in another zone than the nodes. A ReadWriteMany volume avoids this."
     if "available persistent volumes to bind" in message:
-        yield "No volume fits the claim: see `kubectl describe pvc`."
+        yield "No volume matches the claim: see `kubectl describe pvc`."
     if missed := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
         yield f"Create the claim {missed[1]!r}, or name an existing one."
 
@@ -101,7 +106,8 @@ def _explain_waiting(pod: Object, status: Object, seen: Snapshot) -> Explanation
         return _explain_image(pod, status, message, seen)
     if reason in _CONFIGURATION:
         return Explanation(
-            f"Container {status['name']} of pod {name_of(pod)} cannot be made: {message or reason}",
+            f"Container {status['name']} of pod {name_of(pod)} cannot be created: "
+            f"{message or reason}",
             _configuration_advice(message),
         )
     return None
@@ -111,7 +117,7 @@ def _configuration_advice(message: str) -> str:
     if missing := re.search(r'secret "([^"]+)" not found', message):
         return f"Create the secret: kubectl create secret generic {missing[1]} --from-file=token=…"
     if re.search(r"runAsNonRoot|non-root", message):
-        return "The image runs as root; build ours from its Dockerfile, which does not."
+        return "The image runs as root. Build ours from its Dockerfile, which uses another user."
     return ""
 
 
@@ -121,7 +127,7 @@ def _explain_image(pod: Object, status: Object, message: str, seen: Snapshot) ->
         for event in seen.events_about(pod)
         if str(event.get("message")).startswith("Failed to pull image")
     ]
-    # The kubelet alternates between the cause and a bare "Back-off pulling image".
+    # The kubelet alternates between the cause and "Back-off pulling image".
     cause = message if "rpc error" in message or not pulls else pulls[0]
     image = status.get("image") or "?"
     if re.search(r"not found|manifest unknown|NotFound", cause):
@@ -129,11 +135,11 @@ def _explain_image(pod: Object, status: Object, message: str, seen: Snapshot) ->
     elif re.search(r"unauthorized|authoriz|denied|401|403", cause, re.IGNORECASE):
         advice = "Create a pull secret and name it in imagePullSecrets, or make the image public."
     elif re.search(r"timeout|no such host|connection refused|dial tcp", cause):
-        advice = "The node cannot reach the registry: look at its network, DNS and proxy."
+        advice = "The node cannot reach the registry: check its network, DNS and proxy."
     elif "/" not in str(image):
-        advice = "The name has no registry in front: push the image and write its full name."
+        advice = "The name has no registry: push the image and use its full name."
     else:
-        advice = "Try the pull by hand on a node, and look at imagePullSecrets."
+        advice = "Pull the image by hand on a node, and check imagePullSecrets."
     return Explanation(f"The image {image} of pod {name_of(pod)} cannot be pulled: {cause}", advice)
 
 
@@ -145,13 +151,13 @@ def _explain_crash(pod: Object, status: Object) -> Explanation | None:
     name, container = name_of(pod), status["name"]
     if ended.get("reason") == _OUT_OF_MEMORY:
         return Explanation(
-            f"Container {container} of pod {name} needed more memory than its limit (OOMKilled).",
-            "Raise resources.limits.memory; loading takes about twice the bytes of the weights.",
+            f"Container {container} of pod {name} exceeded its memory limit (OOMKilled).",
+            "Raise resources.limits.memory. Loading needs about twice the size of the weights.",
         )
     count = status.get("restartCount") or 0
-    ends = f"has ended {count} times, last" if count > 1 else "ended"
+    ended_how = f"has failed {count} times, last" if count > 1 else "failed"
     return Explanation(
-        f"Container {container} of pod {name} {ends} with exit code {ended['exitCode']}"
+        f"Container {container} of pod {name} {ended_how} with exit code {ended['exitCode']}"
         + (f": {said.splitlines()[-1]}" if said else "."),
         f"Its log: kubectl logs {name} --container {container}" + (" --previous" if count else ""),
     )
@@ -159,13 +165,13 @@ def _explain_crash(pod: Object, status: Object) -> Explanation | None:
 
 def _explain_volume(pod: Object, seen: Snapshot) -> Explanation | None:
     for event in seen.events_about(pod):
-        message = str(event.get("message") or "")
+        message = message_of(event)
         if event.get("reason") not in ("FailedMount", "FailedAttachVolume"):
             continue
         if "Multi-Attach" in message:
             return Explanation(
                 f"The volume of pod {name_of(pod)} is attached to another node: {message}",
-                "A ReadWriteOnce volume serves one node: use ReadWriteMany, or one node for all.",
+                "A ReadWriteOnce volume works on one node: use ReadWriteMany, or one node for all.",
             )
         if dig(pod, "status", "phase") == "Pending":
             return Explanation(f"A volume of pod {name_of(pod)} cannot be mounted: {message}")
@@ -176,8 +182,12 @@ def _explain_start(pod: Object, statuses: list[Object]) -> Explanation | None:
     name = name_of(pod)
     phase = dig(pod, "status", "phase")
     if phase == "Pending":
-        return Explanation(f"Pod {name} has a node and is being started: the image is pulled.")
-    unready = [str(one["name"]) for one in statuses if not one.get("ready")]
-    if phase == "Running" and unready:
-        return Explanation(f"Pod {name} runs; {', '.join(unready)} is loading the weights.")
-    return None
+        return Explanation(f"Pod {name} is starting on its node: the image is being pulled.")
+    unready = {str(one["name"]): one for one in statuses if not one.get("ready")}
+    if phase != "Running" or not unready:
+        return None
+    # Knative gives the predictor's readiness probe to queue-proxy, which is then the unready one.
+    predictor = next((one for one in statuses if one["name"] == MODEL_CONTAINER), {})
+    if "running" in (predictor.get("state") or {}) and unready.keys() & _UNREADY_WHILE_LOADING:
+        return Explanation(f"Pod {name} runs; {MODEL_CONTAINER} is loading the weights.")
+    return Explanation(f"Pod {name} runs; {', '.join(unready)} is not ready yet.")

@@ -1,4 +1,4 @@
-"""What an API server, a webhook or a controller says when it refuses an object."""
+"""Why an API server, a webhook or a controller refuses an object."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 
-from deploy.explain.explanation import Explanation
+from deploy.explain.snapshot import Explanation
 
 # The field within `spec.template.spec` that Knative's webhook names, and the flag that admits it
 # (knative/serving, pkg/apis/serving/fieldmask.go and pkg/apis/config/features.go).
@@ -41,19 +41,22 @@ _FLAG_OF_SENTENCE = {
 
 
 def explain_refusal(message: str) -> Explanation | None:
-    """Explain a refusal that is known; None for any other."""
+    """Explain a known refusal; None for any other."""
     return (
         _feature_flag(message)
+        or _resources(message)
         or _quota(message)
+        or _limit_range(message)
         or _pod_security(message)
         or _webhook_down(message)
         or _unknown_kind(message)
         or _no_namespace(message)
+        or _invalid(message)
     )
 
 
 def feature_patch(flags: Iterable[str]) -> str:
-    """The command that switches Knative features on."""
+    """The command that enables Knative features."""
     data = json.dumps({"data": dict.fromkeys(sorted(flags), "enabled")}, separators=(",", ":"))
     return (
         "kubectl --namespace knative-serving patch configmap config-features "
@@ -71,9 +74,33 @@ def _feature_flag(message: str) -> Explanation | None:
     if not flags:
         return None
     return Explanation(
-        f"Knative refuses the InferenceService: {', '.join(sorted(flags))} not switched on.",
-        "An administrator switches it on (KServe then tries again by itself, within minutes): "
+        f"Knative refuses the InferenceService: {', '.join(sorted(flags))} is not enabled.",
+        "An administrator can enable it (KServe then retries by itself, within minutes): "
         f"{feature_patch(flags)}",
+        fatal=True,
+    )
+
+
+def _resources(message: str) -> Explanation | None:
+    exceeded = re.findall(
+        r"(?P<container>[cC]ontainers\[\d+\])\.resources\.requests: Invalid value: "
+        r"\"(?P<asked>[^\"]+)\": must be less than or equal to (?P<name>\S+) limit"
+        r"(?: of (?P<limit>[\w.]+))?",
+        message,
+    )
+    if not exceeded:
+        return None
+    sentences = dict.fromkeys(
+        f"{container} requests {asked} of {name}, more than its limit"
+        + (f" of {limit}." if limit else ".")
+        for container, asked, name, limit in exceeded
+    )
+    fields = dict.fromkeys(f"`resources.limits.{name}`" for _, _, name, _ in exceeded)
+    return Explanation(
+        f"The pod is refused: {' '.join(sentences)}",
+        f"Set {' and '.join(fields)} to at least the request (chart value "
+        "`predictor.resources`). Where a container sets no limit, KServe sets the one of "
+        "`inferenceservice-config` (key `inferenceService`), which is 1 CPU and 2Gi by default.",
         fatal=True,
     )
 
@@ -86,17 +113,36 @@ def _quota(message: str) -> Explanation | None:
     )
     if exceeded:
         return Explanation(
-            f"The quota {exceeded['name']!r} is exceeded: asked {exceeded['asked']}, "
+            f"The quota {exceeded['name']!r} is exceeded: requested {exceeded['asked']}, "
             f"used {exceeded['used']}, allowed {exceeded['limit'].rstrip('. ')}.",
-            "Delete what holds it, lower the requests, or ask for a larger ResourceQuota.",
+            "Delete what uses it, lower the requests, or ask for a larger ResourceQuota.",
         )
     unset = re.search(r"failed quota: (?P<name>[^:]+): must specify (?P<what>\S.*)", message)
     if unset:
         return Explanation(
             f"The quota {unset['name']!r} refuses pods that do not set {unset['what']}.",
-            "Set it in the resources of every container; a LimitRange can set it for sidecars.",
+            "Set it in the resources of every container. For queue-proxy use the annotation "
+            "`queue.sidecar.serving.knative.dev/cpu-resource-limit` (or memory, or request) of "
+            "the InferenceService, or a LimitRange with defaults in the namespace.",
+            fatal=True,
         )
     return None
+
+
+def _limit_range(message: str) -> Explanation | None:
+    broken = re.findall(
+        r"((?:minimum|maximum) \S+ usage per (?:Container|Pod) is \w+"
+        r"(?:, but (?:limit|request) is \w+|\.\s+No (?:limit|request) is specified)?)",
+        message,
+    )
+    if not broken:
+        return None
+    return Explanation(
+        f"A LimitRange of the namespace refuses the pod: {'; '.join(broken)}.",
+        "Change the resources of the container that it names, or the LimitRange: "
+        "kubectl describe limitrange",
+        fatal=True,
+    )
 
 
 def _pod_security(message: str) -> Explanation | None:
@@ -105,7 +151,7 @@ def _pod_security(message: str) -> Explanation | None:
         return None
     return Explanation(
         f"Pod Security {violated[1]!r} forbids the pod: {violated[2].strip()}.",
-        "Our pods keep to `restricted`; if a sidecar breaks it, inject none into this namespace.",
+        "Our pods comply with `restricted`. If a sidecar does not, disable its injection here.",
         fatal=True,
     )
 
@@ -116,8 +162,8 @@ def _webhook_down(message: str) -> Explanation | None:
         return None
     whose = "Knative" if "knative" in called[1] else "KServe" if "kserve" in called[1] else "its"
     return Explanation(
-        f"The webhook {called[1]} does not answer: {whose} controller is down or just starting.",
-        "Look at it: kubectl get pods --all-namespaces | grep -E 'kserve|knative'",
+        f"The webhook {called[1]} does not answer: {whose} controller is down or starting.",
+        "Check it: kubectl get pods --all-namespaces | grep -E 'kserve|knative'",
     )
 
 
@@ -134,7 +180,7 @@ def _unknown_kind(message: str) -> Explanation | None:
         )
     return Explanation(
         f"The cluster does not know {kind} of {version}.",
-        f"Install what brings its CRD, or leave the {kind} out of the folder.",
+        f"Install its CRD, or remove the {kind} from the folder.",
         fatal=True,
     )
 
@@ -144,7 +190,22 @@ def _no_namespace(message: str) -> Explanation | None:
     if not missing:
         return None
     return Explanation(
-        f"There is no namespace {missing[1]!r}.",
+        f"Namespace {missing[1]!r} does not exist.",
         f"Create it: kubectl create namespace {missing[1]}",
+        fatal=True,
+    )
+
+
+def _invalid(message: str) -> Explanation | None:
+    """Any other refusal of the object's content, which the same content meets again."""
+    denied = re.search(r'admission webhook "([^"]+)" denied the request: (.+)', message, re.DOTALL)
+    invalid = re.search(r'[\w.]+ "[^"]+" is invalid: (.+)', message, re.DOTALL)
+    if not denied and not invalid:
+        return None
+    said = denied[2] if denied else invalid[1] if invalid else ""
+    whose = f"The webhook {denied[1]}" if denied else "The API server"
+    return Explanation(
+        f"{whose} refuses the object: {said.strip()}",
+        "Correct the field that it names in the manifests (or chart values), then run `up` again.",
         fatal=True,
     )

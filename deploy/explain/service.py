@@ -1,4 +1,4 @@
-"""Why an InferenceService is not ready: KServe's and Knative's conditions, then its pods."""
+"""Why an InferenceService is not ready: KServe's events, the rollout, the pods, the conditions."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import re
 from dataclasses import replace
 
 from deploy.explain.claims import explain_claim
-from deploy.explain.explanation import Explanation
 from deploy.explain.pods import explain_pods
 from deploy.explain.refusal import explain_refusal
-from deploy.explain.snapshot import Snapshot, condition, event_mark
-from deploy.objects import dig, name_of
+from deploy.explain.rollout import explain_creation, explain_deadline, latest_rollout
+from deploy.explain.snapshot import Explanation, Snapshot, condition, event_mark, message_of
+from deploy.objects import dig
 
-_DEADLINE = ("Initial scale was never achieved", "ProgressDeadlineExceeded")
 _REFUSALS = ("InternalError", "ServerlessModeRejected", "UpdateFailed")
 
 
 def explain_service(seen: Snapshot) -> Explanation | None:
-    """Why the InferenceService is not ready; None where it is."""
+    """Why the InferenceService is not ready; None if it is."""
     if is_ready(seen):
         return None
+    seen = latest_rollout(seen)
     return (
         _explain_controller(seen)
-        or _explain_deadline(seen)
-        or _explain_creation(seen)
+        or explain_deadline(seen)
+        or explain_creation(seen)
         or explain_pods(seen)
         or _explain_claims(seen)
         or _explain_conditions(seen)
@@ -32,9 +32,9 @@ def explain_service(seen: Snapshot) -> Explanation | None:
 
 
 def is_ready(seen: Snapshot) -> bool:
-    """Ready, and on Knative by its latest revision, not only by a former one.
+    """Ready, and on Knative with its latest revision, not only a former one.
 
-    `observedGeneration` says nothing here: KServe copies it from the Deployment or Knative Service.
+    `observedGeneration` does not help: KServe copies it from the Deployment or Knative Service.
     """
     predictor = dig(seen.item, "status", "components", "predictor") or {}
     latest = predictor.get("latestCreatedRevision")
@@ -43,13 +43,13 @@ def is_ready(seen: Snapshot) -> bool:
 
 
 def _explain_controller(seen: Snapshot) -> Explanation | None:
-    """What KServe's controller could not do; it says so only in events."""
+    """What KServe's controller could not do, which it reports only in events."""
     events = seen.events_about(seen.item)
     refused = next((one for one in events if one.get("type") == "Warning"), None)
     if seen.pods or refused is None or refused.get("reason") not in _REFUSALS:
         return None
-    explanation = _explain_refused(str(refused["reason"]), str(refused.get("message") or ""))
-    # KServe tries again only after minutes: what it said before may be mended in the meantime.
+    explanation = _explain_refused(str(refused["reason"]), message_of(refused))
+    # KServe tries again only after minutes: the cause of an old event may be gone by now.
     is_old = event_mark(refused) in seen.known
     return replace(explanation, fatal=False) if is_old else explanation
 
@@ -57,44 +57,12 @@ def _explain_controller(seen: Snapshot) -> Explanation | None:
 def _explain_refused(reason: str, message: str) -> Explanation:
     if reason == "ServerlessModeRejected" or "Knative Serving is not available" in message:
         return Explanation(
-            "The InferenceService asks for Knative mode and Knative Serving is not installed.",
+            "The InferenceService asks for Knative mode, but Knative Serving is not installed.",
             "Install Knative Serving, or deploy in Standard mode (chart value "
             "`predictor.deploymentMode=Standard`).",
             fatal=True,
         )
-    return explain_refusal(message) or Explanation(f"KServe cannot make the predictor: {message}")
-
-
-def _explain_deadline(seen: Snapshot) -> Explanation | None:
-    for kind in ("PredictorReady", "LatestDeploymentReady", "PredictorConfigurationReady"):
-        found = condition(seen.item, kind)
-        said = f"{found.get('reason', '')} {found.get('message', '')}"
-        if found.get("status") == "False" and any(mark in said for mark in _DEADLINE):
-            why = explain_pods(seen) or _explain_claims(seen)
-            return Explanation(
-                f"The predictor did not become ready within its progress deadline: "
-                f"{found.get('message') or found.get('reason')}"
-                + (f"\n{why.reason}" if why else ""),
-                (f"{why.advice}\n" if why and why.advice else "")
-                + "Knative does not try this revision again. Mend the cause, raise the annotation "
-                "`serving.knative.dev/progress-deadline` above the worst start (node, image, "
-                "weights), then delete it and run this again: "
-                f"kubectl delete isvc {name_of(seen.item)}",
-                fatal=True,
-            )
-    return None
-
-
-def _explain_creation(seen: Snapshot) -> Explanation | None:
-    """Pods that nobody may create: quota, Pod Security. ReplicaSets say so in events."""
-    if seen.pods:
-        return None
-    events = seen.events_of("ReplicaSet", f"{name_of(seen.item)}-predictor")
-    for event in events:
-        if event.get("reason") == "FailedCreate":
-            message = str(event.get("message") or "")
-            return explain_refusal(message) or Explanation(f"No pod can be created: {message}")
-    return None
+    return explain_refusal(message) or Explanation(f"KServe cannot create the predictor: {message}")
 
 
 def _explain_claims(seen: Snapshot) -> Explanation | None:
@@ -103,37 +71,35 @@ def _explain_claims(seen: Snapshot) -> Explanation | None:
 
 def _explain_conditions(seen: Snapshot) -> Explanation | None:
     predictor = condition(seen.item, "PredictorReady")
-    message = str(predictor.get("message") or "")
+    message = message_of(predictor)
     if predictor.get("status") == "False" and message:
-        said = re.sub(
-            r"^(Revision|Configuration) \S+ (does not have|failed with message: )", "", message
-        )
+        said = re.sub(r"^Revision \S+ failed with message: ", "", message)
         return (
             explain_refusal(message)
             or _explain_image_digest(message)
-            or Explanation(f"The predictor is not ready: {said.strip() or message}")
+            or Explanation(f"The predictor is not ready: {said or message}")
         )
     ingress = condition(seen.item, "IngressReady")
     if predictor.get("status") == "True" and ingress.get("status") != "True":
-        told = ingress.get("message") or ingress.get("reason") or "nothing said"
+        why = message_of(ingress) or ingress.get("reason") or "no message"
         return Explanation(
-            f"The predictor is ready; its address is not yet ({told}).",
-            "If this lasts, look at the ingress or gateway that KServe is configured to use.",
+            f"The predictor is ready, but its address is not ready yet ({why}).",
+            "If this lasts, check the ingress or gateway that KServe is configured to use.",
         )
     if message or predictor.get("reason"):
-        return Explanation(f"The predictor is being made: {message or predictor['reason']}")
+        return Explanation(f"The predictor is being created: {message or predictor['reason']}")
     return None
 
 
 def _explain_image_digest(message: str) -> Explanation | None:
-    """Knative's controller itself looks the tag up, before there is any pod."""
+    """Knative's controller resolves the tag itself, before there is a pod."""
     found = re.search(r'Unable to fetch image "([^"]+)": (.+)', message, re.DOTALL)
     if not found:
         return None
     return Explanation(
-        f"Knative cannot look up the image {found[1]}: {found[2].strip()}",
-        "Push the image and correct its name; for a private registry name a pull secret in "
-        "imagePullSecrets. For a registry that only nodes reach, add its host to "
+        f"Knative cannot resolve the image {found[1]}: {found[2].strip()}",
+        "Push the image and correct its name. For a private registry, name a pull secret in "
+        "imagePullSecrets. If only nodes can reach the registry, add its host to "
         "`registries-skipping-tag-resolving` in knative-serving/config-deployment.",
     )
 
@@ -141,7 +107,7 @@ def _explain_image_digest(message: str) -> Explanation | None:
 def _explain_silence(seen: Snapshot) -> Explanation:
     if not dig(seen.item, "status", "conditions"):
         return Explanation(
-            "KServe's controller has not looked at the InferenceService yet.",
+            "KServe's controller has not processed the InferenceService yet.",
             "If this lasts: kubectl get pods --all-namespaces "
             "--selector control-plane=kserve-controller-manager",
         )

@@ -1,1 +1,1 @@
-"""The verbs, one module each: ``run(settings, reporter)`` tells the story of one command."""
+"""The verbs, one module each: ``run(settings, reporter)`` is one command from start to end."""

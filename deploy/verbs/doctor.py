@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deploy.checks import Finding, examine
 from deploy.console import Reporter
 from deploy.errors import NotPreparedError
@@ -17,17 +19,17 @@ def run(flags: Doctor, reporter: Reporter) -> None:
     """
     session = Session.open(flags, flags.folder)
     findings = []
-    for finding in examine(session.cluster, session.objects):
+    for finding in examine(session.cluster, session.objects, flags.skip):
         findings.append(finding)
         reporter.finding(finding.level, finding.what, finding.advice)
     refuse(findings)
 
 
-def check_before(session: Session, reporter: Reporter) -> None:
-    """The same for `up`: only what is not well is printed."""
-    findings = list(examine(session.cluster, session.objects))
-    well = [one for one in findings if one.level == "ok"]
-    reporter.finding("ok", f"{len(well)} of {len(findings)} checks of the cluster passed")
+def check_before(session: Session, skip: Sequence[str], reporter: Reporter) -> None:
+    """The same for `up`: print only warnings and failures."""
+    findings = list(examine(session.cluster, session.objects, skip))
+    passed = [one for one in findings if one.level == "ok"]
+    reporter.finding("ok", f"{len(passed)} of {len(findings)} checks of the cluster passed")
     for finding in findings:
         if finding.level != "ok":
             reporter.finding(finding.level, finding.what, finding.advice)
@@ -38,5 +40,5 @@ def refuse(findings: list[Finding]) -> None:
     """Raise NotPreparedError where a finding is a failure."""
     failures = [one.what for one in findings if one.level == "fail"]
     if failures:
-        count = "one thing has" if len(failures) == 1 else f"{len(failures)} things have"
-        raise NotPreparedError(f"{count} to be mended first: {'; '.join(failures)}")
+        count = "one problem" if len(failures) == 1 else f"{len(failures)} problems"
+        raise NotPreparedError(f"fix {count} first: {'; '.join(failures)}")

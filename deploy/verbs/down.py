@@ -1,4 +1,4 @@
-"""``down``: delete our objects; the weights only if somebody says so."""
+"""``down``: delete our objects, and the weights only on confirmation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploy.objects import Object, dig, name_of, of_kind, title
 from deploy.session import Session
 from deploy.settings import Down
 
-# Deleting a namespace would delete the weights with it, and what others keep there.
+# A namespace contains the weights, and possibly the objects of others.
 _LEFT = ("Namespace",)
 
 
@@ -18,19 +18,26 @@ def run(flags: Down, reporter: Reporter) -> None:
     """Delete in the reverse order of application, so that nothing loses what it still uses.
 
     Raises:
-        NotConfirmedError: the weights would go, and nobody can be asked; nothing was deleted.
+        NotConfirmedError: it would delete the weights and cannot ask; nothing was deleted.
     """
     session = Session.open(flags, flags.folder)
     claims = of_kind(session.objects, "PersistentVolumeClaim")
+    deleting = False
     kept = [] if _may_delete(session, claims, flags, reporter) else claims
     for item in reversed(session.objects):
         if item in kept or item["kind"] in _LEFT:
             reporter.say(f"{title(item)} is kept")
         elif session.cluster.delete(item, dry_run=flags.dry_run):
-            told = "would be deleted (dry run)" if flags.dry_run else "is being deleted"
-            reporter.say(f"{title(item)} {told}")
+            what = "would be deleted (dry run)" if flags.dry_run else "is being deleted"
+            reporter.say(f"{title(item)} {what}")
+            deleting = not flags.dry_run
         else:
-            reporter.say(f"{title(item)} is not there")
+            reporter.say(f"{title(item)} does not exist")
+    if deleting:
+        reporter.say(
+            "The cluster deletes them in the background. A predictor first answers its open "
+            "requests, which may take minutes."
+        )
 
 
 def _may_delete(
@@ -44,7 +51,8 @@ def _may_delete(
         return True
     if not reporter.is_terminal:
         raise NotConfirmedError(
-            "this deletes the downloaded weights; say --yes, or --keep-weights to leave them. "
+            "this deletes the downloaded weights. Use --yes to confirm, or --keep-weights to "
+            "keep them. "
             "Nothing was deleted."
         )
     names = ", ".join(
@@ -52,5 +60,5 @@ def _may_delete(
         for one in there
     )
     return reporter.confirm(
-        f"Delete the weights on {names} too? They would have to be downloaded again."
+        f"Delete the weights on {names} too? You would have to download them again."
     )

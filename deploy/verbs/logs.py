@@ -1,12 +1,12 @@
-"""``logs``: what the download or the predictor writes."""
+"""``logs``: print the log of the download or the predictor."""
 
 from __future__ import annotations
 
 from deploy.console import Reporter
 from deploy.errors import NotReadyError, UsageError
 from deploy.explain import Snapshot, explain_job, explain_service
-from deploy.looking import look
 from deploy.objects import Object, dig, name_of, title
+from deploy.observe import observe
 from deploy.session import Session
 from deploy.settings import Logs
 from deploy.workload import MODEL_CONTAINER, jobs
@@ -18,11 +18,11 @@ def run(flags: Logs, reporter: Reporter) -> None:
     """Print the newest pod's log.
 
     Raises:
-        NotReadyError: there is no container that could have written one, and why.
+        NotReadyError: no container has started yet; says why.
     """
     session = Session.open(flags, flags.folder)
     item = _job(session) if flags.what == "download" else session.service(flags.service)
-    seen = look(session.cluster, item)
+    seen = observe(session.cluster, item)
     found = _container(seen) if seen else None
     if seen is None or found is None:
         raise NotReadyError(f"{title(item)} has no log yet: {_why(item, seen)}")
@@ -41,16 +41,16 @@ def _job(session: Session) -> Object:
 def _container(seen: Snapshot) -> tuple[str, str] | None:
     for pod in seen.pods:
         statuses = dig(pod, "status", "containerStatuses") or ()
-        begun = [one for one in statuses if "waiting" not in (one.get("state") or {})]
-        # A Knative pod has a queue-proxy beside the predictor.
-        begun.sort(key=lambda one: one["name"] != MODEL_CONTAINER)
-        if begun:
-            return name_of(pod), str(begun[0]["name"])
+        started = [one for one in statuses if "waiting" not in (one.get("state") or {})]
+        # A Knative pod also has a queue-proxy.
+        started.sort(key=lambda one: one["name"] != MODEL_CONTAINER)
+        if started:
+            return name_of(pod), str(started[0]["name"])
     return None
 
 
 def _why(item: Object, seen: Snapshot | None) -> str:
     if seen is None:
-        return "it is not deployed; `up` does it"
+        return "it is not deployed; run `up`"
     explanation = explain_job(seen) if item["kind"] == "Job" else explain_service(seen)
-    return str(explanation or "it has no pod at the moment; a request starts one")
+    return str(explanation or "it has no pod right now; a request starts one")

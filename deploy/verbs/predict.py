@@ -1,4 +1,4 @@
-"""``predict``: one picture through a service that is there."""
+"""``predict``: request one picture from a deployed service."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.console import Reporter
-from deploy.deadline import Deadline
+from deploy.endpoint import curl_of, endpoint_of, make_picture
 from deploy.errors import NotReadyError, UsageError
 from deploy.objects import Object, name_of, title
-from deploy.predict import curl_of, endpoint_of, make_picture
 from deploy.session import Session
 from deploy.settings import Predict, seconds_of
+from deploy.waits import Deadline
 
 
 def run(flags: Predict, reporter: Reporter) -> None:
-    """Ask, write the file, print the curl line that does the same."""
+    """Send the request, write the file, and print the curl line that does the same."""
     session = Session.open(flags, flags.folder)
     wanted = session.service(flags.service)
     service = session.cluster.get(wanted["apiVersion"], wanted["kind"], name_of(wanted))
     if service is None:
-        raise NotReadyError(f"{title(wanted)} is not deployed; `up` does it")
+        raise NotReadyError(f"{title(wanted)} is not deployed; run `up`")
     body: dict[str, object] = {"prompt": flags.prompt}
     if flags.seed is not None:
         body["parameters"] = {"seed": flags.seed}
@@ -36,10 +36,10 @@ def draw(
     deadline: Deadline,
     reporter: Reporter,
 ) -> None:
-    """Make one picture and say where it is.
+    """Request one picture and print where it is.
 
     Raises:
-        PredictError: there was no picture in the answer, or no answer.
+        PredictError: the response has no picture, or there is no response.
         UsageError: the file cannot be written.
     """
     endpoint = endpoint_of(service, address)

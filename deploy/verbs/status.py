@@ -1,4 +1,4 @@
-"""``status``: how everything fares, and why it waits."""
+"""``status``: print the state of everything, and why it waits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from deploy.console import Reporter
 from deploy.errors import DeployError, DownloadError, NotReadyError, ServiceError
 from deploy.explain import Explanation, Snapshot, explain_job, explain_service
 from deploy.explain.snapshot import condition
-from deploy.looking import look
 from deploy.objects import Object, dig, name_of, of_kind, title
+from deploy.observe import observe
 from deploy.session import Session
 from deploy.settings import Status
 from deploy.workload import jobs, services
@@ -18,35 +18,35 @@ def run(flags: Status, reporter: Reporter) -> None:
 
     Raises:
         DownloadError, ServiceError: one of them has failed.
-        NotReadyError: one of them is not ready, or not there.
+        NotReadyError: one of them is not ready or does not exist.
     """
     session = Session.open(flags, flags.folder)
     for claim in of_kind(session.objects, "PersistentVolumeClaim"):
         _claim(session, claim, reporter)
-    told = [
-        _tell(item, look(session.cluster, item), reporter)
+    errors = [
+        _report(item, observe(session.cluster, item), reporter)
         for item in [*jobs(session.objects), *services(session.objects)]
     ]
-    # A failure counts before a wait, and the download before the service that waits for it.
-    wrong = sorted(filter(None, told), key=lambda error: isinstance(error, NotReadyError))
+    # A failure comes before a wait, and the download before the service that waits for it.
+    wrong = sorted(filter(None, errors), key=lambda error: isinstance(error, NotReadyError))
     if wrong:
         raise wrong[0]
 
 
 def _claim(session: Session, claim: Object, reporter: Reporter) -> None:
     found = session.cluster.get("v1", "PersistentVolumeClaim", name_of(claim))
-    phase = dig(found, "status", "phase") if found else "not there"
+    phase = dig(found, "status", "phase") if found else "does not exist"
     size = dig(found, "status", "capacity", "storage")
     level = "ok" if phase == "Bound" else "warn"
     reporter.finding(level, f"{title(claim)}: {phase}{f', {size}' if size else ''}")
 
 
-def _tell(item: Object, seen: Snapshot | None, reporter: Reporter) -> DeployError | None:
+def _report(item: Object, seen: Snapshot | None, reporter: Reporter) -> DeployError | None:
     is_job = item["kind"] == "Job"
     if seen is None:
-        # A Job may have been removed by its TTL once it was done.
-        reporter.finding("warn", f"{title(item)}: not there")
-        return None if is_job else NotReadyError(f"{title(item)} is not deployed; `up` does it")
+        # Its TTL may have removed a Job that is done.
+        reporter.finding("warn", f"{title(item)}: does not exist")
+        return None if is_job else NotReadyError(f"{title(item)} is not deployed; run `up`")
     explanation = explain_job(seen) if is_job else explain_service(seen)
     if is_job and explanation is None:
         complete = condition(seen.item, "Complete").get("status") == "True"
@@ -55,10 +55,10 @@ def _tell(item: Object, seen: Snapshot | None, reporter: Reporter) -> DeployErro
     if explanation is None:
         reporter.finding("ok", f"{title(item)}: ready at {dig(seen.item, 'status', 'url')}")
         return None
-    return _told(item, explanation, reporter)
+    return _report_explanation(item, explanation, reporter)
 
 
-def _told(item: Object, explanation: Explanation, reporter: Reporter) -> DeployError:
+def _report_explanation(item: Object, explanation: Explanation, reporter: Reporter) -> DeployError:
     level = "fail" if explanation.fatal else "warn"
     reporter.finding(level, f"{title(item)}: {explanation.reason}", explanation.advice)
     if not explanation.fatal:

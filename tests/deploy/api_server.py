@@ -1,6 +1,6 @@
 """A cluster for tests: its objects, its faults and its controllers, served by ``api_handler``.
 
-Faults are data: refusals, denied verbs, objects and events put in.
+Faults are data: refusals, denied verbs, stored objects and events.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
     "v1": {
         "ConfigMap": ("configmaps", True),
         "Event": ("events", True),
+        "LimitRange": ("limitranges", True),
         "Namespace": ("namespaces", False),
         "Node": ("nodes", False),
         "PersistentVolumeClaim": ("persistentvolumeclaims", True),
@@ -35,7 +36,7 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
         "Secret": ("secrets", True),
         "ServiceAccount": ("serviceaccounts", True),
     },
-    "apps/v1": {"Deployment": ("deployments", True)},
+    "apps/v1": {"Deployment": ("deployments", True), "ReplicaSet": ("replicasets", True)},
     "authorization.k8s.io/v1": {"SelfSubjectAccessReview": ("selfsubjectaccessreviews", False)},
     "batch/v1": {"Job": ("jobs", True)},
     "networking.k8s.io/v1": {"NetworkPolicy": ("networkpolicies", True)},
@@ -43,25 +44,27 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
     "storage.k8s.io/v1": {"StorageClass": ("storageclasses", False)},
 }
 KSERVE = {"serving.kserve.io/v1beta1": {"InferenceService": ("inferenceservices", True)}}
-KNATIVE = {"serving.knative.dev/v1": {"Service": ("services", True)}}
+KNATIVE = {
+    "serving.knative.dev/v1": {"Service": ("services", True), "Revision": ("revisions", True)}
+}
 
 
 @dataclass
 class ApiServer:
-    """The cluster's state, and everything that was asked of it."""
+    """The cluster's state, and every request that it got."""
 
     kinds: dict[str, dict[str, tuple[str, bool]]]
     objects: dict[Key, Object] = field(default_factory=dict)
     owners: dict[Key, Owners] = field(default_factory=dict)
     logs: dict[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
-    # Called after an object of the kind was applied or deleted: the part of controllers.
+    # Called after an object of the kind is applied: what its controller would do.
     controllers: dict[str, Callable[[ApiServer, Object], None]] = field(default_factory=dict)
     # kind -> (status, message): what a webhook or the quota says to an apply of that kind.
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     denied: set[tuple[str, str]] = field(default_factory=set)  # (verb, plural)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     token: str = "a-token-of-the-test"
-    # So many further requests are answered as by a server that is just restarting.
+    # The number of further requests that fail as if the server restarts.
     failures: int = 0
     version: int = 100
     git_version: str = "v1.32.4"
@@ -91,6 +94,10 @@ class ApiServer:
             self.version += 1
             item["metadata"]["resourceVersion"] = str(self.version)
             item["metadata"].setdefault("uid", f"uid-{self.version}")
+            if item["kind"] == "Event":
+                about = item["involvedObject"]
+                found = self.find(about["kind"], about["name"]) or {"metadata": {}}
+                about.setdefault("uid", found["metadata"].get("uid"))
             item["metadata"].setdefault(
                 "creationTimestamp", f"2026-11-21T10:00:{self.version % 60:02}Z"
             )

@@ -32,13 +32,13 @@ class FieldConflictError(Exception):
             for path, manager in self.fields.items()
         ]
         count = f"{len(causes)} conflict{'s' * (len(causes) > 1)}"
-        told = "".join(f"{one['message']}: {one['field']}" for one in causes)
+        details = "".join(f"{one['message']}: {one['field']}" for one in causes)
         return {
             "kind": "Status",
             "status": "Failure",
             "reason": "Conflict",
             "code": 409,
-            "message": f"Apply failed with {count}: {told}",
+            "message": f"Apply failed with {count}: {details}",
             "details": {"causes": causes},
         }
 

@@ -27,7 +27,7 @@ PROGRESS = [
 
 @dataclass
 class Run:
-    """What a command said and how it ended."""
+    """A command's output and exit code."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass
 class Deployment:
-    """The command, the cluster that it talks to, and the model behind the gateway."""
+    """The command, its cluster, and the model behind the gateway."""
 
     api: ApiServer
     predictor: Predictor
@@ -68,7 +68,7 @@ def complete_download(api: ApiServer, item: dict[str, Any]) -> None:
 
 
 def downloading(api: ApiServer) -> Iterator[str]:
-    """A log that goes on while it is read; the Job is complete at its end."""
+    """A log that grows while it is read; the Job is complete at its end."""
     yield from PROGRESS
     api.put(shapes.job_pod(0))
     api.update("Job", shapes.JOB, status={"conditions": [shapes.condition("Complete", "True")]})

@@ -32,7 +32,7 @@ def event(kind: str, name: str, reason: str, message: str, type_: str = "Warning
         "reason": reason,
         "message": message,
         "type": type_,
-        "lastTimestamp": "2026-11-21T10:00:00Z",
+        "lastTimestamp": "2026-11-21T10:05:00Z",
     }
 
 
@@ -72,6 +72,7 @@ def pod(
     scheduled: str | None = None,
     statuses: list[Object] | None = None,
     labels: Object | None = None,
+    owner: Object | None = None,
 ) -> Object:
     """A pod; ``scheduled`` is the scheduler's message where it could not place it."""
     conditions = [
@@ -85,6 +86,7 @@ def pod(
         "metadata": {
             "name": name,
             "labels": labels or {"serving.kserve.io/inferenceservice": SERVICE},
+            "ownerReferences": [{"uid": owner["metadata"]["uid"]}] if owner else [],
         },
         "spec": {"volumes": [{"name": "m", "persistentVolumeClaim": {"claimName": CLAIM}}]},
         "status": {
@@ -105,6 +107,57 @@ def waiting(reason: str, message: str = "", **fields: Any) -> Object:
 
 def terminated(code: int, message: str = "", reason: str = "Error") -> Object:
     return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+
+
+def revision(number: int = 1, *conditions: Object) -> Object:
+    """A Knative Revision with the labels that KServe and Knative give it."""
+    name = f"{SERVICE}-predictor-{number:05}"
+    return {
+        "apiVersion": "serving.knative.dev/v1",
+        "kind": "Revision",
+        "metadata": {
+            "name": name,
+            "uid": f"uid-of-{name}",
+            "generation": 1,
+            "labels": {
+                "serving.kserve.io/inferenceservice": SERVICE,
+                "serving.knative.dev/configurationGeneration": str(number),
+            },
+        },
+        "status": {"observedGeneration": 1, "conditions": list(conditions)},
+    }
+
+
+def deployment(*conditions: Object, generation: int = 1, observed: int = 1) -> Object:
+    """The Deployment that KServe makes in Standard mode."""
+    name = f"{SERVICE}-predictor"
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "uid": f"uid-of-{name}",
+            "generation": generation,
+            "labels": {"serving.kserve.io/inferenceservice": SERVICE},
+        },
+        "status": {"observedGeneration": observed, "conditions": list(conditions)},
+    }
+
+
+def replica_set(owner: Object, number: int = 1, *conditions: Object) -> Object:
+    name = f"{owner['metadata']['name']}-{number}c8c5f54f5"
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": {
+            "name": name,
+            "uid": f"uid-of-{name}",
+            "labels": {"serving.kserve.io/inferenceservice": SERVICE},
+            "annotations": {"deployment.kubernetes.io/revision": str(number)},
+            "ownerReferences": [{"kind": "Deployment", "uid": owner["metadata"]["uid"]}],
+        },
+        "status": {"conditions": list(conditions)},
+    }
 
 
 def claim(phase: str = "Pending") -> Object:

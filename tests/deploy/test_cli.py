@@ -1,12 +1,11 @@
-"""The command line: what is wrong is named, help names everything."""
+"""The command line: errors name the flag."""
 
 from __future__ import annotations
 
 import pytest
 
-from deploy.cli import read_verb
 from deploy.errors import EXIT_CODES, DeployError, UsageError, exit_code
-from deploy.settings import Down, Logs, Up, seconds_of
+from deploy.settings import Down, Logs, Up, read_verb, seconds_of
 
 
 def test_flags_are_spelled_as_kubectls() -> None:
@@ -27,11 +26,11 @@ def test_short_flags() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ([], "up, doctor, status, predict, logs, down"),
         (["start"], "invalid choice: 'start'"),
-        (["up", "--timeout", "ten"], "--timeout: say it as in 90s, 30m or 1h30m"),
+        (["up", "--timeout", "ten"], "--timeout: must be a duration such as 90s, 30m or 1h30m"),
         (["up", "--nope"], "--nope"),
         (["predict"], "PROMPT"),
         (["predict", "a", "--seed", "x"], "^--seed: "),
@@ -39,8 +38,8 @@ def test_short_flags() -> None:
         (["logs", "folder"], "^WHAT: Input should be 'download' or 'predictor'"),
     ],
 )
-def test_what_is_wrong_is_named(arguments: list[str], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_an_error_names_the_flag(arguments: list[str], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         read_verb(arguments)
 
 

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import io
+import time
 
 from rich.console import Console
 
-from deploy.console import Reporter, Waits
+from deploy.console import Reporter
 from deploy.explain import Explanation
+from deploy.waits import Waits
 
 
 def reporter(out: io.StringIO) -> Reporter:
     return Reporter(Console(file=out, soft_wrap=True, highlight=False))
 
 
-def test_a_reason_is_told_once_until_another_comes() -> None:
+def test_a_reason_is_printed_once_until_it_changes() -> None:
     out = io.StringIO()
     waits = Waits(reporter(out))
 
     for reason in ("no GPU", "no GPU", "loading", "no GPU"):
-        waits.tell(Explanation(reason))
+        waits.report(Explanation(reason))
 
     assert [line[6:] for line in out.getvalue().splitlines()] == ["no GPU", "loading", "no GPU"]
 
 
-def test_a_wait_looks_neither_like_a_thing_done_nor_like_one_to_mend() -> None:
+def test_a_wait_differs_from_a_finished_step_and_from_a_problem() -> None:
     out = io.StringIO()
 
     reporter(out).waits(Explanation("the image is pulled"))
@@ -45,3 +47,21 @@ def test_a_command_to_copy_is_neither_broken_nor_taken_for_markup() -> None:
 
     assert command in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_warning_is_held_back_during_the_grace_period() -> None:
+    out = io.StringIO()
+    waits = Waits(reporter(out), grace=0.05)
+
+    waits.report(Explanation("no storage yet", "name a class"))
+    waits.report(Explanation("the image is pulled"))
+    assert waits.at_most(5) <= 0.05
+    time.sleep(0.06)
+    waits.report(Explanation("no storage yet", "name a class"))
+
+    assert out.getvalue().splitlines() == [
+        "wait  the image is pulled",
+        "warn  no storage yet",
+        "      name a class",
+    ]
+    assert waits.at_most(5) == 5

@@ -1,8 +1,9 @@
-"""``doctor``: what a cluster lacks is found before anything is applied, with what to do."""
+"""``doctor``: finds what a cluster lacks before anything is applied, and says what to do."""
 
 from __future__ import annotations
 
 import shutil
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import yaml
 
 from deploy.checks import CHECKS
 from deploy.checks.kubernetes import OLDEST
+from deploy.objects import load_objects
+from deploy.workload import pod_specs, requests_of
 from tests.deploy import shapes
 from tests.deploy.api_server import KNATIVE, KSERVE
 from tests.deploy.conftest import ROOT, Deployment
@@ -41,22 +44,22 @@ def test_a_good_cluster_passes_every_check(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "code", "told"),
+    ("version", "code", "expected"),
     [
         ("v1.29.0-gke.1", 0, "ok    Kubernetes v1.29.0-gke.1 runs"),
         ("v1.28.15", 5, "fail  Kubernetes v1.28.15 is older than 1.29"),
         ("v1.9.3+k3s1", 5, "fail  Kubernetes v1.9.3+k3s1 is older than 1.29"),
-        ("", 0, "warn  Kubernetes is of unknown version: ''"),
+        ("", 0, "warn  the version of Kubernetes is unknown: ''"),
     ],
 )
-def test_kubernetes_is_as_new_as_the_chart_asks(
-    deployment: Deployment, version: str, code: int, told: str
+def test_kubernetes_must_be_as_new_as_the_chart_requires(
+    deployment: Deployment, version: str, code: int, expected: str
 ) -> None:
     deployment.api.git_version = version
 
     done = deployment.run("doctor")
 
-    assert (done.code, done.out.splitlines()[0]) == (code, told)
+    assert (done.code, done.out.splitlines()[0]) == (code, expected)
     chart = yaml.safe_load((ROOT / "helm/Chart.yaml").read_text())
     assert chart["kubeVersion"] == f">={'.'.join(map(str, OLDEST))}.0-0"
 
@@ -124,7 +127,7 @@ def test_standard_mode_needs_no_flags(deployment: Deployment, tmp_path: Path) ->
     done = deployment.run("doctor")
 
     assert done.code == 0
-    assert "runs in Standard mode (as it asks)" in done.out
+    assert "runs in Standard mode (from its annotation)" in done.out
 
 
 def test_a_mode_cannot_be_switched(deployment: Deployment) -> None:
@@ -135,30 +138,30 @@ def test_a_mode_cannot_be_switched(deployment: Deployment) -> None:
     done = deployment.run("doctor")
 
     assert done.code == 5
-    assert "KServe refuses to change it to Knative" in done.out
+    assert "KServe cannot change it to Knative" in done.out
 
 
 @pytest.mark.parametrize(
-    ("version", "available", "level", "told"),
+    ("version", "available", "level", "expected"),
     [
-        ("v0.15.2", 1, "warn", "former names"),
+        ("v0.15.2", 1, "warn", "other names"),
         ("v0.21.0", 0, "fail", "its controller does not run"),
         ("latest", 1, "ok", "of unknown version"),
     ],
 )
 def test_kserves_own_state(
-    deployment: Deployment, version: str, available: int, level: str, told: str
+    deployment: Deployment, version: str, available: int, level: str, expected: str
 ) -> None:
     deployment.api.put(shapes.kserve_controller(version, available))
 
     done = deployment.run("doctor")
 
-    (line,) = [line for line in done.out.splitlines() if told in line]
+    (line,) = [line for line in done.out.splitlines() if expected in line]
     assert line.startswith(level)
 
 
 @pytest.mark.parametrize(
-    ("classes", "level", "told"),
+    ("classes", "level", "expected"),
     [
         ([("gp3", "ebs.csi.aws.com", True)], "fail", "Install a file storage class"),
         (
@@ -166,13 +169,13 @@ def test_kserves_own_state(
             "fail",
             "Name efs (chart value storage.storageClassName)",
         ),
-        ([("odd", "example.com/odd", True)], "warn", "must be able to do ReadWriteMany"),
+        ([("odd", "example.com/odd", True)], "warn", "must support ReadWriteMany"),
         ([("nfs", "nfs.csi.k8s.io", False)], "fail", "there is no default storage class"),
-        ([("cephfs", "rook-ceph.cephfs.csi.ceph.com", True)], "ok", "can do ReadWriteMany"),
+        ([("cephfs", "rook-ceph.cephfs.csi.ceph.com", True)], "ok", "supports ReadWriteMany"),
     ],
 )
 def test_the_storage_class_must_give_the_access_mode(
-    deployment: Deployment, classes: list[tuple[str, str, bool]], level: str, told: str
+    deployment: Deployment, classes: list[tuple[str, str, bool]], level: str, expected: str
 ) -> None:
     deployment.api.remove("StorageClass", "nfs")
     for name, provisioner, default in classes:
@@ -180,7 +183,7 @@ def test_the_storage_class_must_give_the_access_mode(
 
     done = deployment.run("doctor")
 
-    assert told in done.out
+    assert expected in done.out
     assert done.code == (5 if level == "fail" else 0)
 
 
@@ -197,7 +200,7 @@ def test_a_bound_claim_is_judged_by_itself(deployment: Deployment) -> None:
     assert "is bound as ReadWriteOnce" in done.out
 
 
-def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_claim_of_others_must_exist(deployment: Deployment, tmp_path: Path) -> None:
     folder = tmp_path / "without-claim"
     folder.mkdir()
     for path in deployment.manifests.glob("0[123]*.yaml"):
@@ -209,11 +212,11 @@ def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path)
     there = deployment.run("doctor")
 
     assert (missing.code, there.code) == (5, 0)
-    assert "there is no claim 'stable-diffusion-models'" in missing.out
+    assert "claim 'stable-diffusion-models', which our pods mount, does not exist" in missing.out
 
 
 @pytest.mark.parametrize(
-    ("nodes", "told"),
+    ("nodes", "expected"),
     [
         ([], "no node has 1 nvidia.com/gpu"),
         ([{"gpus": 0}], "no node has 1 nvidia.com/gpu"),
@@ -224,7 +227,7 @@ def test_a_claim_of_others_must_be_there(deployment: Deployment, tmp_path: Path)
     ],
 )
 def test_a_missing_gpu_only_warns_as_an_autoscaler_may_bring_one(
-    deployment: Deployment, nodes: list[Object], told: str
+    deployment: Deployment, nodes: list[Object], expected: str
 ) -> None:
     deployment.api.remove("Node", "gpu-1")
     for fields in nodes:
@@ -233,11 +236,11 @@ def test_a_missing_gpu_only_warns_as_an_autoscaler_may_bring_one(
     done = deployment.run("doctor")
 
     assert done.code == 0
-    assert f"warn  {told}" in done.out or told in done.out
+    assert f"warn  {expected}" in done.out or expected in done.out
     assert "warn" in done.out
 
 
-def test_a_secret_that_is_needed_must_be_there(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_required_secret_must_exist(deployment: Deployment, tmp_path: Path) -> None:
     change(
         deployment,
         tmp_path,
@@ -248,7 +251,7 @@ def test_a_secret_that_is_needed_must_be_there(deployment: Deployment, tmp_path:
     done = deployment.run("doctor")
 
     assert done.code == 5
-    assert "secret 'registry' is not there" in done.out
+    assert "secret 'registry' does not exist" in done.out
 
 
 def test_an_empty_placeholder_is_enough_for_public_models(deployment: Deployment) -> None:
@@ -273,6 +276,110 @@ def test_what_the_quota_leaves(deployment: Deployment, used: str, level: str) ->
     assert line.startswith(level)
 
 
+def quota(**hard: str) -> Object:
+    limits = {name.replace("_", "."): value for name, value in hard.items()}
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "compute"},
+        "spec": {"hard": limits},
+        "status": {"hard": limits, "used": {}},
+    }
+
+
+def limit_range(**limits: Any) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "LimitRange",
+        "metadata": {"name": "defaults"},
+        "spec": {"limits": [{"type": "Container", **limits}]},
+    }
+
+
+def test_a_quota_on_what_a_container_does_not_set_refuses_every_pod(
+    deployment: Deployment,
+) -> None:
+    """Knative gives queue-proxy a CPU request and nothing else."""
+    deployment.api.put(quota(limits_cpu="100"))
+
+    refused = deployment.run("doctor")
+    deployment.api.put(limit_range(default={"cpu": "8", "memory": "32Gi"}))
+    filled = deployment.run("doctor")
+
+    assert (refused.code, filled.code) == (5, 0)
+    assert "compute: inferenceservice/stable-diffusion sets no limits.cpu for" in refused.out
+    assert "queue-proxy" in refused.out
+    assert "ok    compute, defaults admits our pods" in filled.out
+
+
+def test_the_quota_counts_what_knative_gives_queue_proxy(deployment: Deployment) -> None:
+    def line(wanted: str) -> str:
+        out = deployment.run("doctor").out
+        return next(line for line in out.splitlines() if wanted in line)
+
+    specs = [spec for _, spec in pod_specs(load_objects(deployment.manifests))]
+    ours = sum(requests_of(spec)["requests.cpu"] for spec in specs)
+    deployment.api.put(quota(requests_cpu="100m"))
+    assert f"wanted {ours + Decimal('0.025')}" in line("requests.cpu wanted")
+
+    config = {"queue-sidecar-cpu-request": "75m", "queue-sidecar-memory-limit": "1Gi"}
+    deployment.api.put(shapes.config_map("config-deployment", "knative-serving", config))
+    assert f"wanted {ours + Decimal('0.075')}" in line("requests.cpu wanted")
+
+    path = deployment.manifests / "03-inference-service.yaml"
+    folder = deployment.folder / "annotated"
+    shutil.copytree(deployment.manifests, folder)
+    item = yaml.safe_load(path.read_text())
+    name = "queue.sidecar.serving.knative.dev/cpu-resource-request"
+    item["metadata"]["annotations"][name] = "475m"
+    (folder / path.name).write_text(yaml.safe_dump(item))
+    deployment.manifests = folder
+    assert f"wanted {ours + Decimal('0.475')}" in line("requests.cpu wanted")
+
+
+def test_the_bounds_of_a_limit_range(deployment: Deployment) -> None:
+    deployment.api.put(limit_range(min={"cpu": "50m"}, max={"memory": "64Gi"}))
+
+    done = deployment.run("doctor")
+
+    assert done.code == 5
+    assert "container queue-proxy requests 25m of cpu, and the minimum is 50m" in done.out
+    assert "container queue-proxy sets no limit of memory, and the maximum is 64Gi" in done.out
+
+
+def test_a_quota_with_a_scope_may_be_about_other_pods(deployment: Deployment) -> None:
+    scoped = quota(limits_cpu="100")
+    scoped["spec"]["scopes"] = ["BestEffort"]
+    deployment.api.put(scoped)
+
+    assert deployment.run("doctor").code == 0
+
+
+def test_a_volume_made_by_hand_may_reach_many_nodes(deployment: Deployment) -> None:
+    deployment.api.remove("StorageClass", "nfs")
+    by_hand = shapes.storage_class("local", "kubernetes.io/no-provisioner", default=True)
+    deployment.api.put(by_hand)
+
+    done = deployment.run("doctor")
+
+    assert done.code == 0
+    assert "uses volumes that you create by hand" in done.out
+
+
+def test_a_check_can_be_skipped(deployment: Deployment) -> None:
+    deployment.api.put(shapes.storage_class("nfs", "ebs.csi.aws.com", default=True))
+    deployment.api.put(shapes.kserve_controller(available=0))
+
+    failed = deployment.run("doctor", "--skip", "kserve")
+    skipped = deployment.run("doctor", "--skip", "Storage", "--skip", "kserve")
+    up = deployment.run("up", "--skip", "storage", "--skip", "KServe")
+    unknown = deployment.run("doctor", "--skip", "weather")
+
+    assert (failed.code, skipped.code, up.code, unknown.code) == (5, 0, 0, 2)
+    assert "does not support ReadWriteMany" not in skipped.out
+    assert "the checks are kubernetes, permissions, kserve" in unknown.err
+
+
 def test_what_we_may_not_do_fails_and_what_we_may_not_read_warns(deployment: Deployment) -> None:
     deployment.api.denied |= {("patch", "inferenceservices"), ("list", "nodes"), ("list", "events")}
 
@@ -284,7 +391,7 @@ def test_what_we_may_not_do_fails_and_what_we_may_not_read_warns(deployment: Dep
     assert "warn  you may not list events" in done.out
 
 
-def test_a_namespace_that_is_not_there(deployment: Deployment) -> None:
+def test_a_missing_namespace(deployment: Deployment) -> None:
     done = deployment.run("doctor", "--namespace", "images")
 
     assert done.code == 5

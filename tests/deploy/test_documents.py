@@ -1,4 +1,4 @@
-"""docs/deploy.md names every verb, flag, exit code and check, and none that is not there."""
+"""docs/deploy.md lists exactly the verbs, flags, exit codes and checks that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each failure, in the shape that the cluster gives it, becomes a reason and what to do."""
+"""Each failure, in the form that the cluster reports it, becomes a reason and what to do."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def explain_download(job: Object, *pods: Object, events: list[Object] | None = N
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "expected"),
     [
         (
             "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are "
@@ -67,14 +67,14 @@ def explain_download(job: Object, *pods: Object, events: list[Object] | None = N
         ),
     ],
 )
-def test_a_pod_that_no_node_can_take(message: str, told: list[str]) -> None:
+def test_a_pod_that_no_node_can_take(message: str, expected: list[str]) -> None:
     text = explain([shapes.pod(scheduled=message)])
 
-    assert all(part in text for part in told), text
+    assert all(part in text for part in expected), text
     assert "preemption" not in text
 
 
-def test_a_node_that_the_autoscaler_starts_needs_nothing_but_patience() -> None:
+def test_a_node_that_the_autoscaler_starts_needs_no_action() -> None:
     scale_up = event("Pod", shapes.POD, "TriggeredScaleUp", "pod triggered scale-up", "Normal")
 
     text = explain(
@@ -108,7 +108,7 @@ def test_a_node_that_the_autoscaler_starts_needs_nothing_but_patience() -> None:
 )
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff"])
 def test_an_image_that_cannot_be_pulled(cause: str, advice: str, reason: str) -> None:
-    """The kubelet says the cause in turns with a bare back-off; the event keeps it."""
+    """The kubelet alternates between the cause and a back-off; the event keeps the cause."""
     message = BACK_OFF if reason == "ImagePullBackOff" else PULL.partition(": ")[2] + cause
     failed = event("Pod", shapes.POD, "Failed", PULL + cause)
 
@@ -128,12 +128,12 @@ def test_an_image_that_knatives_controller_cannot_look_up() -> None:
 
     text = explain(conditions=(condition("PredictorReady", "False", "RevisionFailed", said),))
 
-    assert f"Knative cannot look up the image {shapes.IMAGE}" in text
+    assert f"Knative cannot resolve the image {shapes.IMAGE}" in text
     assert "registries-skipping-tag-resolving" in text
 
 
 @pytest.mark.parametrize(
-    ("reason", "message", "told"),
+    ("reason", "message", "expected"),
     [
         (
             "FailedBinding",
@@ -144,13 +144,13 @@ def test_an_image_that_knatives_controller_cannot_look_up() -> None:
             "ProvisioningFailed",
             'Failed to provision volume with StorageClass "standard": invalid AccessModes '
             "[ReadWriteMany]: only AccessModes [ReadWriteOnce ReadOnlyMany] are supported",
-            ["cannot give", "ReadWriteMany", "file storage class", "kubectl delete pvc"],
+            ["does not support", "ReadWriteMany", "file storage class", "kubectl delete pvc"],
         ),
         (
             "ProvisioningFailed",
             'failed to provision volume with StorageClass "block": rpc error: code = '
             "InvalidArgument desc = invalid access_mode, MULTI_NODE_MULTI_WRITER",
-            ["cannot give", "file storage class"],
+            ["does not support", "file storage class"],
         ),
         (
             "ProvisioningFailed",
@@ -161,7 +161,7 @@ def test_an_image_that_knatives_controller_cannot_look_up() -> None:
             "ProvisioningFailed",
             'failed to provision volume with StorageClass "efs": rpc error: code = Internal desc '
             "= no credentials",
-            ["No volume can be made", "no credentials"],
+            ["No volume can be created", "no credentials"],
         ),
         (
             "WaitForFirstConsumer",
@@ -176,7 +176,7 @@ def test_an_image_that_knatives_controller_cannot_look_up() -> None:
         ),
     ],
 )
-def test_a_claim_that_is_not_bound(reason: str, message: str, told: list[str]) -> None:
+def test_a_claim_that_is_not_bound(reason: str, message: str, expected: list[str]) -> None:
     unbound = shapes.pod(
         scheduled="0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims. "
         "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
@@ -185,10 +185,10 @@ def test_a_claim_that_is_not_bound(reason: str, message: str, told: list[str]) -
 
     text = explain([unbound], events, [shapes.claim()])
 
-    assert all(part in text for part in [*told, shapes.CLAIM]), text
+    assert all(part in text for part in [*expected, shapes.CLAIM]), text
 
 
-def test_a_volume_that_hangs_on_another_node() -> None:
+def test_a_volume_that_is_attached_to_another_node() -> None:
     events = [
         event(
             "Pod",
@@ -274,7 +274,7 @@ def test_a_quota_that_is_exceeded(who: str) -> None:
         text = explain(conditions=(condition("PredictorReady", "False", "FailedCreate", message),))
 
     assert (
-        "The quota 'gpus' is exceeded: asked requests.nvidia.com/gpu=1, used "
+        "The quota 'gpus' is exceeded: requested requests.nvidia.com/gpu=1, used "
         "requests.nvidia.com/gpu=4, allowed requests.nvidia.com/gpu=4." in text
     )
 
@@ -295,7 +295,7 @@ def test_a_quota_that_wants_every_limit_set() -> None:
     assert "refuses pods that do not set limits.cpu for: queue-proxy" in text
 
 
-def test_a_predictor_that_crashes_tells_its_last_words() -> None:
+def test_a_predictor_that_crashes_has_its_last_message_quoted() -> None:
     words = "loading\n/mnt/models has no .modelstore.json: its download did not finish"
     crashed = waiting(
         "CrashLoopBackOff",
@@ -306,7 +306,7 @@ def test_a_predictor_that_crashes_tells_its_last_words() -> None:
 
     text = explain([shapes.pod(phase="Running", statuses=[crashed])])
 
-    assert "has ended 3 times, last with exit code 1: /mnt/models has no .modelstore.json" in text
+    assert "has failed 3 times, last with exit code 1: /mnt/models has no .modelstore.json" in text
     assert f"kubectl logs {shapes.POD} --container kserve-container --previous" in text
 
 
@@ -322,7 +322,7 @@ def test_a_predictor_that_loads_is_only_waited_for() -> None:
     assert text == f"Pod {shapes.POD} runs; kserve-container is loading the weights."
 
 
-def test_a_revision_that_missed_its_progress_deadline_tells_why_it_was_late() -> None:
+def test_a_missed_progress_deadline_comes_with_its_cause() -> None:
     seen = Snapshot(
         shapes.service(
             condition(
@@ -352,11 +352,14 @@ def test_an_address_that_is_missing_is_not_blamed_on_the_predictor() -> None:
         )
     )
 
-    assert "The predictor is ready; its address is not yet (Waiting for load balancer)." in text
+    assert (
+        "The predictor is ready, but its address is not ready yet (Waiting for load balancer)."
+        in text
+    )
 
 
-def test_a_service_that_nobody_looked_at() -> None:
-    assert "KServe's controller has not looked" in explain(conditions=())
+def test_a_service_that_the_controller_has_not_processed() -> None:
+    assert "KServe's controller has not processed" in explain(conditions=())
 
 
 def test_an_old_refusal_does_not_hide_what_the_pods_say_now() -> None:
@@ -367,24 +370,26 @@ def test_an_old_refusal_does_not_hide_what_the_pods_say_now() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "told"),
+    ("code", "said", "expected"),
     [
         (2, "DOWNLOADER_SOURCE: no such scheme", "wrong spec or setting"),
         (3, "it is gated: accept its terms at https://hub/model", "Accept the model's terms"),
         (4, "there is no revision abc", "does not exist"),
         (5, "the target needs 5 bytes more and has 2 bytes free", "Enlarge the claim"),
-        (6, "unet is corrupt", "suspect the mirror"),
+        (6, "unet is corrupt", "check the mirror"),
         (7, "the hub does not answer", "NetworkPolicy"),
         (8, "it has no safetensors", "has safetensors"),
         (10, "/mnt/models: Permission denied", "Delete the InferenceService"),
     ],
 )
-def test_each_exit_code_of_the_downloader_says_what_to_do(code: int, said: str, told: str) -> None:
+def test_each_exit_code_of_the_downloader_says_what_to_do(
+    code: int, said: str, expected: str
+) -> None:
     text = explain_download(shapes.failed_job(code), shapes.job_pod(code, said))
 
     assert f"(exit code {code})" in text
     assert said in text
-    assert told in text
+    assert expected in text
 
 
 def test_the_exit_code_is_known_also_when_the_pods_are_gone() -> None:
@@ -399,15 +404,15 @@ def test_a_job_that_ran_out_of_time() -> None:
     assert "activeDeadlineSeconds" in explain_download(shapes.job(late))
 
 
-def test_a_try_that_failed_and_is_repeated_is_no_failure_of_the_job() -> None:
+def test_a_failed_attempt_that_is_retried_does_not_fail_the_job() -> None:
     seen = Snapshot(shapes.job(), [shapes.job_pod(7, "the hub does not answer")])
 
     explanation = explain_job(seen)
 
     assert explanation
     assert not explanation.fatal
-    assert "the network gave up" in explanation.reason
-    assert "it resumes" in explanation.advice
+    assert "the network failed" in explanation.reason
+    assert "the download resumes" in explanation.advice
 
 
 def test_a_download_without_its_secret() -> None:
@@ -432,13 +437,13 @@ def test_pods_that_pod_security_forbids() -> None:
     assert "istio-init" in explain_download(shapes.job(), events=[refused])
 
 
-def test_why_there_was_no_pod_is_history_once_there_is_one() -> None:
+def test_an_old_event_is_ignored_once_there_is_a_pod() -> None:
     refused = event("Job", shapes.JOB, "FailedCreate", "Error creating: exceeded quota")
 
     assert explain_job(Snapshot(shapes.job(), [shapes.job_pod()], [], [refused])) is None
 
 
-def test_a_former_objects_events_are_not_this_ones() -> None:
+def test_events_of_a_former_object_are_ignored() -> None:
     job = shapes.job()
     job["metadata"]["uid"] = "new"
     old = event("Job", shapes.JOB, "FailedCreate", "Error creating: no")
@@ -452,7 +457,7 @@ def test_what_is_not_known_is_not_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "expected"),
     [
         (
             'failed calling webhook "inferenceservice.kserve-webhook-server.defaulter": connection '
@@ -467,5 +472,5 @@ def test_what_is_not_known_is_not_explained() -> None:
         ('namespaces "images" not found', "kubectl create namespace images"),
     ],
 )
-def test_refusals_of_the_api_server(message: str, told: str) -> None:
-    assert told in str(explain_refusal(message))
+def test_refusals_of_the_api_server(message: str, expected: str) -> None:
+    assert expected in str(explain_refusal(message))

@@ -1,4 +1,4 @@
-"""From a folder to objects: plain files, Kustomizations, one file; and what is none of these."""
+"""From a folder to objects: plain files, Kustomizations, one file; and invalid content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANIFESTS = ROOT / "manifests"
 CONFIG_MAP = "{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n"
 
 
-def test_what_others_need_comes_first_and_the_service_last() -> None:
+def test_dependencies_come_first_and_the_service_last() -> None:
     kinds = [item["kind"] for item in load_objects(MANIFESTS)]
 
     assert kinds.index("PersistentVolumeClaim") < kinds.index("Job")
@@ -31,7 +31,7 @@ def test_a_kustomization_that_only_lists_files_needs_no_kubectl(
     assert load_objects(MANIFESTS)
 
 
-def test_a_kustomization_that_leaves_a_file_out_is_obeyed(tmp_path: Path) -> None:
+def test_a_kustomization_may_leave_a_file_out(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(CONFIG_MAP)
     (tmp_path / "b.yaml").write_text(CONFIG_MAP.replace("name: a", "name: b"))
     (tmp_path / "kustomization.yaml").write_text("resources: [b.yaml]\n")
@@ -52,7 +52,7 @@ def test_an_overlay_is_built_by_kubectl(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl on this machine")
-def test_an_overlay_that_cannot_be_built_is_told_in_kubectls_words(tmp_path: Path) -> None:
+def test_an_overlay_that_cannot_be_built_has_kubectls_message(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [../nowhere]\nnamePrefix: my-\n")
 
     with pytest.raises(UsageError, match="nowhere"):
@@ -75,17 +75,17 @@ def test_one_file_of_several_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
-        ("", "holds no Kubernetes objects"),
-        ("a: [", "is no YAML"),
+        ("", "contains no Kubernetes objects"),
+        ("a: [", "is not valid YAML"),
         ("kind: ConfigMap\n", "every document needs apiVersion, kind and metadata.name"),
         ("- a list\n", "every document needs"),
-        ("!!python/object/apply:os.system [id]\n", "is no YAML"),
+        ("!!python/object/apply:os.system [id]\n", "is not valid YAML"),
     ],
 )
-def test_what_is_not_kubernetes_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_not_kubernetes_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
 
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=expected):
         load_objects(tmp_path)

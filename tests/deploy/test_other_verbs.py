@@ -35,10 +35,10 @@ def test_predict_before_up(deployment: Deployment) -> None:
     done = deployment.run("predict", "a fish", "--folder", deployment.manifests, folder=False)
 
     assert done.code == 10
-    assert "`up` does it" in done.err
+    assert "run `up`" in done.err
 
 
-def test_a_service_that_cannot_be_reached_from_here_is_told_with_the_port_forward(
+def test_an_unreachable_service_comes_with_the_port_forward_command(
     deployment: Deployment,
 ) -> None:
     deployment.run("up")
@@ -63,7 +63,7 @@ def test_a_gateway_that_does_not_know_the_host_is_suspected(deployment: Deployme
     assert f"does not know the host {shapes.HOST!r}" in done.err
 
 
-def test_an_output_that_cannot_be_written_is_a_wrong_flag(deployment: Deployment) -> None:
+def test_an_output_that_cannot_be_written_is_a_usage_error(deployment: Deployment) -> None:
     deployment.run("up")
     (deployment.folder / "picture.png").unlink()
     (deployment.folder / "picture.png").mkdir()
@@ -125,7 +125,7 @@ def test_logs_of_the_predictor_leave_the_sidecar_out(deployment: Deployment) -> 
     assert container == "kserve-container"
 
 
-def test_down_asks_nobody_where_nobody_listens_and_deletes_nothing(deployment: Deployment) -> None:
+def test_down_without_a_terminal_and_without_yes_deletes_nothing(deployment: Deployment) -> None:
     deployment.run("up")
 
     done = deployment.run("down")
@@ -151,6 +151,7 @@ def test_down_deletes_all_but_the_weights_that_are_to_stay(
     assert bool(_ours(deployment, "PersistentVolumeClaim")) == weights
     deleted = [path.split("/")[-2] for path in deployment.api.asked("DELETE")]
     assert deleted[0] == "inferenceservices"
+    assert "deletes them in the background" in done.out
 
 
 @pytest.mark.parametrize("answer", [True, False])
@@ -170,7 +171,7 @@ def test_down_asks_before_it_deletes_the_weights(
     assert not _ours(deployment, "InferenceService")
 
 
-def test_down_tells_what_it_would_delete(deployment: Deployment) -> None:
+def test_a_dry_run_of_down_lists_what_it_would_delete(deployment: Deployment) -> None:
     deployment.run("up")
     before = dict(deployment.api.objects)
 
@@ -181,19 +182,17 @@ def test_down_tells_what_it_would_delete(deployment: Deployment) -> None:
     assert done.out.count("would be deleted (dry run)") == COUNT
 
 
-def test_down_twice_is_no_error(deployment: Deployment) -> None:
+def test_down_can_run_twice(deployment: Deployment) -> None:
     deployment.run("up")
     deployment.run("down", "--yes")
 
     done = deployment.run("down")
 
     assert done.code == 0
-    assert done.out.count("is not there") == COUNT
+    assert done.out.count("does not exist") == COUNT
 
 
-def test_down_leaves_a_namespace_and_what_others_keep_in_it(
-    deployment: Deployment, tmp_path: Path
-) -> None:
+def test_down_keeps_the_namespace(deployment: Deployment, tmp_path: Path) -> None:
     folder = tmp_path / "namespaced"
     shutil.copytree(deployment.manifests, folder)
     (folder / "Kustomization").unlink()

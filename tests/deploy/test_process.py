@@ -33,7 +33,7 @@ def command(deployment: Deployment, *arguments: str) -> subprocess.Popen[str]:
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """A server's side of TLS, with a certificate that nobody vouches for."""
+    """A server's side of TLS, with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -93,7 +93,7 @@ def test_ctrl_c_leaves_everything_and_says_so(deployment: Deployment) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert process.stdout
-    while "has not looked at the InferenceService" not in process.stdout.readline():
+    while "has not processed the InferenceService" not in process.stdout.readline():
         assert time.monotonic() < deadline
 
     process.send_signal(signal.SIGINT)

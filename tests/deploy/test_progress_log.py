@@ -1,4 +1,4 @@
-"""Both forms of the downloader's log move the bar; everything else is passed on."""
+"""Both forms of the downloader's log update the bar; every other line is a message."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_json() -> None:
     assert (seen.bytes_per_second, seen.left) == (85_300_000.0, "67 s left")
 
 
-def test_json_with_nothing_known_of_the_rest() -> None:
+def test_json_without_an_estimate() -> None:
     seen = parse_line(
         '{"event": "progress", "model": "a", "done_bytes": 1, "total_bytes": 2, '
         '"bytes_per_second": null, "eta_seconds": null, "message": "a"}'
@@ -87,7 +87,7 @@ def test_json_with_nothing_known_of_the_rest() -> None:
         ('{"odd": 1}', '{"odd": 1}'),
     ],
 )
-def test_what_is_no_progress_is_a_message(line: str, message: str) -> None:
+def test_a_line_without_progress_is_a_message(line: str, message: str) -> None:
     seen = parse_line(line)
 
     assert not seen.is_progress

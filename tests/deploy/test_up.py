@@ -1,8 +1,9 @@
-"""``up``: from a folder to a picture, and again, and what stops it."""
+"""``up``: from a folder to a picture, once and repeatedly, and what stops it."""
 
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -52,7 +53,43 @@ def test_up_applies_in_order_and_the_service_only_after_the_download(
     assert log < service
 
 
-def test_the_download_is_told_in_plain_lines_where_no_terminal_listens(
+def test_a_changed_service_also_waits_for_the_changed_download(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deployment.run("up")
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    for source in deployment.manifests.glob("*.yaml"):
+        text = source.read_text().replace("stable-diffusion-v1-5@main", "stable-diffusion-v1-5@abc")
+        (folder / source.name).write_text(text.replace("maxReplicas: 1", "maxReplicas: 2"))
+    deployment.manifests = folder
+    deployment.api.requests.clear()
+
+    done = deployment.run("up")
+
+    assert done.code == 0
+    assert f"inferenceservice/{shapes.SERVICE} configured" in done.out
+    assert done.out.index(f"job/{shapes.JOB} is complete") < done.out.index(
+        f"inferenceservice/{shapes.SERVICE} configured"
+    )
+
+
+def test_a_folder_without_a_download_is_applied_at_once(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir()
+    shutil.copy(deployment.manifests / "03-inference-service.yaml", folder)
+    deployment.api.put(shapes.claim("Bound"))
+    deployment.manifests = folder
+
+    done = deployment.run("up")
+
+    assert done.code == 0
+    assert [path.split("/")[-2] for path in deployment.api.asked("PATCH")] == ["inferenceservices"]
+
+
+def test_the_download_is_plain_lines_without_a_terminal(
     deployment: Deployment,
 ) -> None:
     done = deployment.run("up")
@@ -69,7 +106,7 @@ def test_the_download_is_a_bar_on_a_terminal(deployment: Deployment) -> None:
     assert "1.20 of 2.74 GB (43 %)" not in done.out
 
 
-def test_a_log_that_is_cut_is_taken_up_where_it_was(deployment: Deployment) -> None:
+def test_a_log_that_is_cut_resumes_where_it_was(deployment: Deployment) -> None:
     reads = []
 
     def log() -> Iterator[str]:
@@ -160,9 +197,7 @@ def test_a_conflict_names_the_field_and_its_owner_and_can_be_forced(deployment: 
     assert deployment.api.objects[key]["spec"]["predictor"]["maxReplicas"] == 1
 
 
-def test_a_changed_job_is_made_anew_instead_of_refused(
-    deployment: Deployment, tmp_path: Path
-) -> None:
+def test_a_changed_job_is_replaced(deployment: Deployment, tmp_path: Path) -> None:
     deployment.run("up")
     folder = tmp_path / "changed"
     folder.mkdir()
@@ -180,7 +215,7 @@ def test_a_changed_job_is_made_anew_instead_of_refused(
     assert "v1-5@abc" in yaml.safe_dump(job)
 
 
-def test_a_failed_job_is_tried_again(deployment: Deployment) -> None:
+def test_a_failed_job_is_retried(deployment: Deployment) -> None:
     fine = deployment.api.controllers.pop("Job")
     deployment.api.controllers["Job"] = lambda api, _: (
         api.put(shapes.job_pod(5, "the target needs 2 bytes more")),
@@ -196,7 +231,7 @@ def test_a_failed_job_is_tried_again(deployment: Deployment) -> None:
     assert "replaced" in second.out
 
 
-def test_the_service_is_not_believed_ready_by_the_status_of_its_former_spec(
+def test_the_status_of_the_former_spec_does_not_count_as_ready(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     deployment.run("up")
@@ -236,7 +271,7 @@ def test_the_time_limit_says_what_it_waited_for(deployment: Deployment) -> None:
     assert done.out.count("No node can take pod") == 1
 
 
-def test_a_service_that_answers_no_picture_is_told_with_its_own_words(
+def test_an_answer_without_a_picture_is_quoted(
     deployment: Deployment,
 ) -> None:
     deployment.predictor.answer = (503, "application/json", b'{"error": "the model is loading"}')
@@ -247,7 +282,7 @@ def test_a_service_that_answers_no_picture_is_told_with_its_own_words(
     assert "answered 503: the model is loading" in done.err
 
 
-def test_an_address_that_does_not_answer_is_told_with_the_port_forward(
+def test_an_address_that_does_not_answer_is_named(
     deployment: Deployment,
 ) -> None:
     deployment.run("up")
@@ -261,7 +296,7 @@ def test_an_address_that_does_not_answer_is_told_with_the_port_forward(
 
 
 @pytest.mark.parametrize("verb", ["up", "doctor", "status"])
-def test_a_folder_that_is_not_there_is_a_wrong_flag(deployment: Deployment, verb: str) -> None:
+def test_a_missing_folder_is_a_usage_error(deployment: Deployment, verb: str) -> None:
     deployment.manifests = deployment.folder / "nowhere"
 
     done = deployment.run(verb)
@@ -271,7 +306,7 @@ def test_a_folder_that_is_not_there_is_a_wrong_flag(deployment: Deployment, verb
     assert deployment.api.requests == []
 
 
-def test_a_context_that_is_not_there(deployment: Deployment) -> None:
+def test_a_missing_context(deployment: Deployment) -> None:
     done = deployment.run("status", "--context", "nowhere")
 
     assert done.code == 3
@@ -284,7 +319,7 @@ def test_credentials_that_the_cluster_does_not_know(deployment: Deployment) -> N
     done = deployment.run("status")
 
     assert done.code == 3
-    assert "does not know these credentials: Unauthorized" in done.err
+    assert "does not accept these credentials: Unauthorized" in done.err
     assert "a-token-of-the-test" not in done.out + done.err
 
 

@@ -1,4 +1,4 @@
-"""A failure on the cluster is told by the verbs as it is explained, and decides their exit code."""
+"""The verbs report failures on the cluster, which decide their exit code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from tests.deploy import shapes
 from tests.deploy.api_server import ApiServer
 from tests.deploy.conftest import Deployment
+from tests.deploy.test_rollout import FAILED_REVISION, WITHOUT_REVISION
 
 Object = dict[str, Any]
 QUOTA = (
@@ -19,7 +20,7 @@ QUOTA = (
 
 
 @pytest.mark.parametrize(
-    ("objects", "told"),
+    ("objects", "expected"),
     [
         (
             [shapes.pod(scheduled="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")],
@@ -54,8 +55,8 @@ QUOTA = (
     ],
     ids=["no GPU", "no image", "quota", "access mode"],
 )
-def test_status_tells_why_the_service_waits(
-    deployment: Deployment, objects: list[Object], told: str
+def test_status_says_why_the_service_waits(
+    deployment: Deployment, objects: list[Object], expected: str
 ) -> None:
     deployment.run("up")
     deployment.api.update("InferenceService", shapes.SERVICE, status={})
@@ -65,7 +66,7 @@ def test_status_tells_why_the_service_waits(
     done = deployment.run("status")
 
     assert done.code == 10
-    assert told in done.out
+    assert expected in done.out
     assert "is not ready" in done.err
 
 
@@ -84,7 +85,7 @@ def test_status_of_what_is_not_deployed(deployment: Deployment) -> None:
     done = deployment.run("status")
 
     assert done.code == 10
-    assert "is not deployed; `up` does it" in done.err
+    assert "is not deployed; run `up`" in done.err
 
 
 def gated(api: ApiServer, _: Object) -> None:
@@ -93,7 +94,7 @@ def gated(api: ApiServer, _: Object) -> None:
     api.update("Job", shapes.JOB, status=shapes.failed_job(3)["status"])
 
 
-def test_a_gated_model_ends_up_at_once_and_no_gpu_is_asked_for(deployment: Deployment) -> None:
+def test_a_gated_model_ends_up_before_a_gpu_is_requested(deployment: Deployment) -> None:
     deployment.api.controllers["Job"] = gated
 
     up, status = deployment.run("up"), deployment.run("status")
@@ -129,22 +130,22 @@ def miss_deadline(api: ApiServer, _: Object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("controller", "told"),
+    ("controller", "expected"),
     [(refuse, "kubernetes.podspec-runtimeclassname"), (miss_deadline, "progress-deadline")],
 )
-def test_what_waiting_cannot_mend_ends_up_at_once(
-    deployment: Deployment, controller: Any, told: str
+def test_a_problem_that_waiting_cannot_solve_ends_up_at_once(
+    deployment: Deployment, controller: Any, expected: str
 ) -> None:
     deployment.api.controllers["InferenceService"] = controller
 
     done = deployment.run("up")
 
     assert done.code == 9
-    assert told in done.err
+    assert expected in done.err
 
 
-def test_a_refusal_from_before_is_told_and_waited_out(deployment: Deployment) -> None:
-    """The flag was switched on in the meantime, and KServe has not tried again yet."""
+def test_an_old_refusal_is_reported_and_does_not_end_the_wait(deployment: Deployment) -> None:
+    """The flag is enabled by now, but KServe has not retried yet."""
     good = deployment.api.controllers["InferenceService"]
     deployment.api.controllers["InferenceService"] = refuse
     first = deployment.run("up")
@@ -175,7 +176,7 @@ def test_an_api_server_that_restarts_does_not_end_the_wait(
     done = deployment.run("up")
 
     assert (done.code, deployment.api.failures) == (0, 0)
-    assert "503, the apiserver is shutting down; trying again" in done.out
+    assert "503, the apiserver is shutting down; retrying" in done.out
 
 
 def test_a_download_that_waits_for_its_volume_says_so(deployment: Deployment) -> None:
@@ -189,3 +190,71 @@ def test_a_download_that_waits_for_its_volume_says_so(deployment: Deployment) ->
 
     assert done.code == 10
     assert "waits for a volume" in done.err
+
+
+def miss_the_revisions_deadline(api: ApiServer, _: Object) -> None:
+    api.put(shapes.revision(1, *FAILED_REVISION))
+    status = {"conditions": list(WITHOUT_REVISION)}
+    api.update("InferenceService", shapes.SERVICE, status=status)
+
+
+def test_a_revision_that_failed_ends_up_and_is_a_failure_of_status(deployment: Deployment) -> None:
+    deployment.api.controllers["InferenceService"] = miss_the_revisions_deadline
+
+    up, status = deployment.run("up"), deployment.run("status")
+
+    assert (up.code, status.code) == (9, 9)
+    assert "its download did not finish" in up.err
+    assert "its download did not finish" in status.out
+
+
+def test_a_problem_that_passes_by_itself_is_not_reported(deployment: Deployment) -> None:
+    """KServe's controller takes a moment before it looks at a new InferenceService."""
+    good = deployment.api.controllers["InferenceService"]
+    later: list[threading.Timer] = []
+
+    def notice(api: ApiServer, item: Object) -> None:
+        later.append(threading.Timer(0.3, good, [api, item]))
+        later[0].start()
+
+    deployment.api.controllers["InferenceService"] = notice
+
+    done = deployment.run("up")
+
+    later[0].join()
+    assert done.code == 0
+    assert "warn" not in done.out
+
+
+def test_up_after_down_says_that_the_former_service_is_still_being_deleted(
+    deployment: Deployment,
+) -> None:
+    deployment.run("up")
+    api = deployment.api
+    item = api.find("InferenceService", shapes.SERVICE)
+    assert item
+    item["metadata"]["finalizers"] = ["foregroundDeletion"]
+    item["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+    gone = threading.Timer(0.5, api.remove, ["InferenceService", shapes.SERVICE])
+    gone.start()
+
+    done = deployment.run("up")
+
+    gone.join()
+    assert done.code == 0
+    assert "The former inferenceservice/stable-diffusion is still being deleted" in done.out
+    assert "foregroundDeletion" in done.out
+
+
+def test_a_former_service_that_is_never_deleted_explains_the_time_limit(
+    deployment: Deployment,
+) -> None:
+    deployment.run("up")
+    item = deployment.api.find("InferenceService", shapes.SERVICE)
+    assert item
+    item["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
+
+    done = deployment.run("up", "--timeout", "1s")
+
+    assert done.code == 10
+    assert "is still being deleted" in done.err

@@ -1,6 +1,8 @@
-"""What our objects ask of a cluster is read from the objects."""
+"""What our objects need from a cluster is read from the objects."""
 
 from __future__ import annotations
+
+from decimal import Decimal
 
 import pytest
 
@@ -45,14 +47,14 @@ def test_the_token_is_optional() -> None:
         ([], "stable-diffusion"),
     ],
 )
-def test_the_name_in_the_path(arguments: list[str], name: str) -> None:
+def test_the_model_name_in_the_path(arguments: list[str], name: str) -> None:
     container = {**PREDICTOR["containers"][0], "args": arguments}
     service = {**SERVICE, "spec": {"predictor": {"containers": [container]}}}
 
     assert model_name(service) == name
 
 
-def test_the_first_preloaded_model_stands_for_many() -> None:
+def test_a_predictor_of_many_models_uses_its_first_preloaded_one() -> None:
     env = [{"name": "PREDICTOR_PRELOAD", "value": "sdxl, flux"}]
     container = {**PREDICTOR["containers"][0], "args": ["--http_port=8080"], "env": env}
     service = {**SERVICE, "spec": {"predictor": {"containers": [container]}}}
@@ -77,7 +79,19 @@ def test_the_mode_by_its_new_and_old_names(annotation: str, default: str, mode: 
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("500m", 0.5), ("2", 2), (1, 1), ("16Gi", 16 * 2**30), ("1k", 1000), ("1e3", 1000), ("x", 0)],
+    [
+        ("500m", 0.5),
+        ("2", 2),
+        (1, 1),
+        ("16Gi", 16 * 2**30),
+        ("1k", 1000),
+        ("1e3", 1000),
+        ("1E3", 1000),
+        ("1E", 10**18),
+        ("100u", Decimal("0.0001")),
+        ("250n", Decimal("2.5e-7")),
+        ("x", 0),
+    ],
 )
 def test_quantities(text: object, number: float) -> None:
     assert quantity(text) == number
@@ -89,3 +103,13 @@ def test_a_limit_without_a_request_counts_as_one() -> None:
     assert counted["requests.nvidia.com/gpu"] == 1
     assert counted["requests.memory"] == counted["memory"] == 8 * 2**30
     assert counted["limits.memory"] == 16 * 2**30
+
+
+def test_an_init_container_counts_only_where_it_needs_more_than_all_others() -> None:
+    def container(cpu: str) -> dict[str, object]:
+        return {"resources": {"requests": {"cpu": cpu}}}
+
+    both = [container("500m"), container("1")]
+
+    assert requests_of({"initContainers": [container("1")], "containers": both})["cpu"] == 1.5
+    assert requests_of({"initContainers": [container("2")], "containers": both})["cpu"] == 2

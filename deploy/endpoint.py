@@ -1,4 +1,4 @@
-"""One picture through the service, and the curl line that does the same."""
+"""Request one picture from the service, and write the curl line that does the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONNECT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers: connect to ``address``, ask for ``host``."""
+    """Where a model is served: connect to ``address`` with the Host header ``host``."""
 
     address: str
     host: str
@@ -30,13 +30,13 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """The whole URL of `:predict`."""
+        """The full URL of `:predict`."""
         return f"{self.address}{self.path}"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """The answer's bytes, their format, and the seed that makes the same picture again."""
+    """The response's bytes, their format, and the seed that reproduces the picture."""
 
     content: bytes
     format: str
@@ -44,21 +44,21 @@ class Picture:
 
 
 def endpoint_of(service: Object, address: str | None) -> Endpoint:
-    """Read the URL from the status; with ``address`` only its host name counts.
+    """Read the URL from the status; with ``address`` only its host name is used.
 
     Raises:
         PredictError: KServe has not given it a URL yet.
     """
     url = dig(service, "status", "url")
     if not url:
-        raise PredictError(f"{name_of(service)} has no URL yet; `status` says why")
+        raise PredictError(f"{name_of(service)} has no URL yet; run `status` to see why")
     path = f"/v1/models/{model_name(service)}:predict"
     host = urlsplit(str(url)).netloc
     return Endpoint((address or str(url)).rstrip("/"), host, path)
 
 
 def curl_of(endpoint: Endpoint, body: Mapping[str, object], output: Path) -> str:
-    """The command for a shell that asks for the same picture."""
+    """The shell command that requests the same picture."""
     words = ["curl", "--fail-with-body", endpoint.url]
     if urlsplit(endpoint.address).netloc != endpoint.host:
         words += ["--header", f"Host: {endpoint.host}"]
@@ -70,13 +70,13 @@ def curl_of(endpoint: Endpoint, body: Mapping[str, object], output: Path) -> str
 def make_picture(
     endpoint: Endpoint, body: Mapping[str, object], service: Object, seconds: float
 ) -> Picture:
-    """Ask once; a pod that must be started first is waited for by the cluster, not by us.
+    """Send one request; the cluster holds it while it starts a pod.
 
     Raises:
-        PredictError: what the service answered instead, or why nobody did.
+        PredictError: the service answered with something else, or not at all.
     """
     target = urlsplit(endpoint.address)
-    # The certificate is that of the service's name, also where the connection goes elsewhere.
+    # The certificate is for the service's name, even if the connection goes elsewhere.
     name = endpoint.host.partition(":")[0]
     tls: dict[str, Any] = {"server_hostname": name, "assert_hostname": name}
     pool = urllib3.PoolManager(retries=False, **(tls if target.scheme == "https" else {}))
@@ -98,13 +98,13 @@ def _picture(response: urllib3.BaseHTTPResponse, endpoint: Endpoint) -> Picture:
     kind = next((name for mark, name in _SIGNATURES.items() if content.startswith(mark)), None)
     if response.status == 200 and kind:
         return Picture(content, kind, response.headers.get("x-seed", ""))
-    told = _error_of(content)
+    message = _error_of(content)
     if response.status == 404 and "x-model-name" not in response.headers:
-        told += (
-            f"\nIf the predictor did not say that, the gateway does not know the host "
-            f"{endpoint.host!r}: --address must lead to the gateway that KServe uses."
+        message += (
+            f"\nIf this is not from the predictor, the gateway does not know the host "
+            f"{endpoint.host!r}: --address must point to the gateway that KServe uses."
         )
-    raise PredictError(f"{endpoint.url} answered {response.status}: {told}")
+    raise PredictError(f"{endpoint.url} answered {response.status}: {message}")
 
 
 def _error_of(content: bytes) -> str:
@@ -117,7 +117,7 @@ def _error_of(content: bytes) -> str:
 
 def _unreachable(endpoint: Endpoint, service: Object, error: Exception) -> str:
     if isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        return f"{endpoint.url} did not answer in time; `logs predictor` shows what it does"
+        return f"{endpoint.url} did not answer in time; run `logs predictor` to see why"
     lines = [f"{endpoint.url} cannot be reached from here: {error}"]
     if urlsplit(endpoint.address).netloc == endpoint.host:
         forward = {
@@ -128,8 +128,8 @@ def _unreachable(endpoint: Endpoint, service: Object, error: Exception) -> str:
             "(with Kourier: --namespace kourier-system service/kourier)",
         )
         lines += [
-            "The service itself is ready. If its name is not in your DNS, go through the gateway:",
+            "The service is ready. If your DNS does not know its name, go through the gateway:",
             f"  {forward}",
-            "and in another terminal say the same with --address http://127.0.0.1:8080",
+            "and in another terminal run the same command with --address http://127.0.0.1:8080",
         ]
     return "\n".join(lines)
