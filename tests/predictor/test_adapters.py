@@ -142,7 +142,7 @@ def test_a_pipeline_that_takes_no_adapters_has_none(
         components: ClassVar[dict[str, Any]] = {}
 
     assert Adapters(Unusual(), files).names == ()
-    assert "Unusual takes no adapters" in caplog.text
+    assert "Unusual does not support adapters" in caplog.text
 
 
 def test_any_name_of_a_folder_will_do(

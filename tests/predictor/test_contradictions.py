@@ -84,7 +84,7 @@ def test_what_goes_together_is_let_through(facts: Facts) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"attention": "xformers"}, "attention=xformers runs on a GPU alone"),
+        ({"attention": "xformers"}, "attention=xformers requires a GPU"),
         ({"offload": "sequential"}, "offload=sequential needs a GPU"),
         ({"tf32": True}, "tf32=true"),
         ({"dtype": "float16"}, "dtype=float16"),
@@ -123,5 +123,5 @@ def test_the_process_ends_with_status_1_and_the_sentence(demo_model: Path) -> No
 
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1] == (
-        "predictor: tf32=true is a GPU's way to multiply and this is a CPU: set tf32=false"
+        "predictor: tf32=true requires a GPU, but the device is a CPU: set tf32=false"
     )

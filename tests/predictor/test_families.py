@@ -110,5 +110,5 @@ def test_the_demo_model_is_recognised(demo_model: Path) -> None:
 def test_a_configuration_that_is_no_json_is_told(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
 
-    with pytest.raises(ModelLoadError, match=r"model_index\.json is no JSON"):
+    with pytest.raises(ModelLoadError, match=r"model_index\.json is not valid JSON"):
         family_of(Configs(tmp_path))

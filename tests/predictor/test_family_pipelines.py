@@ -143,7 +143,7 @@ def test_a_family_is_served_with_its_own_defaults(
     ("family", "field", "value", "kept", "reason"),
     [
         ("flux-dev", "negative_prompt", "a star", "", "guidance as an input"),
-        ("flux-schnell", "guidance_scale", 3.5, 0.0, "distilled to need none"),
+        ("flux-schnell", "guidance_scale", 3.5, 0.0, "distilled to work without guidance"),
         ("lcm", "negative_prompt", "a star", "", "does not take it"),
         ("unknown", "scheduler", "unipc", OWN, "is not one of default"),
         ("lcm", "scheduler", "unipc", OWN, "is not one of lcm, default"),
@@ -229,5 +229,5 @@ def test_a_pipeline_without_a_prompt_is_refused(tmp_path: Path) -> None:
         up_block_types=("UpBlock2D", "UpBlock2D"),
     )
 
-    with pytest.raises(ModelLoadError, match="DDPMPipeline takes no prompt"):
+    with pytest.raises(ModelLoadError, match="DDPMPipeline does not accept a prompt"):
         loaded_from(lambda: DDPMPipeline(unet, DDPMScheduler()), tmp_path)

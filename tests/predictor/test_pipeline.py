@@ -105,7 +105,7 @@ def test_cuda_that_is_not_there_is_told(demo_model: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
 
-    with pytest.raises(ModelLoadError, match="device=cuda but torch sees no GPU"):
+    with pytest.raises(ModelLoadError, match="device=cuda, but torch does not find a GPU"):
         load_pipeline(Checkpoint.read(demo_model), Settings(device="cuda"))
 
 

@@ -176,4 +176,4 @@ def test_a_refiner_that_nobody_hands_over_to_is_left_out(
 
     assert loaded.refiner is None
     assert not loaded.profile.has_refiner
-    assert "StableDiffusion3Pipeline cannot hand over" in caplog.text
+    assert "StableDiffusion3Pipeline does not support a refiner" in caplog.text
