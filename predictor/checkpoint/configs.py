@@ -68,7 +68,7 @@ def _check_types(given: dict[str, object], known: dict[str, object]) -> None:
         is_float = known[name] is None or isinstance(known[name], float)
         allowed = (int, float) if is_float else (type(known[name]),)
         if not isinstance(value, allowed) or isinstance(value, bool):
-            raise ModelLoadError(f"{GENERATION_DEFAULTS_NAME}: {name} must not be {value!r}")
+            raise ModelLoadError(f"{GENERATION_DEFAULTS_NAME}: {name} cannot be {value!r}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -112,11 +112,11 @@ def test_marks_that_make_another_letter_count(term: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no term in it"),
-        (b"# nothing\n\n", "no term in it"),
-        (b"gore\n!!!\n", "line 2 has no letter and no digit"),
-        ("gore\n\u200b\u0301\n".encode(), "line 2 has no letter and no digit"),
-        (b"gore\n\xff\xfe", "is no UTF-8 at byte 5"),
+        (b"", "contains no terms"),
+        (b"# nothing\n\n", "contains no terms"),
+        (b"gore\n!!!\n", "line 2 has no letters or digits"),
+        ("gore\n\u200b\u0301\n".encode(), "line 2 has no letters or digits"),
+        (b"gore\n\xff\xfe", "is not valid UTF-8 at byte 5"),
     ],
 )
 def test_a_file_that_is_no_list_stops_the_start(file: Path, content: bytes, reason: str) -> None:
@@ -193,7 +193,9 @@ def test_a_list_that_goes_bad_leaves_the_last_good_one(
 
     assert all(listed.fires_at("gore") for _ in range(3))
     assert failures() == before + 3
-    assert [record.message.count("the last good list holds") for record in caplog.records] == [1]
+    assert [
+        record.message.count("the last good list stays in force") for record in caplog.records
+    ] == [1]
 
     file.write_text("violence", "utf-8")
     assert listed.fires_at("violence")

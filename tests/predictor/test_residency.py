@@ -165,7 +165,7 @@ async def test_a_busy_model_is_not_unloaded_and_the_wait_for_it_is_bounded(tmp_p
     busy = asyncio.create_task(ask(models, "a", release.wait))
     await until(lambda: models["a"].users)
 
-    with pytest.raises(ModelUnavailableError, match=r"'b' is not loaded yet after 0\.5 s"):
+    with pytest.raises(ModelUnavailableError, match=r"'b' is still loading after 0\.5 s"):
         await ask(models, "b")
     assert loaded_names(models) == "a"
     release.set()

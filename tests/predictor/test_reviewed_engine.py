@@ -144,7 +144,9 @@ def test_a_layer_that_cannot_judge_fails_the_picture(where: str) -> None:
     engine = DrawnEngine()
     over = ReviewedEngine(engine, layers)
     try:
-        with pytest.raises(GenerationFailedError, match="broken could not judge") as caught:
+        with pytest.raises(
+            GenerationFailedError, match="broken failed, so no picture is shown"
+        ) as caught:
             asyncio.run(over.submit(REQUEST))
     finally:
         over.close()

@@ -108,9 +108,12 @@ def test_a_layer_that_is_off_may_be_broken(model: Path) -> None:
 @pytest.mark.parametrize(
     ("layer", "sentence"),
     [
-        ("safety_checker", "the checkpoint brings no safety checker: set safety_checker=off"),
+        (
+            "safety_checker",
+            "the checkpoint does not include a safety checker: set safety_checker=off",
+        ),
         ("safety_classifier", "the model's folder has no safety_classifier/"),
-        ("block_list", "without a list: set block_list_file, or block_list=off"),
+        ("block_list", "requires a list: set block_list_file, or set block_list=off"),
     ],
 )
 def test_a_policy_without_its_layer(model: Path, layer: str, policy: str, sentence: str) -> None:
@@ -119,7 +122,7 @@ def test_a_policy_without_its_layer(model: Path, layer: str, policy: str, senten
 
 
 def test_a_model_is_not_loaded_without_its_layer(model: Path) -> None:
-    with pytest.raises(ModelLoadError, match="brings no safety checker"):
+    with pytest.raises(ModelLoadError, match="does not include a safety checker"):
         load(Checkpoint.read(model), Settings(device="cpu", safety_checker="flag"), Measured())
 
 
@@ -157,8 +160,8 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 BROKEN = [
     (remove, "does not load"),
     (truncate, "does not load"),
-    (make_nan, "holds NaN"),
-    (take_some, "1 of its weights are not in the files"),
+    (make_nan, "contains NaN"),
+    (take_some, "1 of its weights are missing from the files"),
     (break_config, "does not load"),
 ]
 
@@ -173,7 +176,7 @@ def test_a_checker_that_is_not_whole(
     with pytest.raises(ModelLoadError, match=reason) as caught:
         opened(model)
     assert str(caught.value).startswith("safety_checker does not load: ")
-    assert str(caught.value).endswith("publish the model anew, or set safety_checker=off")
+    assert str(caught.value).endswith("publish the model again, or set safety_checker=off")
     assert "\n" not in str(caught.value)
 
 
@@ -222,7 +225,7 @@ def test_parts_that_do_not_fit_together(model: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ("", "safety_classifier_labels is empty: name those that count, of: neutral, drawing"),
+        ("", "safety_classifier_labels is empty: choose at least one of: neutral, drawing"),
         (" , ", "safety_classifier_labels is empty"),
         ("gore,nfsw", "safety_classifier_labels: 'nfsw' is not one of: neutral, drawing, lewd"),
     ],

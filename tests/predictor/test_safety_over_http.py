@@ -219,7 +219,7 @@ def test_a_changed_list_holds_without_a_restart(flag: Running) -> None:
     wait_for_status(flag, ASKED, 200)
 
     log = flag.server.log.read_text()
-    assert log.count("is no UTF-8 at byte 0; the last good list holds") == 1
+    assert log.count("is not valid UTF-8 at byte 0; the last good list stays in force") == 1
     told = flag.client.get("/metrics").text
     (failures,) = samples(told, "diffusion_block_list_failures_total")
     assert failures.value >= 1
