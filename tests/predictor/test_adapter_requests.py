@@ -1,4 +1,4 @@
-"""Adapters over HTTP: published by the downloader, asked for by name, refused by name."""
+"""Adapters over HTTP: published by the downloader, requested by name, rejected by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPT = {"prompt": "a red circle on a blue background", "seed": 7, "num_inferen
 
 @pytest.fixture(scope="module")
 def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with adapters beside it, put there by the downloader itself."""
+    """The demo model with adapters, published by the downloader."""
     source = tmp_path_factory.mktemp("source")
     pipeline: DiffusionPipeline = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     for seed, name in enumerate(NAMES[1:]):
@@ -46,7 +46,7 @@ def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     spec.write_text(json.dumps({"models": [model]}))
     command = [sys.executable, "-m", "downloader", f"--spec={spec}", f"--target={volume}"]
     subprocess.run(command, cwd=ROOT, check=True)
-    # What the downloader would not have fetched is not served either.
+    # A file that the downloader does not fetch is not served either.
     pickled = (volume / "styled").resolve() / "adapters" / "pickled"
     pickled.mkdir()
     (pickled / "pytorch_lora_weights.bin").write_bytes(b"a pickle")

@@ -1,4 +1,4 @@
-"""Adapters one by one: which are found, how they load and leave, and what a broken one breaks."""
+"""Adapters: which are found, how they load and unload, and what a broken one affects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 REQUEST = GenerationRequest("a red circle", "", 3, 64, 64, 3, 3.0, OWN)
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 3, 3.0, OWN), 8, (OWN,))
 BOTH = ("unet", "text_encoder")
-# Names that are no good as attributes or in a key of weights.
+# Names that are not valid as attributes or in the keys of weights.
 AWKWARD = ["a", "a.b-c", "keys", "lora", "text_encoder"]
 
 
@@ -245,7 +245,7 @@ def test_what_is_loaded_is_bounded_and_comes_back_when_needed(
         {one, two},
         {one, three},
         {two, three},
-        # More than there is room for, but asked for together.
+        # Over the limit, but one request needs them all.
         {one, two, three},
     ]
 

@@ -1,4 +1,4 @@
-"""The block list: what it finds however it is written, and a file that changes under it."""
+"""The block list: terms in any spelling, and a file that changes while in use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from predictor.safety import block_list
 from predictor.safety.block_list import BlockList, parse
 
 LIST = """\
-# terms that nobody may ask for
+# terms that no prompt may contain
 gore
 
   Red Star
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def listed(file: Path, monkeypatch: pytest.MonkeyPatch) -> BlockList:
-    """A list that is read again at each question."""
+    """A block list that rereads its file on every use."""
     monkeypatch.setattr(block_list, "_SECONDS_BETWEEN_READS", 0.0)
     return BlockList("block", file)
 
@@ -54,7 +54,7 @@ def listed(file: Path, monkeypatch: pytest.MonkeyPatch) -> BlockList:
         "go\u200bre",  # zero-width space
         "go\u00adre",  # soft hyphen
         "g\u2060o\ufeffr\u202ee",  # word joiner, byte order mark, direction
-        "go\u3164re",  # a letter that shows nothing
+        "go\u3164re",  # invisible letter
         "go\ufe0fre",  # variation selector
         "g\u0336o\u0336r\u0336e\u0336",  # struck through
         "g\u00f6re",
@@ -172,7 +172,7 @@ def test_a_config_maps_link_is_followed(tmp_path: Path, monkeypatch: pytest.Monk
     listed = BlockList("block", tmp_path / "terms.txt")
 
     assert listed.fires_at("gore")
-    # As the kubelet does it: another link, renamed over the first.
+    # As the kubelet does it: a new link, renamed over the old one.
     (tmp_path / "..data_tmp").symlink_to("..2")
     (tmp_path / "..data_tmp").rename(data)
 

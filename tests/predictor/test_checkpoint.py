@@ -1,4 +1,4 @@
-"""A published folder as the predictor reads it: once, and from its marker."""
+"""A published folder as the predictor reads it from its marker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from predictor.errors import ModelLoadError
 
 
 def checkpoint(folder: Path, *paths: str, parts: tuple[PartEntry, ...] = ()) -> Checkpoint:
-    """A folder of an ``fp16`` model whose marker lists ``paths``."""
+    """Create a folder of an ``fp16`` model whose marker lists ``paths``."""
     files = tuple(FileEntry(path, 0, "") for path in paths)
     return Checkpoint(folder, Marker("m", "s", "r1", "fp16", "", files, parts=parts))
 

@@ -1,4 +1,4 @@
-"""``torch.compile`` of the denoiser: done when the model is ready, and never again."""
+"""``torch.compile`` of the denoiser: finished when the model is ready, never repeated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def nothing_compiled() -> Iterator[None]:
 
 @pytest.fixture
 def no_kernels() -> Iterator[None]:
-    """All of ``torch.compile`` but the last stage, which takes a C++ compiler minutes."""
+    """Run ``torch.compile`` without the last stage, which takes a C++ compiler minutes."""
     torch.compiler.set_default_backend("eager")
     yield
     torch.compiler.set_default_backend(None)
@@ -51,7 +51,7 @@ def no_kernels() -> Iterator[None]:
 
 @pytest.fixture
 def large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this machine would gain from them."""
+    """Choose large batches, even if they are not faster on this machine."""
     capacity = Capacity(lanes=8, latent_pixels=32 * 32, steps_per_decode=1.0)
     monkeypatch.setattr(engine_choice, "measure_capacity", lambda *_: capacity)
     monkeypatch.setattr(engine_choice, "measure_whole_batch", lambda *_: 4)
@@ -63,7 +63,7 @@ def a_pipeline(pipeline: DiffusionPipeline, tuning: Tuning) -> DiffusersPipeline
 
 
 def graphs() -> int:
-    """How many there have been compiled since the test began."""
+    """The number of compilations since the test started."""
     return int(counters["stats"]["unique_graphs"])
 
 
@@ -91,7 +91,7 @@ def test_no_request_waits_for_a_compilation(
         drawn.append(submit_all(engine, oblong))
 
     assert graphs() == at_ready > 0
-    # The engine would make each picture alone, where their common batch had not been compiled.
+    # Without a compiled batch, the engine would make each picture alone.
     assert [one for one in caplog.messages if "tries fewer" in one] == []
     for pair in zip(itertools.chain(*drawn), itertools.chain(*expected), strict=True):
         assert largest_difference(*pair) <= 2
@@ -111,7 +111,7 @@ def test_the_sizes_of_the_setting_are_warmed_up(monkeypatch: pytest.MonkeyPatch)
     with closing(measured_engine(loaded, Settings(compile=True, compile_shapes="64x64,192x128"))):
         pass
 
-    # After them come the model's own size and larger batches, to be measured.
+    # The model's native size and larger batches follow, for the measurement.
     assert seen[:4] == [(64, 2), (64, 1), (192, 2), (192, 1)]
 
 
@@ -127,7 +127,7 @@ def test_a_size_that_requests_may_not_have_is_refused(shapes: str, told: str) ->
 
 
 def the_smallest() -> Any:
-    """With a UNet for whose few layers a compiler takes seconds."""
+    """The demo model with a UNet small enough to compile in seconds."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -167,7 +167,7 @@ def test_what_does_not_compile_stops_the_start_up() -> None:
 
 
 @pytest.mark.skipif(not has_compiler("cpu"), reason="there is no C++ compiler here")
-# torch's own compiler uses what torch has deprecated.
+# torch's compiler uses deprecated functions of torch.
 @pytest.mark.filterwarnings("ignore:.*is deprecated.*:DeprecationWarning")
 def test_real_kernels_draw_the_same() -> None:
     loaded = the_smallest()

@@ -1,4 +1,4 @@
-"""ControlNets in the step loop draw what diffusers' own ControlNet pipelines draw."""
+"""ControlNets in the step loop match diffusers' own ControlNet pipelines."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_sdxl
 
 PLAIN = GenerationRequest("a red circle on a yellow background", "", 3, 64, 64, 6, 2.0, "unipc")
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
-# So far apart that nobody takes one picture for the other.
+# A difference per channel that makes two pictures clearly distinct.
 APART = 10
 
-# The ControlNets of each model here, by name: a seed, and what differs from the usual.
+# The ControlNets of each model by name: a seed, and changes to the configuration.
 CONTROLNETS: dict[str, tuple[int, dict[str, Any]]] = {
     "canny": (1, {}),
     "depth": (2, {}),
@@ -58,7 +58,7 @@ CONTROLNETS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def control_image(seed: int, width: int = 96, height: int = 80) -> InputImage:
-    """Coarse coloured noise; of another size than the pictures."""
+    """Coarse coloured noise whose size differs from that of the pictures."""
     noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return InputImage(Image.fromarray(noise).resize((width, height)), f"sha of {seed}")
 
@@ -94,13 +94,13 @@ def with_controlnets(pipeline: Any) -> DiffusersPipeline:
 
 
 def own(pipeline: Any, name: str) -> ControlNetModel:
-    """A model for diffusers, equal to the one that the step loop took for itself."""
+    """Build a second, equal model for diffusers, as the step loop modifies its own."""
     seed, config = CONTROLNETS[name]
     return build_controlnet(pipeline, seed, **config)
 
 
 def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """By diffusers' pipeline for the task, out of the same parts."""
+    """Make the picture with diffusers' pipeline for the task, from the same components."""
     control = request.controlnet
     if control is None:
         (result,) = pipeline.generate([request], lambda step, steps: None)

@@ -1,4 +1,4 @@
-"""A ControlNet and a LoRA in one request draw what diffusers draws with both."""
+"""A ControlNet and a LoRA in one request match diffusers with both."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from tests.predictor.random_adapters import write_adapter
 from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_sdxl
 
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
-# So far apart that nobody takes one picture for the other.
+# A difference per channel that makes two pictures clearly distinct.
 APART = 10
 
 CONTROL = InputImage.of(draw(Scene("white", "star", "black"), Placement()))
@@ -73,7 +73,7 @@ def test_both_together_are_what_diffusers_own_call_draws(
 
 
 def diffusers_call(pipeline: Any, style: Path, request: GenerationRequest) -> Image.Image:
-    """By diffusers' ControlNet pipeline, with the adapter on where it is asked for."""
+    """Make the picture with diffusers' ControlNet pipeline, and the adapter if requested."""
     assert request.controlnet
     parts = dict(pipeline.components)
     parts["scheduler"] = make_scheduler(request.scheduler, parts["scheduler"])

@@ -1,4 +1,4 @@
-"""ControlNets beside a published model: which are found, which are refused, over HTTP."""
+"""ControlNets of a published model: which are found, which are rejected, also over HTTP."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def demo(demo_model: Path) -> DiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def model(demo: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with ControlNets beside it, by the downloader; one is not for it."""
+    """The demo model with ControlNets, published by the downloader; one does not fit."""
     sources = tmp_path_factory.mktemp("sources")
     canny = build_controlnet(demo, 1)
     canny.save_pretrained(sources / "canny")
@@ -58,7 +58,7 @@ def model(demo: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def publish(source: Path, controlnets: Path, volume: Path) -> Path:
-    """Everything in the folder ``controlnets`` goes along."""
+    """Publish the pipeline with everything in the folder ``controlnets``."""
     entry: dict[str, Any] = {"name": "sd", "source": source.as_uri(), "controlnets": []}
     for path in sorted(controlnets.iterdir()):
         entry["controlnets"].append({"name": path.name, "source": path.as_uri()})

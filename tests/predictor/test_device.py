@@ -1,4 +1,4 @@
-"""The number type that the weights are loaded in."""
+"""The dtype of the loaded weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hand-over in the step loop, over a fake: who is stepped with whom, and what goes wrong."""
+"""The hand-over in the step loop with a fake: which jobs share a step, and failures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.predictor.fake_denoiser import (
 
 
 class TwoExperts(FakeDenoiser):
-    """Hands over where the request says, to an expert that knows the prompts by other numbers.
+    """Hands over at the requested step, to an expert that encodes prompts to other numbers.
 
-    ``by`` lists for each forward pass who made it.
+    ``by`` lists the expert of each forward pass.
     """
 
     def __init__(self, memory_in_lanes: int = 10_000) -> None:
@@ -62,7 +62,7 @@ class TwoExperts(FakeDenoiser):
             self.waiting.release()
             self.gate.acquire()
             raise RuntimeError("secret detail")
-        # An encoding of the other expert would be another number of the same prompt.
+        # The other expert would encode the same prompt to a different number.
         encoders = {self._encoders_of(int(lane.conditioning[0])) for lane in lanes}
         assert encoders <= {"other"} if kinds == {"second"} else encoders <= {()}
         predictions = super().predict(lanes)
@@ -111,7 +111,7 @@ def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
-    # Two lanes: each turn has room for a single job.
+    # With two lanes, each turn takes a single job.
     passes = tell(story, TwoExperts(), lanes=2).passes[1:]
     for name in {prompt for prompts in passes for prompt in prompts}:
         turns = [turn for turn, prompts in enumerate(passes) if name in prompts]
@@ -171,7 +171,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
             return super().predict(lanes)
 
     async def story(scene: Story) -> None:
-        # Held up, so that the eight are admitted in one turn and reach their hand-over together.
+        # Paused, so that the eight are admitted in one turn and reach the hand-over together.
         (held,) = await scene.submit_all(request("held", 1))
         tasks = scene.submit(*(refined(f"{index}", 4, 0.5) for index in range(8)))
         await asyncio.sleep(0.05)
@@ -198,7 +198,7 @@ def test_a_caller_may_leave_in_either_half(steps_before: int) -> None:
         await scene.engine.submit(request("next", 1))
 
     passes = tell(story, TwoExperts()).passes
-    # One step was under way.
+    # One step was in flight.
     assert passes == [["a"]] * (steps_before + 1) + [["next"]]
 
 

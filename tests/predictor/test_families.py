@@ -1,4 +1,4 @@
-"""Which family a folder is of, by the marks of the checkpoints that are published."""
+"""The family of a folder, recognised by the configurations of published checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SD2_UNET = {"cross_attention_dim": 1024, "use_linear_projection": True, "sample_
 XL_UNET = {"cross_attention_dim": 2048, "use_linear_projection": True, "sample_size": 128}
 TRAILING = {"timestep_spacing": "trailing", "prediction_type": "epsilon"}
 
-# As the checkpoints named have them: class, denoiser, scheduler, family.
+# Class, denoiser, scheduler and family, as in the named checkpoints.
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "stable-diffusion-v1-5": (SD, {"cross_attention_dim": 768, "sample_size": 64}, {}, "sd1"),
     "stable-diffusion-inpainting": (

@@ -1,4 +1,4 @@
-"""Each family with weights of chance, from a published folder to the engine's picture."""
+"""Each family with random weights, from a published folder to the engine's picture."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.serving import MODEL_NAME, PREDICT, Server
 SOLVERS = scheduler_names(EulerDiscreteScheduler())
 NO_NEGATIVE = {"negative_prompt"}
 
-# What is built, its family, its engine, its default steps, guidance and scheduler, what it accepts.
+# Pipeline, family, engine, default steps, guidance and scheduler, accepted schedulers.
 FAMILIES = {
     "sd2": (build_sd2, StepEngine, (30, 7.5, "unipc"), SOLVERS, set()),
     "sdxl": (build_sdxl, StepEngine, (30, 5.0, "unipc"), SOLVERS, set()),
@@ -73,7 +73,7 @@ FAMILIES = {
 
 def published(build: Callable[[], DiffusionPipeline], folder: Path) -> Path:
     build().save_pretrained(folder / "source")
-    # What FLUX was trained at is no part of its configuration.
+    # FLUX's configuration does not include its training size.
     own = folder / "source" / "generation_defaults.json"
     own.write_text('{"width": 128, "height": 128}')
     download(folder / "source", folder, name="model")
@@ -86,7 +86,7 @@ def loaded_from(build: Callable[[], DiffusionPipeline], folder: Path) -> Diffuse
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusersPipeline]:
-    """The loaded pipeline of a family, published and loaded once."""
+    """Return the loaded pipeline of a family, published and loaded once."""
 
     @functools.cache
     def load(family: str) -> DiffusersPipeline:
@@ -98,7 +98,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Diffuser
 def asked(
     loaded: DiffusersPipeline, *bodies: dict[str, object], engine_class: type = object
 ) -> list[GenerationResult]:
-    """The pictures of these bodies, all at once through the engine that is chosen."""
+    """Make the pictures of these bodies concurrently with the engine that is chosen."""
     limits = Limits(Settings(), loaded.profile)
     calls = [decode({"prompt": "a red circle", "seed": 3} | body, limits) for body in bodies]
 

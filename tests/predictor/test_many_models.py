@@ -1,4 +1,4 @@
-"""A server over a volume of several published models, with room for one at a time."""
+"""A server of a volume with several published models and memory for one at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.serving import Server
 SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 # The demo model takes 0.011 GiB in float32.
 ROOM_FOR_ONE = {"memory_budget_gib": 0.015, "max_lanes": 2}
-# As in the image: of each arena but the first the GNU C library keeps up to 64 MiB that are free.
+# As in the image: glibc keeps up to 64 MiB of free memory in each arena but the first.
 ARENAS = {"MALLOC_ARENA_MAX": "2"}
 
 
@@ -34,7 +34,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for name in ("first", "second", "third"):
         publish(name, root)
-    # What a download under way leaves on the volume is no model yet.
+    # An unfinished download is not a model.
     ModelStore(root).staging("fourth").mkdir(parents=True)
     return root
 
@@ -68,7 +68,7 @@ def states(client: httpx.Client) -> dict[str, str]:
 
 
 def metric(client: httpx.Client, name: str) -> dict[str, float]:
-    """The samples of that name by model."""
+    """Return the samples of that name by model."""
     found = samples(client.get("/metrics").text, name)
     return {one.labels["model_name"]: one.value for one in found}
 
@@ -238,7 +238,7 @@ def test_a_preload_that_contradicts_the_folder_ends_the_process(
 
 
 class Wide(NamedTuple):
-    """A server that had to load a model of ``size`` bytes; ``early`` is its first readiness."""
+    """A server that preloads a model of ``size`` bytes; ``early`` is its first readiness."""
 
     server: Server
     size: int

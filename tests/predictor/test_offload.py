@@ -1,4 +1,4 @@
-"""Offloading, with the CPU as its own target: all of its ways are walked but the one to a GPU."""
+"""Offloading with the CPU as the target, which covers all code except the copy to a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 
 PROFILE = ModelProfile("r1", GenerationDefaults(128, 128, 3, 5.0, "default"), 8, ("default",))
-# Not equal to the pipeline's own device, as a GPU is not.
+# Not equal to the pipeline's own device, as with a GPU.
 TARGET = torch.device("cpu", 0)
 
 
@@ -40,10 +40,10 @@ def offloaded(build: Callable[[], DiffusionPipeline], offload: Offload) -> Diffu
 
 
 def that_draws(build: Callable[[], DiffusionPipeline], offload: Offload) -> DiffusersPipeline:
-    """Under sequential offloading to the CPU, which needs a device without the index 0.
+    """Offload sequentially to the CPU, which requires a device without an index.
 
-    Diffusers always writes one; accelerate then takes the weights, which are there already, for
-    weights elsewhere. So this makes accelerate's call, as diffusers would for each part.
+    diffusers always adds index 0, so accelerate would assume that the weights are elsewhere. This
+    calls accelerate directly for each component, as diffusers does.
     """
     if offload == "model":
         return offloaded(build, offload)
@@ -133,7 +133,7 @@ def test_whole_pipelines_draw_the_same_under_offloading(
 
 
 def test_the_denoiser_leaves_before_prompts_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the text encoders would join it on the GPU, and offloading would save nothing."""
+    """Otherwise both would be on the GPU at once, and offloading would save nothing."""
     loaded = offloaded(build_sdxl, "model")
     told: list[str] = []
     for name in ("unet", "vae"):
@@ -154,7 +154,7 @@ def test_the_denoiser_leaves_before_prompts_are_encoded(monkeypatch: pytest.Monk
 
 
 class Recorder(StableDiffusionXLPipeline):  # type: ignore[misc]
-    """Notes what would be asked of a GPU."""
+    """Records the calls that would move weights to a GPU."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -182,7 +182,7 @@ def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, told: s
 
 
 def test_a_decoder_is_cast_up_under_sequential_offloading() -> None:
-    """SDXL's denoiser does it when it is made, and the weights lie elsewhere by then."""
+    """SDXL's denoiser upcasts it when it is created, after the weights were offloaded."""
     vae = build_sdxl().vae.to(torch.float16)
     plain = copy.deepcopy(vae).to(torch.float32)
     cpu_offload(vae, torch.device("cpu"), offload_buffers=len(vae._parameters) > 0)

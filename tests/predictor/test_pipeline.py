@@ -67,7 +67,7 @@ def test_the_picture_equals_the_pipelines_own_call(
 
 @pytest.mark.parametrize("name", scheduler_names(UniPCMultistepScheduler()))
 def test_every_scheduler_draws_what_the_prompt_says(pipeline: DiffusersPipeline, name: str) -> None:
-    # DDPM walks in small steps: it needs more of them than the solvers.
+    # DDPM needs more steps than the other solvers.
     steps = 100 if name == "ddpm" else 30
     request = dataclasses.replace(REQUEST, scheduler=name, num_inference_steps=steps)
 

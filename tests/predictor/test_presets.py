@@ -1,4 +1,4 @@
-"""Which preset a model gets on a GPU of which size, and that a setting outranks it."""
+"""The preset of a model by GPU size, and settings that override it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from predictor.settings import Settings
 from tests.predictor.random_pipelines import build_sdxl
 
 GB = 10**9
-# Half precision. Weights, largest part, a decoded picture of the model's own size, the largest one.
+# Half precision: weights, largest component, decoding a native-size picture and the largest.
 SD15 = Footprint(int(2.1 * GB), int(1.7 * GB), int(0.7 * GB), int(4 * GB))
 SDXL = Footprint(int(6.9 * GB), int(5.1 * GB), int(5.4 * GB), int(8.1 * GB))
 FLUX = Footprint(int(33.7 * GB), int(23.8 * GB), int(2.7 * GB), int(4 * GB))
@@ -39,7 +39,7 @@ FLUX = Footprint(int(33.7 * GB), int(23.8 * GB), int(2.7 * GB), int(4 * GB))
         (80, FLUX, Savings()),
         (40, FLUX, Savings(vae_slicing=True, vae_tiling=True, offload="model")),
         (24, FLUX, Savings(vae_slicing=True, vae_tiling=True, offload="sequential")),
-        # It does not fit whatever is given up: the last one, and diffusers says the rest.
+        # It fits with no preset: the last one applies, and diffusers raises the error.
         (1, FLUX, Savings(vae_slicing=True, vae_tiling=True, offload="sequential")),
     ],
 )

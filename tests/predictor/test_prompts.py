@@ -1,4 +1,4 @@
-"""What a text encoder does not read."""
+"""Prompts longer than the text encoder's window."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_encoder_with_a_longer_window_reads_the_end(window: Window) -> None:
 
 
 def test_what_the_pipeline_gives_an_encoder_is_its_window(tokenizer: CLIPTokenizer) -> None:
-    """CLIP reads its own window; one that was left out reads nothing."""
+    """CLIP keeps its own window; an encoder that is not loaded has none."""
     components = {
         "tokenizer": tokenizer,
         "text_encoder": CLIPTextModel(CLIPTextConfig(num_hidden_layers=1, hidden_size=64)),

@@ -1,4 +1,4 @@
-"""An adapter changes the base alone, whatever the refiner shares with it."""
+"""An adapter changes only the base, even if the refiner shares components with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A refiner on the volume: published with its base, loaded without what the base has, served."""
+"""A refiner on the volume: published with its base, loaded without shared parts, served."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_refiner_that_does_not_fit_stops_the_start(tmp_path: Path) -> None:
     base = build_sdxl()
     base.save_pretrained(tmp_path / "base")
     refiner = build_refiner(base)
-    # Without the score its UNet gets six numbers in the place of five.
+    # Without the score, its UNet gets six numbers instead of five.
     refiner.register_to_config(requires_aesthetics_score=False)
     refiner.save_pretrained(tmp_path / "refiner")
 

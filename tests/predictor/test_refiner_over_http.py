@@ -52,7 +52,7 @@ def test_the_steps_of_both_are_told_in_one_count(refined: httpx.Client) -> None:
     with refined.stream("POST", PREDICT, json=body, headers=EVENTS) as response:
         told = [data for name, data in events(response.iter_lines()) if name == "progress"]
 
-    # Heun takes nine passes for five steps; the one in the middle of a step is taken by both.
+    # Heun takes nine passes for five steps; both take the pass in the middle of a step.
     assert told[-1] == {"step": 10, "steps": 10}
     assert [data["step"] for data in told] == sorted(data["step"] for data in told)
     assert {data["steps"] for data in told[1:]} == {10}

@@ -1,4 +1,4 @@
-"""Base and refiner in the step loop draw what diffusers' two pipelines draw in turn."""
+"""Base and refiner in the step loop match diffusers' two pipelines run in sequence."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEDULERS = ["euler", "euler_a", "unipc", "dpmpp_2m", "dpmpp_2m_karras", "heun"
 REQUEST = GenerationRequest(
     "a red circle on a yellow background", "", 3, 64, 64, 8, 5.0, "euler", denoising_end=0.25
 )
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
 
 
@@ -47,7 +47,7 @@ def pair() -> DiffusersPipeline:
 
 
 def in_turn(pair: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """Diffusers' recipe: one pipeline, then the other, one generator for both."""
+    """Run diffusers' two pipelines in sequence with one generator."""
     assert pair.refiner is not None
     arguments: dict[str, Any] = {
         "prompt": request.prompt,
@@ -103,7 +103,7 @@ def test_every_scheduler_draws_what_the_two_pipelines_draw(
         {"guidance_scale": 1.0},
         {"width": 128, "guidance_scale": 7.5},
         {"denoising_end": 0.5, "num_inference_steps": 5},
-        # The base has no step, the refiner has no step.
+        # One case without a step for the base, one without a step for the refiner.
         {"denoising_end": 0.0004},
         {"denoising_end": 0.9996},
     ],
@@ -124,7 +124,7 @@ def test_every_parameter_means_what_it_means_to_diffusers(
     "changes",
     [
         {"denoising_end": 1.0},
-        # No timestep is left; diffusers would take the last one of Heun's twice.
+        # No timestep is left; diffusers would run Heun's last one twice.
         {"denoising_end": 0.9996, "scheduler": "heun"},
     ],
     ids=str,
@@ -168,7 +168,7 @@ def test_a_crowd_of_both_does_not_change_a_picture(pair: DiffusersPipeline) -> N
 def test_what_begins_late_is_taken_over_where_it_stands(
     pair: DiffusersPipeline, skipped: int, own: int
 ) -> None:
-    """As image to image begins: the refiner takes no more steps than there are left."""
+    """As in image to image, the refiner takes at most the remaining steps."""
     assert pair.refiner is not None
     asked = replace(REQUEST, denoising_end=0.5)
     scheduler = make_scheduler(asked.scheduler, pair.diffusers.scheduler)

@@ -1,4 +1,4 @@
-"""Which models are in memory, over a loader whose loads end when the test says so."""
+"""Residency with a fake loader whose loads finish when the test says so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROFILE = ModelProfile("1", GenerationDefaults(64, 64, 1, 1.0, "unipc"), 8, ("un
 
 
 class FakeEngine:
-    """Tells whether it was closed."""
+    """Records whether it was closed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class FakeEngine:
 
 
 class FakeLoader:
-    """Models of one byte each by default, under a budget in bytes; loads wait for ``gate``."""
+    """Loads models of one byte by default, with a budget in bytes; loads wait for ``gate``."""
 
     def __init__(self, budget: float = 1, sizes: dict[str, int] | None = None) -> None:
         self.budget = budget
@@ -103,7 +103,7 @@ async def ask(
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is awaited tells nobody of it
+        while not condition():  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.001)
 
 

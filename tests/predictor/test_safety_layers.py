@@ -1,4 +1,4 @@
-"""The layers over pictures: they judge as diffusers and transformers do, or stop the start."""
+"""The picture layers: they match diffusers and transformers, or they stop startup."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PICTURES = [
 
 @pytest.fixture
 def model(demo_model: Path, tmp_path: Path) -> Path:
-    """A published folder of the test's own."""
+    """A published folder that the test may change."""
     return copy_model(demo_model, tmp_path / "model")
 
 
@@ -54,7 +54,7 @@ def opened(model: Path, **settings: object) -> Layers:
     return open_layers(Checkpoint.read(model), Settings(device="cpu", **settings))
 
 
-# What is on
+# Which layers are enabled
 
 
 def test_a_model_without_layers_has_none(model: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_layer_that_is_off_may_be_broken(model: Path) -> None:
     )
 
 
-# What stops the start
+# What stops startup
 
 
 @pytest.mark.parametrize("policy", ["flag", "blur", "block"])
@@ -143,7 +143,7 @@ def make_nan(folder: Path) -> None:
 
 
 def take_some(folder: Path) -> None:
-    """What transformers would make up by chance."""
+    """Remove a tensor, which transformers would fill with random weights."""
     for name in ("concept_embeds", "classifier.weight"):
         if name in tensors_of(folder):
             change_weights(folder / "model.safetensors", {name: None})
@@ -237,7 +237,7 @@ def test_labels_that_the_classifier_does_not_have(model: Path, labels: str, sent
         opened(model, safety_classifier_labels=labels)
 
 
-# What they judge
+# What fires
 
 
 @pytest.mark.parametrize("fires", [True, False])
@@ -278,7 +278,7 @@ def concept_cosines(folder: Path, picture: Image.Image) -> float:
 
 
 def opened_checker(folder: Path, *, fires: bool | None) -> SafetyChecker:
-    """With the weights in ``folder``, or new ones."""
+    """Return a checker with the weights in ``folder``, by default new ones."""
     if fires is not None:
         save_checker(folder, fires=fires)
         index = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
@@ -292,10 +292,10 @@ def opened_checker(folder: Path, *, fires: bool | None) -> SafetyChecker:
         ({"gore": 9.0}, "gore", 0.5, {}, True),
         ({"gore": 9.0}, "lewd", 0.5, {}, False),
         ({"gore": 9.0}, "lewd,gore", 0.5, {}, True),
-        # Half each: neither alone, both together.
+        # Each has a probability of one half: they reach the threshold only together.
         ({"gore": 9.0, "lewd": 9.0}, "gore", 0.6, {}, False),
         ({"gore": 9.0, "lewd": 9.0}, "gore,lewd", 0.6, {}, True),
-        # Labels that are independent do not add up.
+        # Independent labels do not add up.
         ({}, "gore,lewd", 0.6, {"problem_type": "multi_label_classification"}, False),
         ({"lewd": 1.0}, "gore,lewd", 0.6, {"problem_type": "multi_label_classification"}, True),
     ],

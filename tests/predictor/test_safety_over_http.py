@@ -1,4 +1,4 @@
-"""The safety layers of a running server: what each form of answer says, and what is never said."""
+"""The safety layers of a running server: what each response reports, and what none does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
 
 SCENE = Scene("red", "star", "white")
 ASKED = {"prompt": SCENE.prompt, "parameters": {"seed": 5}}
-# Words that the text encoder knows, so that a picture of them could have been made.
+# Words that the text encoder knows, so that the model could draw them.
 BLOCKED = {"prompt": "a Blue Circle on a white background", "parameters": {"seed": 5}}
 AS_JSON = {"accept": "application/json"}
 
@@ -37,7 +37,7 @@ class Running(NamedTuple):
     block_list: Path
 
     def count(self, layer: str, action: str) -> float:
-        """Of the metric, which must be there from the beginning on."""
+        """Return the value of the metric, which must exist from the start."""
         wanted = {"model_name": MODEL_NAME, "layer": layer, "action": action}
         told = samples(self.client.get("/metrics").text, "diffusion_safety_total")
         (sample,) = [sample for sample in told if sample.labels == wanted]
@@ -46,7 +46,7 @@ class Running(NamedTuple):
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running]]:
-    """Started together: one that flags pictures and one that blocks them."""
+    """Two servers, started concurrently: one flags pictures and one blocks them."""
     folder = tmp_path_factory.mktemp("safety")
     with contextlib.ExitStack() as stack:
         started: dict[str, Running] = {}
@@ -74,7 +74,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Runn
 
 
 def publish(folder: Path, *, checker_fires: bool) -> Path:
-    """The demo model with a checker and a classifier, by the downloader."""
+    """The demo model with a checker and a classifier, published by the downloader."""
     source, classifier = folder / "source", folder / "classifier"
     shutil.copytree(MODEL, source)
     add_checker(source, fires=checker_fires)
@@ -192,7 +192,7 @@ def test_every_layer_that_fired_is_told(block: Running) -> None:
         verdict("safety_checker", "block"),
     ]
     assert response.headers["x-safety"] == "block_list=flag, safety_checker=block"
-    # The layer that refuses, and not the one that only flags.
+    # The layer that blocks, not the one that only flags.
     refused = block.client.post(PREDICT, json=BLOCKED)
     assert refused.json() == {"error": "picture: refused by safety_checker"}
 
@@ -209,7 +209,7 @@ def test_a_changed_list_holds_without_a_restart(flag: Running) -> None:
         flag.block_list.write_text("star\n", "utf-8")
         wait_for_status(flag, ASKED, 400)
         wait_for_status(flag, BLOCKED, 200)
-        # What cannot be read leaves the last good list.
+        # An unreadable file leaves the last good list in force.
         flag.block_list.write_bytes(b"\xff")
         time.sleep(1.1)
         for _ in range(2):
@@ -232,7 +232,7 @@ def wait_for_status(running: Running, body: dict[str, Any], status: int) -> None
         time.sleep(0.1)
 
 
-# Beside it
+# Metrics and logs
 
 
 def test_what_was_found_is_told_nobody(servers: dict[str, Running]) -> None:

@@ -1,4 +1,4 @@
-"""The schedulers by name: what each is made of, that it solves, and whose noise it takes."""
+"""The schedulers by name: their configuration, their results and their noise."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = scheduler_names(EulerDiscreteScheduler())
 REQUEST = GenerationRequest("a red circle", "", 3, 64, 64, 6, 2.0, "unipc")
 DEFAULTS = GenerationDefaults(64, 64, 3, 2.0, OWN)
 SDE = ["dpmpp_2m_sde", "dpmpp_2m_sde_karras", "euler_a", "ddpm", "lcm"]
-# As checkpoints have them, to be solved by every other.
+# Checkpoints' own schedulers; each named scheduler must work with their configuration.
 OWNS = [
     PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
     EulerAncestralDiscreteScheduler(timestep_spacing="trailing"),
@@ -65,7 +65,7 @@ def with_scheduler(loaded: DiffusersPipeline, own: Any) -> DiffusersPipeline:
 def test_every_checkpoints_way_is_solved_by_every_scheduler(
     sd2: DiffusersPipeline, own: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a step loop with all the others, in few steps, and without a word in the log."""
+    """In one step loop with all the others, in few steps, and without log messages."""
     loaded = with_scheduler(sd2, own)
     requests = [
         replace(REQUEST, scheduler=name, num_inference_steps=1 + index % 3)
@@ -130,7 +130,7 @@ def flow(request: pytest.FixtureRequest) -> tuple[DiffusersPipeline, tuple[str, 
 def test_every_flow_scheduler_comes_to_the_same_picture(
     flow: tuple[DiffusersPipeline, tuple[str, ...]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They solve one equation: with enough steps they agree, and with few they do not."""
+    """They solve the same equation: they agree with many steps and differ with few."""
     loaded, names = flow
     steps = {"euler": 100, "heun": 30, "unipc": 30, "dpmpp_2m": 30, OWN: 100}
     requests = [replace(REQUEST, scheduler=name, num_inference_steps=steps[name]) for name in names]
@@ -168,7 +168,7 @@ def test_a_picture_in_a_batch_under_flow_equals_the_one_made_alone(
 
 @pytest.mark.parametrize("scheduler", ["euler", "heun", "unipc", "dpmpp_2m"])
 def test_every_flow_scheduler_begins_from_a_picture_too(scheduler: str) -> None:
-    """What lies between a picture and noise is a straight line, whichever solver begins there."""
+    """All of them start on the straight line between the picture and the noise."""
     made = make_scheduler(scheduler, FlowMatchEulerDiscreteScheduler(shift=3.0))
     made.set_timesteps(20)
     begin = len(made.timesteps) // 2

@@ -1,4 +1,4 @@
-"""Seeds: the same one gives the same picture, alone or in a crowd; none draws a new one."""
+"""Seeds: equal seeds give equal pictures, alone or in a batch; the default is random."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_picture_in_a_crowd(client: httpx.Client) -
         )
         crowd = [picture_of(answer) for answer in answers]
 
-    # Sums over batches of different sizes round differently.
+    # Batches of different sizes round differently.
     assert largest_difference(alone, crowd[4]) <= 2
     assert largest_difference(alone, crowd[5]) > 2
 

@@ -1,4 +1,4 @@
-"""Image to image and inpainting over HTTP: what they mean, what is refused."""
+"""Image to image and inpainting over HTTP: their meaning and their errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.serving import PREDICT, Server, picture_of
 
 CIRCLE = Scene("red", "circle", "blue")
 STAR = Scene("yellow", "star", "black")
-# Not where the model itself would put it.
+# A place where the model would not put it by itself.
 PICTURE = draw(CIRCLE, Placement(x=26, y=36, radius=18))
 MASK = Image.new("L", (SIZE, SIZE))
 MASK.paste(255, (8, 8, 56, 56))
@@ -42,7 +42,7 @@ def ask(client: httpx.Client, **body: Any) -> Image.Image:
 
 
 def batch_key(left: Image.Image, right: Image.Image) -> float:
-    """The share of the pixels that are nearly the same."""
+    """Return the fraction of pixels that are nearly equal."""
     pixels = [np.asarray(picture, dtype=np.int16) for picture in (left, right)]
     return float((np.abs(pixels[0] - pixels[1]).max(axis=-1) < 60).mean())
 
@@ -192,7 +192,7 @@ def test_a_wrong_picture_is_named(
 
 
 def bomb(side: int) -> str:
-    """A sound PNG of ``side`` x ``side`` black pixels in a thousandth of their bytes."""
+    """A valid PNG of ``side`` x ``side`` black pixels in a thousandth of their bytes."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         checked = name + content
@@ -205,12 +205,12 @@ def bomb(side: int) -> str:
 
 
 def peak_bytes(server: Server) -> int:
-    """The most memory that the server's process has ever taken."""
+    """Return the peak memory of the server's process."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-# Over our own bound; over that of Pillow's warning; over that of its refusal.
+# Above our limit, above the limit of Pillow's warning, and above that of its error.
 @pytest.mark.parametrize("side", [8_000, 12_000, 20_000])
 @pytest.mark.parametrize("field", ["image", "mask_image"])
 def test_a_bomb_is_refused_without_taking_memory(
@@ -225,14 +225,14 @@ def test_a_bomb_is_refused_without_taking_memory(
 
     assert error.startswith(f"{field}: ")
     assert "33554432" in error
-    # Decoded it would take at least a byte a pixel.
+    # Decoded, it would take at least a byte per pixel.
     assert peak_bytes(server) - before < side * side / 4
 
 
 def test_probes_are_answered_while_pictures_are_decoded(client: httpx.Client) -> None:
     gradient = Image.linear_gradient("L").resize((5_000, 5_000))
     two = {"image": as_text(gradient, "JPEG"), "mask_image": as_text(gradient.rotate(90), "JPEG")}
-    # Of other sizes, so that each is decoded anew; the last refuses them all.
+    # Of different sizes, so that each is decoded; the last one makes the request invalid.
     instances: list[dict[str, Any]] = [
         {"prompt": STAR.prompt, "width": 64, "height": 64 + 8 * index} for index in range(3)
     ]
@@ -248,5 +248,5 @@ def test_probes_are_answered_while_pictures_are_decoded(client: httpx.Client) ->
             time.sleep(0.01)
 
     assert "instances[2].strength" in refusal(asked.result())
-    # With the decoding on the event loop, two or three would be answered: before it and after.
+    # If the event loop decoded them, only two or three probes would be answered, before and after.
     assert probes > 8

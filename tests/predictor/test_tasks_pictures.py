@@ -1,4 +1,4 @@
-"""Image to image and inpainting in the step loop draw what diffusers' own pipelines draw."""
+"""Image to image and inpainting in the step loop match diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd_inpainting, build_sdxl_inpainting
 from tests.predictor.random_pipelines import build_sdxl
 
-# One of each way of walking: several steps remembered, noise added, two passes a step, by table.
+# One solver of each kind: multistep, ancestral, second order, table of timesteps.
 SCHEDULERS = ["unipc", "euler", "euler_a", "heun", "ddim", "ddpm", "pndm"]
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
 SIDE = 64
 PICTURE = InputImage.of(draw(Scene("red", "circle", "blue"), Placement()))
@@ -79,7 +79,7 @@ def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
 
 
 def diffusers_own(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """By diffusers' pipeline for the task, made by hand from the same parts."""
+    """Make the picture with diffusers' pipeline for the task, built from the same components."""
     is_sdxl = "text_encoder_2" in pipeline.diffusers.components
     pipelines: dict[tuple[bool, bool], Any] = {
         (False, False): StableDiffusionImg2ImgPipeline,
@@ -123,7 +123,7 @@ def differences(
 def test_every_task_draws_what_diffusers_own_pipeline_draws(
     request: pytest.FixtureRequest, family: str, scheduler: str
 ) -> None:
-    """Alone: one job under way at a time."""
+    """One picture in flight at a time."""
     pipeline = request.getfixturevalue(family)
     asked = [
         replace(one, scheduler=scheduler)

@@ -1,4 +1,4 @@
-"""Image to image and inpainting by whole pipelines: through diffusers' own for the task."""
+"""Image to image and inpainting with whole pipelines match diffusers' own for the task."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def diffusers_own(pipeline: DiffusersPipeline, own: Any, request: GenerationRequ
 def test_every_task_draws_what_diffusers_own_pipeline_draws(
     request: pytest.FixtureRequest, family: str, asked: GenerationRequest
 ) -> None:
-    """In one batch with another seed, and beside text to image."""
+    """In one batch with another seed, and concurrently with text to image."""
     pipeline = request.getfixturevalue(family)
     other = replace(asked, seed=4)
 

@@ -1,4 +1,4 @@
-"""Each setting for speed and memory, seen in the pipeline that was loaded under it."""
+"""The effect of each speed and memory setting on the loaded pipeline."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def matmul_precision() -> Iterator[None]:
 
 @pytest.mark.usefixtures("matmul_precision")
 def test_tf32(folders: dict[str, Path]) -> None:
-    # Only a GPU has it, so no start-up here takes the setting; the switch is torch's own.
+    # It requires a GPU, so the test cannot start a server with it; the switch is torch's own.
     pipeline = DiffusionPipeline.from_pretrained(folders["sdxl"])
 
     apply_tuning(pipeline, Tuning(), torch.device("cpu"))
@@ -176,7 +176,7 @@ def test_dtype(dtype: str, expected: str, load: Callable[..., DiffusersPipeline]
 
 
 def test_xformers_is_asked_of_every_part(folders: dict[str, Path]) -> None:
-    """Without a GPU its own refusal is the farthest that diffusers goes."""
+    """Without a GPU, diffusers gets only as far as xformers' own error."""
     pipeline = DiffusionPipeline.from_pretrained(folders["sdxl"])
 
     with pytest.raises((ModuleNotFoundError, ValueError), match="xformers"):
