@@ -15,7 +15,7 @@ from diffusers import (
 
 from downloader.download import download_model
 from downloader.settings import Settings
-from downloader.sources import Access
+from downloader.sources.access import Access
 from downloader.spec import read_models
 from tests.predictor.random_pipelines import WIDTH, build_sdxl, build_sdxl_unet
 

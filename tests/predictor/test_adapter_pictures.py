@@ -116,7 +116,7 @@ def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.I
     return result.image
 
 
-def test_each_set_draws_what_diffusers_draws_alone_and_in_a_crowd(family: Family) -> None:
+def test_each_set_of_adapters_matches_diffusers_alone_and_in_a_batch(family: Family) -> None:
     # A different prompt, so that the batch's is not encoded before the last adapter is loaded.
     crowded = replace(REQUEST, prompt="a blue star on a white background")
     alone, together = {}, {}
@@ -139,7 +139,7 @@ def test_each_set_draws_what_diffusers_draws_alone_and_in_a_crowd(family: Family
         assert largest_difference(alone[one], alone[other]) > 2 * TOLERANCE, (one, other)
 
 
-def test_without_adapters_no_pixel_tells_that_any_was_ever_loaded(family: Family) -> None:
+def test_loaded_adapters_do_not_change_a_picture_without_adapters(family: Family) -> None:
     never = engine_over(family.served())
     engine = engine_over(family.served())
     try:
@@ -155,7 +155,7 @@ def test_without_adapters_no_pixel_tells_that_any_was_ever_loaded(family: Family
         engine.close()
 
 
-def test_a_scale_of_nothing_is_nothing_and_more_of_it_is_more(family: Family) -> None:
+def test_scale_0_has_no_effect_and_a_larger_scale_has_more(family: Family) -> None:
     engine = engine_over(family.served())
     try:
         plain, *scaled = submit_all(
@@ -176,7 +176,7 @@ def _distance(one: Image.Image, other: Image.Image) -> float:
     return sum(abs(a - b) for a, b in pairs) / len(one.tobytes())
 
 
-def test_a_file_of_kohyas_trainer_draws_what_diffusers_draws(
+def test_a_file_from_kohyas_trainer_matches_diffusers(
     demo_pipeline: DiffusionPipeline, tmp_path: Path
 ) -> None:
     def build() -> DiffusionPipeline:

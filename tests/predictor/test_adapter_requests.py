@@ -82,7 +82,7 @@ def ask(client: httpx.Client, *adapters: dict[str, Any]) -> httpx.Response:
     ],
     ids=str,
 )
-def test_what_is_wrong_with_an_adapter_is_named(
+def test_an_invalid_adapter_is_a_400_that_names_the_field(
     styled: httpx.Client, adapters: list[Any], told: list[str]
 ) -> None:
     response = styled.post(PREDICT, json={**PROMPT, "adapters": adapters})
@@ -96,7 +96,7 @@ def test_a_model_without_adapters_says_so(client: httpx.Client) -> None:
     assert "there are none beside the model" in refusal(ask(client, {"name": "sketch"}))
 
 
-def test_a_picture_says_which_adapters_it_was_made_with(styled: httpx.Client) -> None:
+def test_the_metadata_of_a_picture_names_its_adapters(styled: httpx.Client) -> None:
     one, other = {"name": "pixel-art.v1", "scale": 0.5}, {"name": "sketch"}
     plain = picture_of(ask(styled))
     picture = picture_of(ask(styled, other, one))
@@ -107,7 +107,7 @@ def test_a_picture_says_which_adapters_it_was_made_with(styled: httpx.Client) ->
     assert largest_difference(plain, picture) > 2
 
 
-def test_the_order_of_adapters_means_nothing(styled: httpx.Client) -> None:
+def test_the_order_of_adapters_does_not_matter(styled: httpx.Client) -> None:
     one, other = {"name": "pixel-art.v1"}, {"name": "sketch"}
 
     pictures = [picture_of(ask(styled, *pair)) for pair in ((one, other), (other, one))]
@@ -116,7 +116,7 @@ def test_the_order_of_adapters_means_nothing(styled: httpx.Client) -> None:
     assert pictures[0].info["parameters"] == pictures[1].info["parameters"]
 
 
-def test_an_adapter_that_does_not_load_is_named_and_the_server_goes_on(
+def test_an_adapter_that_does_not_load_is_named_and_the_server_continues(
     styled: httpx.Client,
 ) -> None:
     before = picture_of(ask(styled))

@@ -98,7 +98,7 @@ def test_no_request_waits_for_a_compilation(
 
 
 @pytest.mark.usefixtures("no_kernels")
-def test_the_sizes_of_the_setting_are_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sizes_of_the_setting_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
     seen: list[tuple[int, int]] = []
     forward = UNet2DConditionModel.forward
@@ -119,7 +119,7 @@ def test_the_sizes_of_the_setting_are_warmed_up(monkeypatch: pytest.MonkeyPatch)
     ("shapes", "told"),
     [("100x64", "100x64: width: 100 is not a multiple of 8"), ("4096x64", "4096x64: width")],
 )
-def test_a_size_that_requests_may_not_have_is_refused(shapes: str, told: str) -> None:
+def test_a_size_that_requests_may_not_have_is_rejected(shapes: str, told: str) -> None:
     loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
 
     with pytest.raises(ModelLoadError, match=f"compile_shapes: {told}"):
@@ -153,7 +153,7 @@ def step(loaded: Any, lanes: int) -> torch.Tensor:
     return prediction
 
 
-def test_what_does_not_compile_stops_the_start_up() -> None:
+def test_a_compilation_error_stops_startup() -> None:
     def fails(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no kernels today\nand a long story")
 

@@ -145,7 +145,7 @@ def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> I
         f"{asked.width}-{asked.guidance_scale}"
     ),
 )
-def test_a_steered_picture_is_what_diffusers_own_call_draws(
+def test_a_picture_with_a_controlnet_matches_diffusers(
     request: pytest.FixtureRequest, family: str, asked: GenerationRequest
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -157,7 +157,7 @@ def test_a_steered_picture_is_what_diffusers_own_call_draws(
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
-def test_the_network_its_image_and_its_scale_all_matter(
+def test_the_network_its_image_and_its_scale_change_the_picture(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -176,7 +176,7 @@ def test_the_network_its_image_and_its_scale_all_matter(
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
-def test_a_crowd_of_steered_and_plain_pictures_changes_none(
+def test_a_batch_with_and_without_controlnets_changes_no_picture(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -241,7 +241,7 @@ def test_the_control_image_is_embedded_once_for_all_steps(
     assert seen == [(1, 3, 64, 64)]
 
 
-def test_an_inpainting_unets_mask_channels_are_not_seen(demo: DiffusersPipeline) -> None:
+def test_a_controlnet_does_not_see_the_mask_channels(demo: DiffusersPipeline) -> None:
     denoiser = denoiser_for(demo)
     with torch.inference_mode():
         denoising = denoiser.begin(steered("canny"))

@@ -47,9 +47,7 @@ BOTH = replace(STEERED, adapters=STYLED.adapters)
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
-def test_both_together_are_what_diffusers_own_call_draws(
-    family: str, demo_model: Path, tmp_path: Path
-) -> None:
+def test_both_together_match_diffusers(family: str, demo_model: Path, tmp_path: Path) -> None:
     demo = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     build: Callable[[], Any] = build_sdxl if family == "sdxl" else lambda: copy.deepcopy(demo)
     style = write_adapter(build(), tmp_path / "style", seed=1, components=("unet", "text_encoder"))

@@ -121,7 +121,7 @@ def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> I
     ],
     ids=lambda value: getattr(value, "task", value),
 )
-def test_a_steered_picture_from_a_picture_is_what_diffusers_own_call_draws(
+def test_an_image_task_with_a_controlnet_matches_diffusers(
     pipelines: dict[str, DiffusersPipeline], family: str, asked: GenerationRequest, scheduler: str
 ) -> None:
     asked = replace(asked, scheduler=scheduler)
@@ -133,7 +133,7 @@ def test_a_steered_picture_from_a_picture_is_what_diffusers_own_call_draws(
     assert largest_difference(alone, unsteered) > APART
 
 
-def test_pictures_from_text_and_from_pictures_are_steered_in_one_crowd(
+def test_all_tasks_with_controlnets_share_one_batch(
     pipelines: dict[str, DiffusersPipeline],
 ) -> None:
     crowd = [STEERED, IMAGE_TO_IMAGE, INPAINTING, replace(INPAINTING, controlnet=None), TEXT]

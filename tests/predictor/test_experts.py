@@ -81,7 +81,7 @@ def refined(prompt: str, steps: int, end: float) -> GenerationRequest:
     return replace(request(prompt, steps), denoising_end=end)
 
 
-def test_experts_take_turns_and_each_steps_those_it_has_together() -> None:
+def test_experts_take_turns_and_each_batches_its_jobs() -> None:
     async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 4, 0.5), refined("b", 4, 0.5), request("plain", 6))
@@ -100,7 +100,7 @@ def test_experts_take_turns_and_each_steps_those_it_has_together() -> None:
     ]
 
 
-def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
+def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
     async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(
@@ -147,7 +147,7 @@ def test_progress_counts_the_steps_of_both() -> None:
 
 
 @pytest.mark.parametrize("culprit", ["no refiner", "no refiner step"])
-def test_who_fails_at_the_second_expert_fails_alone(culprit: str) -> None:
+def test_a_failure_at_the_second_expert_affects_only_its_job(culprit: str) -> None:
     async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 6, 0.5), refined(culprit, 6, 0.5), request("b", 6))
@@ -186,7 +186,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
 
 
 @pytest.mark.parametrize("steps_before", [1, 3])
-def test_a_caller_may_leave_in_either_half(steps_before: int) -> None:
+def test_a_caller_may_disconnect_in_either_half(steps_before: int) -> None:
     async def story(scene: Story) -> None:
         (task,) = await scene.submit_all(refined("a", 4, 0.5))
         for _ in range(steps_before):

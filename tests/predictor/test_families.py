@@ -99,7 +99,7 @@ def test_a_published_checkpoint_is_recognised(checkpoint: str, tmp_path: Path) -
     assert family_of(Configs(folder_of(tmp_path, class_name, denoiser, scheduler))).name == family
 
 
-def test_every_family_is_that_of_a_checkpoint() -> None:
+def test_every_family_has_a_checkpoint() -> None:
     assert {family for *_, family in CHECKPOINTS.values()} == {one.name for one in FAMILIES}
 
 
@@ -107,7 +107,7 @@ def test_the_demo_model_is_recognised(demo_model: Path) -> None:
     assert family_of(Configs(demo_model)).name == "sd1"
 
 
-def test_a_configuration_that_is_no_json_is_told(tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
 
     with pytest.raises(ModelLoadError, match=r"model_index\.json is not valid JSON"):

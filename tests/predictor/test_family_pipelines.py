@@ -150,7 +150,7 @@ def test_a_family_is_served_with_its_own_defaults(
         ("flux-dev", "scheduler", "heun", OWN, "is not one of euler, unipc, default"),
     ],
 )
-def test_what_a_family_cannot_follow_is_refused_and_its_default_is_not(
+def test_a_field_without_effect_is_rejected_unless_it_has_its_default(
     served: Callable[[str], DiffusersPipeline],
     family: str,
     field: str,
@@ -169,7 +169,7 @@ def test_what_a_family_cannot_follow_is_refused_and_its_default_is_not(
     decode({"prompt": "a red circle", field: kept}, limits)
 
 
-def test_over_http_a_family_lists_what_it_takes_and_refuses_the_rest(tmp_path: Path) -> None:
+def test_over_http_a_family_lists_what_it_accepts_and_rejects_the_rest(tmp_path: Path) -> None:
     model = published(build_flux, tmp_path)
     picture = {"prompt": "a red circle", "num_inference_steps": 2}
 
@@ -191,7 +191,7 @@ def test_over_http_a_family_lists_what_it_takes_and_refuses_the_rest(tmp_path: P
     assert no_negative.json() == {"error": f"negative_prompt: {reason}"}
 
 
-def test_an_unknown_class_is_told_what_it_takes_and_tells_its_steps(
+def test_an_unknown_class_gets_only_accepted_arguments_and_reports_its_steps(
     served: Callable[[str], DiffusersPipeline],
 ) -> None:
     loaded = served("unknown")
@@ -211,12 +211,12 @@ def test_an_unknown_class_is_told_what_it_takes_and_tells_its_steps(
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_pipeline_of_moving_pictures_is_refused() -> None:
+def test_a_video_pipeline_is_rejected() -> None:
     with pytest.raises(ModelLoadError, match="StableVideoDiffusionPipeline makes video"):
         check_makes_pictures(object.__new__(StableVideoDiffusionPipeline))
 
 
-def test_a_pipeline_without_a_prompt_is_refused(tmp_path: Path) -> None:
+def test_a_pipeline_without_a_prompt_is_rejected(tmp_path: Path) -> None:
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)

@@ -84,7 +84,7 @@ def test_the_pod_is_ready_and_no_model_is_loaded(caller: httpx.Client) -> None:
     assert caller.get("/v2/health/ready").status_code == 200
 
 
-def test_a_request_loads_its_model_in_place_of_another(caller: httpx.Client) -> None:
+def test_a_request_loads_its_model_and_unloads_another(caller: httpx.Client) -> None:
     first = predict(caller, "first")
     while_first = states(caller)
     second = predict(caller, "second")
@@ -99,7 +99,7 @@ def test_a_request_loads_its_model_in_place_of_another(caller: httpx.Client) -> 
     assert caller.get("/v2/models/first/ready").status_code == 503
 
 
-def test_a_crowd_for_three_models_gets_its_pictures_within_the_budget(
+def test_many_requests_for_three_models_stay_within_the_budget(
     caller: httpx.Client,
 ) -> None:
     names = ["first", "second", "third"] * 4
@@ -142,7 +142,7 @@ def test_models_are_loaded_and_unloaded_over_http(caller: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-def test_a_model_that_is_not_there_is_no_ones_to_load(caller: httpx.Client, verb: str) -> None:
+def test_loading_an_unknown_model_is_an_error(caller: httpx.Client, verb: str) -> None:
     answer = caller.post(f"/v2/repository/models/fourth/{verb}")
 
     assert answer.status_code == 404
@@ -151,7 +151,7 @@ def test_a_model_that_is_not_there_is_no_ones_to_load(caller: httpx.Client, verb
 
 
 @pytest.mark.parametrize("body", ["[]", '{"ready": "yes"}', "nonsense"])
-def test_an_index_request_of_another_form_is_refused(caller: httpx.Client, body: str) -> None:
+def test_an_invalid_index_request_is_rejected(caller: httpx.Client, body: str) -> None:
     assert caller.post("/v2/repository/index", content=body).status_code == 400
 
 
@@ -167,7 +167,7 @@ def test_models_come_and_go_with_the_volume(caller: httpx.Client, volume: Path) 
     assert gone.status_code == 404
 
 
-def test_a_broken_model_does_not_hurt_the_others(
+def test_a_broken_model_does_not_affect_the_others(
     caller: httpx.Client, volume: Path, many: Server
 ) -> None:
     shutil.copytree((volume / "first").resolve(), volume / "broken")
@@ -189,7 +189,7 @@ def test_a_broken_model_does_not_hurt_the_others(
     assert re.search("model broken does not load: .*(shape|size mismatch)", many.log.read_text())
 
 
-def test_a_model_beyond_the_budget_is_refused_with_figures(
+def test_a_model_above_the_budget_is_rejected_with_both_sizes(
     caller: httpx.Client, volume: Path, tmp_path: Path
 ) -> None:
     save_wide_pipeline(tmp_path / "wide", 64)
@@ -263,7 +263,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]:
         yield Wide(server, size, early)
 
 
-def test_what_is_preloaded_is_there_when_the_pod_is_ready(wide: Wide) -> None:
+def test_preloaded_models_are_loaded_when_the_pod_is_ready(wide: Wide) -> None:
     with httpx.Client(base_url=wide.server.url) as client:
         found = states(client)
 
@@ -271,7 +271,7 @@ def test_what_is_preloaded_is_there_when_the_pod_is_ready(wide: Wide) -> None:
     assert found == {"one": "READY", "two": "READY"}
 
 
-def test_the_memory_of_an_unloaded_model_returns_to_the_system(wide: Wide) -> None:
+def test_the_memory_of_an_unloaded_model_returns_to_the_operating_system(wide: Wide) -> None:
     loaded, unloaded = [], []
     with httpx.Client(base_url=wide.server.url, timeout=120) as client:
         client.post("/v2/repository/models/one/unload").raise_for_status()

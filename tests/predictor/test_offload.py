@@ -132,7 +132,9 @@ def test_whole_pipelines_draw_the_same_under_offloading(
     assert largest_difference(drawn[1], drawn[0]) <= 2
 
 
-def test_the_denoiser_leaves_before_prompts_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_denoiser_is_offloaded_before_prompts_are_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Otherwise both would be on the GPU at once, and offloading would save nothing."""
     loaded = offloaded(build_sdxl, "model")
     told: list[str] = []
@@ -181,7 +183,7 @@ def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, told: s
     assert recorder.told == [told]
 
 
-def test_a_decoder_is_cast_up_under_sequential_offloading() -> None:
+def test_a_decoder_is_upcast_under_sequential_offloading() -> None:
     """SDXL's denoiser upcasts it when it is created, after the weights were offloaded."""
     vae = build_sdxl().vae.to(torch.float16)
     plain = copy.deepcopy(vae).to(torch.float32)

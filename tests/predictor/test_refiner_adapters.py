@@ -22,7 +22,7 @@ PROFILE = ModelProfile(
 
 
 @torch.inference_mode()
-def test_the_refiner_reads_the_prompt_by_the_text_encoder_as_it_was(tmp_path: Path) -> None:
+def test_the_refiner_encodes_the_prompt_without_adapters(tmp_path: Path) -> None:
     style = write_adapter(
         build_sdxl(), tmp_path / "style", seed=1, components=("unet", "text_encoder_2")
     )

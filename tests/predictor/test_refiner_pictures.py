@@ -85,9 +85,7 @@ def _view(pipeline: DiffusionPipeline, scheduler: str) -> Any:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_scheduler_draws_what_the_two_pipelines_draw(
-    pair: DiffusersPipeline, scheduler: str
-) -> None:
+def test_every_scheduler_matches_the_two_pipelines(pair: DiffusersPipeline, scheduler: str) -> None:
     asked = replace(REQUEST, scheduler=scheduler)
 
     (picture,) = make(pair, asked)
@@ -129,7 +127,7 @@ def test_every_parameter_means_what_it_means_to_diffusers(
     ],
     ids=str,
 )
-def test_to_the_end_it_is_the_base_alone(
+def test_denoising_end_1_uses_only_the_base(
     pair: DiffusersPipeline, changes: dict[str, object]
 ) -> None:
     asked = replace(REQUEST, **changes)  # type: ignore[arg-type]
@@ -139,7 +137,9 @@ def test_to_the_end_it_is_the_base_alone(
     assert largest_difference(picture, base_alone(pair, asked)) <= TOLERANCE
 
 
-def test_a_crowd_of_both_does_not_change_a_picture(pair: DiffusersPipeline) -> None:
+def test_a_batch_with_and_without_refiner_does_not_change_a_picture(
+    pair: DiffusersPipeline,
+) -> None:
     crowd = [
         replace(
             REQUEST,
@@ -165,7 +165,7 @@ def test_a_crowd_of_both_does_not_change_a_picture(pair: DiffusersPipeline) -> N
 
 
 @pytest.mark.parametrize(("skipped", "own"), [(0, 4), (2, 2), (6, 0)])
-def test_what_begins_late_is_taken_over_where_it_stands(
+def test_image_to_image_that_starts_late_is_handed_over(
     pair: DiffusersPipeline, skipped: int, own: int
 ) -> None:
     """As in image to image, the refiner takes at most the remaining steps."""
@@ -187,7 +187,7 @@ def test_what_begins_late_is_taken_over_where_it_stands(
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
-def test_the_refiners_unet_sees_what_diffusers_shows_it(
+def test_the_refiners_unet_gets_the_same_inputs_as_in_diffusers(
     pair: DiffusersPipeline, guidance_scale: float
 ) -> None:
     asked = replace(REQUEST, guidance_scale=guidance_scale, width=128, num_inference_steps=4)
@@ -208,7 +208,7 @@ def test_the_refiners_unet_sees_what_diffusers_shows_it(
         assert torch.allclose(own["text_embeds"], theirs["text_embeds"], atol=1e-5)
 
 
-def test_the_refiner_takes_the_last_steps_of_all_that_have_come_so_far(
+def test_the_refiner_batches_all_pictures_that_reached_it(
     pair: DiffusersPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denoiser = denoiser_for(pair)

@@ -125,7 +125,7 @@ async def test_many_requests_share_one_load(tmp_path: Path) -> None:
     assert (state, models["a"].state, loader.loads) == ("LOADING", "READY", ["a"])
 
 
-async def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+async def test_the_least_recently_used_model_is_unloaded_first(tmp_path: Path) -> None:
     models = residency(FakeLoader(budget=2), tmp_path)
 
     for name in "abac":
@@ -134,7 +134,7 @@ async def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert loaded_names(models) == "ac"
 
 
-async def test_three_models_with_room_for_one_serve_a_crowd(tmp_path: Path) -> None:
+async def test_three_models_with_memory_for_one_serve_many_requests(tmp_path: Path) -> None:
     loader = FakeLoader(budget=1)
     models = residency(loader, tmp_path)
 
@@ -150,7 +150,7 @@ async def test_three_models_with_room_for_one_serve_a_crowd(tmp_path: Path) -> N
     assert len(loader.loads) == 3, "each was loaded once for all who waited for it"
 
 
-def test_a_model_is_not_idle_before_those_who_waited_have_begun(tmp_path: Path) -> None:
+def test_a_model_is_not_idle_before_its_waiting_requests_have_started(tmp_path: Path) -> None:
     loaded = FakeLoader().load(unpublished(tmp_path))
     resident = Resident("a", tmp_path, loaded=loaded, waiters=1)
     leaving = Resident("a", tmp_path, loaded=loaded, waiters=1, is_leaving=True)
@@ -174,7 +174,7 @@ async def test_a_busy_model_is_not_unloaded_and_the_wait_for_it_is_bounded(tmp_p
     assert await ask(models, "b") == "b"
 
 
-async def test_requests_without_end_for_one_do_not_keep_another_away(tmp_path: Path) -> None:
+async def test_a_steady_load_on_one_model_does_not_starve_another(tmp_path: Path) -> None:
     models = residency(FakeLoader(), tmp_path, wait=4)
     over = asyncio.Event()
 
@@ -194,7 +194,7 @@ async def test_requests_without_end_for_one_do_not_keep_another_away(tmp_path: P
     assert all(await asyncio.gather(*callers)), "nobody was lost on the way"
 
 
-async def test_who_gives_up_leaves_nobody_waiting_for_room(tmp_path: Path) -> None:
+async def test_a_caller_that_times_out_leaves_no_load_waiting(tmp_path: Path) -> None:
     loader = FakeLoader()
     models = residency(loader, tmp_path)
     release = asyncio.Event()
@@ -211,7 +211,7 @@ async def test_who_gives_up_leaves_nobody_waiting_for_room(tmp_path: Path) -> No
     assert (loader.loads, loaded_names(models)) == (["a"], "a")
 
 
-async def test_a_caller_who_leaves_does_not_end_the_load(tmp_path: Path) -> None:
+async def test_a_caller_that_disconnects_does_not_end_the_load(tmp_path: Path) -> None:
     loader = FakeLoader()
     loader.gate.clear()
     models = residency(loader, tmp_path)
@@ -240,7 +240,7 @@ async def test_a_stream_keeps_its_model_after_the_call_has_returned(tmp_path: Pa
     assert loaded_names(models) == ""
 
 
-async def test_no_more_wait_for_a_model_than_the_queue_is_long(tmp_path: Path) -> None:
+async def test_the_number_of_waiting_requests_is_bounded(tmp_path: Path) -> None:
     loader = FakeLoader()
     loader.gate.clear()
     models = residency(loader, tmp_path, waiters=2)
@@ -254,7 +254,7 @@ async def test_no_more_wait_for_a_model_than_the_queue_is_long(tmp_path: Path) -
     assert await asyncio.gather(*asked) == ["a", "a"]
 
 
-async def test_a_failed_load_is_told_and_tried_again_after_a_pause(
+async def test_a_failed_load_is_reported_and_retried_after_a_pause(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -280,7 +280,7 @@ async def test_a_failed_load_is_told_and_tried_again_after_a_pause(
     assert models["a"].failure is None
 
 
-async def test_another_revision_is_tried_at_once_after_a_failure(tmp_path: Path) -> None:
+async def test_a_new_revision_is_tried_immediately_after_a_failure(tmp_path: Path) -> None:
     loader = FakeLoader()
     loader.errors["broken"] = ValueError("of a kind that nobody thought of")
     for revision in ("broken", "whole"):
@@ -296,7 +296,7 @@ async def test_another_revision_is_tried_at_once_after_a_failure(tmp_path: Path)
     assert await ask(models, "a") == "whole"
 
 
-def test_the_pauses_between_tries_double_up_to_a_minute() -> None:
+def test_the_pauses_between_retries_double_up_to_a_minute() -> None:
     failure, pauses = None, []
     for _ in range(6):
         failure = Failure.after(failure, Path("a"), "cause", "told")
@@ -306,7 +306,7 @@ def test_the_pauses_between_tries_double_up_to_a_minute() -> None:
     assert Failure.after(failure, Path("b"), "cause", "told").pause == 5
 
 
-async def test_a_model_beyond_the_budget_is_refused_with_figures(tmp_path: Path) -> None:
+async def test_a_model_above_the_budget_is_rejected_with_both_sizes(tmp_path: Path) -> None:
     gib = 2**30
     loader = FakeLoader(budget=2 * gib, sizes={"b": 3 * gib, "a": gib})
     models = residency(loader, tmp_path)
@@ -339,7 +339,7 @@ async def test_unloading_waits_for_the_pictures_and_new_requests_for_the_next_lo
     assert loader.loads == ["a", "a"]
 
 
-async def test_load_takes_up_a_revision_that_was_published_since(tmp_path: Path) -> None:
+async def test_load_reloads_a_newer_revision(tmp_path: Path) -> None:
     for revision in ("1", "2"):
         (tmp_path / revision).mkdir()
     (tmp_path / "a").symlink_to("1")
@@ -356,7 +356,7 @@ async def test_load_takes_up_a_revision_that_was_published_since(tmp_path: Path)
     assert (stays, await ask(models, "a"), loader.loads) == ("1", "2", ["1", "2"])
 
 
-async def test_what_must_be_loaded_before_the_pod_is_ready_tells_its_cause(tmp_path: Path) -> None:
+async def test_a_preload_failure_reports_its_cause(tmp_path: Path) -> None:
     loader = FakeLoader(budget=2)
     loader.errors["b"] = ModelLoadError("the weights are gone")
     models = residency(loader, tmp_path)

@@ -138,7 +138,7 @@ def test_actions_are_ordered(actions: list[SafetyAction], expected: SafetyAction
 
 
 @pytest.mark.parametrize("where", ["prompts", "pictures"])
-def test_a_layer_that_cannot_judge_fails_the_picture(where: str) -> None:
+def test_a_layer_that_raises_fails_the_picture(where: str) -> None:
     broken = Layer("broken", "flag", RuntimeError("a secret prompt"))
     layers = Layers((broken,), ()) if where == "prompts" else Layers((), (broken,))
     engine = DrawnEngine()
@@ -157,7 +157,7 @@ def test_a_layer_that_cannot_judge_fails_the_picture(where: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (1024, 512), (512, 2048)])
-def test_nothing_is_left_of_a_blurred_picture_but_a_few_means(size: tuple[int, int]) -> None:
+def test_a_blurred_picture_keeps_only_a_few_means(size: tuple[int, int]) -> None:
     noise = NOISE.integers(0, 256, (*reversed(size), 3), dtype=np.uint8)
     # Different details with the same means: each of the 8 blocks along a side is upside down.
     field = max(size) // 8
@@ -175,7 +175,7 @@ def test_nothing_is_left_of_a_blurred_picture_but_a_few_means(size: tuple[int, i
     assert max(np.abs(np.diff(first, axis=axis)).max() for axis in (0, 1)) < 600 / field
 
 
-def test_a_blurred_picture_is_answered_as_any_other_and_marked() -> None:
+def test_a_blurred_picture_is_returned_and_marked() -> None:
     result, _, _ = reviewed(Layer("safety_checker", "blur", True))
     bare, as_json = (answer(result, as_json=as_json) for as_json in (False, True))
 
@@ -190,7 +190,7 @@ def test_a_blurred_picture_is_answered_as_any_other_and_marked() -> None:
     assert prediction["safety"] == [{"layer": "safety_checker", "action": "blur"}]
 
 
-def test_layers_that_refuse_together_are_all_named() -> None:
+def test_all_layers_that_block_are_named() -> None:
     layers = [Layer(name, "block", True) for name in ("safety_checker", "safety_classifier")]
     result, _, _ = reviewed(*layers)
 
@@ -199,7 +199,7 @@ def test_layers_that_refuse_together_are_all_named() -> None:
     assert str(caught.value) == "picture: refused by safety_checker and safety_classifier"
 
 
-def test_without_a_verdict_nothing_is_said_of_safety() -> None:
+def test_without_a_verdict_the_response_does_not_mention_safety() -> None:
     result, _, _ = reviewed(Layer("safety_checker", "block", False))
     answered = answer(result, as_json=True)
 

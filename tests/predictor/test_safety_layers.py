@@ -61,7 +61,7 @@ def test_a_model_without_layers_has_none(model: Path) -> None:
     assert opened(model) == Layers()
 
 
-def test_a_layer_that_is_there_blocks_by_itself(model: Path, tmp_path: Path) -> None:
+def test_an_available_layer_blocks_by_default(model: Path, tmp_path: Path) -> None:
     add_checker(model, fires=False)
     save_classifier(model / "safety_classifier")
     (tmp_path / "terms.txt").write_text("gore")
@@ -89,7 +89,7 @@ def test_each_layer_has_its_policy(model: Path, tmp_path: Path, policy: str) -> 
         assert len(found) == (2 if policy == "off" else 3)
 
 
-def test_a_layer_that_is_off_may_be_broken(model: Path) -> None:
+def test_a_disabled_layer_may_be_broken(model: Path) -> None:
     add_checker(model, fires=False)
     (model / "safety_checker" / "model.safetensors").unlink()
     (model / "safety_classifier").mkdir()
@@ -116,7 +116,9 @@ def test_a_layer_that_is_off_may_be_broken(model: Path) -> None:
         ("block_list", "requires a list: set block_list_file, or set block_list=off"),
     ],
 )
-def test_a_policy_without_its_layer(model: Path, layer: str, policy: str, sentence: str) -> None:
+def test_a_policy_without_its_layer_stops_startup(
+    model: Path, layer: str, policy: str, sentence: str
+) -> None:
     with pytest.raises(ModelLoadError, match=sentence):
         opened(model, **{layer: policy})
 
@@ -167,7 +169,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("breaks", "reason"), BROKEN)
-def test_a_checker_that_is_not_whole(
+def test_an_incomplete_checker_stops_startup(
     model: Path, breaks: Callable[[Path], None], reason: str
 ) -> None:
     add_checker(model, fires=False)
@@ -181,7 +183,7 @@ def test_a_checker_that_is_not_whole(
 
 
 @pytest.mark.parametrize(("breaks", "reason"), BROKEN)
-def test_a_classifier_that_is_not_whole(
+def test_an_incomplete_classifier_stops_startup(
     model: Path, breaks: Callable[[Path], None], reason: str
 ) -> None:
     breaks(save_classifier(model / "safety_classifier"))
@@ -192,7 +194,7 @@ def test_a_classifier_that_is_not_whole(
 
 
 @pytest.mark.parametrize("folder", ["safety_checker", "feature_extractor"])
-def test_a_checker_whose_folder_was_left_out(model: Path, folder: str) -> None:
+def test_a_checker_without_its_folder_stops_startup(model: Path, folder: str) -> None:
     add_checker(model, fires=False)
     (model / folder).rename(model / "elsewhere")
 
@@ -202,7 +204,7 @@ def test_a_checker_whose_folder_was_left_out(model: Path, folder: str) -> None:
         opened(model)
 
 
-def test_a_checker_of_another_class(model: Path) -> None:
+def test_a_checker_of_another_class_stops_startup(model: Path) -> None:
     add_checker(model, fires=False)
     index = json.loads((model / "model_index.json").read_text())
     index["safety_checker"] = ["deepfloyd_if", "IFSafetyChecker"]
@@ -212,7 +214,7 @@ def test_a_checker_of_another_class(model: Path) -> None:
         opened(model)
 
 
-def test_parts_that_do_not_fit_together(model: Path) -> None:
+def test_parts_that_do_not_fit_together_stop_startup(model: Path) -> None:
     save_classifier(model / "safety_classifier")
     path = model / "safety_classifier" / "preprocessor_config.json"
     config = json.loads(path.read_text()) | {"size": {"height": 48, "width": 48}}
@@ -230,7 +232,9 @@ def test_parts_that_do_not_fit_together(model: Path) -> None:
         ("gore,nfsw", "safety_classifier_labels: 'nfsw' is not one of: neutral, drawing, lewd"),
     ],
 )
-def test_labels_that_the_classifier_does_not_have(model: Path, labels: str, sentence: str) -> None:
+def test_labels_that_the_classifier_does_not_have_stop_startup(
+    model: Path, labels: str, sentence: str
+) -> None:
     save_classifier(model / "safety_classifier")
 
     with pytest.raises(ModelLoadError, match=sentence):
@@ -247,7 +251,7 @@ def test_the_checker_fires_by_its_thresholds(tmp_path: Path, fires: bool) -> Non
     assert [checker.fires_at(picture) for picture in PICTURES] == [fires] * len(PICTURES)
 
 
-def test_the_checker_judges_as_diffusers_own_pipeline_does(model: Path, tmp_path: Path) -> None:
+def test_the_checker_matches_diffusers(model: Path, tmp_path: Path) -> None:
     own = opened_checker(tmp_path, fires=False)._model
     cosines = sorted(concept_cosines(tmp_path, picture) for picture in PICTURES)
     middle = torch.full_like(own.concept_embeds_weights, sum(cosines[3:5]) / 2)
@@ -314,7 +318,7 @@ def test_the_classifier_fires_by_label_and_threshold(
     assert [classifier.fires_at(picture) for picture in PICTURES] == [fires] * len(PICTURES)
 
 
-def test_the_classifier_sees_what_transformers_own_pipeline_sees(tmp_path: Path) -> None:
+def test_the_classifier_matches_transformers(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path)
     weight = torch.randn(len(LABELS), 16) * 5
     change_weights(folder / "model.safetensors", {"classifier.weight": weight})
@@ -332,7 +336,7 @@ def test_the_classifier_sees_what_transformers_own_pipeline_sees(tmp_path: Path)
     assert set(expected) == {True, False}
 
 
-def test_half_precision_weights_are_taken_where_they_are(tmp_path: Path) -> None:
+def test_half_precision_weights_are_used_if_published(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path, {"gore": 9.0})
     (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
 
@@ -342,7 +346,7 @@ def test_half_precision_weights_are_taken_where_they_are(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("layer", ["checker", "classifier"])
-def test_nan_is_no_judgement(tmp_path: Path, layer: str) -> None:
+def test_nan_is_an_error(tmp_path: Path, layer: str) -> None:
     judge: SafetyChecker | SafetyClassifier
     if layer == "checker":
         judge = opened_checker(tmp_path, fires=True)

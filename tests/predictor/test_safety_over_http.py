@@ -158,7 +158,7 @@ def test_the_last_event_of_a_stream_says_the_same(block: Running, flag: Running)
 # Prompts
 
 
-def test_a_blocked_prompt_is_refused_and_costs_nothing(flag: Running) -> None:
+def test_a_blocked_prompt_is_rejected_before_the_engine(flag: Running) -> None:
     judged = flag.count("safety_classifier", "flag")
     refused = flag.count("block_list", "block")
 
@@ -182,7 +182,7 @@ def test_the_other_pictures_of_a_call_are_not_lost(flag: Running) -> None:
     assert float(response.headers["x-first-step-seconds"]) > 0
 
 
-def test_every_layer_that_fired_is_told(block: Running) -> None:
+def test_every_layer_that_fired_is_reported(block: Running) -> None:
     response = block.client.post(PREDICT, json=BLOCKED, headers=AS_JSON)
 
     (prediction,) = predictions(response)
@@ -203,7 +203,7 @@ def test_a_negative_prompt_may_exclude_what_a_prompt_may_not_have(flag: Running)
     assert flag.client.post(PREDICT, json=body).headers["x-safety"] == "safety_classifier=flag"
 
 
-def test_a_changed_list_holds_without_a_restart(flag: Running) -> None:
+def test_a_changed_list_applies_without_a_restart(flag: Running) -> None:
     before = flag.block_list.read_bytes()
     try:
         flag.block_list.write_text("star\n", "utf-8")
@@ -235,7 +235,7 @@ def wait_for_status(running: Running, body: dict[str, Any], status: int) -> None
 # Metrics and logs
 
 
-def test_what_was_found_is_told_nobody(servers: dict[str, Running]) -> None:
+def test_the_finding_is_never_disclosed(servers: dict[str, Running]) -> None:
     for running in servers.values():
         for body in (ASKED, BLOCKED):
             response = running.client.post(PREDICT, json=body, headers=AS_JSON)

@@ -41,13 +41,13 @@ def ask(client: httpx.Client, **body: Any) -> Image.Image:
     return picture_of(client.post(PREDICT, json=body))
 
 
-def batch_key(left: Image.Image, right: Image.Image) -> float:
+def share_of_equal_pixels(left: Image.Image, right: Image.Image) -> float:
     """Return the fraction of pixels that are nearly equal."""
     pixels = [np.asarray(picture, dtype=np.int16) for picture in (left, right)]
     return float((np.abs(pixels[0] - pixels[1]).max(axis=-1) < 60).mean())
 
 
-def test_strength_leads_from_the_picture_to_the_prompt(client: httpx.Client) -> None:
+def test_a_higher_strength_follows_the_prompt_more(client: httpx.Client) -> None:
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE), "seed": 1}
 
     kept = ask(client, **body, strength=0.15)
@@ -55,14 +55,14 @@ def test_strength_leads_from_the_picture_to_the_prompt(client: httpx.Client) -> 
     by_default = ask(client, **body)
 
     assert look_at(kept).background == "blue"
-    assert batch_key(kept, PICTURE) > 0.8
+    assert share_of_equal_pixels(kept, PICTURE) > 0.8
     assert look_at(followed).shows(STAR)
     assert look_at(by_default).shows(STAR)
-    assert batch_key(followed, PICTURE) < 0.3
+    assert share_of_equal_pixels(followed, PICTURE) < 0.3
 
 
 @pytest.mark.parametrize("strength", [None, 0.8])
-def test_inpainting_changes_the_mask_alone_and_draws_the_prompt_there(
+def test_inpainting_draws_the_prompt_only_inside_the_mask(
     client: httpx.Client, strength: float | None
 ) -> None:
     scene = Scene("yellow", "star", "blue")
@@ -81,7 +81,7 @@ def test_inpainting_changes_the_mask_alone_and_draws_the_prompt_there(
     assert look_at(made).shows(scene)
 
 
-def test_a_grey_mask_mixes_the_two(client: httpx.Client) -> None:
+def test_a_grey_mask_blends_both(client: httpx.Client) -> None:
     grey = MASK.point(lambda value: min(value, 160))
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE), "seed": 3}
 
@@ -91,7 +91,7 @@ def test_a_grey_mask_mixes_the_two(client: httpx.Client) -> None:
     assert largest_difference(mixed, Image.composite(full, PICTURE, grey)) <= 2
 
 
-def test_the_same_seed_gives_the_same_picture_alone_and_in_a_crowd(client: httpx.Client) -> None:
+def test_the_same_seed_gives_the_same_picture_alone_and_in_a_batch(client: httpx.Client) -> None:
     image, mask = as_text(PICTURE), as_text(MASK)
     bodies: list[dict[str, Any]] = [
         {"prompt": STAR.prompt, "image": image, "seed": 4},
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_picture_alone_and_in_a_crowd(client: httpx
 
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one, other) <= 2
-    assert batch_key(alone[0], alone[1]) < 1
+    assert share_of_equal_pixels(alone[0], alone[1]) < 1
 
 
 def test_every_picture_of_a_call_has_its_own_task_and_seed(client: httpx.Client) -> None:
@@ -129,7 +129,7 @@ def test_every_picture_of_a_call_has_its_own_task_and_seed(client: httpx.Client)
     assert len({one["image"]["b64"] for one in predictions}) == 3
 
 
-def test_the_size_is_the_picture_s_own_unless_it_is_given(client: httpx.Client) -> None:
+def test_the_size_defaults_to_that_of_the_input(client: httpx.Client) -> None:
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE.resize((131, 70)))}
 
     assert ask(client, **body, num_inference_steps=2).size == (128, 64)
@@ -137,7 +137,7 @@ def test_the_size_is_the_picture_s_own_unless_it_is_given(client: httpx.Client) 
     assert ask(client, **body, num_inference_steps=2, width=64, height=96).size == (64, 96)
 
 
-def test_progress_counts_the_steps_that_strength_leaves(client: httpx.Client) -> None:
+def test_progress_counts_the_steps_that_strength_keeps(client: httpx.Client) -> None:
     response = client.post(
         PREDICT,
         json={
@@ -178,7 +178,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(
     ("parameters", "told"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
-def test_a_wrong_picture_is_named(
+def test_an_invalid_picture_is_a_400_that_names_the_field(
     client: httpx.Client, parameters: dict[str, Any], told: list[str]
 ) -> None:
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE), **parameters}
@@ -213,7 +213,7 @@ def peak_bytes(server: Server) -> int:
 # Above our limit, above the limit of Pillow's warning, and above that of its error.
 @pytest.mark.parametrize("side", [8_000, 12_000, 20_000])
 @pytest.mark.parametrize("field", ["image", "mask_image"])
-def test_a_bomb_is_refused_without_taking_memory(
+def test_a_decompression_bomb_is_rejected_without_taking_memory(
     client: httpx.Client, server: Server, side: int, field: str
 ) -> None:
     text = bomb(side)
