@@ -43,7 +43,9 @@ def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Load
     try:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
     except InvalidRequestError as error:
-        raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
+        raise ModelLoadError(
+            f"the settings do not allow the model's own defaults: {error}"
+        ) from None
     layers = open_layers(checkpoint, settings)
     engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
     size = memory.tensor_bytes(pipeline.diffusers)

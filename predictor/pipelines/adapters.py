@@ -131,7 +131,7 @@ class Adapters:
         )
         # diffusers loads a file for another family as an adapter without layers.
         if not any(peft_name in names for names in self._pipeline.get_list_adapters().values()):
-            raise ValueError(f"{file.name} has no layers of this model")
+            raise ValueError(f"{file.name} has no layers for this model")
 
     def _make_room(self, size: int, wanted: Container[str]) -> None:
         for name in [name for name in self._loaded if name not in wanted]:

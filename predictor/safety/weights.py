@@ -55,5 +55,5 @@ def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
 def _existing(folder: Path) -> Path:
     """Check that the folder exists; transformers takes a missing one for a repository name."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no {folder.name}/")
+        raise FileNotFoundError(f"the folder {folder.name}/ is missing")
     return folder

@@ -129,8 +129,8 @@ def test_each_set_of_adapters_matches_diffusers_alone_and_in_a_batch(family: Fam
         for adapters in SETS:
             (picture,) = submit_all(engine, replace(REQUEST, adapters=adapters))
             assert largest_difference(picture, alone[adapters]) <= TOLERANCE, adapters
-        crowd = [replace(crowded, adapters=one) for one in SETS for _ in range(2)]
-        for request, picture in zip(crowd, submit_all(engine, *crowd), strict=True):
+        batch = [replace(crowded, adapters=one) for one in SETS for _ in range(2)]
+        for request, picture in zip(batch, submit_all(engine, *batch), strict=True):
             assert largest_difference(picture, together[request.adapters]) <= TOLERANCE
     finally:
         engine.close()

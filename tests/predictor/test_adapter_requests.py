@@ -67,7 +67,7 @@ def ask(client: httpx.Client, *adapters: dict[str, Any]) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
-    ("adapters", "told"),
+    ("adapters", "expected"),
     [
         ([{"name": "ghost"}], ["adapters[0].name", "'ghost'", ", ".join(NAMES)]),
         ([{"name": "sketch"}, {"name": "pickled"}], ["adapters[1].name", "'pickled'"]),
@@ -83,13 +83,13 @@ def ask(client: httpx.Client, *adapters: dict[str, Any]) -> httpx.Response:
     ids=str,
 )
 def test_an_invalid_adapter_is_a_400_that_names_the_field(
-    styled: httpx.Client, adapters: list[Any], told: list[str]
+    styled: httpx.Client, adapters: list[Any], expected: list[str]
 ) -> None:
     response = styled.post(PREDICT, json={**PROMPT, "adapters": adapters})
 
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert [word for word in told if word not in error] == []
+    assert [word for word in expected if word not in error] == []
 
 
 def test_a_model_without_adapters_says_so(client: httpx.Client) -> None:
@@ -101,8 +101,8 @@ def test_the_metadata_of_a_picture_names_its_adapters(styled: httpx.Client) -> N
     plain = picture_of(ask(styled))
     picture = picture_of(ask(styled, other, one))
 
-    told = [one, {"name": "sketch", "scale": 1.0}]
-    assert json.loads(picture.info["parameters"])["adapters"] == told
+    used = [one, {"name": "sketch", "scale": 1.0}]
+    assert json.loads(picture.info["parameters"])["adapters"] == used
     assert "adapters" not in json.loads(plain.info["parameters"])
     assert largest_difference(plain, picture) > 2
 

@@ -121,9 +121,9 @@ def test_only_folders_with_one_safetensors_file_are_found(
         "kohya": folder / "kohya" / "epoch-10.safetensors",
         "preferred": folder / "preferred" / WEIGHTS_NAME,
     }
-    told = caplog.text
-    assert "'pickled'" in told
-    assert "'two'" in told
+    log = caplog.text
+    assert "'pickled'" in log
+    assert "'two'" in log
     assert find_adapters(folder) == {}
 
 
@@ -395,9 +395,9 @@ def test_lanes_share_a_forward_pass_only_where_their_sets_are_equal(
 
     async def story() -> None:
         engine = StepEngine(denoiser, Capacity(32, 8 * 8, 1.0), max_queue_length=64)
-        crowd = [with_adapter("one"), REQUEST, with_adapter("two"), with_adapter("one", 0.5)]
+        batch = [with_adapter("one"), REQUEST, with_adapter("two"), with_adapter("one", 0.5)]
         try:
-            await asyncio.gather(*(engine.submit(one) for one in [*crowd, *crowd]))
+            await asyncio.gather(*(engine.submit(one) for one in [*batch, *batch]))
         finally:
             engine.close()
 
@@ -431,9 +431,9 @@ def test_one_call_of_a_whole_pipeline_uses_one_set(
 
     async def story() -> None:
         engine = WholeBatchEngine(served, max_batch=8, max_queue_length=64)
-        crowd = [REQUEST, with_adapter("one"), with_adapter("one", 0.5)] * 3
+        batch = [REQUEST, with_adapter("one"), with_adapter("one", 0.5)] * 3
         try:
-            requests = [replace(one, seed=seed) for seed, one in enumerate(crowd)]
+            requests = [replace(one, seed=seed) for seed, one in enumerate(batch)]
             await asyncio.gather(*(engine.submit(one) for one in requests))
         finally:
             engine.close()

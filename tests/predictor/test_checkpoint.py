@@ -50,5 +50,7 @@ def test_a_part_has_the_variant_that_it_was_published_with(
 def test_an_incomplete_folder_is_rejected_with_the_remedy(tmp_path: Path) -> None:
     Marker("m", "s", "r1", None, "", (FileEntry("unet/config.json", 2, ""),)).write(tmp_path)
 
-    with pytest.raises(ModelLoadError, match=r"lacks unet/config\.json; let the downloader finish"):
+    with pytest.raises(
+        ModelLoadError, match=r"has no unet/config\.json; let the downloader finish"
+    ):
         Checkpoint.read(tmp_path)

@@ -72,14 +72,14 @@ def graphs() -> int:
 def test_no_request_waits_for_a_compilation(
     build: Callable[[], DiffusionPipeline], caplog: pytest.LogCaptureFixture
 ) -> None:
-    crowds = [
+    batches = [
         [REQUEST],
         [replace(REQUEST, guidance_scale=0.0)],
         [replace(REQUEST, seed=seed) for seed in range(4)],
     ]
     oblong = replace(REQUEST, width=64, height=72)
     with closing(measured_engine(a_pipeline(build(), PLAIN), Settings())) as plain:
-        expected = [submit_all(plain, *crowd) for crowd in [*crowds, [oblong]]]
+        expected = [submit_all(plain, *batch) for batch in [*batches, [oblong]]]
     assert graphs() == 0
 
     loaded = a_pipeline(build(), Tuning(compile=True))
@@ -87,7 +87,7 @@ def test_no_request_waits_for_a_compilation(
         assert denoiser_of(loaded.diffusers)._compiled_call_impl is not None
         at_ready = graphs()
         with torch.compiler.set_stance("fail_on_recompile"):
-            drawn = [submit_all(engine, *crowd) for crowd in crowds]
+            drawn = [submit_all(engine, *batch) for batch in batches]
         drawn.append(submit_all(engine, oblong))
 
     assert graphs() == at_ready > 0
@@ -116,13 +116,13 @@ def test_the_sizes_of_the_setting_are_compiled(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("shapes", "told"),
+    ("shapes", "message"),
     [("100x64", "100x64: width: 100 is not a multiple of 8"), ("4096x64", "4096x64: width")],
 )
-def test_a_size_that_requests_may_not_have_is_rejected(shapes: str, told: str) -> None:
+def test_a_size_that_requests_may_not_have_is_rejected(shapes: str, message: str) -> None:
     loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
 
-    with pytest.raises(ModelLoadError, match=f"compile_shapes: {told}"):
+    with pytest.raises(ModelLoadError, match=f"compile_shapes: {message}"):
         measured_engine(loaded, Settings(compile=True, compile_shapes=shapes))
 
 
@@ -166,7 +166,7 @@ def test_a_compilation_error_stops_startup() -> None:
         torch.compiler.set_default_backend(None)
 
 
-@pytest.mark.skipif(not has_compiler("cpu"), reason="there is no C++ compiler here")
+@pytest.mark.skipif(not has_compiler("cpu"), reason="requires a C++ compiler")
 # torch's compiler uses deprecated functions of torch.
 @pytest.mark.filterwarnings("ignore:.*is deprecated.*:DeprecationWarning")
 def test_real_kernels_draw_the_same() -> None:

@@ -180,7 +180,7 @@ def test_a_batch_with_and_without_controlnets_changes_no_picture(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
-    crowd = [
+    batch = [
         steered("canny", 0.5),
         PLAIN,
         steered("depth", 1.0, image=1, seed=4, num_inference_steps=4, negative_prompt="a star"),
@@ -191,11 +191,11 @@ def test_a_batch_with_and_without_controlnets_changes_no_picture(
         steered("pooled", 1.0, seed=9),
     ]
 
-    together = make(pipeline, *crowd)
+    together = make(pipeline, *batch)
 
-    for asked, picture in zip(crowd, together, strict=True):
+    for asked, picture in zip(batch, together, strict=True):
         assert largest_difference(picture, diffusers_call(pipeline, asked)) <= TOLERANCE
-    (again,) = make(pipeline, crowd[3])
+    (again,) = make(pipeline, batch[3])
     assert largest_difference(again, together[3]) <= TOLERANCE
 
 

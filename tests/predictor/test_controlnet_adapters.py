@@ -61,13 +61,13 @@ def test_both_together_match_diffusers(family: str, demo_model: Path, tmp_path: 
         controlnets=ControlNets({"canny": network}),
     )
 
-    crowd = make(served, BOTH, STEERED, STYLED, PLAIN)
+    batch = make(served, BOTH, STEERED, STYLED, PLAIN)
 
-    for asked, picture in ((BOTH, crowd[0]), (STEERED, crowd[1])):
+    for asked, picture in ((BOTH, batch[0]), (STEERED, batch[1])):
         assert largest_difference(picture, diffusers_call(build(), style, asked)) <= TOLERANCE
-    for other in crowd[1:]:
-        assert largest_difference(crowd[0], other) > APART
-    assert largest_difference(make(served, BOTH)[0], crowd[0]) <= TOLERANCE
+    for other in batch[1:]:
+        assert largest_difference(batch[0], other) > APART
+    assert largest_difference(make(served, BOTH)[0], batch[0]) <= TOLERANCE
 
 
 def diffusers_call(pipeline: Any, style: Path, request: GenerationRequest) -> Image.Image:

@@ -243,8 +243,8 @@ def test_a_request_uses_a_controlnet(client: httpx.Client) -> None:
     again = picture_of(ask(client, "canny", scale=1))
     assert largest_difference(steered, again) == 0
     parameters = json.loads(steered.text["parameters"])  # type: ignore[attr-defined]
-    told = parameters["controlnet"]
-    assert (told["name"], told["scale"], told["image"]["width"]) == ("canny", 1.0, 64)
+    recorded = parameters["controlnet"]
+    assert (recorded["name"], recorded["scale"], recorded["image"]["width"]) == ("canny", 1.0, 64)
 
 
 @pytest.mark.parametrize(

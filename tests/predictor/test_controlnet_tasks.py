@@ -136,10 +136,10 @@ def test_an_image_task_with_a_controlnet_matches_diffusers(
 def test_all_tasks_with_controlnets_share_one_batch(
     pipelines: dict[str, DiffusersPipeline],
 ) -> None:
-    crowd = [STEERED, IMAGE_TO_IMAGE, INPAINTING, replace(INPAINTING, controlnet=None), TEXT]
+    batch = [STEERED, IMAGE_TO_IMAGE, INPAINTING, replace(INPAINTING, controlnet=None), TEXT]
 
-    together = make(pipelines["demo"], *crowd)
+    together = make(pipelines["demo"], *batch)
 
-    for asked, picture in zip(crowd, together, strict=True):
+    for asked, picture in zip(batch, together, strict=True):
         (alone,) = make(pipelines["demo"], asked)
         assert largest_difference(alone, picture) <= TOLERANCE

@@ -134,16 +134,16 @@ def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
 
 
 def test_progress_counts_the_steps_of_both() -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     async def story(scene: Story) -> None:
         scene.run_free()
         await scene.engine.submit(
-            refined("a", 5, 0.6), lambda step, steps: told.append((step, steps))
+            refined("a", 5, 0.6), lambda step, steps: reported.append((step, steps))
         )
 
     tell(story, TwoExperts())
-    assert told == [(step, 5) for step in range(1, 6)]
+    assert reported == [(step, 5) for step in range(1, 6)]
 
 
 @pytest.mark.parametrize("culprit", ["no refiner", "no refiner step"])

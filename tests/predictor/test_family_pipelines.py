@@ -199,16 +199,16 @@ def test_an_unknown_class_gets_only_accepted_arguments_and_reports_its_steps(
         {"prompt": "a red circle", "num_inference_steps": 4, "seed": 1},
         Limits(Settings(), loaded.profile),
     ).pictures
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     plain, guided = (
         asked(loaded, {"num_inference_steps": 4, "guidance_scale": scale})[0]
         for scale in (1.0, 9.0)
     )
-    loaded.generate([request.request], lambda step, steps: told.append((step, steps)))
+    loaded.generate([request.request], lambda step, steps: reported.append((step, steps)))
 
     assert largest_difference(plain.image, guided.image) > 2
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert reported == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_a_video_pipeline_is_rejected() -> None:

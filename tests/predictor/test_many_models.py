@@ -180,10 +180,10 @@ def test_a_broken_model_does_not_affect_the_others(
     finally:
         shutil.rmtree(volume / "broken")
 
-    told = "model 'broken' could not be loaded; the log has the cause"
-    assert (failed.status_code, failed.json()) == (503, {"error": told})
+    message = "model 'broken' could not be loaded; the log has the cause"
+    assert (failed.status_code, failed.json()) == (503, {"error": message})
     assert 0 < int(failed.headers["retry-after"]) <= 5
-    assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", told)
+    assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", message)
     assert other.status_code == 200
     assert failures["broken"] == 1
     assert re.search("model broken does not load: .*(shape|size mismatch)", many.log.read_text())
@@ -222,19 +222,19 @@ def test_a_switched_revision_is_served_after_the_next_load(
 
 
 @pytest.mark.parametrize(
-    ("folder", "preload", "told"),
+    ("folder", "preload", "message"),
     [
         ("", "nobody", "preload: 'nobody' is not on the volume; published: first, second, third"),
         ("first", "first", "preload=first, but model_dir is a single model's folder"),
     ],
 )
 def test_a_preload_that_contradicts_the_folder_ends_the_process(
-    volume: Path, tmp_path: Path, folder: str, preload: str, told: str
+    volume: Path, tmp_path: Path, folder: str, preload: str, message: str
 ) -> None:
     with Server.started(volume / folder, tmp_path / "log", preload=preload) as server:
         assert server.process.wait(timeout=60) == 1
 
-    assert told in server.log.read_text().splitlines()[-1]
+    assert message in server.log.read_text().splitlines()[-1]
 
 
 class Wide(NamedTuple):

@@ -137,50 +137,50 @@ def test_the_denoiser_is_offloaded_before_prompts_are_encoded(
 ) -> None:
     """Otherwise both would be on the GPU at once, and offloading would save nothing."""
     loaded = offloaded(build_sdxl, "model")
-    told: list[str] = []
+    calls: list[str] = []
     for name in ("unet", "vae"):
         part = getattr(loaded.diffusers, name)
-        monkeypatch.setattr(part, "to", lambda device, name=name: told.append(f"{name} {device}"))
+        monkeypatch.setattr(part, "to", lambda device, name=name: calls.append(f"{name} {device}"))
     encode = loaded.diffusers.encode_prompt
 
-    def encode_and_tell(*arguments: Any, **options: Any) -> Any:
-        told.append("encode")
+    def encode_and_record(*arguments: Any, **options: Any) -> Any:
+        calls.append("encode")
         return encode(*arguments, **options)
 
-    monkeypatch.setattr(loaded.diffusers, "encode_prompt", encode_and_tell)
+    monkeypatch.setattr(loaded.diffusers, "encode_prompt", encode_and_record)
 
     with torch.inference_mode():
         denoiser_for(loaded).encode(["a red circle"])
 
-    assert told == ["unet cpu", "vae cpu", "encode"]
+    assert calls == ["unet cpu", "vae cpu", "encode"]
 
 
 class Recorder(StableDiffusionXLPipeline):  # type: ignore[misc]
     """Records the calls that would move weights to a GPU."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        self.told.append(f"model {device}")
+        self.calls.append(f"model {device}")
 
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        self.told.append(f"sequential {device}")
+        self.calls.append(f"sequential {device}")
 
     def to(self, *args: Any, **kwargs: Any) -> None:
-        self.told.append(f"to {args[0]}")
+        self.calls.append(f"to {args[0]}")
 
 
 @pytest.mark.parametrize(
-    ("offload", "told"),
+    ("offload", "call"),
     [("none", "to cuda"), ("model", "model cuda"), ("sequential", "sequential cuda")],
 )
-def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, told: str) -> None:
+def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, call: str) -> None:
     recorder = Recorder()
 
     apply_tuning(recorder, Tuning(savings=Savings(offload=offload)), torch.device("cuda"))
 
-    assert recorder.told == [told]
+    assert recorder.calls == [call]
 
 
 def test_a_decoder_is_upcast_under_sequential_offloading() -> None:

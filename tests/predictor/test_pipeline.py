@@ -79,16 +79,16 @@ def test_every_scheduler_draws_the_prompt(pipeline: DiffusersPipeline, name: str
 def test_steps_are_reported_and_an_exception_of_the_listener_ends_the_call(
     pipeline: DiffusersPipeline,
 ) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     def until_the_third(step: int, steps: int) -> None:
-        told.append((step, steps))
+        reported.append((step, steps))
         if step == 3:
             raise GenerationCancelledError
 
     with pytest.raises(GenerationCancelledError):
         pipeline.generate([REQUEST], until_the_third)
-    assert told == [(1, 20), (2, 20), (3, 20)]
+    assert reported == [(1, 20), (2, 20), (3, 20)]
 
 
 def test_each_request_gets_a_new_scheduler() -> None:

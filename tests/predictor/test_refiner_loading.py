@@ -99,20 +99,20 @@ def test_the_engine_is_chosen_measured_and_hands_over(loaded: DiffusersPipeline)
         num_inference_steps=4,
         denoising_end=0.25,
     )
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     async def story() -> list[Any]:
         engine = measured_engine(loaded, Settings(max_lanes=4))
         try:
             return await asyncio.gather(
-                engine.submit(asked, lambda step, steps: told.append((step, steps))),
+                engine.submit(asked, lambda step, steps: reported.append((step, steps))),
                 engine.submit(replace(asked, denoising_end=1.0)),
             )
         finally:
             engine.close()
 
     refined, plain = asyncio.run(story())
-    assert told == [(step, 4) for step in range(1, 5)]
+    assert reported == [(step, 4) for step in range(1, 5)]
     assert largest_difference(refined.image, plain.image) > 10
 
 

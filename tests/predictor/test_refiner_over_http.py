@@ -50,12 +50,12 @@ def test_the_metadata_of_a_picture_reports_it_too(refined: httpx.Client) -> None
 def test_progress_counts_the_steps_of_base_and_refiner(refined: httpx.Client) -> None:
     body = BODY | {"denoising_end": 0.5, "scheduler": "heun"}
     with refined.stream("POST", PREDICT, json=body, headers=EVENTS) as response:
-        told = [data for name, data in events(response.iter_lines()) if name == "progress"]
+        progress = [data for name, data in events(response.iter_lines()) if name == "progress"]
 
     # Heun takes nine passes for five steps; both take the pass in the middle of a step.
-    assert told[-1] == {"step": 10, "steps": 10}
-    assert [data["step"] for data in told] == sorted(data["step"] for data in told)
-    assert {data["steps"] for data in told[1:]} == {10}
+    assert progress[-1] == {"step": 10, "steps": 10}
+    assert [data["step"] for data in progress] == sorted(data["step"] for data in progress)
+    assert {data["steps"] for data in progress[1:]} == {10}
 
 
 def test_a_hand_over_out_of_range_is_a_400(refined: httpx.Client) -> None:

@@ -140,7 +140,7 @@ def test_denoising_end_1_uses_only_the_base(
 def test_a_batch_with_and_without_refiner_does_not_change_a_picture(
     pair: DiffusersPipeline,
 ) -> None:
-    crowd = [
+    batch = [
         replace(
             REQUEST,
             prompt=f"a {colour} star on a white background",
@@ -157,9 +157,9 @@ def test_a_batch_with_and_without_refiner_does_not_change_a_picture(
         )
     ]
 
-    together = make(pair, *crowd)
+    together = make(pair, *batch)
 
-    for one, picture in zip(crowd, together, strict=True):
+    for one, picture in zip(batch, together, strict=True):
         recipe = base_alone if one.denoising_end == 1 else in_turn
         assert largest_difference(picture, recipe(pair, one)) <= TOLERANCE
 
@@ -222,18 +222,18 @@ def test_the_refiner_batches_all_pictures_that_reached_it(
         return predict(lanes)
 
     monkeypatch.setattr(denoiser, "predict", watched)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     async def story() -> None:
         engine = StepEngine(denoiser, Capacity(32, 16 * 16, 1.0), max_queue_length=64)
         try:
             await engine.submit(
                 replace(REQUEST, num_inference_steps=10, denoising_end=0.6),
-                lambda step, steps: told.append((step, steps)),
+                lambda step, steps: reported.append((step, steps)),
             )
         finally:
             engine.close()
 
     asyncio.run(story())
     assert passes == [(False, 2, {True, False})] * 6 + [(True, 2, {True, False})] * 4
-    assert told == [(step, 10) for step in range(1, 11)]
+    assert reported == [(step, 10) for step in range(1, 11)]

@@ -147,7 +147,7 @@ async def test_three_models_with_memory_for_one_serve_many_requests(tmp_path: Pa
 
     assert answers == list(names)
     assert loader.most_at_once == 1
-    assert len(loader.loads) == 3, "each was loaded once for all who waited for it"
+    assert len(loader.loads) == 3, "each model loads once for all waiting requests"
 
 
 def test_a_model_is_not_idle_before_its_waiting_requests_have_started(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_model_is_not_idle_before_its_waiting_requests_have_started(tmp_path: 
     leaving = Resident("a", tmp_path, loaded=loaded, waiters=1, is_leaving=True)
 
     assert not resident.is_idle
-    assert leaving.is_idle, "they wait for the next load"
+    assert leaving.is_idle, "new requests wait for the next load"
 
 
 async def test_a_busy_model_is_not_unloaded_and_the_wait_for_it_is_bounded(tmp_path: Path) -> None:
@@ -178,20 +178,20 @@ async def test_a_steady_load_on_one_model_does_not_starve_another(tmp_path: Path
     models = residency(FakeLoader(), tmp_path, wait=4)
     over = asyncio.Event()
 
-    async def go_on_asking() -> int:
+    async def keep_asking() -> int:
         asked = 0
         while not over.is_set():
             await ask(models, "a", lambda: asyncio.sleep(0.02))
             asked += 1
         return asked
 
-    callers = [asyncio.create_task(go_on_asking()) for _ in range(3)]
+    callers = [asyncio.create_task(keep_asking()) for _ in range(3)]
     await until(lambda: models["a"].users == 3)
     answer = await ask(models, "b")
     over.set()
 
     assert answer == "b"
-    assert all(await asyncio.gather(*callers)), "nobody was lost on the way"
+    assert all(await asyncio.gather(*callers)), "a request was lost"
 
 
 async def test_a_caller_that_times_out_leaves_no_load_waiting(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ async def test_the_number_of_waiting_requests_is_bounded(tmp_path: Path) -> None
     asked = [asyncio.create_task(ask(models, "a")) for _ in range(2)]
     await until(lambda: models["a"].waiters == 2)
 
-    with pytest.raises(OverloadedError, match="2 requests wait for model 'a'"):
+    with pytest.raises(OverloadedError, match="2 requests already wait for model 'a'"):
         await ask(models, "a")
     loader.gate.set()
 
@@ -271,8 +271,8 @@ async def test_a_failed_load_is_reported_and_retried_after_a_pause(
     assert 0 < refused.value.retry_after_seconds <= 5
     assert (models["a"].state, models["a"].reason) == ("UNAVAILABLE", str(refused.value))
     assert "the secret cause" in caplog.text
-    assert loader.loads == ["a"], "not tried again at once"
-    assert await ask(models, "b") == "b", "others are not hurt"
+    assert loader.loads == ["a"], "retried without a pause"
+    assert await ask(models, "b") == "b", "other models are affected"
 
     del loader.errors["a"]
     models["a"].failure = models["a"].failure._replace(retry_at=0)  # type: ignore[union-attr]
@@ -282,7 +282,7 @@ async def test_a_failed_load_is_reported_and_retried_after_a_pause(
 
 async def test_a_new_revision_is_tried_immediately_after_a_failure(tmp_path: Path) -> None:
     loader = FakeLoader()
-    loader.errors["broken"] = ValueError("of a kind that nobody thought of")
+    loader.errors["broken"] = ValueError("an unexpected error")
     for revision in ("broken", "whole"):
         (tmp_path / revision).mkdir()
     (tmp_path / "a").symlink_to("broken")
@@ -299,11 +299,11 @@ async def test_a_new_revision_is_tried_immediately_after_a_failure(tmp_path: Pat
 def test_the_pauses_between_retries_double_up_to_a_minute() -> None:
     failure, pauses = None, []
     for _ in range(6):
-        failure = Failure.after(failure, Path("a"), "cause", "told")
+        failure = Failure.after(failure, Path("a"), "cause", "message")
         pauses.append(failure.pause)
 
     assert pauses == [5, 10, 20, 40, 60, 60]
-    assert Failure.after(failure, Path("b"), "cause", "told").pause == 5
+    assert Failure.after(failure, Path("b"), "cause", "message").pause == 5
 
 
 async def test_a_model_above_the_budget_is_rejected_with_both_sizes(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ async def test_a_model_above_the_budget_is_rejected_with_both_sizes(tmp_path: Pa
     with pytest.raises(ModelUnavailableError, match=r"'b' takes 3\.00 GiB .* is 2\.00"):
         await ask(models, "b")
 
-    assert loaded_names(models) == "a", "nobody had to go for it"
+    assert loaded_names(models) == "a", "another model was unloaded"
 
 
 async def test_unloading_waits_for_the_pictures_and_new_requests_for_the_next_load(

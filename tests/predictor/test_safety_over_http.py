@@ -39,8 +39,8 @@ class Running(NamedTuple):
     def count(self, layer: str, action: str) -> float:
         """Return the value of the metric, which must exist from the start."""
         wanted = {"model_name": MODEL_NAME, "layer": layer, "action": action}
-        told = samples(self.client.get("/metrics").text, "diffusion_safety_total")
-        (sample,) = [sample for sample in told if sample.labels == wanted]
+        found = samples(self.client.get("/metrics").text, "diffusion_safety_total")
+        (sample,) = [sample for sample in found if sample.labels == wanted]
         return float(sample.value)
 
 
@@ -105,8 +105,8 @@ def block(servers: dict[str, Running]) -> Running:
 
 def predictions(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
-    told: list[dict[str, Any]] = response.json()["predictions"]
-    return told
+    predictions: list[dict[str, Any]] = response.json()["predictions"]
+    return predictions
 
 
 def image_in(prediction: dict[str, Any]) -> Image.Image:
@@ -220,8 +220,8 @@ def test_a_changed_list_applies_without_a_restart(flag: Running) -> None:
 
     log = flag.server.log.read_text()
     assert log.count("is not valid UTF-8 at byte 0; the last good list stays in force") == 1
-    told = flag.client.get("/metrics").text
-    (failures,) = samples(told, "diffusion_block_list_failures_total")
+    metrics = flag.client.get("/metrics").text
+    (failures,) = samples(metrics, "diffusion_block_list_failures_total")
     assert failures.value >= 1
 
 
@@ -240,8 +240,8 @@ def test_the_finding_is_never_disclosed(servers: dict[str, Running]) -> None:
         for body in (ASKED, BLOCKED):
             response = running.client.post(PREDICT, json=body, headers=AS_JSON)
             for prediction in predictions(response):
-                told = json.dumps(prediction.get("safety", [])) + str(response.headers)
-                assert not {"gore", "lewd", "circle"} & set(told.lower().split('"'))
+                shown = json.dumps(prediction.get("safety", [])) + str(response.headers)
+                assert not {"gore", "lewd", "circle"} & set(shown.lower().split('"'))
         log = running.server.log.read_text().lower()
         assert "circle" not in log
         assert "star on a" not in log

@@ -56,11 +56,11 @@ def test_the_same_seed_gives_the_same_picture_in_a_batch(client: httpx.Client) -
         answers = callers.map(
             lambda index: ask(client, seed=9) if index == 4 else ask(client, seed=index), range(8)
         )
-        crowd = [picture_of(answer) for answer in answers]
+        batch = [picture_of(answer) for answer in answers]
 
     # Batches of different sizes round differently.
-    assert largest_difference(alone, crowd[4]) <= 2
-    assert largest_difference(alone, crowd[5]) > 2
+    assert largest_difference(alone, batch[4]) <= 2
+    assert largest_difference(alone, batch[5]) > 2
 
 
 def test_the_scheduler_of_one_request_does_not_change_the_next(client: httpx.Client) -> None:

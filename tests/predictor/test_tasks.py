@@ -100,8 +100,8 @@ def test_the_same_seed_gives_the_same_picture_alone_and_in_a_batch(client: httpx
     ]
     alone = [ask(client, **body) for body in bodies]
 
-    with ThreadPoolExecutor(len(bodies)) as crowd:
-        together = list(crowd.map(lambda body: ask(client, **body), bodies))
+    with ThreadPoolExecutor(len(bodies)) as batch:
+        together = list(batch.map(lambda body: ask(client, **body), bodies))
 
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one, other) <= 2
@@ -149,8 +149,8 @@ def test_progress_counts_the_steps_that_strength_keeps(client: httpx.Client) -> 
         headers={"accept": "text/event-stream"},
     )
 
-    told = {int(steps) for steps in re.findall(r'"steps":(\d+)}', response.text)}
-    assert told == {30}
+    totals = {int(steps) for steps in re.findall(r'"steps":(\d+)}', response.text)}
+    assert totals == {30}
     assert "event: result" in response.text
 
 
@@ -176,10 +176,10 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+    ("parameters", "expected"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
 def test_an_invalid_picture_is_a_400_that_names_the_field(
-    client: httpx.Client, parameters: dict[str, Any], told: list[str]
+    client: httpx.Client, parameters: dict[str, Any], expected: list[str]
 ) -> None:
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE), **parameters}
     good = {"prompt": STAR.prompt}
@@ -187,7 +187,7 @@ def test_an_invalid_picture_is_a_400_that_names_the_field(
     flat = refusal(client.post(PREDICT, json=body))
     listed = refusal(client.post(PREDICT, json={"instances": [good, body]}))
 
-    assert [word for word in told if word not in flat] == []
+    assert [word for word in expected if word not in flat] == []
     assert listed == f"instances[1].{flat}"
 
 

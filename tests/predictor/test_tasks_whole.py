@@ -136,14 +136,14 @@ def test_the_weights_are_shared_and_the_steps_are_counted(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
-    pipeline.generate([IMAGE_TO_IMAGE], lambda step, steps: told.append((step, steps)))
+    pipeline.generate([IMAGE_TO_IMAGE], lambda step, steps: reported.append((step, steps)))
     view = pipeline_for("image-to-image", pipeline.diffusers)
 
     assert view.transformer is pipeline.diffusers.transformer
     assert view.vae is pipeline.diffusers.vae
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert reported == [(1, 3), (2, 3), (3, 3)]
 
 
 def refiner() -> DiffusionPipeline:
