@@ -14,7 +14,7 @@ from diffusers import (
 )
 
 from downloader.download import download_model
-from downloader.settings import Settings
+from downloader.settings import Fetch
 from downloader.sources.access import Access
 from downloader.spec import read_models
 from tests.predictor.random_pipelines import WIDTH, build_sdxl, build_sdxl_unet
@@ -54,9 +54,9 @@ def publish(sources: Path, target: Path) -> Path:
     (target / "volume").mkdir()
     base, refiner = ((sources / name).as_uri() for name in ("base", "refiner"))
     spec.write_text(f"models: [{{name: sdxl, source: '{base}', refiner: '{refiner}'}}]")
-    settings = Settings(spec=spec, target=target / "volume")
+    settings = Fetch(spec=spec, target=target / "volume")
     with Access(settings) as access:
-        download_model(read_models(settings)[0], access)
+        download_model(read_models(settings)[0], settings, access)
     return target / "volume" / "sdxl"
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from downloader.download import download_model
-from downloader.settings import Settings as DownloaderSettings
+from downloader.settings import Fetch
 from downloader.sources.access import Access
 from downloader.spec import read_models
 from modelstore import PartEntry
@@ -64,9 +64,9 @@ def publish(source: Path, controlnets: Path, volume: Path) -> Path:
         entry["controlnets"].append({"name": path.name, "source": path.as_uri()})
     spec = volume / "models.yaml"
     spec.write_text(yaml.safe_dump({"models": [entry]}))
-    settings = DownloaderSettings(spec=spec, target=volume)
+    settings = Fetch(spec=spec, target=volume)
     with Access(settings) as access:
-        download_model(read_models(settings)[0], access)
+        download_model(read_models(settings)[0], settings, access)
     return volume / "sd"
 
 

@@ -144,7 +144,7 @@ def test_a_family_is_served_with_its_own_defaults(
     [
         ("flux-dev", "negative_prompt", "a star", "", "guidance as an input"),
         ("flux-schnell", "guidance_scale", 3.5, 0.0, "distilled to work without guidance"),
-        ("lcm", "negative_prompt", "a star", "", "does not take it"),
+        ("lcm", "negative_prompt", "a star", "", "does not accept it"),
         ("unknown", "scheduler", "unipc", OWN, "is not one of default"),
         ("lcm", "scheduler", "unipc", OWN, "is not one of lcm, default"),
         ("flux-dev", "scheduler", "heun", OWN, "is not one of euler, unipc, default"),

@@ -199,7 +199,7 @@ def test_a_checker_without_its_folder_stops_startup(model: Path, folder: str) ->
     (model / folder).rename(model / "elsewhere")
 
     with pytest.raises(
-        ModelLoadError, match=f"safety_checker does not load: there is no {folder}/"
+        ModelLoadError, match=f"safety_checker does not load: the folder {folder}/ is missing"
     ):
         opened(model)
 

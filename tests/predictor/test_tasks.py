@@ -100,8 +100,8 @@ def test_the_same_seed_gives_the_same_picture_alone_and_in_a_batch(client: httpx
     ]
     alone = [ask(client, **body) for body in bodies]
 
-    with ThreadPoolExecutor(len(bodies)) as batch:
-        together = list(batch.map(lambda body: ask(client, **body), bodies))
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        together = list(pool.map(lambda body: ask(client, **body), bodies))
 
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one, other) <= 2
