@@ -92,7 +92,7 @@ def find_adapters(folder: Path) -> dict[str, Path]:
     """The adapters of a published folder: name to file, in the order of the names.
 
     Each is a folder in ``adapters/`` from which ``adapter_weights`` chooses one file. Other files
-    are ignored. A folder without a file to choose is left out, and the log says so.
+    are ignored. A folder without such a file is ignored, with a warning in the log.
     """
     parent = folder / ADAPTERS_FOLDER_NAME
     found: dict[str, Path] = {}
@@ -102,7 +102,7 @@ def find_adapters(folder: Path) -> dict[str, Path]:
             found[path.name] = path / weights[0]
         else:
             logger.warning(
-                "adapter %r is left out: it has %d safetensors files and must have one",
+                "adapter %r is ignored: it has %d safetensors files and must have one",
                 path.name,
                 len(weights),
             )

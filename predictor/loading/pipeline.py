@@ -28,7 +28,7 @@ from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
 from predictor.loading.footprint import footprint_of, savings_of
 from predictor.loading.profile import read_profile
-from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_up_refiner
+from predictor.loading.refiner import read_refiner, reject_standalone_refiner, warm_up_refiner
 from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import ModelProfile
@@ -46,7 +46,7 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
         ModelLoadError: the checkpoint does not load, the picture fails, or the settings contradict
             each other or the model.
     """
-    refuse_refiner_alone(checkpoint)
+    reject_standalone_refiner(checkpoint)
     device = pick_device(settings)
     dtype = pick_dtype(settings, device, checkpoint.family)
     facts = _facts(checkpoint, settings, device, dtype)

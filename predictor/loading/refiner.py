@@ -30,7 +30,7 @@ _PROVENANCE = {
 }
 
 
-def refuse_refiner_alone(checkpoint: Checkpoint) -> None:
+def reject_standalone_refiner(checkpoint: Checkpoint) -> None:
     """Reject a refiner that is published as a model of its own.
 
     Raises:

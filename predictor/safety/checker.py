@@ -44,7 +44,7 @@ class SafetyChecker:
         self._model = load_weights(
             StableDiffusionSafetyChecker, configs.folder / self.name, placement
         )
-        self._model.visual_projection.register_forward_hook(_refuse_nan)
+        self._model.visual_projection.register_forward_hook(_reject_nan)
 
     @torch.inference_mode()
     def fires_at(self, subject: Image.Image) -> bool:
@@ -56,7 +56,7 @@ class SafetyChecker:
         return bool(fired[0])
 
 
-def _refuse_nan(module: Any, inputs: Any, embedding: torch.Tensor) -> None:
+def _reject_nan(module: Any, inputs: Any, embedding: torch.Tensor) -> None:
     """Reject NaN, which is close to no concept and would pass as harmless."""
     if not torch.isfinite(embedding).all():
         raise ArithmeticError("the safety checker returned NaN or infinity")
