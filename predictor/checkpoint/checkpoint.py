@@ -1,4 +1,4 @@
-"""A published model folder, read once and handed to everything that loads from it."""
+"""A published model folder, read once and passed to all code that loads from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Checkpoint:
     """The folder, its marker, its configurations and its family; no weights.
 
-    ``folder`` is the revision itself, not the link that leads to it: a load must not mix two.
+    ``folder`` is the revision's own folder, not the link to it: a load must not mix revisions.
     """
 
     folder: Path
@@ -33,7 +33,7 @@ class Checkpoint:
         """Read the marker and check that every file it lists is there with its size.
 
         Raises:
-            ModelLoadError: the folder is not published, or incomplete; the text gives the remedy.
+            ModelLoadError: the folder is not published or incomplete; the message says what to do.
         """
         try:
             marker = Marker.read(folder)
@@ -92,7 +92,7 @@ def find_adapters(folder: Path) -> dict[str, Path]:
     """The adapters of a published folder: name to file, in the order of the names.
 
     Each is a folder in ``adapters/`` from which ``adapter_weights`` chooses one file. Other files
-    are ignored. A folder without a file to choose is left out, and the log says so.
+    are ignored. A folder without such a file is ignored, with a warning in the log.
     """
     parent = folder / ADAPTERS_FOLDER_NAME
     found: dict[str, Path] = {}
@@ -102,7 +102,7 @@ def find_adapters(folder: Path) -> dict[str, Path]:
             found[path.name] = path / weights[0]
         else:
             logger.warning(
-                "adapter %r is left out: it has %d safetensors files and must have one",
+                "adapter %r is ignored: it has %d safetensors files and must have one",
                 path.name,
                 len(weights),
             )

@@ -1,4 +1,4 @@
-"""The JSON files of a model folder: its configurations, and what a request may leave out."""
+"""The JSON files of a model folder: its configurations and its generation defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from predictor.requests import GenerationDefaults
 
 @dataclass(frozen=True)
 class Configs:
-    """``model_index.json`` of ``folder`` and its components' own files; empty where one is not."""
+    """``model_index.json`` of ``folder`` and the components' files; a missing file reads as {}."""
 
     folder: Path
 
@@ -31,17 +31,17 @@ class Configs:
 
     @cached_property
     def unet(self) -> dict[str, Any]:
-        """Of a ``UNet2DConditionModel``."""
+        """Configuration of a ``UNet2DConditionModel``."""
         return self._component("unet")
 
     @cached_property
     def transformer(self) -> dict[str, Any]:
-        """Of SD3, FLUX and what came after."""
+        """Configuration of the transformer of SD3, FLUX and later models."""
         return self._component("transformer")
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
-        """Of the noise scheduler."""
+        """Configuration of the noise scheduler."""
         return _read(self.folder / "scheduler" / "scheduler_config.json")
 
     def _component(self, name: str) -> dict[str, Any]:
@@ -49,10 +49,10 @@ class Configs:
 
 
 def read_generation_defaults(folder: Path, fallback: GenerationDefaults) -> GenerationDefaults:
-    """The defaults of the model in ``folder``, with ``fallback`` for what its file leaves out.
+    """Read the defaults of the model in ``folder``, with ``fallback`` for the missing ones.
 
     Raises:
-        ModelLoadError: the file is no JSON object, or has a field or a type that is not known.
+        ModelLoadError: the file is not a JSON object, has an unknown field or a wrong type.
     """
     given = _read(folder / GENERATION_DEFAULTS_NAME)
     _check_types(given, asdict(fallback))
@@ -64,7 +64,7 @@ def _check_types(given: dict[str, object], known: dict[str, object]) -> None:
         if name not in known:
             names = ", ".join(field.name for field in fields(GenerationDefaults))
             raise ModelLoadError(f"{GENERATION_DEFAULTS_NAME}: {name!r} is not one of {names}")
-        # Of the numbers with a point some are None where the model has no use for them.
+        # Some float fields are None if the model does not use them.
         is_float = known[name] is None or isinstance(known[name], float)
         allowed = (int, float) if is_float else (type(known[name]),)
         if not isinstance(value, allowed) or isinstance(value, bool):
@@ -77,7 +77,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelLoadError(f"{path.name} is no JSON: {error}") from None
+        raise ModelLoadError(f"{path.name} is not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise ModelLoadError(f"{path.name} must hold a JSON object")
+        raise ModelLoadError(f"{path.name} must contain a JSON object")
     return document

@@ -1,7 +1,7 @@
-"""The families that are known, each with what suits it; ``docs/models.md`` shows this table.
+"""The known model families and their defaults; ``docs/models.md`` shows this table.
 
-The figures are those of diffusers' own pages of the pipelines and of the model cards, but for the
-steps of SD 1.x to SDXL, which are for UniPC.
+The numbers come from diffusers' pipeline documentation and the model cards, except for the steps of
+SD 1.x to SDXL, which are for UniPC.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from predictor.checkpoint.configs import Configs
 class Family:
     """One row of the table.
 
-    ``recognised_by`` says in words what ``matches`` looks for. ``latent_side`` is the side that a
-    checkpoint was trained at, in latents, where its configuration does not tell.
-    ``num_inference_steps`` and ``guidance_scale`` are None where the pipeline's own ``__call__``
-    knows better, ``scheduler`` where the checkpoint's own is the one to use.
-    ``gpu_dtype`` is the type that the weights are published in; where that is unknown, the one with
-    the range of float32. ``upcasts_vae``: the VAE runs in float32 where its configuration says
-    ``force_upcast`` and the weights are float16.
-    ``max_sequence_length`` is the most tokens that T5 may be given, None where the pipeline's
-    default stands. ``schedulers`` are those that a request may name beside ``default``, None for
-    all that solve its equation. ``always_shifts`` is a matter of the pipeline; see
+    ``recognised_by`` describes in words what ``matches`` checks. ``latent_side`` is the side in
+    latents that a checkpoint was trained at, used if its configuration does not say.
+    ``num_inference_steps`` and ``guidance_scale`` are None if the defaults of the pipeline's
+    ``__call__`` apply, ``scheduler`` is None if the checkpoint's own scheduler applies.
+    ``gpu_dtype`` is the dtype of the published weights, or one with the range of float32 if that is
+    unknown. ``upcasts_vae``: the VAE runs in float32 if its configuration has ``force_upcast`` and
+    the weights are float16. ``max_sequence_length`` is the maximum number of tokens for T5; None
+    means the pipeline's default. ``schedulers`` are those that a request may name in addition to
+    ``default``; None means all that solve the model's equation. For ``always_shifts`` see
     ``scheduler_names``.
     """
 
@@ -61,15 +60,15 @@ _FLUX = {"FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"}
 
 
 def _is_lcm(model: Configs) -> bool:
-    """Distilled with the guidance as an input (``w`` of the LCM paper, arXiv 2310.04378)."""
+    """Whether guidance is an input of the UNet (``w`` in the LCM paper, arXiv 2310.04378)."""
     unets = _STABLE_DIFFUSION | _SDXL | _LCM
     return model.class_name in unets and model.unet.get("time_cond_proj_dim") is not None
 
 
 def _is_turbo(model: Configs) -> bool:
-    """Trained at 512 pixels on the last of evenly spaced timesteps.
+    """Whether the model was trained at 512 pixels with trailing timesteps.
 
-    A schedule with zero terminal SNR wants ``trailing`` too, but with v-prediction.
+    A schedule with zero terminal SNR also uses ``trailing``, but with v-prediction.
     """
     schedule = model.scheduler
     return (
@@ -80,7 +79,7 @@ def _is_turbo(model: Configs) -> bool:
 
 
 def _is_sd2(model: Configs) -> bool:
-    """The mark that does not depend on the width, and diffusers' own when it converts one."""
+    """Check the key that diffusers sets when it converts an SD 2 checkpoint of any size."""
     return model.class_name in _STABLE_DIFFUSION and bool(model.unet.get("use_linear_projection"))
 
 
@@ -234,7 +233,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(configs: Configs) -> Family:
-    """The first family that the configurations match.
+    """Return the first family that the configurations match.
 
     Raises:
         ModelLoadError: one of them is not valid JSON.

@@ -1,4 +1,4 @@
-"""Which device and which number type the pipeline runs on."""
+"""The device and the dtype of a pipeline."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from predictor.settings import Settings
 
 
 def pick_device(settings: Settings) -> torch.device:
-    """The device that the settings name, or the GPU where there is one.
+    """Return the device of the settings; ``auto`` is the GPU if there is one, else the CPU.
 
     Raises:
-        ModelLoadError: CUDA is asked for and there is none.
+        ModelLoadError: the settings require CUDA and there is no GPU.
     """
     has_gpu = torch.cuda.is_available()
     if settings.device == "cuda" and not has_gpu:
         raise ModelLoadError(
-            "device=cuda but torch sees no GPU: give the container one, or set device=auto"
+            "device=cuda, but torch does not find a GPU: give the container one, or set device=auto"
         )
     if settings.device == "auto":
         return torch.device("cuda" if has_gpu else "cpu")
@@ -26,7 +26,7 @@ def pick_device(settings: Settings) -> torch.device:
 
 
 def pick_dtype(settings: Settings, device: torch.device, family: Family) -> torch.dtype:
-    """The weights' type: half precision pays on a GPU and costs time on a CPU."""
+    """Return the dtype of the weights; half precision is faster on a GPU and slower on a CPU."""
     name: str = settings.dtype
     if name == "auto":
         name = family.gpu_dtype if device.type == "cuda" else "float32"
@@ -37,5 +37,5 @@ def pick_dtype(settings: Settings, device: torch.device, family: Family) -> torc
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; None for a CPU, whose memory the whole pod shares."""
+    """Return the free bytes of a GPU; None for a CPU, whose memory the whole pod shares."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

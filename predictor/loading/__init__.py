@@ -1,1 +1,1 @@
-"""The published model folder to a warm pipeline, under the settings for speed and memory."""
+"""Loads a published model folder into a warm pipeline with the speed and memory settings."""

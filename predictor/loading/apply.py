@@ -1,4 +1,4 @@
-"""A tuning applied to a pipeline just read, by the public calls of diffusers and torch."""
+"""Applies a ``Tuning`` to a new pipeline through public calls of diffusers and torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from predictor.pipelines.tuning import Savings, Tuning
 
 
 def apply_tuning(pipeline: Any, tuning: Tuning, device: torch.device) -> None:
-    """Bring the pipeline to the device under the tuning; ``compile`` is for the engine's start.
+    """Apply the tuning and move the pipeline to the device; the engine handles ``compile`` later.
 
-    The order counts: what changes weights comes before they are spread over two memories.
+    The order matters: options that change weights come before offloading.
     """
     _set_attention(pipeline, tuning)
     _save_in_vae(pipeline, tuning.savings)
@@ -24,7 +24,7 @@ def apply_tuning(pipeline: Any, tuning: Tuning, device: torch.device) -> None:
 
 
 def _set_attention(pipeline: Any, tuning: Tuning) -> None:
-    """Without a call diffusers takes PyTorch's scaled dot product attention."""
+    """Select the attention; diffusers defaults to PyTorch's scaled dot product attention."""
     if tuning.attention == "xformers":
         pipeline.enable_xformers_memory_efficient_attention()
     if tuning.attention == "sliced":
@@ -43,7 +43,7 @@ def _save_in_vae(pipeline: Any, savings: Savings) -> None:
 
 
 def _set_channels_last(pipeline: Any) -> None:
-    """Of convolutions alone: a transformer's few are not worth a case of their own."""
+    """Use channels-last memory for convolutions, which speeds up UNets and VAEs."""
     for part in (denoiser_of(pipeline), vae_of(pipeline)):
         if part is not None:
             part.to(memory_format=torch.channels_last)
@@ -59,11 +59,11 @@ def _place(pipeline: Any, savings: Savings, device: torch.device) -> None:
 
 
 def denoiser_of(pipeline: Any) -> Any | None:
-    """The network that runs at every step; None where the pipeline calls it by an unknown name."""
+    """Return the network that runs at every step, or None if it has an unknown name."""
     parts = (getattr(pipeline, name, None) for name in ("unet", "transformer"))
     return next((part for part in parts if part is not None), None)
 
 
 def vae_of(pipeline: Any) -> Any | None:
-    """What decodes latents to pictures."""
+    """Return the autoencoder that decodes latents to pictures, if there is one."""
     return getattr(pipeline, "vae", None)

@@ -1,10 +1,9 @@
-"""``torch.compile`` of the denoiser: all of it before the model is ready, none of it after.
+"""``torch.compile`` of the denoiser: it compiles before the model is ready, never afterwards.
 
-It is compiled with sizes left open, which takes two compilations whatever the number of lanes: one
-for a single lane, which torch always treats apart, and one for more. Square pictures of any size
-share them; torch takes equal sizes for one and the same, so oblong ones need two more. What has not
-been met by then (an oblong picture, a ControlNet) runs as it would uncompiled, rather than have
-everybody wait for a compilation.
+Shapes are dynamic, so two compilations cover any number of lanes: torch specializes on a single
+lane, and a second one covers more. Square pictures of any size share them. Because torch treats
+equal sizes as one symbol, other aspect ratios need two more. A shape not compiled by then (another
+aspect ratio, a ControlNet) runs uncompiled, so that no request waits for a compilation.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def has_compiler(device: str) -> bool:
-    """Whether the compiler that torch starts is there: Triton wants C, the CPU's kernels C++."""
+    """Whether the compiler that torch needs is installed: C for Triton, C++ for CPU kernels."""
     names = ("gcc", "clang") if device == "cuda" else ("g++", "clang++")
     return any(map(shutil.which, names))
 
@@ -38,12 +37,12 @@ def compile_denoiser(
     settings: Settings,
     runs: Sequence[Callable[[GenerationRequest], object]],
 ) -> None:
-    """Compile where the settings say so, by ``runs`` of the denoiser for each size.
+    """Compile the denoiser, if enabled, by calling each of ``runs`` for each size.
 
-    Each is given the model's default request at the size.
+    A run receives the model's default request at that size.
 
     Raises:
-        ModelLoadError: it does not compile, or a size is not one that requests may have.
+        ModelLoadError: the denoiser does not compile, or requests may not have one of the sizes.
     """
     if not loaded.tuning.compile:
         return
@@ -53,13 +52,13 @@ def compile_denoiser(
     assert denoiser is not None
     denoiser.compile(dynamic=True)
     try:
-        # Another model may have ended its own already.
+        # Another model may have finished its compilation and set the stance to eager.
         with torch.compiler.set_stance("default"):
             for request in requests:
                 for run in runs:
                     run(request)
     except Exception as error:
-        # The second line has the cause, where the first names the stage that failed.
+        # The first line names the stage that failed, the second the cause.
         cause = " ".join(str(error).strip().splitlines()[:2])
         raise ModelLoadError(f"compile=true failed, set compile=false: {cause}") from error
     torch.compiler.set_stance("eager_on_recompile")
@@ -67,7 +66,7 @@ def compile_denoiser(
 
 
 def _requests(loaded: DiffusersPipeline, settings: Settings) -> list[GenerationRequest]:
-    """A request for each of the sizes to compile for."""
+    """Return a request for each size to compile."""
     default = loaded.profile.default_request("warm-up")
     sizes = [size.split("x") for size in settings.compile_shapes.split(",") if size]
     requests = [replace(default, width=int(width), height=int(height)) for width, height in sizes]

@@ -1,4 +1,4 @@
-"""Settings that cannot hold together: each stops the start-up with what to change."""
+"""Contradictory settings: each stops startup with a message that says what to change."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from predictor.pipelines.tuning import Tuning
 
 @dataclass(frozen=True)
 class Facts:
-    """What the settings meet. Of the model nothing is known before it is read: so the defaults.
+    """The environment of the settings. The defaults apply until the model is read.
 
-    ``dtype`` is torch's name without the dot. ``compile_shapes`` is the setting,
-    ``has_networks`` whether a refiner or ControlNets lie beside the model.
+    ``dtype`` is torch's name without ``torch.``. ``compile_shapes`` is the setting.
+    ``has_networks`` is true if the model has a refiner or ControlNets.
     """
 
     tuning: Tuning
@@ -36,7 +36,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """``sentence`` is filled from the facts' fields and the tuning's."""
+    """A condition and its error; ``sentence`` is a format string, see ``_words``."""
 
     holds: Callable[[Facts], bool]
     sentence: str
@@ -45,29 +45,29 @@ class Contradiction:
 CONTRADICTIONS = (
     Contradiction(
         lambda facts: facts.tuning.attention == "xformers" and facts.device != "cuda",
-        "attention=xformers runs on a GPU alone and this is a CPU: set attention=sdpa",
+        "attention=xformers requires a GPU, but the device is a CPU: set attention=sdpa",
     ),
     Contradiction(
         lambda facts: facts.tuning.attention == "xformers" and not facts.has_xformers,
-        "attention=xformers needs the package xformers, which is not installed: install it, or set "
-        "attention=sdpa, which is quicker on most GPUs of today",
+        "attention=xformers requires the xformers package, which is not installed: install it, or "
+        "set attention=sdpa, which is faster on most current GPUs",
     ),
     Contradiction(
         lambda facts: facts.tuning.savings.offload != "none" and facts.device != "cuda",
-        "offload={offload} needs a GPU to bring the weights to and this is a CPU: set offload=none",
+        "offload={offload} requires a GPU, but the device is a CPU: set offload=none",
     ),
     Contradiction(
         lambda facts: facts.tuning.tf32 and facts.device != "cuda",
-        "tf32=true is a GPU's way to multiply and this is a CPU: set tf32=false",
+        "tf32=true requires a GPU, but the device is a CPU: set tf32=false",
     ),
     Contradiction(
         lambda facts: facts.dtype == "float16" and facts.device != "cuda",
-        "dtype=float16 is slower than float32 on a CPU and overflows: set dtype=auto",
+        "dtype=float16 overflows on a CPU and is slower than float32: set dtype=auto",
     ),
     Contradiction(
         lambda facts: facts.tuning.savings.offload != "none" and facts.tuning.compile,
-        "compile=true cannot compile weights that offload={offload} (memory_preset is {preset}) "
-        "moves to and fro: set compile=false, or offload=none where the model fits",
+        "compile=true does not work with offload={offload} (memory_preset is {preset}), which "
+        "moves the weights: set compile=false, or set offload=none if the model fits in memory",
     ),
     Contradiction(
         lambda facts: facts.tuning.savings.offload != "none" and facts.has_networks,
@@ -76,62 +76,63 @@ CONTRADICTIONS = (
     ),
     Contradiction(
         lambda facts: facts.tuning.attention == "sliced" and facts.tuning.compile,
-        "compile=true would compile the slices of attention=sliced anew for each batch: set "
+        "compile=true would recompile the slices of attention=sliced for each batch: set "
         "attention=sdpa, or compile=false",
     ),
     Contradiction(
         lambda facts: facts.tuning.attention != "sdpa" and facts.tuning.fused_qkv,
-        "fused_qkv=true comes with attention of its own and would undo attention={attention}: set "
+        "fused_qkv=true replaces the attention and would override attention={attention}: set "
         "attention=sdpa, or fused_qkv=false",
     ),
     Contradiction(
         lambda facts: facts.has_adapters and facts.tuning.fused_qkv,
-        "fused_qkv=true would pass by the adapters that lie beside the model: set fused_qkv=false, "
-        "or publish the model without adapters",
+        "fused_qkv=true would bypass the model's adapters: set fused_qkv=false, or publish the "
+        "model without adapters",
     ),
     Contradiction(
         lambda facts: facts.has_adapters and facts.tuning.compile,
-        "compile=true compiles the denoiser without the adapters that lie beside the model: set "
-        "compile=false, or publish the model without adapters",
+        "compile=true does not work with the model's adapters: set compile=false, or publish the "
+        "model without adapters",
     ),
     Contradiction(
         lambda facts: facts.tuning.compile and not facts.has_compiler,
-        "compile=true needs a C++ compiler, which is not there: build the image with "
+        "compile=true requires a C++ compiler, which is not installed: build the image with "
         "--build-arg APT_PACKAGES=g++, or set compile=false",
     ),
     Contradiction(
         lambda facts: bool(facts.compile_shapes) and not facts.tuning.compile,
-        "compile_shapes={compile_shapes} is of no use without compilation: set compile=true, or "
-        "leave compile_shapes empty",
+        "compile_shapes={compile_shapes} requires compile=true: set compile=true, or leave "
+        "compile_shapes empty",
     ),
     Contradiction(
         lambda facts: facts.tuning.compile and not facts.can_compile,
-        "compile=true finds no unet and no transformer in this model: set compile=false",
+        "compile=true requires a unet or a transformer, and this model has neither: set "
+        "compile=false",
     ),
     Contradiction(
         lambda facts: facts.tuning.attention == "sliced" and not facts.can_slice_attention,
-        "attention=sliced is for UNets and {denoiser} cannot slice: set attention=sdpa",
+        "attention=sliced is not supported by {denoiser}, only by UNets: set attention=sdpa",
     ),
     Contradiction(
         lambda facts: facts.tuning.fused_qkv and not facts.can_fuse_qkv,
-        "fused_qkv=true is not for {denoiser}: set fused_qkv=false",
+        "fused_qkv=true is not supported by {denoiser}: set fused_qkv=false",
     ),
     Contradiction(
         lambda facts: facts.tuning.savings.vae_slicing and not facts.can_slice_vae,
-        "vae_slicing=true is not for {vae}: set vae_slicing=false",
+        "vae_slicing=true is not supported by {vae}: set vae_slicing=false",
     ),
     Contradiction(
         lambda facts: facts.tuning.savings.vae_tiling and not facts.can_tile_vae,
-        "vae_tiling=true is not for {vae}: set vae_tiling=false",
+        "vae_tiling=true is not supported by {vae}: set vae_tiling=false",
     ),
 )
 
 
 def check(facts: Facts) -> None:
-    """Refuse the first contradiction.
+    """Check the facts against all contradictions.
 
     Raises:
-        ModelLoadError: one sentence, which says what to change.
+        ModelLoadError: the sentence of the first contradiction that holds.
     """
     for contradiction in CONTRADICTIONS:
         if contradiction.holds(facts):

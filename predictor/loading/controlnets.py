@@ -1,8 +1,8 @@
-"""The ``controlnets/`` of a published model folder, loaded with the model.
+"""Loads the ``controlnets/`` of a published model folder together with the model.
 
-At start and not at the first use: a GPU's memory is then measured with them in it, and no picture
-under way waits for weights to be read. One that cannot be used keeps nothing else from being
-served: the log says why at start, and a request for it is told.
+Loading them at startup includes them in the GPU memory measurement, and no picture in flight waits
+for weights. An unusable ControlNet does not stop the server: the log gives the cause at startup,
+and requests that name it fail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from predictor.pipelines.stepwise import supports
 
 logger = logging.getLogger(__name__)
 
-# What a ControlNet and its UNet must have in common, or the one's residuals do not fit the other.
+# A ControlNet and its UNet must agree on these, or the shapes of the residuals do not match.
 _SHARED = (
     "block_out_channels",
     "layers_per_block",
@@ -33,15 +33,15 @@ _SHARED = (
 
 
 class UnusableControlNetError(Exception):
-    """A ControlNet does not fit or does not load; the text goes on after its name."""
+    """A ControlNet does not fit or does not load; the message follows its name in a sentence."""
 
 
 def load_controlnets(
     checkpoint: Checkpoint, pipeline: DiffusionPipeline, device: torch.device
 ) -> ControlNets:
-    """Load all ControlNets beside the pipeline, in its number type and onto ``device``.
+    """Load the model's ControlNets onto ``device`` in the pipeline's dtype.
 
-    A pipeline that the step loop does not run has none: its own ``__call__`` takes none.
+    Return none for a pipeline that the step loop does not support: its ``__call__`` accepts none.
     """
     if not supports(pipeline):
         return ControlNets()
@@ -52,12 +52,12 @@ def load_controlnets(
         try:
             usable[path.name] = _load(path, variant, pipeline, device)
         except UnusableControlNetError as error:
-            unusable[path.name] = _told(path.name, error)
+            unusable[path.name] = _log_failure(path.name, error)
     return ControlNets(usable, unusable)
 
 
-def _told(name: str, error: UnusableControlNetError) -> str:
-    """What callers are told, after the log was told the cause."""
+def _log_failure(name: str, error: UnusableControlNetError) -> str:
+    """Log the error with its cause and return the message for callers."""
     cause = error.__cause__
     logger.error("the ControlNet %r %s", name, error, exc_info=cause)
     return f"{error}; the server's log has the cause" if cause else str(error)
@@ -85,16 +85,16 @@ def _load(folder: Path, variant: str | None, pipeline: Any, device: torch.device
 
 
 def _check_fit(config: Mapping[str, Any], pipeline: Any) -> None:
-    """See that the residuals have the shapes that the UNet's own features have.
+    """Check that the shapes of the residuals match the UNet's features.
 
     Raises:
-        UnusableControlNetError: they do not, or it is another network.
+        UnusableControlNetError: they do not match, or the network is not a ControlNet.
     """
     class_name = config.get("_class_name")
     if class_name != ControlNetModel.__name__:
         raise UnusableControlNetError(f"is a {class_name}, not a {ControlNetModel.__name__}")
     for name, given, wanted in _compared(config, pipeline):
-        # What a ControlNet leaves empty it does not ask for.
+        # An empty value is not a requirement.
         if given is not None and given != wanted:
             raise UnusableControlNetError(
                 f"does not fit the model: its {name} is {given}, the model's {wanted}"
@@ -102,14 +102,14 @@ def _check_fit(config: Mapping[str, Any], pipeline: Any) -> None:
 
 
 def _compared(config: Mapping[str, Any], pipeline: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Each name with the ControlNet's value and the one that the model needs."""
+    """Yield each name with the ControlNet's value and the one that the model requires."""
     yield "in_channels", config.get("in_channels"), pipeline.vae.config.latent_channels
     yield "conditioning_channels", config.get("conditioning_channels"), 3
     stages = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
     yield "pixels per latent", 2 ** (len(stages) - 1), pipeline.vae_scale_factor
     for name in _SHARED:
         given, wanted = (
-            # JSON knows no tuples.
+            # JSON has lists, not tuples.
             list(value) if isinstance(value, tuple) else value
             for value in (config.get(name), pipeline.unet.config.get(name))
         )

@@ -1,4 +1,4 @@
-"""How much GPU memory a pipeline is expected to take, and which preset that calls for."""
+"""The expected GPU memory of a pipeline, and the memory preset to choose for it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from predictor.loading.apply import vae_of
 from predictor.pipelines.tuning import Savings
 
 _GIB = 2**30
-# What a step takes beside the weights, at a megapixel in half precision.
+# The memory of a step in addition to the weights, at a megapixel in half precision.
 _STEP_BYTES = _GIB
 # The step loop decodes up to four pictures in one call.
 _PICTURES_DECODED = 4
-# Maps of the second level's width at the picture's full size, alive at once in a decoder:
-# `bench/memory.py` measures it.
+# Full-size feature maps of the second level's width that a decoder holds at once, as measured by
+# `bench/memory.py`.
 _MAPS_ALIVE = 5
-# Loaded beside the pipeline, into the same memory.
-_BESIDE = tuple(
+# Folders of further networks that load into the same memory.
+_EXTRA_NETWORKS = tuple(
     f"{name}/" for name in (REFINER_FOLDER_NAME, CONTROLNETS_FOLDER_NAME, CLASSIFIER_FOLDER_NAME)
 )
 
-# From the one that gives up nothing to the one that gives up most.
+# From the fastest to the one that saves most memory.
 PRESETS: dict[str, Savings] = {
     "80gb": Savings(),
     "24gb": Savings(vae_slicing=True),
@@ -38,16 +38,16 @@ PRESETS: dict[str, Savings] = {
     "8gb": Savings(vae_slicing=True, vae_tiling=True, offload="sequential"),
 }
 
-# Of what is free: the allocator leaves gaps, and sizes differ from request to request.
+# Fraction of the free memory: the allocator fragments it, and sizes vary between requests.
 _USABLE = 0.9
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes: all weights, the largest part's, and those of decoding a picture.
+    """Memory in bytes of all weights, of the largest component, and of decoding a picture.
 
-    ``decode`` is for a picture of the model's own size, ``decode_largest`` for the largest that a
-    request may ask for.
+    ``decode`` is for a picture of the model's native size, ``decode_largest`` for the largest
+    picture that a request may have.
     """
 
     weights: int
@@ -56,7 +56,7 @@ class Footprint:
     decode_largest: int
 
     def peak(self, savings: Savings) -> int:
-        """The expected peak; a rough one, as the step loop halves a batch that does not fit."""
+        """Estimate the peak in bytes; it may be rough, as the step loop halves large batches."""
         decode = self.decode if savings.vae_tiling else self.decode_largest
         decode *= 1 if savings.vae_slicing else _PICTURES_DECODED
         if savings.offload == "model":
@@ -66,19 +66,19 @@ class Footprint:
 
 
 def footprint_of(pipeline: Any, marker: Marker, pixels: int, max_pixels: int) -> Footprint:
-    """The footprint of a pipeline in its final number type, wherever its weights are.
+    """Return the footprint of a pipeline that has its final dtype, on any device.
 
-    ``pixels`` are those of a picture that it makes by default, ``max_pixels`` those of the largest.
+    ``pixels`` is the size of a default picture, ``max_pixels`` the largest allowed size.
     """
     parts = [_size(part) for part in pipeline.components.values() if _is_module(part)]
-    beside = sum(
+    extra = sum(
         entry.size
         for entry in marker.files
-        if entry.path.startswith(_BESIDE) and entry.path.endswith(".safetensors")
+        if entry.path.startswith(_EXTRA_NETWORKS) and entry.path.endswith(".safetensors")
     )
     per_pixel = _bytes_per_pixel(pipeline)
     largest = max(pixels, max_pixels)
-    return Footprint(sum(parts) + beside, max(parts), pixels * per_pixel, largest * per_pixel)
+    return Footprint(sum(parts) + extra, max(parts), pixels * per_pixel, largest * per_pixel)
 
 
 def _bytes_per_pixel(pipeline: Any) -> int:
@@ -90,7 +90,7 @@ def _bytes_per_pixel(pipeline: Any) -> int:
 
 
 def _item_bytes(pipeline: Any, vae: Any) -> int:
-    """Those of a float32 where SDXL's pipelines cast the decoder up."""
+    """Return the bytes of a number in the decoder, which SDXL's pipelines upcast to float32."""
     is_upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")
     return 4 if is_upcast and hasattr(pipeline, "upcast_vae") else int(vae.dtype.itemsize)
 
@@ -104,7 +104,7 @@ def _size(part: torch.nn.Module) -> int:
 
 
 def least_restrictive(free_bytes: int, footprint: Footprint) -> str:
-    """The first preset under which the model is expected to fit; the last where none is."""
+    """Return the first preset with which the model is expected to fit, or else the last one."""
     for name, savings in PRESETS.items():
         if footprint.peak(savings) <= _USABLE * free_bytes:
             return name
@@ -114,9 +114,9 @@ def least_restrictive(free_bytes: int, footprint: Footprint) -> str:
 def savings_of(
     memory_preset: str, free_bytes: int | None, footprint: Footprint
 ) -> tuple[str, Savings]:
-    """The preset that holds and what it gives up; ``free_bytes`` is None on a CPU.
+    """Resolve the preset and its savings; ``free_bytes`` is None on a CPU.
 
-    A CPU has nowhere to offload from, and its own memory is what ``auto`` would have to read.
+    A CPU never offloads, and ``auto`` chooses no preset for it.
     """
     if memory_preset == "auto":
         memory_preset = "none" if free_bytes is None else least_restrictive(free_bytes, footprint)

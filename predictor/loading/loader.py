@@ -1,4 +1,4 @@
-"""A published folder to a warm engine: the door of this package."""
+"""Loads a published folder into a warm engine: the entry point of this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """A warm engine, what the protocol must know of its model, and what its weights take."""
+    """A warm engine, the profile of its model, and the memory of its weights in bytes."""
 
     engine: Engine
     profile: ModelProfile
@@ -27,12 +27,12 @@ class Loaded(NamedTuple):
 
 
 def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Loaded:
-    """Load the checkpoint into an engine; seconds to minutes, so never on the event loop.
+    """Load the checkpoint into an engine, which takes seconds to minutes; blocks the caller.
 
     Raises:
-        ModelLoadError: it cannot be served under these settings.
+        ModelLoadError: the checkpoint cannot be served with these settings.
     """
-    # torch and diffusers take seconds to import: the port opens before that.
+    # torch and diffusers take seconds to import, and the port opens before that.
     from predictor.engine.composite import CompositeEngine
     from predictor.loading.engine import open_engine
     from predictor.loading.pipeline import load_pipeline
@@ -43,7 +43,9 @@ def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Load
     try:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
     except InvalidRequestError as error:
-        raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
+        raise ModelLoadError(
+            f"the settings do not allow the model's own defaults: {error}"
+        ) from None
     layers = open_layers(checkpoint, settings)
     engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
     size = memory.tensor_bytes(pipeline.diffusers)
@@ -51,7 +53,7 @@ def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Load
 
 
 class ModelLoader:
-    """A ``Loader`` under the settings; without a bound for a server of one model."""
+    """A ``Loader`` with the server's settings; a server of one model has no memory bound."""
 
     def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
         self._settings = settings

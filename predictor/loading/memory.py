@@ -1,4 +1,4 @@
-"""How much memory models may take together, what one takes, and how it is given back."""
+"""The memory budget of all models, the memory of one model, and how to release it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from predictor.errors import ModelLoadError
 from predictor.settings import Settings
 
 GIB = 2**30
-# What the weights may take of a device: the rest is for the pictures in work and for loading.
+# Fraction of the device's memory for weights; the rest is for pictures in flight and for loading.
 _SHARE_OF_WEIGHTS = 0.75
-# The memory limit of this container, in both versions of the kernel's interface.
+# The memory limit of this container in cgroup v2 and v1.
 _CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -27,7 +27,7 @@ _CONTAINER_LIMITS = (
 
 
 def budget_bytes(settings: Settings) -> int:
-    """What the weights of all loaded models may take together; asked once, before the first."""
+    """Return the bytes that all loaded models may take together; call before loading the first."""
     if settings.memory_budget_gib:
         return int(settings.memory_budget_gib * GIB)
     import torch
@@ -42,7 +42,7 @@ def budget_bytes(settings: Settings) -> int:
 
 
 def expected_bytes(checkpoint: Checkpoint, settings: Settings) -> int:
-    """What the published model will take once it is loaded, by the headers of its files.
+    """Estimate the bytes of a published model once loaded, from the headers of its files.
 
     Raises:
         ModelLoadError: a file cannot be read.
@@ -58,7 +58,7 @@ def expected_bytes(checkpoint: Checkpoint, settings: Settings) -> int:
 
 
 def tensor_bytes(pipeline: Any) -> int:
-    """What the parts of a loaded pipeline take."""
+    """Return the bytes of all tensors of a loaded pipeline."""
     parts = [part for part in pipeline.components.values() if hasattr(part, "parameters")]
     tensors = {
         id(tensor): tensor.nbytes
@@ -69,28 +69,28 @@ def tensor_bytes(pipeline: Any) -> int:
 
 
 def release_memory() -> None:
-    """Give back to the device and to the system what nothing refers to any more."""
+    """Return unreferenced memory to the device and to the operating system."""
     import torch
 
-    # A pipeline is full of cycles.
+    # A pipeline contains reference cycles.
     gc.collect()
     torch.cuda.empty_cache()
-    # The GNU C library keeps what is freed in pieces; other libraries have no such call.
+    # glibc keeps freed memory; other C libraries do not have this function.
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _number_of_weights(path: Path) -> int:
-    """How many numbers a safetensors file holds, by its header alone."""
+    """Count the numbers in a safetensors file from its header."""
     with safe_open(path, framework="numpy") as file:
-        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - it is no dict
+        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a dict
 
 
 def _main_memory() -> int:
-    """Bytes that this container may take, or that the machine has."""
+    """Return the container's memory limit in bytes, or the machine's memory if that is smaller."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for path in _CONTAINER_LIMITS:
-        # No limit is "max" in one version, no file in the other.
+        # Without a limit, v2 says "max"; the file of the other version does not exist.
         with contextlib.suppress(OSError, ValueError):
             sizes.append(int(path.read_text()))
     return min(sizes)

@@ -1,4 +1,4 @@
-"""The published model folder to a warm pipeline."""
+"""Loads a published model folder into a warm pipeline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
 from predictor.loading.footprint import footprint_of, savings_of
 from predictor.loading.profile import read_profile
-from predictor.loading.refiner import read_refiner, refuse_refiner_alone, warm_up_refiner
+from predictor.loading.refiner import read_refiner, reject_standalone_refiner, warm_up_refiner
 from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import ModelProfile
@@ -43,10 +43,10 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
     """Load the checkpoint and make one picture with it.
 
     Raises:
-        ModelLoadError: it does not load or makes no picture, or the settings contradict each other
-            or the model.
+        ModelLoadError: the checkpoint does not load, the picture fails, or the settings contradict
+            each other or the model.
     """
-    refuse_refiner_alone(checkpoint)
+    reject_standalone_refiner(checkpoint)
     device = pick_device(settings)
     dtype = pick_dtype(settings, device, checkpoint.family)
     facts = _facts(checkpoint, settings, device, dtype)
@@ -83,7 +83,7 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
 def _facts(
     checkpoint: Checkpoint, settings: Settings, device: torch.device, dtype: torch.dtype
 ) -> Facts:
-    """What is known before minutes are spent on reading weights."""
+    """Collect the facts that are known before reading weights, which takes minutes."""
     return Facts(
         tuning=tune(settings, settings.memory_preset, Savings()),
         device=device.type,
@@ -132,7 +132,7 @@ def _tune(
 
 def _read_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     marker = checkpoint.marker
-    # Bars are for terminals: in a pod's log each is one line that does not end for minutes.
+    # In a pod's log, a progress bar is one line that does not end for minutes.
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     logger.info("reading %s at %s: %.2f GB", marker.source, marker.revision, marker.size / 1e9)
@@ -149,8 +149,8 @@ def _read_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 
 
 def _left_out(index: Mapping[str, Any]) -> dict[str, Any]:
-    """What diffusers must be told not to load: components that the index leaves empty (SD3 without
-    T5), and the safety checker, which ``predictor.safety`` runs and no pipeline.
+    """Return arguments that keep diffusers from loading components that the index leaves empty (SD3
+    without T5), and the safety checker, which ``predictor.safety`` runs instead of the pipeline.
     """
     left_out: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None] * 2}
     if "safety_checker" in index:

@@ -1,4 +1,4 @@
-"""What the protocol must know of a loaded pipeline: its defaults, its sizes, its schedulers."""
+"""The profile of a loaded pipeline: its defaults, sizes, schedulers and tasks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from predictor.pipelines.tasks import tasks_of
 from predictor.requests import GenerationDefaults, ModelProfile
 
 _USUAL_STEPS = 30
-# Where the refiner's training began: it knows the last 200 of 1,000 timesteps.
+# The refiner was trained on the last 200 of 1,000 timesteps only.
 _DENOISING_END = 0.8
 
 
 def read_profile(
     pipeline: DiffusionPipeline, checkpoint: Checkpoint, *, has_refiner: bool
 ) -> ModelProfile:
-    """The profile of the pipeline that was loaded from ``checkpoint``.
+    """Return the profile of the pipeline that was loaded from ``checkpoint``.
 
     Raises:
-        ModelLoadError: the folder's own defaults cannot be used, or it makes no pictures.
+        ModelLoadError: the folder's generation defaults are invalid, or the pipeline does not make
+            pictures.
     """
     check_makes_pictures(pipeline)
     family = checkpoint.family
@@ -38,7 +39,7 @@ def read_profile(
     )
     defaults = read_generation_defaults(checkpoint.folder, fallback)
     if defaults.scheduler not in schedulers:
-        raise ModelLoadError(f"the default scheduler {defaults.scheduler!r} is not known")
+        raise ModelLoadError(f"the default scheduler {defaults.scheduler!r} is unknown")
     return ModelProfile(
         checkpoint.marker.revision,
         defaults,
@@ -65,7 +66,7 @@ def _schedulers(family: Family, pipeline: DiffusionPipeline) -> tuple[str, ...]:
 def _defaults(
     family: Family, pipeline: DiffusionPipeline, schedulers: tuple[str, ...]
 ) -> GenerationDefaults:
-    """The family's; what the table leaves open is as in the pipeline's own call."""
+    """Return the family's defaults, and those of the pipeline's ``__call__`` for the rest."""
     steps, guidance = family.num_inference_steps, family.guidance_scale
     if steps is None:
         steps = int(default_of(pipeline, "num_inference_steps") or _USUAL_STEPS)
@@ -97,7 +98,7 @@ def _denoiser_config(pipeline: DiffusionPipeline) -> Any:
 
 
 def _native_side(family: Family, pipeline: DiffusionPipeline) -> int:
-    """The side in pixels that the denoiser was trained at."""
+    """Return the side in pixels that the denoiser was trained at."""
     latent_side = getattr(_denoiser_config(pipeline), "sample_size", None)
     if not isinstance(latent_side, int):
         latent_side = family.latent_side
@@ -105,6 +106,6 @@ def _native_side(family: Family, pipeline: DiffusionPipeline) -> int:
 
 
 def _size_multiple(pipeline: DiffusionPipeline) -> int:
-    """Pixels per latent patch, and at least the 8 that diffusers' Stable Diffusion asks for."""
+    """Return the pixels per latent patch, at least the 8 that diffusers' Stable Diffusion needs."""
     patch = getattr(_denoiser_config(pipeline), "patch_size", None) or 1
     return max(8, int(getattr(pipeline, "vae_scale_factor", 8)) * int(patch))

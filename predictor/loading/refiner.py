@@ -1,4 +1,4 @@
-"""The refiner beside an SDXL base: loaded without what the base has already."""
+"""Loads the refiner of an SDXL base, and shares the parts that the base has already loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from predictor.pipelines.stepwise import takes_refiner
 logger = logging.getLogger(__name__)
 
 _SHAREABLE = ("text_encoder_2", "tokenizer_2")
-# Where a file came from, what wrote it, and a type that loading decides: nothing of the part.
+# Configuration keys that do not describe the component: its origin, and a dtype set at loading.
 _PROVENANCE = {
     "_name_or_path",
     "name_or_path",
@@ -30,29 +30,29 @@ _PROVENANCE = {
 }
 
 
-def refuse_refiner_alone(checkpoint: Checkpoint) -> None:
-    """Refuse a refiner in the place of a model.
+def reject_standalone_refiner(checkpoint: Checkpoint) -> None:
+    """Reject a refiner that is published as a model of its own.
 
     Raises:
-        ModelLoadError: it is one; says what to publish instead.
+        ModelLoadError: the checkpoint is a refiner; the message says what to publish instead.
     """
     if checkpoint.configs.index.get("requires_aesthetics_score"):
         raise ModelLoadError(
-            "this is SDXL's refiner, which only goes on where a base stops: publish a base with "
-            "this one as its `refiner` (docs/downloads.md)"
+            "this is SDXL's refiner, which cannot run without a base: publish a base with this "
+            "model as its `refiner` (docs/downloads.md)"
         )
 
 
 def read_refiner(base: Any, checkpoint: Checkpoint) -> DiffusionPipeline | None:
-    """The refiner published beside the base, not on a device yet; None where there is none.
+    """Load the refiner published with the base, still on the CPU; None if there is none.
 
     Raises:
-        ModelLoadError: it does not load.
+        ModelLoadError: the refiner does not load.
     """
     if not checkpoint.is_published(REFINER_FOLDER_NAME):
         return None
     if not takes_refiner(base):
-        logger.warning("the refiner is left out: %s cannot hand over", type(base).__name__)
+        logger.warning("%s does not support a refiner; ignoring it", type(base).__name__)
         return None
     try:
         refiner = StableDiffusionXLImg2ImgPipeline.from_pretrained(
@@ -71,10 +71,10 @@ def read_refiner(base: Any, checkpoint: Checkpoint) -> DiffusionPipeline | None:
 
 
 def warm_up_refiner(refiner: Any) -> None:
-    """Take one step from nothing, so that no caller waits for it.
+    """Run one step on zero latents, so that the first request is fast.
 
     Raises:
-        ModelLoadError: it failed.
+        ModelLoadError: the step failed.
     """
     config = refiner.unet.config
     latents = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size)
@@ -92,12 +92,12 @@ def warm_up_refiner(refiner: Any) -> None:
 
 
 def _shared(base: Any, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The base's parts that are the refiner's too.
+    """Return the base's components that the refiner can share.
 
-    The VAE is in any case: latents that are handed over are of one space.
+    The VAE is always shared, because base and refiner exchange latents.
     """
     same = [name for name in _SHAREABLE if _is_same(name, checkpoint)]
-    logger.info("the refiner takes from the base: vae, %s", ", ".join(same) or "nothing else")
+    logger.info("the refiner shares with the base: %s", ", ".join(["vae", *same]))
     return {"vae": base.vae, **{name: getattr(base, name) for name in same}}
 
 
@@ -112,7 +112,7 @@ def _is_same(name: str, checkpoint: Checkpoint) -> bool:
 
 
 def _digests(marker: Marker, prefix: str) -> dict[str, str]:
-    """The files below ``prefix``: their paths from there, and what the downloader hashed."""
+    """Return the SHA-256 of each file below ``prefix``, by its path relative to ``prefix``."""
     return {
         entry.path.removeprefix(f"{prefix}/"): entry.sha256
         for entry in marker.files

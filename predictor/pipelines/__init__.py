@@ -1,1 +1,1 @@
-"""Diffusers behind the engine's interfaces: ``Pipeline`` makes pictures, ``Denoiser`` steps."""
+"""Diffusers behind the engine's ``Pipeline`` and ``Denoiser`` interfaces."""

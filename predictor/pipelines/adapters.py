@@ -1,7 +1,7 @@
-"""LoRA adapters: loaded by diffusers when first asked for, in use for the requests that name them.
+"""LoRA adapters, loaded by diffusers on first use and active only for the requests that name them.
 
-Loading takes seconds and memory, so a pod that starts does not wait for all that lie beside its
-model. A file that does not load fails the requests that name it, and nobody else's.
+Loading takes seconds and memory, so the adapters are not loaded at startup. A file that does not
+load fails only the requests that name it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from predictor.requests import Adapter
 
 logger = logging.getLogger(__name__)
 
-# What is loaded beyond this goes, the least recently used first. An SDXL LoRA takes 20 to 400 MiB.
+# Above this, the least recently used adapters are unloaded. An SDXL LoRA takes 20 to 400 MiB.
 MAX_BYTES = 2 * 2**30
 
 
 class Adapters:
-    """The LoRAs beside a pipeline; all calls come from a single thread.
+    """The LoRAs of a pipeline; not thread-safe, call it from a single thread.
 
-    ``files`` gives each name its safetensors file.
+    ``files`` maps each name to its safetensors file.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Adapters:
         self._pipeline = pipeline
         self._files = dict(files or {})
         if self._files and not hasattr(pipeline, "load_lora_weights"):
-            logger.warning("%s takes no adapters: they are left out", type(pipeline).__name__)
+            logger.warning("%s does not support adapters; ignoring them", type(pipeline).__name__)
             self._files.clear()
-        # peft refuses dots in a name, and what a module's attributes are called; transformers looks
-        # for a name anywhere in a key, so that none may begin another.
+        # peft rejects names with dots and names of module attributes. transformers looks for a name
+        # anywhere in a key, so no name may be a prefix of another.
         self._peft_names = {name: f"adapter_{index}_" for index, name in enumerate(self._files)}
         self._max_bytes = max_bytes
         self._loaded: OrderedDict[str, int] = OrderedDict()
@@ -57,14 +57,14 @@ class Adapters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a request may name."""
+        """The names that a request may use."""
         return tuple(self._files)
 
     def load(self, adapters: Iterable[Adapter]) -> None:
-        """Have these ready for use; others may have to go for them.
+        """Load these adapters; this may unload others.
 
         Raises:
-            GenerationFailedError: names the one that does not load.
+            GenerationFailedError: an adapter does not load; the message names it.
         """
         wanted = [adapter.name for adapter in adapters]
         for name in wanted:
@@ -73,10 +73,10 @@ class Adapters:
             self._loaded.move_to_end(name)
 
     def use(self, adapters: Sequence[Adapter], components: Container[str] | None = None) -> None:
-        """Let the pipeline's components, or those of them, compute with these and no others.
+        """Activate exactly these adapters on the given components, by default on all of them.
 
         Raises:
-            GenerationFailedError: one of them had gone and does not load again.
+            GenerationFailedError: an adapter was unloaded and does not load again.
         """
         self.load(adapters)
         scales = {self._peft_names[adapter.name]: adapter.scale for adapter in adapters}
@@ -85,7 +85,7 @@ class Adapters:
                 layers.use(scales)
 
     def of(self, adapters: Iterable[Adapter], components: Container[str]) -> tuple[Adapter, ...]:
-        """Those of the loaded ``adapters`` that change any of the components."""
+        """Return those of the loaded ``adapters`` that change any of the ``components``."""
         parts = [layers for name, layers in self._layers.items() if name in components]
         return tuple(
             adapter
@@ -106,7 +106,7 @@ class Adapters:
         except OSError as error:
             raise _failure(name) from error
         except Exception as error:
-            # No other try will succeed, and each would hold up everybody's steps.
+            # A retry would fail too, and would delay the steps of every request in flight.
             self._broken.add(name)
             raise _failure(name) from error
         self._loaded[name] = size
@@ -129,9 +129,9 @@ class Adapters:
             use_safetensors=True,
             local_files_only=True,
         )
-        # Diffusers takes a file of another family for one without layers.
+        # diffusers loads a file for another family as an adapter without layers.
         if not any(peft_name in names for names in self._pipeline.get_list_adapters().values()):
-            raise ValueError(f"{file.name} has no layers of this model")
+            raise ValueError(f"{file.name} has no layers for this model")
 
     def _make_room(self, size: int, wanted: Container[str]) -> None:
         for name in [name for name in self._loaded if name not in wanted]:
@@ -144,11 +144,11 @@ class Adapters:
 
     @contextmanager
     def _all_wrapped(self) -> Iterator[None]:
-        """All layers where diffusers looks for them, and weights that any thread may use."""
-        # That there are several adapters is what we are here for.
+        """Expose the layers to diffusers, and create weights that any thread may use."""
+        # Several adapters on one model are expected here.
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
         warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted", UserWarning)
-        # transformers calls the adapters that are there already missing from the new file.
+        # transformers reports the adapters loaded earlier as missing from the new file.
         verbosity = transformers_logging.get_verbosity()
         transformers_logging.set_verbosity_error()
         with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
@@ -163,18 +163,18 @@ def _failure(name: str) -> GenerationFailedError:
 
 
 def check_adds_only(file: Path, pipeline: Any) -> None:
-    """Refuse what would change the model itself, beyond what can be taken off again.
+    """Reject a file that would change the model in a way that cannot be undone.
 
-    Diffusers writes whatever a file holds beside LoRA layers into the model, and widens layers of a
-    transformer to those of the file: control LoRAs are made for that.
+    diffusers writes all tensors of a file, LoRA layers or not, into the model, and widens a
+    transformer's layers to match the file, which control LoRAs rely on.
 
     Raises:
-        ValueError: the file does.
-        OSError, SafetensorError: it cannot be read.
+        ValueError: the file changes more than LoRA layers.
+        OSError, SafetensorError: the file cannot be read.
     """
     with safe_open(file, framework="pt") as tensors:
-        if "lora_controlnet" in tensors.keys():  # noqa: SIM118 - it is no dict
-            raise ValueError("it is a control LoRA")
+        if "lora_controlnet" in tensors.keys():  # noqa: SIM118 - not a dict
+            raise ValueError("the file is a control LoRA")
     transformer = pipeline.components.get("transformer")
     if transformer is None:
         return
@@ -183,11 +183,11 @@ def check_adds_only(file: Path, pipeline: Any) -> None:
     )
     for key, weight in (read[0] if isinstance(read, tuple) else read).items():
         if "lora" not in key:
-            raise ValueError(f"{key} is no LoRA layer")
+            raise ValueError(f"{key} is not a LoRA layer")
         path, _, is_input = key.removeprefix("transformer.").partition(".lora_A.")
         width = getattr(_submodule(transformer, path), "in_features", None) if is_input else None
         if width not in (None, weight.shape[1]):
-            raise ValueError(f"{key} takes {weight.shape[1]} channels, the layer {width}")
+            raise ValueError(f"{key} expects {weight.shape[1]} channels, but the layer has {width}")
 
 
 def _submodule(module: torch.nn.Module, path: str) -> torch.nn.Module | None:

@@ -1,7 +1,6 @@
-"""ControlNets in the step loop: what one sees of a picture to follow, and adds to the UNet.
+"""ControlNets in the step loop: they embed a control image and add residuals to the UNet.
 
-With the UNet they do what ``__call__`` of diffusers' ControlNet pipelines does; the tests hold them
-to it.
+The result matches ``__call__`` of diffusers' ControlNet pipelines; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Control(NamedTuple):
-    """What steers one picture: ``features`` are ``(1, channels, height, width)`` of the latents."""
+    """The input of one picture: ``features`` are ``(1, channels, height, width)`` of latents."""
 
     features: torch.Tensor
     scale: float
 
 
 class ControlNet:
-    """A loaded ControlNet; the model becomes its own."""
+    """A loaded ControlNet; it takes ownership of ``model`` and modifies it."""
 
     def __init__(self, model: ControlNetModel, vae_scale_factor: int) -> None:
         self._model: Any = model
@@ -37,13 +36,13 @@ class ControlNet:
             vae_scale_factor=vae_scale_factor, do_convert_rgb=True, do_normalize=False
         )
         self._is_bgr = model.config.controlnet_conditioning_channel_order == "bgr"
-        # The picture is embedded once, not at each step: the model finds that done.
+        # The control image is embedded once, not at each step, so the model must not embed it.
         self._embedding = model.controlnet_cond_embedding
         model.controlnet_cond_embedding = torch.nn.Identity()
         model.register_to_config(controlnet_conditioning_channel_order="rgb")
 
     def look(self, request: GenerationRequest) -> Control:
-        """Resize the request's control image to the picture's size and embed it."""
+        """Resize the request's control image to the size of the picture and embed it."""
         assert request.controlnet is not None
         pixels = self._processor.preprocess(
             request.controlnet.image.image, height=request.height, width=request.width
@@ -60,10 +59,10 @@ class ControlNet:
         timesteps: torch.Tensor,
         conditions: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """One pass over all lanes; what it gives in the words of the UNet's ``forward``.
+        """Run one pass over all lanes and return keyword arguments for the UNet's ``forward``.
 
-        ``conditions`` are what the UNet takes too. Of ``latents`` only the picture's own channels
-        are seen: an inpainting UNet has the mask's behind them.
+        ``conditions`` are passed to the UNet too. The ControlNet sees only the picture's channels
+        of ``latents``; those of an inpainting UNet also include the mask.
         """
         down, middle = self._model(
             latents[:, : self._model.config.in_channels],
@@ -76,8 +75,8 @@ class ControlNet:
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
     def _scales(self, lanes: Sequence[Lane]) -> torch.Tensor:
-        """One for each lane, as ``(lanes, 1, 1, 1)``."""
-        # Diffusers steers with pooled residuals only where there is a prompt ("guess mode").
+        """Return the scale of each lane, as ``(lanes, 1, 1, 1)``."""
+        # diffusers applies pooled residuals to the positive prompt only ("guess mode").
         is_pooled = self._model.config.global_pool_conditions
         scales = [
             0.0 if is_pooled and lane.is_negative else lane.denoising.control.scale
@@ -89,21 +88,21 @@ class ControlNet:
 
 @dataclass(frozen=True)
 class ControlNets:
-    """Those beside one model, by name; ``unusable`` says why some of them cannot be used."""
+    """The ControlNets of one model by name; ``unusable`` maps a name to the reason."""
 
     usable: Mapping[str, ControlNet] = field(default_factory=dict)
     unusable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of them, in order."""
+        """All names, usable or not, sorted."""
         return tuple(sorted([*self.usable, *self.unusable]))
 
     def __getitem__(self, name: str) -> ControlNet:
-        """The one of that name.
+        """Return the ControlNet of that name.
 
         Raises:
-            GenerationFailedError: it cannot be used.
+            GenerationFailedError: it is unusable.
         """
         if name in self.unusable:
             raise GenerationFailedError(f"controlnet.name: {name!r} {self.unusable[name]}")

@@ -1,9 +1,9 @@
-"""Image to image and inpainting: how the denoising of an input picture begins.
+"""Image to image and inpainting: the initial latents for an input picture.
 
-Image to image starts from the picture under as much noise as the strength says. Inpainting repaints
-where the mask is white. A UNet trained for it sees the mask and the masked picture as five further
-channels. With any other UNet, the area outside the mask is put back after each step, under the
-noise of that step.
+Image to image starts from the picture with as much noise as ``strength`` requests. Inpainting
+repaints the white area of the mask. An inpainting UNet takes the mask and the masked picture as
+five extra channels. For any other UNet, the area outside the mask is restored after each step, at
+the noise level of that step.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.schedulers import generator_for
 from predictor.requests import GenerationRequest, InputImage
 
-# Four of the latents, one of the mask, four of the masked picture's latents.
+# Four channels of latents, one of the mask, and four of the masked picture's latents.
 INPAINTING_CHANNELS = 9
 
 
 def begin_image_to_image(
     request: GenerationRequest, scheduler: Any, pipeline: Any, encoder: ImageEncoder
 ) -> Denoising:
-    """What ``StableDiffusionImg2ImgPipeline`` begins with, and what SDXL's does."""
+    """Start as ``StableDiffusionImg2ImgPipeline`` and its SDXL counterpart do."""
     assert request.image is not None
     generator = generator_for(request)
     timesteps = last_timesteps(request, scheduler)
@@ -38,7 +38,7 @@ def begin_image_to_image(
 
 
 def last_timesteps(request: GenerationRequest, scheduler: Any) -> torch.Tensor:
-    """Those of the request's steps that its strength leaves; the scheduler is set to them."""
+    """Set the scheduler's timesteps and return those that the request's strength keeps."""
     scheduler.set_timesteps(request.num_inference_steps)
     skipped = (request.num_inference_steps - request.steps_taken) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
@@ -48,7 +48,7 @@ def last_timesteps(request: GenerationRequest, scheduler: Any) -> torch.Tensor:
 
 
 def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
-    """``(1, 3, height, width)`` of -1 to 1, on the CPU."""
+    """Return the image as ``(1, 3, height, width)`` from -1 to 1, on the CPU."""
     pixels: torch.Tensor = pipeline.image_processor.preprocess(image.image)
     return pixels
 
@@ -56,7 +56,7 @@ def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
 def begin_inpainting(
     request: GenerationRequest, scheduler: Any, pipeline: Any, encoder: ImageEncoder
 ) -> Denoising:
-    """What ``StableDiffusionInpaintPipeline`` begins with, and what SDXL's does."""
+    """Start as ``StableDiffusionInpaintPipeline`` and its SDXL counterpart do."""
     assert request.image is not None
     assert request.mask_image is not None
     sees_mask = pipeline.unet.config.in_channels == INPAINTING_CHANNELS
@@ -65,8 +65,8 @@ def begin_inpainting(
     timesteps = last_timesteps(request, scheduler)
     pixels = pixels_of(request.image, pipeline)
     mask = _mask_pixels(request.mask_image, pipeline)
-    # The order of the draws is diffusers': the picture, the noise, the masked picture; the latter
-    # too where nothing comes of it.
+    # Draw in diffusers' order: the picture, the noise, the masked picture, even if the last one is
+    # not used.
     clean = None
     if not (sees_mask and is_all_noise):
         clean = encoder.latents(request.image.sha256, pixels, generator)
@@ -94,7 +94,7 @@ def _put_back(
     noise: torch.Tensor,
     mask: torch.Tensor,
 ) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    """Latents after so many steps to those with the input's own outside the mask."""
+    """Return a function that restores the input outside the mask after a given step."""
 
     def put_back(latents: torch.Tensor, step: int) -> torch.Tensor:
         kept = clean
@@ -106,7 +106,7 @@ def _put_back(
 
 
 def _mask_pixels(mask: InputImage, pipeline: Any) -> torch.Tensor:
-    """``(1, 1, height, width)``: 1 where the picture is made anew, else 0; on the CPU."""
+    """Return the mask as ``(1, 1, height, width)`` on the CPU: 1 in the area to repaint, else 0."""
     processor = VaeImageProcessor(
         vae_scale_factor=pipeline.vae_scale_factor,
         do_normalize=False,

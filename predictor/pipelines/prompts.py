@@ -1,4 +1,4 @@
-"""What a text encoder does not read: the end of a prompt that is longer than its window."""
+"""Prompt truncation: the end of a prompt that is longer than the text encoder's window."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 
 class Window(NamedTuple):
-    """How much of a prompt one text encoder reads: so many tokens, those around the prompt too."""
+    """The number of tokens one text encoder reads, including the start and end tokens."""
 
     tokenizer: Any
     tokens: int
 
 
 def windows(components: dict[str, Any], max_sequence_length: int | None) -> list[Window]:
-    """One for each text encoder of a pipeline; an encoder left out (SD3's T5) reads nothing.
+    """Return the window of each text encoder; skip encoders that are not loaded (SD3's T5).
 
-    ``max_sequence_length`` is what the pipeline gives to encoders other than CLIP.
+    ``max_sequence_length`` is the window of encoders other than CLIP.
     """
     found = []
     for name, tokenizer in components.items():
@@ -33,9 +33,9 @@ def windows(components: dict[str, Any], max_sequence_length: int | None) -> list
 
 
 def dropped_text(window: Window, prompt: str) -> str:
-    """The part of ``prompt`` beyond the window, as the caller wrote it; often empty.
+    """Return the part of ``prompt`` beyond the window, as the caller wrote it, or "".
 
-    The window counts the start and end tokens: 77 for CLIP, 75 of them for the prompt.
+    The window includes the start and end tokens: CLIP's 77 tokens leave 75 for the prompt.
     """
     tokenizer, tokens = window
     encoded = tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=False)
@@ -44,10 +44,10 @@ def dropped_text(window: Window, prompt: str) -> str:
 
 
 def truncation_warning(field: str, windows: Iterable[Window], prompt: str) -> str | None:
-    """What to tell the caller when every text encoder drops the end of ``prompt``.
+    """Return a warning if every text encoder drops the end of ``prompt``.
 
-    A pipeline with a long-window encoder (SD3's T5) reads the end all the same: the shortest
-    dropped part counts.
+    An encoder with a longer window (SD3's T5) may still read it, so the shortest dropped part
+    counts.
     """
     dropped = min((dropped_text(one, prompt) for one in windows), key=len, default="")
     if not dropped:

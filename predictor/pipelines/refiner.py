@@ -1,8 +1,8 @@
-"""SDXL's base and refiner as experts for two parts of one way (eDiff-I, arXiv 2211.01324).
+"""SDXL's base and refiner as an ensemble of expert denoisers (eDiff-I, arXiv 2211.01324).
 
-Together they do what diffusers' two pipelines do one after the other, the base with
-``denoising_end=x, output_type="latent"`` and the refiner with ``denoising_start=x`` and the base's
-latents, both with the same steps and given one generator, which the refiner goes on to draw from.
+The result matches diffusers' two pipelines run in sequence: the base with ``denoising_end=x`` and
+``output_type="latent"``, then the refiner with ``denoising_start=x`` and the base's latents. Both
+use the same number of steps and share one generator.
 """
 
 from __future__ import annotations
@@ -26,34 +26,31 @@ if TYPE_CHECKING:
 KIND = Kind(expert="refiner")
 ENCODERS = "refiner"
 
-# As good as pictures of the refiner's training were rated, of 10: diffusers' own defaults.
+# Aesthetic scores from 0 to 10 that condition the refiner; diffusers' defaults.
 _AESTHETIC_SCORE = 6.0
 _NEGATIVE_AESTHETIC_SCORE = 2.5
 
 
 class Refiner(StableDiffusionXLDenoiser):
-    """The parts of ``StableDiffusionXLImg2ImgPipeline`` that go on from latents."""
+    """The parts of ``StableDiffusionXLImg2ImgPipeline`` that continue from latents."""
 
     def __init__(self, loaded: DiffusersPipeline, base: DiffusersPipeline) -> None:
         super().__init__(loaded)
-        # The base's: a text encoder that both have must not see the prompt adapted.
+        # The base's adapters, so that a shared text encoder runs without them for the refiner.
         self._adapters = base.adapters
         base_scheduler: Any = base.diffusers.scheduler
-        # The grid of noise levels must be the base's own, for the two to meet.
+        # Base and refiner must use the same noise levels.
         self._own_scheduler = type(base_scheduler).from_config(
             base_scheduler.config,
             prediction_type=self._pipeline.scheduler.config.get("prediction_type", "epsilon"),
         )
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
-        """See ``Denoiser.encode``; by the second text encoder alone."""
+        """See ``Denoiser.encode``; uses only the second text encoder."""
         return super().encode(prompts)
 
     def join(self, begun: Denoising, request: GenerationRequest) -> None:
-        """Take over the steps of ``begun`` that lie beyond ``denoising_end``, if there are any.
-
-        There may be no others: then the refiner is the only one to take a step.
-        """
+        """Take over the steps of ``begun`` after ``denoising_end``: none, some or all of them."""
         assert request.denoising_end is not None
         scheduler = make_scheduler(request.scheduler, self._own_scheduler)
         scheduler.set_timesteps(request.num_inference_steps)
@@ -63,7 +60,7 @@ class Refiner(StableDiffusionXLDenoiser):
             return
         begins_at = begun.steps - rest
         if scheduler.order == 2 and rest % 2 == 0:
-            # A step of two passes is not taken over in its middle, but from its beginning.
+            # Do not split a step of two passes between base and refiner.
             rest += 1
         start = len(scheduler.timesteps) - rest
         if hasattr(scheduler, "set_begin_index"):
@@ -79,7 +76,7 @@ class Refiner(StableDiffusionXLDenoiser):
         begun.hand_over_after(begins_at, refining)
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
-        """Original size, crop and score; the score of a bad picture for the negative lane."""
+        """Return original size, crop and aesthetic score; a negative lane has the low score."""
         conditions = super()._added_conditions(lanes)
         if conditions is None or not self._pipeline.config.requires_aesthetics_score:
             return conditions
@@ -92,7 +89,7 @@ class Refiner(StableDiffusionXLDenoiser):
 
 
 class RefinedDenoiser:
-    """A ``Denoiser`` of two: the base, and a refiner for the last steps of each picture."""
+    """A ``Denoiser`` that runs the base first and the refiner for the last steps of a picture."""
 
     def __init__(self, base: Denoiser, refiner: Refiner) -> None:
         self._base = base
@@ -120,6 +117,6 @@ class RefinedDenoiser:
 
 
 def _cutoff(scheduler: Any, denoising_end: float) -> int:
-    """The last timestep that the base takes, as diffusers counts; the refiner takes those below."""
+    """Return the last timestep of the base, computed as in diffusers; the refiner runs the rest."""
     most: int = scheduler.config.num_train_timesteps
     return round(most - denoising_end * most)

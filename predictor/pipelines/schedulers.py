@@ -1,4 +1,4 @@
-"""The noise of a request: the schedulers it may name, and the generator it is drawn by."""
+"""The schedulers that a request may name, and the random generator of its noise."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from diffusers import SchedulerMixin
 
 from predictor.requests import GenerationRequest
 
-# The name for the scheduler that a checkpoint brings.
+# The name of the checkpoint's own scheduler.
 OWN = "default"
 LCM = "lcm"
-# The steps of the teacher that an LCM was distilled from: it picks among these.
+# The number of steps of the teacher that an LCM was distilled from; the LCM uses a subset of them.
 LCM_STEPS = 50
 
 _PLAIN = {"use_karras_sigmas": False}
-# Only one spacing may be named in a configuration.
+# A configuration may enable only one spacing.
 _KARRAS = {"use_karras_sigmas": True, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 _DPMPP = {"algorithm_type": "dpmsolver++"}
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
-# An odd number of them too; diffusers would turn it on itself, with a line in the log each time.
+# Needed for an odd number of steps. diffusers would set it anyway and log a warning each time.
 _ANY_STEPS = {"lower_order_final": True}
-# Clipping is for pixels; latents go beyond 1, and not every checkpoint's configuration says so.
+# Clipping is meant for pixels. Latents exceed 1, and not every checkpoint turns clipping off.
 _LATENTS = {"clip_sample": False}
 
-# Name on the wire: diffusers' class, and what it changes of the model's scheduler configuration.
-# The pairs are those of diffusers' own table of A1111's names.
+# Name in the API: diffusers' class, and its changes to the model's scheduler configuration. From
+# diffusers' table of A1111 scheduler names.
 _SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", _DPMPP | _PLAIN),
@@ -57,10 +57,10 @@ _FLOW_SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def scheduler_names(own: SchedulerMixin, *, always_shifts: bool = False) -> tuple[str, ...]:
-    """The names that a model with this scheduler accepts.
+    """Return the scheduler names that a model with this scheduler accepts.
 
-    A flow-matching model (SD3, FLUX) has its own few. ``always_shifts``: its pipeline tells the
-    scheduler to shift by the picture's size, whether the scheduler's configuration wants it or not.
+    A flow-matching model (SD3, FLUX) accepts a few of its own. ``always_shifts``: the pipeline
+    passes a shift that depends on the picture size, even if the configuration disables it.
     """
     if _is_flow_matching(own):
         return (*_flow_names(own, always_shifts), OWN)
@@ -70,14 +70,14 @@ def scheduler_names(own: SchedulerMixin, *, always_shifts: bool = False) -> tupl
 
 
 def most_steps(own: SchedulerMixin) -> dict[str, int]:
-    """The schedulers that take so many steps and no more."""
+    """Return the schedulers with a maximum number of steps, and that maximum."""
     if type(own).__name__ == "LCMScheduler":
         return {LCM: LCM_STEPS, OWN: int(own.config.original_inference_steps)}
     return {LCM: LCM_STEPS}
 
 
 def make_scheduler(name: str, own: SchedulerMixin) -> SchedulerMixin:
-    """A scheduler of its own for one request: schedulers keep state while they run."""
+    """Create a scheduler for one request; schedulers are stateful and cannot be shared."""
     if name == OWN:
         return type(own).from_config(own.config)
     if _is_flow_matching(own):
@@ -91,10 +91,10 @@ def _made(class_name: str, changes: dict[str, Any], own: SchedulerMixin) -> Any:
     made: Any = getattr(diffusers, class_name)
     given = dict(own.config)
     known = inspect.signature(made.__init__).parameters
-    # With an underscore: diffusers' note on which of the values are nobody's choice.
-    told = {name: given[name] for name in given if name in known or name.startswith("_use_default")}
-    scheduler = made.from_config(told, **changes)
-    # FLUX's pipeline reads some of the rest; diffusers would log a line for each, each time.
+    # ``_use_default_values`` is diffusers' record of the values that are defaults.
+    used = {name: given[name] for name in given if name in known or name.startswith("_use_default")}
+    scheduler = made.from_config(used, **changes)
+    # FLUX's pipeline reads some of the rest. ``from_config`` would log a warning for each of them.
     rest = {name: given[name] for name in given if name not in scheduler.config}
     scheduler.register_to_config(**rest)
     return scheduler
@@ -105,9 +105,9 @@ def _is_flow_matching(own: SchedulerMixin) -> bool:
 
 
 def _has_betas(own: SchedulerMixin) -> bool:
-    """Whether it walks a variance-preserving way that all of ``_SOLVERS`` know.
+    """Whether it follows a variance-preserving diffusion that all of ``_SOLVERS`` support.
 
-    EDM's schedulers have no betas; the solvers that Sana brings walk the flow.
+    EDM's schedulers have no betas, and Sana's solvers use flow matching.
     """
     config = getattr(own, "config", {})
     known = ("epsilon", "v_prediction")
@@ -115,13 +115,13 @@ def _has_betas(own: SchedulerMixin) -> bool:
 
 
 def _flow_names(own: SchedulerMixin, always_shifts: bool) -> tuple[str, ...]:
-    """Not every solver can be told the shift, and not every one can do without it."""
+    """Return the solvers that support, or do not need, the shift that the pipeline passes."""
     shifts = bool(own.config.use_dynamic_shifting)
-    is_told = shifts or always_shifts
-    cannot = {"heun"} if is_told else set()
-    if is_told and not (shifts and own.config.time_shift_type == "exponential"):
-        cannot.add("dpmpp_2m")
-    return tuple(name for name in _FLOW_SOLVERS if name not in cannot)
+    passes_shift = shifts or always_shifts
+    unsupported = {"heun"} if passes_shift else set()
+    if passes_shift and not (shifts and own.config.time_shift_type == "exponential"):
+        unsupported.add("dpmpp_2m")
+    return tuple(name for name in _FLOW_SOLVERS if name not in unsupported)
 
 
 def _make_flow_scheduler(name: str, own: SchedulerMixin) -> Any:
@@ -129,7 +129,7 @@ def _make_flow_scheduler(name: str, own: SchedulerMixin) -> Any:
     shift = {"flow_shift": own.config.shift} if changes else {}
     scheduler = _made(class_name, changes | shift, own)
     if not hasattr(scheduler, "scale_noise"):
-        # What image to image calls; these two have it under its older name.
+        # Image to image calls ``scale_noise``; these classes have it under its older name.
         scheduler.scale_noise = lambda sample, timestep, noise: scheduler.add_noise(
             sample, noise, timestep
         )
@@ -137,5 +137,5 @@ def _make_flow_scheduler(name: str, own: SchedulerMixin) -> Any:
 
 
 def generator_for(request: GenerationRequest) -> torch.Generator:
-    """Begun at the request's seed; on the CPU, so that every device is given the same noise."""
+    """Create a generator from the request's seed, on the CPU so that all devices agree."""
     return torch.Generator("cpu").manual_seed(request.seed)

@@ -1,6 +1,6 @@
-"""Stable Diffusion taken apart into what the engine calls step by step.
+"""Stable Diffusion split into the operations that the engine calls step by step.
 
-Together the parts do what ``__call__`` of diffusers' pipeline does; the tests hold them to it.
+Together they match ``__call__`` of diffusers' pipeline; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """Which UNet, with which LoRAs, steered by which ControlNet."""
+    """The UNet, LoRAs and ControlNet of a request."""
 
     expert: str = "base"
     adapters: tuple[Adapter, ...] = ()
@@ -47,7 +47,7 @@ class StableDiffusionDenoiser:
         self._dtype: torch.dtype = self._pipeline.unet.dtype
         self._image_encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
         self._decode_stream: torch.cuda.Stream | None = None
-        # With weights that come and go there is no memory for a decoder beside the steps.
+        # Under offloading there is not enough memory to decode while steps run.
         if self._device.type == "cuda" and self._offload == "none":
             self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
@@ -92,7 +92,7 @@ class StableDiffusionDenoiser:
         """See ``Denoiser.decode``."""
         vae, stream = self._pipeline.vae, self._decode_stream
         if stream is not None:
-            # Steps go on meanwhile, and must not reuse the memory of these latents.
+            # Steps continue meanwhile and must not reuse the memory of these latents.
             stream.wait_stream(torch.cuda.current_stream(self._device))
             latents.record_stream(stream)
         with torch.cuda.stream(stream):
@@ -108,15 +108,15 @@ class StableDiffusionDenoiser:
             return self._to_picture(image)
 
     def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """By the text encoders as they are now."""
+        """Encode with the text encoders and their active adapters."""
         embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
         return rows(embeddings)
 
     def _make_room(self) -> None:
-        """Before the text encoders come back to the GPU.
+        """Move the UNet and the VAE off the GPU before the text encoders return to it.
 
-        Each part sends away the one before it in the order of a lone picture; at its end diffusers
-        sends away the rest, and here pictures have no common end.
+        diffusers' hooks offload each part when the next one runs, and the rest at the end of a
+        picture. In the step loop pictures do not end together, so those hooks do not suffice.
         """
         if self._offload == "model":
             self._pipeline.unet.to("cpu")
@@ -147,11 +147,11 @@ class StableDiffusionDenoiser:
 
 
 def _kind(request: GenerationRequest) -> Kind:
-    """Which requests share forward passes with this one."""
+    """Return the kind of a request; requests of equal kind share forward passes."""
     controlnet = request.controlnet.name if request.controlnet else None
     return Kind(adapters=request.adapters, controlnet=controlnet)
 
 
 def rows(*batches: torch.Tensor) -> list[Conditioning]:
-    """What belongs to each prompt, as copies: a view would keep the whole batch in memory."""
+    """Split batches by prompt into copies; a view would keep the whole batch in memory."""
     return [tuple(row.clone() for row in rows) for rows in zip(*batches, strict=True)]

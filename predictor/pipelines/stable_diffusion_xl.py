@@ -1,4 +1,4 @@
-"""Stable Diffusion XL taken apart into what the engine calls step by step."""
+"""Stable Diffusion XL split into the operations that the engine calls step by step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
         super().__init__(loaded)
         vae = self._pipeline.vae
         if vae.dtype == torch.float16 and vae.config.force_upcast:
-            # It overflows in half precision. Diffusers casts it to and fro for each picture.
+            # The VAE overflows in half precision. diffusers casts it back and forth per picture.
             vae.to(torch.float32)
 
     def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
@@ -45,7 +45,7 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
         return denoising
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
-        """Original size, crop and target size: nobody asks for other than the picture's own."""
+        """Return pooled embeddings and the micro-conditioning sizes, both those of the picture."""
         latent_sides = lanes[0].denoising.latents.shape[-2:]
         height, width = (side * self._pipeline.vae_scale_factor for side in latent_sides)
         pooled = torch.stack([lane.conditioning[1] for lane in lanes])

@@ -1,4 +1,4 @@
-"""Which pipelines the step loop can take apart, and by what."""
+"""Which pipelines the step loop supports, and the ``Denoiser`` of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DENOISERS: dict[type, type[StableDiffusionDenoiser]] = {
 
 
 def supports(pipeline: DiffusionPipeline) -> bool:
-    """Whether it is of the two families, plain or for inpainting, without distilled guidance."""
+    """Whether the step loop supports it: SD or SDXL, plain or inpainting, undistilled guidance."""
     if type(pipeline) not in _DENOISERS:
         return False
     config = pipeline.unet.config
@@ -34,12 +34,12 @@ def supports(pipeline: DiffusionPipeline) -> bool:
 
 
 def takes_refiner(pipeline: DiffusionPipeline) -> bool:
-    """Whether a refiner can go on where it stops: both work on SDXL's latents."""
+    """Whether a refiner can continue from its latents, which must be SDXL's."""
     return type(pipeline) is StableDiffusionXLPipeline and supports(pipeline)
 
 
 def denoiser_for(loaded: DiffusersPipeline) -> Denoiser:
-    """The parts of a pipeline that is supported."""
+    """Return the denoiser of a supported pipeline."""
     base = _DENOISERS[type(loaded.diffusers)](loaded)
     if loaded.refiner is None:
         return base

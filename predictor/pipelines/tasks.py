@@ -1,4 +1,4 @@
-"""What a loaded pipeline can do, and the pipeline over the same weights that does it."""
+"""The tasks that a loaded pipeline serves, and the pipeline over the same weights for each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffusers.pipelines.auto_pipeline import (
 from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
 from predictor.requests import Task
 
-# By task: diffusers' pipelines by the name of their family, and what makes one from another.
+# For each task: diffusers' pipelines by family name, and the class that converts between them.
 _PIPELINES: dict[Task, Mapping[str, type]] = {
     "text-to-image": AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
     "image-to-image": AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
@@ -33,15 +33,15 @@ _MAKERS: dict[Task, type] = {
     "image-to-image": AutoPipelineForImage2Image,
     "inpainting": AutoPipelineForInpainting,
 }
-# Their UNets may be those of plain checkpoints, which can do everything.
+# Their UNets may be plain ones, which serve all tasks.
 _MAYBE_PLAIN = (StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline)
 
 
 def tasks_of(pipeline: DiffusionPipeline) -> tuple[Task, ...]:
-    """The tasks that the checkpoint serves; at least one, text to image first where it is there.
+    """Return the tasks that the checkpoint serves: at least one, text to image first.
 
-    A checkpoint for one task on pictures (an inpainting UNet, a refiner, an editing model) serves
-    that alone. A class that diffusers' auto pipelines do not know is judged by its arguments.
+    A checkpoint for a single image task (an inpainting UNet, a refiner, an editing model) serves
+    only that task. For a class unknown to diffusers' auto pipelines, the arguments decide.
     """
     own = type(pipeline)
     unet = getattr(pipeline, "unet", None)
@@ -57,7 +57,7 @@ def tasks_of(pipeline: DiffusionPipeline) -> tuple[Task, ...]:
 
 
 def pipeline_for(task: Task, pipeline: DiffusionPipeline) -> DiffusionPipeline:
-    """The pipeline of one of ``tasks_of``, over the same weights; often ``pipeline`` itself."""
+    """Return a pipeline for one of ``tasks_of`` over the same weights, if needed a new one."""
     known = _PIPELINES[task].get(_family(type(pipeline)) or "")
     if known is None or known is type(pipeline):
         return pipeline
@@ -67,6 +67,6 @@ def pipeline_for(task: Task, pipeline: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def _family(own: type) -> str | None:
-    """The name under which diffusers' auto pipelines list the class."""
+    """Return the family name that diffusers' auto pipelines list the class under."""
     listed = (known.items() for known in _PIPELINES.values())
     return next((name for known in listed for name, one in known if one is own), None)

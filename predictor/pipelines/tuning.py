@@ -1,4 +1,4 @@
-"""What holds for a pipeline once the operator's settings and the preset are put together."""
+"""Speed and memory options of a pipeline, from the operator's settings and the preset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Offload: TypeAlias = Literal["none", "model", "sequential"]
 
 @dataclass(frozen=True)
 class Savings:
-    """What is given up to save memory; the defaults give up nothing."""
+    """Options that trade speed for memory; all are off by default."""
 
     vae_slicing: bool = False
     vae_tiling: bool = False
@@ -22,7 +22,7 @@ class Savings:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Speed and memory of one pipeline, all decided; ``preset`` is where the savings came from."""
+    """The resolved speed and memory options; ``preset`` is the source of the savings."""
 
     preset: str = "none"
     savings: Savings = Savings()
@@ -33,7 +33,7 @@ class Tuning:
     compile: bool = False
 
     def __str__(self) -> str:
-        """For the log: the preset, the attention, and each setting that is on."""
+        """Format the preset, the attention and the enabled options for the log."""
         words = [f"preset {self.preset}", f"attention {self.attention}"]
         if self.savings.offload != "none":
             words.append(f"offload {self.savings.offload}")
@@ -47,7 +47,7 @@ PLAIN = Tuning()
 
 
 def tune(settings: Settings, preset: str, savings: Savings) -> Tuning:
-    """The settings, and the preset's ``savings`` for those that are unset."""
+    """Combine the settings with the preset's ``savings``, which apply to unset options."""
     return Tuning(
         preset,
         Savings(
@@ -55,7 +55,7 @@ def tune(settings: Settings, preset: str, savings: Savings) -> Tuning:
             vae_tiling=_first_set(settings.vae_tiling, savings.vae_tiling),
             offload=savings.offload if settings.offload is None else settings.offload,
         ),
-        # xformers is slower than PyTorch's own on the GPUs of today.
+        # xformers is slower than PyTorch's own attention on current GPUs.
         attention="sdpa" if settings.attention == "auto" else settings.attention,
         channels_last=settings.channels_last,
         fused_qkv=settings.fused_qkv,

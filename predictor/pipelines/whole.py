@@ -1,4 +1,4 @@
-"""A diffusers pipeline as a ``Pipeline``: loaded once, never changed by a request."""
+"""A diffusers pipeline as the engine's ``Pipeline``; requests do not modify it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ WARM_UP_STEPS = 2
 
 
 class DiffusersPipeline:
-    """One loaded pipeline; ``generate`` runs its own ``__call__`` for one picture at a time.
+    """One loaded pipeline; ``generate`` runs its ``__call__``.
 
-    ``device`` is where it computes, which under offloading is not where its weights lie; None asks
-    the pipeline. ``refiner`` is for the step loop: ``generate`` leaves it aside.
+    ``device`` is where it computes; under offloading the weights are stored elsewhere. None means
+    the pipeline's own device. ``refiner`` is for the step loop; ``generate`` does not use it.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class DiffusersPipeline:
         return self._profile
 
     def warm_up(self) -> None:
-        """Make one picture of few steps at the default size, so that no caller waits for it.
+        """Make one picture of few steps at the default size, so that the first request is fast.
 
         Raises:
-            ModelLoadError: it failed.
+            ModelLoadError: the picture failed.
         """
         try:
             self.generate([self.warm_up_request()], lambda step, steps: None)
@@ -73,7 +73,7 @@ class DiffusersPipeline:
             raise ModelLoadError(f"the warm-up picture failed: {error}") from error
 
     def warm_up_request(self) -> GenerationRequest:
-        """What the model makes by default, in few steps."""
+        """Return the model's default request with few steps."""
         request = self._profile.default_request("warm-up")
         return replace(request, num_inference_steps=WARM_UP_STEPS)
 
@@ -94,7 +94,7 @@ class DiffusersPipeline:
         ]
 
     def _view(self, request: GenerationRequest) -> DiffusionPipeline:
-        """The shared weights as the task's pipeline, with a scheduler of the request's own."""
+        """Return the task's pipeline over the shared weights, with a scheduler for the request."""
         if request.task not in self._views:
             self._views[request.task] = pipeline_for(request.task, self.diffusers)
         view = copy.copy(self._views[request.task])
@@ -109,7 +109,7 @@ class DiffusersPipeline:
         requests: Sequence[GenerationRequest],
         on_step: StepListener,
     ) -> dict[str, Any]:
-        """The requests in diffusers' argument names, less those this pipeline does not take."""
+        """Map the requests to diffusers' arguments, without those this pipeline does not accept."""
         request = requests[0]
 
         def on_step_end(
@@ -121,7 +121,7 @@ class DiffusersPipeline:
         negative_prompts = [one.negative_prompt for one in requests]
         arguments: dict[str, Any] = {
             "prompt": [one.prompt for one in requests],
-            # None, not "": SDXL was trained with zeros where there is no negative prompt.
+            # None, not "": SDXL was trained with zeros for a missing negative prompt.
             "negative_prompt": negative_prompts if request.negative_prompt else None,
             "width": request.width,
             "height": request.height,
@@ -133,7 +133,7 @@ class DiffusersPipeline:
         }
         accepted = parameters(view).keys() - self._profile.unused_fields.keys()
         if "callback_on_step_end" not in accepted:
-            # Its older form, which PixArt has still.
+            # The older form, which PixArt still uses.
             arguments["callback"] = lambda step, *_: on_step(step + 1, request.num_inference_steps)
         return {
             name: value
@@ -142,14 +142,14 @@ class DiffusersPipeline:
         }
 
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
-        """The parts of the prompts that no text encoder reads."""
+        """Return a warning for each prompt that all text encoders truncate."""
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-        told = [truncation_warning(name, self._windows, text) for name, text in fields.items()]
-        return tuple(warning for warning in told if warning)
+        found = [truncation_warning(name, self._windows, text) for name, text in fields.items()]
+        return tuple(warning for warning in found if warning)
 
 
 def _images(requests: Sequence[GenerationRequest]) -> dict[str, Any]:
-    """What the requests bring to work on; all bring the same."""
+    """Return the image arguments; all requests of a batch have the same ones."""
     given = {
         "image": [one.image.image for one in requests if one.image],
         "mask_image": [one.mask_image.image for one in requests if one.mask_image],

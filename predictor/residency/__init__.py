@@ -1,7 +1,7 @@
-"""Which models are in memory: loaded when they are asked for, unloaded when others need the room.
+"""The models in memory: loaded on request, unloaded when other models need the memory.
 
-``Residency`` is what the server asks. Everything here is on the event loop but for loading and
-unloading themselves, of which one is under way at a time.
+The server uses ``Residency``. Everything runs on the event loop, except for the loads and unloads
+themselves, which run one at a time.
 """
 
 from predictor.residency.residency import Loader, Residency

@@ -1,4 +1,4 @@
-"""Loads a model when it is asked for: one load for all who wait, whose wait is bounded."""
+"""Loads a model on request. All waiting requests share one load, and their wait is bounded."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ logger = logging.getLogger(__name__)
 
 
 class Loader(Protocol):
-    """What loads a model; never called on the event loop."""
+    """Loads models; never called on the event loop."""
 
     def prepare(self) -> None:
-        """Import what takes seconds; called once, before all else."""
+        """Import heavy packages, which takes seconds; called once, before anything else."""
 
     def budget_bytes(self) -> float:
-        """What all models may take together; asked once, before the first is loaded."""
+        """Return the bytes that all models may take together; called once, before any load."""
 
     def read(self, folder: Path) -> Checkpoint:
-        """The published folder, without its weights.
+        """Read the published folder, without its weights.
 
         Raises:
-            ModelLoadError: it is incomplete.
+            ModelLoadError: the folder is incomplete.
         """
 
     def expected_bytes(self, checkpoint: Checkpoint) -> int:
-        """What a model will take.
+        """Estimate the bytes that a model will take.
 
         Raises:
             ModelLoadError: one of its files cannot be read.
         """
 
     def load(self, checkpoint: Checkpoint) -> Loaded:
-        """A warm engine, after seconds to minutes.
+        """Load a warm engine, which takes seconds to minutes.
 
         Raises:
-            ModelLoadError: it cannot be served.
+            ModelLoadError: the checkpoint cannot be served.
         """
 
     def release(self) -> None:
-        """Give the memory back of what nothing refers to any more."""
+        """Return unreferenced memory to the device and to the operating system."""
 
 
 class Residency:
-    """The models of this process by name, and what is loaded of them."""
+    """The models of this process by name, loaded or not."""
 
     def __init__(self, loader: Loader, *, max_wait_seconds: float, max_waiters: int) -> None:
         self._loader = loader
@@ -74,7 +74,7 @@ class Residency:
         self._budget: float | None = None
 
     def add(self, name: str, path: Path) -> None:
-        """Serve what is published at ``path``, a link or a folder, from now on."""
+        """Serve the model published at ``path``, a link or a folder."""
         self._residents.setdefault(name, Resident(name, path))
         begin_series(name)
 
@@ -83,11 +83,11 @@ class Residency:
 
     @contextlib.asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Loaded]:
-        """The model, loaded first where it is not, and kept for as long as it is used.
+        """Load the model if needed, and keep it loaded inside the context.
 
         Raises:
-            ModelUnavailableError: it did not load, or not in time.
-            OverloadedError: too many requests wait for it already.
+            ModelUnavailableError: the model did not load, or not in time.
+            OverloadedError: too many requests already wait for it.
         """
         resident = self._residents[name]
         await self._wait_until_open(resident)
@@ -97,18 +97,18 @@ class Residency:
 
     @contextlib.contextmanager
     def keep(self, name: str) -> Iterator[None]:
-        """Keep a model that is in use from being unloaded, beyond the end of ``use``."""
+        """Keep a model in use loaded, even after ``use`` ends."""
         try:
             with self._residents[name].used():
                 yield
         finally:
-            self._room.tell_change()
+            self._room.notify_change()
 
     async def load(self, name: str) -> None:
-        """Load the model, anew where another revision has been published since.
+        """Load the model, or reload it if another revision has been published since.
 
         Raises:
-            ModelUnavailableError: it did not load, or not in time.
+            ModelUnavailableError: the model did not load, or not in time.
         """
         resident = self._residents[name]
         if resident.is_open and resident.folder != await asyncio.to_thread(resident.path.resolve):
@@ -116,13 +116,13 @@ class Residency:
         await self._wait_until_open(resident)
 
     async def prepare(self) -> None:
-        """Import what every load needs.
+        """Import the packages that every load needs.
 
         Raises:
             ModelLoadError: the installation is broken.
         """
         try:
-            # Requests may come already: their loads take their turns after this.
+            # Requests may already arrive; their loads wait for this turn to end.
             async with self._room.turn:
                 await in_own_thread(self._loader.prepare)
         except Exception as error:
@@ -130,10 +130,10 @@ class Residency:
             raise ModelLoadError(f"loading failed: {error}") from None
 
     async def preload(self, names: Iterable[str]) -> None:
-        """Load these, for however long it takes.
+        """Load these models, without a timeout.
 
         Raises:
-            ModelLoadError: the first that cannot be served.
+            ModelLoadError: the cause of the first failure.
         """
         for resident in [self._residents[name] for name in names]:
             with self._waiting(resident):
@@ -143,18 +143,18 @@ class Residency:
                         raise ModelLoadError(resident.failure.cause)
 
     async def unload(self, name: str) -> None:
-        """Take the model out of memory once nobody uses it; who asks meanwhile waits.
+        """Unload the model once it is idle; new requests for it wait.
 
         Raises:
-            ModelUnavailableError: it was not idle in time.
+            ModelUnavailableError: the model did not become idle in time.
         """
-        # A task: whoever asked for it may leave while it is under way.
+        # In a task, because the caller may disconnect while it runs.
         unloading = asyncio.create_task(self._room.unload_when_idle(self._residents[name]))
         if not await asyncio.shield(unloading):
             raise ModelUnavailableError(f"model {name!r} is in use; try again later")
 
     def close(self) -> None:
-        """Give up what is queued and running."""
+        """Cancel all queued and running requests."""
         for resident in self._residents.values():
             if resident.loaded is not None:
                 resident.loaded.engine.close()
@@ -164,7 +164,7 @@ class Residency:
             return
         if resident.waiters >= self._max_waiters:
             raise OverloadedError(
-                f"{resident.waiters} requests wait for model {resident.name!r} to be loaded; "
+                f"{resident.waiters} requests already wait for model {resident.name!r} to load; "
                 "try again later"
             )
         try:
@@ -173,7 +173,7 @@ class Residency:
                     await self._load_unless_it_just_failed(resident)
         except TimeoutError:
             raise ModelUnavailableError(
-                f"model {resident.name!r} is not loaded yet after {self._max_wait_seconds:g} s; "
+                f"model {resident.name!r} is still loading after {self._max_wait_seconds:g} s; "
                 "try again later"
             ) from None
 
@@ -184,18 +184,18 @@ class Residency:
             yield
         finally:
             resident.waiters -= 1
-            self._room.tell_change()
+            self._room.notify_change()
 
     async def _load_unless_it_just_failed(self, resident: Resident) -> None:
         while not resident.is_open:
             failure = resident.failure
             if failure and failure.seconds_left and await _is_unchanged(resident, failure):
-                raise ModelUnavailableError(failure.told, failure.seconds_left)
-            # Unlike an await, this leaves the load alone when the caller leaves.
+                raise ModelUnavailableError(failure.message, failure.seconds_left)
+            # Unlike a plain await, this does not cancel the load when the caller disconnects.
             await asyncio.wait([self._loading(resident)])
 
     def _loading(self, resident: Resident) -> asyncio.Task[None]:
-        """The one load of the model, for all who wait for it."""
+        """Return the load that all waiting requests share."""
         if resident.loading is None:
             resident.loading = asyncio.create_task(self._load_in_turn(resident))
         return resident.loading
@@ -211,7 +211,7 @@ class Residency:
     async def _load(self, resident: Resident) -> None:
         folder, started = resident.path, time.perf_counter()
         try:
-            # A published name is a link that may be switched: a load must not mix two revisions.
+            # A published name is a link that may change: a load must not mix revisions.
             folder = await asyncio.to_thread(resident.path.resolve)
             checkpoint = await in_own_thread(self._loader.read, folder)
             needed = await in_own_thread(self._loader.expected_bytes, checkpoint)
@@ -226,7 +226,7 @@ class Residency:
             resident.last_used = time.monotonic()
             _note_success(resident, time.perf_counter() - started)
             return
-        # Past the handler: its traceback would keep what was loaded so far.
+        # Outside the handler, whose traceback keeps a partial load in memory.
         await in_own_thread(self._loader.release)
 
     async def _budget_bytes(self) -> float:
@@ -236,7 +236,7 @@ class Residency:
 
 
 async def _is_unchanged(resident: Resident, failure: Failure) -> bool:
-    """Whether what failed is still what is published: another revision deserves a try at once."""
+    """Whether the revision that failed is still published; a new one is tried immediately."""
     return failure.folder == await asyncio.to_thread(resident.path.resolve)
 
 
@@ -256,13 +256,14 @@ def _note_success(resident: Resident, seconds: float) -> None:
 
 
 def _note_failure(resident: Resident, folder: Path, error: Exception) -> None:
-    cause, told = str(error), f"model {resident.name!r} could not be loaded; the log has the cause"
+    cause = str(error)
+    message = f"model {resident.name!r} could not be loaded; the log has the cause"
     if isinstance(error, ModelTooLargeError):
-        told = cause
+        message = cause
     if not isinstance(error, ModelLoadError):
-        # A broken installation, say.
+        # For example a broken installation.
         cause = f"loading failed: {error}"
         logger.error("model %s", resident.name, exc_info=error)
     logger.error("model %s does not load: %s", resident.name, cause)
-    resident.failure = Failure.after(resident.failure, folder, cause, told)
+    resident.failure = Failure.after(resident.failure, folder, cause, message)
     MODEL_LOADS.labels(resident.name, "failed").inc()

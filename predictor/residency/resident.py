@@ -1,4 +1,4 @@
-"""One model of a server: whether it is in memory, who uses it, who waits for it."""
+"""One model of a server: its state, and how many requests use it or wait for it."""
 
 from __future__ import annotations
 
@@ -21,37 +21,38 @@ _MOST_RETRY_SECONDS = 60.0
 
 
 class Failure(NamedTuple):
-    """Why a model did not load: ``cause`` for the operator, ``told`` for a caller.
+    """Why a model did not load: ``cause`` for the operator, ``message`` for the caller.
 
-    Texts, not the error: its traceback would keep what was loaded so far.
+    It does not hold the error, whose traceback keeps a partial load in memory. ``pause`` is in
+    seconds, ``retry_at`` on the monotonic clock.
     """
 
     folder: Path
     cause: str
-    told: str
+    message: str
     pause: float
     retry_at: float
 
     @classmethod
-    def after(cls, last: Failure | None, folder: Path, cause: str, told: str) -> Failure:
-        """The next try comes after twice the pause before the last one, up to a minute."""
+    def after(cls, last: Failure | None, folder: Path, cause: str, message: str) -> Failure:
+        """Create a failure whose retry pause is twice that of ``last``, up to a minute."""
         again = last is not None and last.folder == folder
         pause = min(2 * last.pause, _MOST_RETRY_SECONDS) if last and again else _FIRST_RETRY_SECONDS
-        return cls(folder, cause, told, pause, time.monotonic() + pause)
+        return cls(folder, cause, message, pause, time.monotonic() + pause)
 
     @property
     def seconds_left(self) -> float:
-        """Until the next try."""
+        """Seconds until the next retry."""
         return max(0.0, self.retry_at - time.monotonic())
 
 
 @dataclass(eq=False)
 class Resident:
-    """``users`` are the requests that work with what is loaded, ``waiters`` those that need it.
+    """A model: ``users`` counts requests that use it, ``waiters`` those that wait for its load.
 
-    ``path`` is where the model is published, a link or a folder; ``folder`` what it led to when
-    it was last loaded. ``memory_bytes`` is 0 while it is not in memory. ``is_leaving``: newcomers
-    wait for the next load, so that this one comes to an end.
+    ``path`` is where the model is published, a link or a folder; ``folder`` is its target at the
+    last load. ``memory_bytes`` is 0 while the model is not in memory. While ``is_leaving``, new
+    requests wait for the next load, so that the model becomes idle.
     """
 
     name: str
@@ -68,32 +69,32 @@ class Resident:
 
     @property
     def is_open(self) -> bool:
-        """Whether a request can begin."""
+        """Whether a request can start."""
         return self.loaded is not None and not self.is_leaving
 
     @property
     def is_idle(self) -> bool:
-        """Whether it can be unloaded without anybody noticing."""
+        """Whether it is loaded and no request needs it."""
         has_callers = self.users or (self.waiters and not self.is_leaving)
         return self.loaded is not None and not has_callers
 
     @property
     def state(self) -> State:
-        """What the index says."""
+        """The state that the repository index reports."""
         if self.loaded is not None:
             return "UNLOADING" if self.is_leaving else "READY"
         return "LOADING" if self.loading is not None else "UNAVAILABLE"
 
     @property
     def reason(self) -> str:
-        """Why it is in no better state."""
+        """Why the model is unavailable; empty for other states."""
         if self.state != "UNAVAILABLE":
             return ""
-        return self.failure.told if self.failure else "not loaded; a request loads it"
+        return self.failure.message if self.failure else "not loaded; a request loads it"
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Keep it from being unloaded."""
+        """Keep the model loaded inside the context."""
         self.users += 1
         try:
             yield

@@ -1,4 +1,4 @@
-"""The memory that models share: who is in it, and who must go for another."""
+"""The memory that models share: which models are loaded, and which to unload for another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of the time that a request waits: then a model in the way takes no new requests, until it is idle.
+# Fraction of the maximum wait. After it, a model that takes up the memory gets no new requests.
 _SHARE_OF_PATIENCE = 0.25
 
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class Room:
-    """``turn`` is held by the one load or unloading under way."""
+    """The memory of all models; the load or unload in progress holds ``turn``."""
 
     def __init__(self, max_wait_seconds: float, release: Callable[[], None]) -> None:
         self.residents: dict[str, Resident] = {}
@@ -37,21 +37,21 @@ class Room:
         self._release = release
         self._change = asyncio.Event()
 
-    def tell_change(self) -> None:
-        """A caller has come to an end: a model may be idle now."""
+    def notify_change(self) -> None:
+        """Wake the waiting loads and unloads, because a request ended and a model may be idle."""
         self._change.set()
         self._change = asyncio.Event()
 
     async def make(self, resident: Resident, needed: int, budget: float) -> bool:
-        """Unload what is idle, least recently used first; False where nobody waits any more.
+        """Unload idle models, least recently used first; return False if no request waits anymore.
 
         Raises:
-            ModelTooLargeError: it would not fit alone.
+            ModelTooLargeError: the model exceeds the budget on its own.
         """
         if needed > budget:
             raise ModelTooLargeError(
                 f"model {resident.name!r} takes {needed / GIB:.2f} GiB and memory_budget_gib is "
-                f"{budget / GIB:.2f}: raise it, where the device has more"
+                f"{budget / GIB:.2f}: raise it if the device has more memory"
             )
         patience = time.monotonic() + self._max_wait_seconds * _SHARE_OF_PATIENCE
         try:
@@ -68,7 +68,7 @@ class Room:
         return True
 
     async def unload_when_idle(self, resident: Resident) -> bool:
-        """Let nobody new in and unload it after those who are; False where they take too long."""
+        """Stop new requests and unload the model when idle; return False on a timeout."""
         async with self.turn:
             if resident.loaded is None:
                 return True
@@ -93,7 +93,7 @@ class Room:
                 await self._change.wait()
 
     def _close_one(self) -> None:
-        """Requests without end for one model must not keep others away for ever."""
+        """Stop new requests for one model, so that a steady load on it cannot starve the others."""
         loaded = [one for one in self.residents.values() if one.loaded is not None]
         served = [one for one in loaded if not one.waiters]
         if served and not any(one.is_leaving for one in loaded):
@@ -123,17 +123,17 @@ def _last_used(resident: Resident) -> float:
 
 
 def _close(held: list[Loaded | None]) -> None:
-    """Takes the last reference out of the list, so that nothing is left to refer to the model."""
+    """Close the engine and drop the last reference to the model, which is in ``held``."""
     loaded = held.pop()
     assert loaded is not None
     loaded.engine.close()
 
 
 async def in_own_thread(work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-    """What ``work`` returns or raises; whoever gives up waiting leaves it running.
+    """Run ``work`` in a new thread; cancelling the call does not stop the work.
 
-    The thread must not outlive its work: OpenMP counts its idle pool of threads as busy, and on a
-    CPU the engine's own steps then take twice as long.
+    The thread must end with its work: OpenMP counts its idle thread pool as busy, and on a CPU the
+    engine's steps would then take twice as long.
     """
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
     try:

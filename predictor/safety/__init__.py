@@ -1,1 +1,1 @@
-"""What may be asked for and shown: the safety layers."""
+"""The safety layers: checks of prompts and pictures."""

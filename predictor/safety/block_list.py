@@ -1,4 +1,4 @@
-"""The block list: terms that no prompt may have, from a file that may change while it is used."""
+"""The block list: forbidden terms in prompts, from a file that may change at any time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ _SECONDS_BETWEEN_READS = 1.0
 
 
 class Terms(NamedTuple):
-    """A term is its words in a row; ``most_words`` and ``longest`` are of the largest."""
+    """Terms as sequences of words.
+
+    ``most_words`` is the largest number of words in a term, ``longest`` the length in characters of
+    the longest first word.
+    """
 
     terms: frozenset[tuple[str, ...]]
     most_words: int
     longest: int
 
     def are_in(self, text: str) -> bool:
-        """Whether one of them is in ``text``, as whole words."""
+        """Whether ``text`` contains one of the terms as whole words."""
         words = words_of(text)
         for size in range(1, self.most_words + 1):
             if any(words[at : at + size] in self.terms for at in range(len(words) - size + 1)):
@@ -35,10 +39,10 @@ class Terms(NamedTuple):
 
 
 class BlockList:
-    """A ``SafetyLayer`` over prompts. The file is read again, at most once a second, when asked.
+    """A ``SafetyLayer`` for prompts that rereads its file at most once a second, on use.
 
-    What cannot be read or used any more is logged and counted, and the last good list holds: a
-    mistake in an edit must not open the gate.
+    If the file becomes unreadable or invalid, the failure is logged and counted, and the last good
+    list stays in force: an editing mistake must not disable the layer.
     """
 
     name = PROMPT_LAYER
@@ -47,7 +51,7 @@ class BlockList:
         """Read the file.
 
         Raises:
-            ModelLoadError: it cannot be read, or is no list.
+            ModelLoadError: the file cannot be read or is not a valid list.
         """
         self.action = action
         self._file = file
@@ -61,7 +65,7 @@ class BlockList:
         self._read_at = time.monotonic()
 
     def fires_at(self, subject: str) -> bool:
-        """Whether the prompt has a term of the list."""
+        """Whether the prompt contains a term of the list."""
         with self._lock:
             if time.monotonic() >= self._read_at + _SECONDS_BETWEEN_READS:
                 self._read_again()
@@ -69,7 +73,7 @@ class BlockList:
         return terms.are_in(subject)
 
     def _read_again(self) -> None:
-        """Compare the bytes, not the times: a ConfigMap's file is a link that is switched."""
+        """Reread a changed file. Compare bytes, not times: a ConfigMap's file is a symlink."""
         self._read_at = time.monotonic()
         try:
             content = self._file.read_bytes()
@@ -79,30 +83,32 @@ class BlockList:
                 logger.info("the block list changed: %d terms", len(self._terms.terms))
         except (OSError, ValueError) as error:
             BLOCK_LIST_FAILURES.inc()
-            self._tell(_reason(error))
+            self._log_once(_reason(error))
         else:
             self._problem = ""
 
-    def _tell(self, problem: str) -> None:
-        """Once for each problem, and not every second of it."""
+    def _log_once(self, problem: str) -> None:
+        """Log a problem when it appears, not on every read."""
         if problem != self._problem:
-            logger.error("block_list_file %s: %s; the last good list holds", self._file, problem)
+            logger.error(
+                "block_list_file %s: %s; the last good list stays in force", self._file, problem
+            )
             self._problem = problem
 
 
 def parse(content: bytes) -> Terms:
-    """The terms of a file in UTF-8, one a line; ``#`` begins a line that is none.
+    """Parse a UTF-8 file with one term per line; ``#`` starts a comment line.
 
     Raises:
-        ValueError: it is no UTF-8, a line has no letter and no digit, or there is no term at all.
+        ValueError: the file is not UTF-8, a line has no letters or digits, or there are no terms.
     """
     lines = enumerate(content.decode("utf-8-sig").splitlines(), 1)
     terms = {number: words_of(line) for number, line in lines if _is_term(line)}
     for number, words in terms.items():
         if not words:
-            raise ValueError(f"line {number} has no letter and no digit, so that it finds nothing")
+            raise ValueError(f"line {number} has no letters or digits and cannot match")
     if not terms:
-        raise ValueError("there is no term in it; to use none, set block_list=off")
+        raise ValueError("contains no terms; to use no block list, set block_list=off")
     return Terms(
         frozenset(terms.values()),
         max(len(words) for words in terms.values()),
@@ -116,5 +122,5 @@ def _is_term(line: str) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return f"is no UTF-8 at byte {error.start}"
+        return f"is not valid UTF-8 at byte {error.start}"
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

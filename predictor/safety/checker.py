@@ -1,4 +1,4 @@
-"""The safety checker that a checkpoint brings, asked once the picture is made."""
+"""The checkpoint's safety checker, which runs on each finished picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from predictor.safety.weights import Placement, load_processor, load_weights
 
 _KNOWN = StableDiffusionSafetyChecker.__name__
 
-# It tells of a black picture, which nobody gets here.
+# diffusers logs that it returns a black image, which does not apply here.
 logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
 
 
@@ -25,7 +25,7 @@ def has_checker(configs: Configs) -> bool:
 
 
 class SafetyChecker:
-    """A ``SafetyLayer`` over pictures: how near CLIP finds one to the checkpoint's concepts."""
+    """A ``SafetyLayer`` that compares a picture's CLIP embedding with the checkpoint's concepts."""
 
     name = "safety_checker"
 
@@ -33,33 +33,33 @@ class SafetyChecker:
         """Load ``safety_checker/`` and ``feature_extractor/`` of the published folder.
 
         Raises:
-            Exception: they cannot be loaded whole.
+            Exception: they do not load completely.
         """
         self.action = action
         self._placement = placement
         class_name = _class_name(configs)
         if class_name != _KNOWN:
-            raise ValueError(f"it is a {class_name}, and only a {_KNOWN} is known")
+            raise ValueError(f"it is a {class_name}, but only {_KNOWN} is supported")
         self._extract = load_processor(configs.folder / "feature_extractor")
         self._model = load_weights(
             StableDiffusionSafetyChecker, configs.folder / self.name, placement
         )
-        self._model.visual_projection.register_forward_hook(_refuse_nan)
+        self._model.visual_projection.register_forward_hook(_reject_nan)
 
     @torch.inference_mode()
     def fires_at(self, subject: Image.Image) -> bool:
-        """Whether the picture is near to one of the concepts."""
+        """Whether the picture is close to one of the concepts."""
         pixels = self._extract(subject, return_tensors="pt").pixel_values
         pixels = pixels.to(self._placement.device, self._placement.dtype)
-        # It would blacken what it is given, so that is not the picture.
+        # The checker blackens the images that it receives, so pass a placeholder.
         _, fired = self._model(images=torch.zeros(1), clip_input=pixels)
         return bool(fired[0])
 
 
-def _refuse_nan(module: Any, inputs: Any, embedding: torch.Tensor) -> None:
-    """NaN is near to no concept: it would pass for harmless."""
+def _reject_nan(module: Any, inputs: Any, embedding: torch.Tensor) -> None:
+    """Reject NaN, which is close to no concept and would pass as harmless."""
     if not torch.isfinite(embedding).all():
-        raise ArithmeticError("the safety checker came to NaN or infinity")
+        raise ArithmeticError("the safety checker returned NaN or infinity")
 
 
 def _class_name(configs: Configs) -> str | None:

@@ -1,4 +1,4 @@
-"""A second look at a picture: any image classification model of transformers."""
+"""An additional check of pictures with any image classification model of transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from predictor.safety.weights import Placement, load_processor, load_weights
 
 
 class SafetyClassifier:
-    """A ``SafetyLayer`` over pictures that fires where the labels that count are likely enough."""
+    """A ``SafetyLayer`` for pictures that fires if the chosen labels reach a threshold."""
 
     name = "safety_classifier"
 
@@ -30,8 +30,8 @@ class SafetyClassifier:
         """Load the model and its image processor from ``folder``.
 
         Raises:
-            ModelLoadError: no label is given, or one that the model does not have.
-            Exception: the model cannot be loaded whole.
+            ModelLoadError: there are no labels, or the model does not have one of them.
+            Exception: the model does not load completely.
         """
         self.action = action
         self._threshold = threshold
@@ -39,36 +39,34 @@ class SafetyClassifier:
         self._process = load_processor(folder)
         self._model = load_weights(AutoModelForImageClassification, folder, placement)
         config = self._model.config
-        self._counting = _indices(config.id2label, labels)
-        # Each label has a probability of its own, as transformers' pipeline reads them.
+        self._chosen = _indices(config.id2label, labels)
+        # Whether each label has an independent probability, as in transformers' pipeline.
         self._are_independent = (
             config.problem_type == "multi_label_classification" or config.num_labels == 1
         )
 
     @torch.inference_mode()
     def fires_at(self, subject: Image.Image) -> bool:
-        """Whether the labels that count reach the threshold."""
+        """Whether the probability of the chosen labels reaches the threshold."""
         pixels = self._process(subject, return_tensors="pt").pixel_values
         pixels = pixels.to(self._placement.device, self._placement.dtype)
         logits: torch.Tensor = self._model(pixel_values=pixels).logits[0].float()
         if not torch.isfinite(logits).all():
-            # NaN reaches no threshold: it would pass for harmless.
-            raise ArithmeticError("the safety classifier came to NaN or infinity")
+            # NaN reaches no threshold and would pass as harmless.
+            raise ArithmeticError("the safety classifier returned NaN or infinity")
         return self._probability(logits) >= self._threshold
 
     def _probability(self, logits: torch.Tensor) -> float:
         if self._are_independent:
-            return float(logits.sigmoid()[self._counting].max())
-        return float(logits.softmax(0)[self._counting].sum())
+            return float(logits.sigmoid()[self._chosen].max())
+        return float(logits.softmax(0)[self._chosen].sum())
 
 
 def _indices(names: Mapping[int, str], labels: Sequence[str]) -> list[int]:
-    """Where the labels stand among the model's outputs."""
+    """Return the indices of the labels among the model's outputs."""
     known = ", ".join(dict.fromkeys(names.values()))
     if not labels:
-        raise ModelLoadError(
-            f"safety_classifier_labels is empty: name those that count, of: {known}"
-        )
+        raise ModelLoadError(f"safety_classifier_labels is empty: choose at least one of: {known}")
     for label in labels:
         if label not in names.values():
             raise ModelLoadError(f"safety_classifier_labels: {label!r} is not one of: {known}")

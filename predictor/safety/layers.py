@@ -1,4 +1,4 @@
-"""The safety layers of one model under the settings: each there and working, or no start."""
+"""The safety layers of one model: every enabled layer must work, or the server does not start."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from predictor.settings import SafetyPolicy, Settings
 
 Subject = TypeVar("Subject", contravariant=True)
 
-_FROM_THE_MILDEST: tuple[SafetyAction, ...] = get_args(SafetyAction)
+_MILDEST_FIRST: tuple[SafetyAction, ...] = get_args(SafetyAction)
 
 
 class SafetyLayer(Protocol[Subject]):
-    """Judges prompts or pictures; called from several threads (prompts) or from one (pictures)."""
+    """Checks prompts or pictures; called from several threads (prompts) or from one (pictures)."""
 
     @property
     def name(self) -> str:
-        """As the settings, the answers and the metrics call it."""
+        """The name in settings, responses and metrics."""
 
     @property
     def action(self) -> SafetyAction:
-        """What is done about what it fires at."""
+        """What to do when the layer fires."""
 
     def fires_at(self, subject: Subject) -> bool:
-        """Whether it finds something; what it raises counts as no judgement at all."""
+        """Whether the layer objects to ``subject``; on an exception the picture is not shown."""
 
 
 class Layers(NamedTuple):
-    """Those that are on: over prompts, and over pictures."""
+    """The enabled layers for prompts and for pictures."""
 
     prompts: tuple[SafetyLayer[str], ...] = ()
     pictures: tuple[SafetyLayer[Image.Image], ...] = ()
 
 
 def open_layers(checkpoint: Checkpoint, settings: Settings) -> Layers:
-    """Load the layers that the settings ask for, and let each judge once.
+    """Load the layers that the settings enable, and run each picture layer once.
 
     Raises:
-        ModelLoadError: one is asked for and is missing, broken or without what it needs.
+        ModelLoadError: an enabled layer is missing, broken or incomplete.
     """
     prompts = [_block_list(settings)]
     pictures = [_checker(checkpoint, settings), _classifier(checkpoint, settings)]
@@ -63,8 +63,8 @@ def _block_list(settings: Settings) -> BlockList | None:
     action = action_of(
         settings.block_list,
         is_there=file is not None,
-        otherwise=f"block_list={settings.block_list} without a list: set block_list_file, "
-        "or block_list=off",
+        otherwise=f"block_list={settings.block_list} requires a list: set block_list_file, "
+        "or set block_list=off",
     )
     return BlockList(action, file) if action and file else None
 
@@ -73,8 +73,8 @@ def _checker(checkpoint: Checkpoint, settings: Settings) -> SafetyLayer[Image.Im
     action = action_of(
         settings.safety_checker,
         is_there=has_checker(checkpoint.configs),
-        otherwise=f"safety_checker={settings.safety_checker}, but the checkpoint brings no safety "
-        "checker: set safety_checker=off, or publish one as safety_classifier",
+        otherwise=f"safety_checker={settings.safety_checker}, but the checkpoint does not include "
+        "a safety checker: set safety_checker=off, or publish one as safety_classifier",
     )
     if action is None:
         return None
@@ -114,7 +114,7 @@ def _placement(checkpoint: Checkpoint, part: str, settings: Settings) -> Placeme
 
 
 def _working(name: str, load: Callable[[], SafetyLayer[Image.Image]]) -> SafetyLayer[Image.Image]:
-    """The layer, once it has judged a picture: that its parts fit together shows only then."""
+    """Load the layer and run it once, which is the only way to see that its parts fit together."""
     try:
         layer = load()
         layer.fires_at(Image.new("RGB", (64, 64)))
@@ -122,7 +122,8 @@ def _working(name: str, load: Callable[[], SafetyLayer[Image.Image]]) -> SafetyL
         raise
     except Exception as error:
         raise ModelLoadError(
-            f"{name} does not load: {_first_line(error)}; publish the model anew, or set {name}=off"
+            f"{name} does not load: {_first_line(error)}; publish the model again, or set "
+            f"{name}=off"
         ) from error
     return layer
 
@@ -132,10 +133,10 @@ def _first_line(error: Exception) -> str:
 
 
 def action_of(policy: SafetyPolicy, *, is_there: bool, otherwise: str) -> SafetyAction | None:
-    """What the layer does when it fires; None where it is off.
+    """Return what the layer does when it fires, or None if it is off.
 
     Raises:
-        ModelLoadError: the policy is asked for by name and there is nothing to judge by; it says
+        ModelLoadError: the policy requires the layer and it is missing; the message is
             ``otherwise``.
     """
     if policy == "off" or (policy == "auto" and not is_there):
@@ -146,5 +147,5 @@ def action_of(policy: SafetyPolicy, *, is_there: bool, otherwise: str) -> Safety
 
 
 def strictest(verdicts: Iterable[SafetyVerdict]) -> SafetyAction | None:
-    """The action that counts where several layers fired; None where none did."""
-    return max((verdict.action for verdict in verdicts), key=_FROM_THE_MILDEST.index, default=None)
+    """Return the strictest action of the layers that fired, or None if none did."""
+    return max((verdict.action for verdict in verdicts), key=_MILDEST_FIRST.index, default=None)

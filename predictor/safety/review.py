@@ -1,4 +1,4 @@
-"""Every picture is reviewed on its way out of the engine: there is no other way out."""
+"""An engine that reviews every picture before it returns it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ logger = logging.getLogger(__name__)
 
 Subject = TypeVar("Subject")
 
-# All that is left of a picture is the mean colour of so many fields along its longer side.
-_FIELDS = 8
+# The number of blocks along the longer side of a blurred picture, each with one mean colour.
+_BLOCKS = 8
 
 
 class ReviewedEngine:
-    """An ``Engine`` that shows what the safety layers let pass, as they let it pass."""
+    """An ``Engine`` that blocks or blurs pictures as the safety layers require."""
 
     def __init__(self, engine: Engine, layers: Layers) -> None:
         self._engine = engine
         self._layers = layers
-        # From 0 on, as a series that begins at 1 shows Prometheus no increase.
+        # Start at 0: Prometheus does not see an increase in a series that starts at 1.
         self._counts = Counter(dict.fromkeys(_series(layers.prompts + layers.pictures), 0))
         self._counting = threading.Lock()
-        # One thread, for the reason that the engine's finishers have one each.
+        # A single thread, as for each of the engine's finishers.
         self._reviewer = ThreadPoolExecutor(1, "reviewer", initializer=_begin_thread)
 
     @property
@@ -47,8 +47,8 @@ class ReviewedEngine:
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
-        """Make one picture, unless its prompt is blocked, and review it; see ``Engine.submit``."""
-        verdicts = await self._look_at_prompt(request.prompt)
+        """Make and review one picture, unless its prompt is blocked; see ``Engine.submit``."""
+        verdicts = await self._review_prompt(request.prompt)
         if strictest(verdicts) == "block":
             return GenerationResult(request, None, seconds=0.0, safety=verdicts)
         result = await self._engine.submit(request, on_step)
@@ -62,8 +62,8 @@ class ReviewedEngine:
         self._engine.close()
         self._reviewer.shutdown(cancel_futures=True)
 
-    async def _look_at_prompt(self, prompt: str) -> tuple[SafetyVerdict, ...]:
-        """On another thread: it may read a file."""
+    async def _review_prompt(self, prompt: str) -> tuple[SafetyVerdict, ...]:
+        """Run the prompt layers on another thread, because they may read files."""
         if not self._layers.prompts:
             return ()
         return await asyncio.to_thread(self._verdicts, self._layers.prompts, prompt)
@@ -71,7 +71,7 @@ class ReviewedEngine:
     def _reviewed(
         self, result: GenerationResult, verdicts: tuple[SafetyVerdict, ...]
     ) -> GenerationResult:
-        """The result with what may be shown of its picture, and which layers fired."""
+        """Return the result with its picture passed, blurred or removed, and the verdicts."""
         picture = result.image
         assert picture is not None
         verdicts += self._verdicts(self._layers.pictures, picture)
@@ -85,7 +85,7 @@ class ReviewedEngine:
     def _verdicts(
         self, layers: Sequence[SafetyLayer[Subject]], subject: Subject
     ) -> tuple[SafetyVerdict, ...]:
-        """Of all layers, so that the answer names each that fired."""
+        """Run all layers, so that the response names each one that fired."""
         return tuple(
             SafetyVerdict(layer.name, layer.action)
             for layer in layers
@@ -96,10 +96,10 @@ class ReviewedEngine:
         try:
             fires = layer.fires_at(subject)
         except Exception as error:
-            logger.exception("%s could not judge", layer.name)
+            logger.exception("%s failed", layer.name)
             self._count(layer, "error")
             raise GenerationFailedError(
-                f"{layer.name} could not judge, so nothing is shown; the server's log has the cause"
+                f"{layer.name} failed, so no picture is shown; the server's log has the cause"
             ) from error
         self._count(layer, layer.action if fires else "pass")
         return fires
@@ -114,18 +114,18 @@ def _series(layers: Iterable[SafetyLayer[Any]]) -> list[tuple[str, str]]:
 
 
 def _begin_thread() -> None:
-    """One thread of the CPU; on a GPU a stream of its own, which waits for none of the engine's."""
+    """Use one CPU thread and, on a GPU, a separate stream that does not wait for the engine's."""
     torch.set_num_threads(1)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
 
 
 def blurred(picture: Image.Image) -> Image.Image:
-    """The picture at its size, made again from a few mean colours alone.
+    """Return a picture of the same size, interpolated from the mean colours of a few blocks.
 
-    A filter of Gauss can be undone in part; averages cannot.
+    A Gaussian blur can be partly undone, averages cannot.
     """
     longer = max(picture.size)
-    fields = tuple(max(1, round(side * _FIELDS / longer)) for side in picture.size)
-    means = picture.resize((fields[0], fields[1]), Image.Resampling.BOX)
+    blocks = tuple(max(1, round(side * _BLOCKS / longer)) for side in picture.size)
+    means = picture.resize((blocks[0], blocks[1]), Image.Resampling.BOX)
     return means.resize(picture.size, Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""A layer's own model: loaded whole, or not at all."""
+"""Loads the model of a safety layer, completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 
 
 class Placement(NamedTuple):
-    """Where a model runs, in which type, and the variant of its weights; None for plain files."""
+    """Device, dtype and weight variant of a model; the variant of plain files is None."""
 
     device: torch.device
     dtype: torch.dtype
@@ -18,7 +18,7 @@ class Placement(NamedTuple):
 
 
 def load_processor(folder: Path) -> Any:
-    """What makes a model's input of a picture, as ``preprocessor_config.json`` says.
+    """Load the image processor that ``preprocessor_config.json`` describes.
 
     Raises:
         Exception: it does not load.
@@ -27,10 +27,10 @@ def load_processor(folder: Path) -> Any:
 
 
 def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
-    """A transformers model that has all of its weights from the files in ``folder``.
+    """Load a transformers model with all of its weights from the files in ``folder``.
 
     Raises:
-        ValueError: some are missing, which transformers would make up by chance, or are NaN.
+        ValueError: weights are missing (transformers would fill in random ones), NaN or infinite.
         Exception: it does not load for another reason.
     """
     model, found = model_class.from_pretrained(
@@ -44,16 +44,16 @@ def load_weights(model_class: Any, folder: Path, placement: Placement) -> Any:
     wrong = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
     if wrong:
         raise ValueError(
-            f"{len(wrong)} of its weights are not in the files: {', '.join(wrong[:3])}"
+            f"{len(wrong)} of its weights are missing from the files: {', '.join(wrong[:3])}"
         )
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
-            raise ValueError(f"{name} holds NaN or infinity")
+            raise ValueError(f"{name} contains NaN or infinity")
     return model.to(placement.device).eval()
 
 
 def _existing(folder: Path) -> Path:
-    """The folder; transformers would take a missing one for the name of a repository."""
+    """Check that the folder exists; transformers takes a missing one for a repository name."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no {folder.name}/")
+        raise FileNotFoundError(f"the folder {folder.name}/ is missing")
     return folder

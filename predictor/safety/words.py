@@ -1,4 +1,4 @@
-"""A text as the words that a block list compares: alike where a reader sees the same."""
+"""Splits text into normalised words for a block list: text that looks the same compares equal."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-# Scripts that write no spaces (Thai to Khmer, kana, Han), or none around particles (Hangul): each
-# of their characters stands for itself, so that a term is found within a sentence.
+# Scripts without spaces between words (Thai to Khmer, kana, Han) or around particles (Hangul). Each
+# character counts as a word, so that a term is found within a sentence.
 _ALONE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
-# Letters of Unicode that show nothing (UAX 44, Default_Ignorable_Code_Point).
+# Invisible Unicode letters (UAX 44, Default_Ignorable_Code_Point).
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f")
-# Spelled out, as in "g o r e": so many single letters at least are tried as one word.
+# The minimum number of single letters in a row that are tried as one word, as in "g o r e".
 _SPELLED_OUT = 3
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """The words of ``text`` without case, accents, width, style, and characters nobody sees."""
+    """Return the words of ``text`` without case, accents, width, style and invisible characters."""
     return tuple(_WORD.findall(_normalised(text)))
 
 
 def spelled_out(words: tuple[str, ...], longest: int) -> Iterator[str]:
-    """What single letters in a row may spell, up to ``longest`` of them."""
+    """Yield the words that single letters in a row may spell, up to ``longest`` letters."""
     for start, run in _runs_of_letters(words):
         for first in range(start, start + run):
             end = min(start + run, first + longest)
@@ -43,16 +43,16 @@ def _runs_of_letters(words: tuple[str, ...]) -> Iterator[tuple[int, int]]:
 
 
 def _normalised(text: str) -> str:
-    """Compatibility forms folded (UAX 15) and case folded; what is left of accents dropped."""
-    # Twice: folding a case may bring a mark of its own, as that of the dotted capital I does.
+    """Fold compatibility forms (UAX 15) and case, and remove accents."""
+    # Twice, because case folding may add a mark, for example to the dotted capital I.
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     kept = "".join(character for character in folded if not _is_dropped(character))
     return unicodedata.normalize("NFKC", kept)
 
 
 def _is_dropped(character: str) -> bool:
-    """Accents, overlays and vowel points, by their combining class; not the marks that make a
-    letter another one, as in kana, Thai and the scripts of India.
+    """Whether it is an accent, overlay or vowel point, by its combining class. Marks that turn a
+    letter into another one (kana, Thai, Indic scripts) stay.
     """
     order = unicodedata.combining(character)
     if order == 1 or 10 <= order <= 36 or order >= 200:

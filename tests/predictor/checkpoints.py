@@ -1,4 +1,4 @@
-"""Checkpoints and engines over folders that no downloader published."""
+"""Checkpoints and engines for folders that the downloader did not publish."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from predictor.settings import Settings
 
 
 def unpublished(folder: Path, *parts: PartEntry) -> Checkpoint:
-    """The folder under a marker that lists no files."""
+    """Return a checkpoint of the folder whose marker lists no files."""
     return Checkpoint(folder, Marker("any", "any", "r1", None, "", (), parts=parts))
 
 
 def measured_engine(pipeline: DiffusersPipeline, settings: Settings) -> Engine:
-    """The engine of a pipeline that was not measured before."""
+    """Return the engine of a pipeline, chosen by a new measurement."""
     return open_engine(pipeline, Path("any"), settings, Measured())

@@ -1,4 +1,4 @@
-"""Pictures by the step loop, and by diffusers' own call."""
+"""Draws pictures with the step loop and with diffusers' own ``__call__``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from predictor.requests import GenerationRequest
 
 @contextmanager
 def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
-    """A step loop that takes 32 lanes of small pictures at once."""
+    """Return a step loop with 32 lanes for small pictures."""
     engine = StepEngine(denoiser_for(pipeline), Capacity(32, 16 * 16, 1.0), max_queue_length=128)
     try:
         yield engine
@@ -30,7 +30,7 @@ def engine_over(pipeline: DiffusersPipeline) -> Iterator[StepEngine]:
 def submit_all(
     engine: Engine, *requests: GenerationRequest, return_exceptions: bool = False
 ) -> list[Any]:
-    """All pictures at once; errors among them where they are wanted."""
+    """Submit all requests at once and return the results, optionally including exceptions."""
 
     async def submit() -> list[Any]:
         return await asyncio.gather(
@@ -43,13 +43,13 @@ def submit_all(
 def make(
     pipeline: DiffusersPipeline, *requests: GenerationRequest, return_exceptions: bool = False
 ) -> list[Any]:
-    """The same through a step loop over the pipeline."""
+    """Run ``submit_all`` on a new step loop for the pipeline."""
     with engine_over(pipeline) as engine:
         return submit_all(engine, *requests, return_exceptions=return_exceptions)
 
 
 def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """One picture by the pipeline's own ``__call__``."""
+    """Make one picture with the pipeline's own ``__call__``."""
     (result,) = pipeline.generate([request], lambda step, steps: None)
     assert result.image is not None
     return result.image

@@ -1,4 +1,4 @@
-"""LoRA files with weights of chance for any pipeline, written by diffusers' own calls."""
+"""LoRA files with random weights for any pipeline, written by diffusers' own calls."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def write_adapter(
     deviation: float = 0.15,
     **config: Any,
 ) -> Path:
-    """Write ``folder``'s adapter of the pipeline's components, which is not changed; the file.
+    """Write an adapter for the pipeline's components to ``folder`` and return the file.
 
-    ``deviation`` is that of the weights: the larger, the more an adapter changes pictures.
+    The pipeline stays unchanged. ``deviation`` is the standard deviation of the weights: a larger
+    one changes pictures more.
     """
     torch.manual_seed(seed)
     saved: dict[str, Any] = {}
@@ -49,7 +50,7 @@ def write_adapter(
 
 
 def as_kohya(file: Path, target: Path, alpha: float) -> None:
-    """The same weights for Stable Diffusion as kohya's trainer names them, with its alphas."""
+    """Convert Stable Diffusion weights to the key names and alphas of kohya's trainer."""
     weights: dict[str, torch.Tensor] = {}
     for key, value in load_file(file).items():
         component, _, path = key.partition(".")

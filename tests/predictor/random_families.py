@@ -1,4 +1,4 @@
-"""More pipelines with weights of chance: SD 2.x, FLUX schnell, LCM, and an unknown class."""
+"""More pipelines with random weights: SD 2.x, FLUX schnell, LCM, and an unknown class."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def build_sd2() -> DiffusionPipeline:
 
 
 def build_lcm_unet() -> DiffusionPipeline:
-    """A Stable Diffusion whose UNet takes the guidance as an input; 128x128 pixels."""
+    """Stable Diffusion whose UNet takes guidance as an input; 128x128 pixels."""
     return _stable_diffusion(
         StableDiffusionPipeline, _unet(time_cond_proj_dim=16), _lcm_scheduler()
     )
 
 
 def build_lcm() -> DiffusionPipeline:
-    """The pipeline that was made for such UNets: it takes no negative prompt; 128x128 pixels."""
+    """The LCM pipeline, which does not accept a negative prompt; 128x128 pixels."""
     unet = _unet(time_cond_proj_dim=16)
     return _stable_diffusion(LatentConsistencyModelPipeline, unet, _lcm_scheduler())
 
 
 def build_flux_schnell() -> DiffusionPipeline:
-    """FLUX without an input for guidance; 128x128 pixels."""
+    """FLUX without guidance as an input; 128x128 pixels."""
     pipeline: Any = build_flux()
     transformer = pipeline.transformer
     config = dict(transformer.config) | {"guidance_embeds": False}
@@ -57,7 +57,7 @@ def build_flux_schnell() -> DiffusionPipeline:
 
 
 def build_pixart() -> DiffusionPipeline:
-    """PixArt Sigma: a transformer over T5, noise schedule with betas; 128x128 pixels."""
+    """PixArt Sigma: a transformer with T5 and a noise schedule with betas; 128x128 pixels."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     transformer = PixArtTransformer2DModel(

@@ -1,4 +1,4 @@
-"""Checkpoints for inpainting with weights of chance: UNets that see mask and masked picture."""
+"""Random-weight inpainting checkpoints: UNets that take the mask and the masked picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
 
 def build_sd_inpainting(plain: StableDiffusionPipeline) -> DiffusionPipeline:
-    """Stable Diffusion for inpainting, its other parts those of a plain one."""
+    """Stable Diffusion for inpainting, with the other components of a plain pipeline."""
     parts = plain.components | {"unet": _with_mask_channels(plain.unet)}
     return StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
 
@@ -32,7 +32,7 @@ def build_sdxl_inpainting() -> DiffusionPipeline:
 
 
 def build_sd3_of_16_channels() -> DiffusionPipeline:
-    """Stable Diffusion 3 with as many latent channels as the real one: inpainting asks for them."""
+    """Stable Diffusion 3 with the 16 latent channels that inpainting requires."""
     pipeline = build_sd3()
     torch.manual_seed(1)
     transformer = SD3Transformer2DModel.from_config(

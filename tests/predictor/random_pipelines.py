@@ -1,4 +1,4 @@
-"""Pipelines of other families with weights of chance, built small from their configurations."""
+"""Small pipelines of other families with random weights, built from configurations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build_sdxl() -> DiffusionPipeline:
 def build_sdxl_unet(
     *, size_embeddings: int, text_width: int, transformer_layers: list[int]
 ) -> UNet2DConditionModel:
-    """Of the base or the refiner, which differ in what they are told besides the picture."""
+    """The UNet of the base or the refiner, which differ in their conditioning."""
     return UNet2DConditionModel(
         sample_size=32,
         block_out_channels=[WIDTH, WIDTH * 2],
@@ -68,7 +68,7 @@ def build_sdxl_unet(
 
 
 def build_sd3() -> DiffusionPipeline:
-    """Stable Diffusion 3 without its T5 encoder: a transformer under flow matching; 128x128."""
+    """Stable Diffusion 3 without its T5 encoder: a flow-matching transformer; 128x128 pixels."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     transformer = SD3Transformer2DModel(
@@ -97,7 +97,7 @@ def build_sd3() -> DiffusionPipeline:
 
 
 def build_flux() -> DiffusionPipeline:
-    """FLUX: guidance as an input of the transformer, so one pass a picture; 128x128 pixels."""
+    """FLUX with guidance as an input, so one pass per step; 128x128 pixels."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     transformer = FluxTransformer2DModel(

@@ -1,4 +1,4 @@
-"""SDXL's refiner with weights of chance, built small, and put on a volume beside its base."""
+"""A small random-weight SDXL refiner, and its publication on a volume with its base."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from diffusers import (
 )
 
 from downloader.download import download_model
-from downloader.settings import Settings
-from downloader.sources import Access
+from downloader.settings import Fetch
+from downloader.sources.access import Access
 from downloader.spec import read_models
 from tests.predictor.random_pipelines import WIDTH, build_sdxl, build_sdxl_unet
 
 
 def build_refiner(base: DiffusionPipeline) -> DiffusionPipeline:
-    """One text encoder, a UNet conditioned on a score; all but the UNet is the base's own."""
+    """Build a refiner that shares all components but the UNet with the base."""
     torch.manual_seed(1)
     unet = build_sdxl_unet(size_embeddings=5, text_width=WIDTH, transformer_layers=[1, 1])
     with torch.no_grad():
-        # By chance it would hardly change a picture, right or wrong.
+        # With the initial weights, the score would have almost no effect.
         unet.conv_out.weight.mul_(6)
     return StableDiffusionXLImg2ImgPipeline(
         vae=base.vae,
@@ -41,7 +41,7 @@ def build_refiner(base: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def save_pair(folder: Path) -> None:
-    """The folders ``base`` and ``refiner``, as two teams would have saved them."""
+    """Save the folders ``base`` and ``refiner`` as two separate pipelines."""
     base = build_sdxl()
     base.save_pretrained(folder / "base")
     build_refiner(base).save_pretrained(folder / "refiner")
@@ -49,14 +49,14 @@ def save_pair(folder: Path) -> None:
 
 
 def publish(sources: Path, target: Path) -> Path:
-    """By the downloader, from a file that names both."""
+    """Publish both with the downloader, from one file."""
     spec = target / "models.yaml"
     (target / "volume").mkdir()
     base, refiner = ((sources / name).as_uri() for name in ("base", "refiner"))
     spec.write_text(f"models: [{{name: sdxl, source: '{base}', refiner: '{refiner}'}}]")
-    settings = Settings(spec=spec, target=target / "volume")
+    settings = Fetch(spec=spec, target=target / "volume")
     with Access(settings) as access:
-        download_model(read_models(settings)[0], access)
+        download_model(read_models(settings)[0], settings, access)
     return target / "volume" / "sdxl"
 
 

@@ -1,4 +1,4 @@
-"""Safety checkers and classifiers with weights of chance, which fire always or never."""
+"""Safety checkers and classifiers with random weights that always or never fire."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _TINY = {
 
 
 def copy_model(published: Path, folder: Path) -> Path:
-    """A published folder of one's own, to add layers to: its marker lists no files."""
+    """Copy a published folder to add layers to; the copy's marker lists no files."""
     shutil.copytree(published, folder)
     replace(Marker.read(folder), files=()).write(folder)
     return folder
 
 
 def add_checker(folder: Path, *, fires: bool) -> Path:
-    """Give the model a safety checker, as Stable Diffusion 1.5 has one; the same folder."""
+    """Add a safety checker like Stable Diffusion 1.5's, and return the same folder."""
     save_checker(folder, fires=fires)
     index_path = folder / "model_index.json"
     index = json.loads(index_path.read_text("utf-8")) | {
@@ -53,7 +53,7 @@ def add_checker(folder: Path, *, fires: bool) -> Path:
 
 
 def save_checker(folder: Path, *, fires: bool) -> None:
-    """``safety_checker/`` and ``feature_extractor/`` alone."""
+    """Save only ``safety_checker/`` and ``feature_extractor/``."""
     torch.manual_seed(0)
     text = {
         name: value for name, value in _TINY.items() if name not in ("image_size", "patch_size")
@@ -61,7 +61,7 @@ def save_checker(folder: Path, *, fires: bool) -> None:
     checker = StableDiffusionSafetyChecker(
         CLIPConfig(vision_config=_TINY, text_config=text, projection_dim=16)
     )
-    # A cosine lies between -1 and 1: it exceeds the one threshold always, the other never.
+    # A cosine is between -1 and 1, so it always exceeds the first threshold and never the second.
     checker.concept_embeds_weights.fill_(-2.0 if fires else 2.0)
     checker.special_care_embeds_weights.fill_(2.0)
     checker.save_pretrained(folder / "safety_checker")
@@ -72,7 +72,7 @@ def save_checker(folder: Path, *, fires: bool) -> None:
 
 
 def save_classifier(folder: Path, likely: dict[str, float] | None = None, **config: object) -> Path:
-    """A classifier whose logits are those of ``likely`` and 0, whatever the picture."""
+    """Save a classifier whose logits are those of ``likely`` and 0 for every picture."""
     torch.manual_seed(0)
     names = dict(enumerate(LABELS))
     model = ViTForImageClassification(ViTConfig(**_TINY, id2label=names, **config))
@@ -85,7 +85,7 @@ def save_classifier(folder: Path, likely: dict[str, float] | None = None, **conf
 
 
 def change_weights(file: Path, changes: dict[str, torch.Tensor | None]) -> None:
-    """Write the file again with other tensors, or without those that are None."""
+    """Rewrite the file with changed tensors; None removes a tensor."""
     tensors = {**load_file(file), **changes}
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     save_file(kept, file, metadata={"format": "pt"})

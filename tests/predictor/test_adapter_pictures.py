@@ -1,4 +1,4 @@
-"""Pictures with LoRA adapters are those that diffusers' own calls make, in both engines."""
+"""Pictures with LoRA adapters match those of diffusers' own calls, in both engines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.predictor.random_adapters import as_kohya, write_adapter
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 
 REQUEST = GenerationRequest("a red circle on a yellow background", "", 3, 64, 64, 4, 3.0, OWN)
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
 
 ALL = Adapter("pixel-art.v1.0", 0.8)
@@ -42,7 +42,7 @@ SETS = [(), (ALL,), (ALL, DENOISER), (WORDS,), (replace(ALL, scale=0.3),)]
 
 @dataclass
 class Family:
-    """A pipeline and adapters for it; ``noise`` is how far its pictures differ by themselves."""
+    """A pipeline and its adapters; ``noise`` is how much its pictures vary between runs."""
 
     build: Callable[[], DiffusionPipeline]
     files: Mapping[str, Path]
@@ -52,11 +52,11 @@ class Family:
         return _wrapped(self.build(), self.files, **options)
 
     def reference(self, adapters: tuple[Adapter, ...]) -> DiffusersPipeline:
-        """Diffusers' own pipeline with the adapters on; nobody takes them off."""
+        """Return diffusers' own pipeline with the adapters permanently active."""
         pipeline = self.build()
         names = [f"number_{index}" for index in range(len(adapters))]
         with warnings.catch_warnings():
-            # peft's, that there are two.
+            # peft warns about the second adapter.
             warnings.simplefilter("ignore", UserWarning)
             for name, adapter in zip(names, adapters, strict=True):
                 pipeline.load_lora_weights(self.files[adapter.name], adapter_name=name)
@@ -101,7 +101,7 @@ def family(
         adapter: write_adapter(build(), folder / adapter, seed=seed, components=components)
         for seed, (adapter, components) in enumerate(parts.items())
     }
-    # The small FLUX does not draw the same twice, to the last bit, on a CPU.
+    # The small FLUX is not bit-for-bit reproducible on a CPU.
     return Family(build, files, noise=1 if name == "flux" else 0)
 
 
@@ -116,8 +116,8 @@ def own_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.I
     return result.image
 
 
-def test_each_set_draws_what_diffusers_draws_alone_and_in_a_crowd(family: Family) -> None:
-    # Another prompt, or the crowd's would have been encoded before the last adapter was loaded.
+def test_each_set_of_adapters_matches_diffusers_alone_and_in_a_batch(family: Family) -> None:
+    # A different prompt, so that the batch's is not encoded before the last adapter is loaded.
     crowded = replace(REQUEST, prompt="a blue star on a white background")
     alone, together = {}, {}
     for adapters in SETS:
@@ -129,22 +129,22 @@ def test_each_set_draws_what_diffusers_draws_alone_and_in_a_crowd(family: Family
         for adapters in SETS:
             (picture,) = submit_all(engine, replace(REQUEST, adapters=adapters))
             assert largest_difference(picture, alone[adapters]) <= TOLERANCE, adapters
-        crowd = [replace(crowded, adapters=one) for one in SETS for _ in range(2)]
-        for request, picture in zip(crowd, submit_all(engine, *crowd), strict=True):
+        batch = [replace(crowded, adapters=one) for one in SETS for _ in range(2)]
+        for request, picture in zip(batch, submit_all(engine, *batch), strict=True):
             assert largest_difference(picture, together[request.adapters]) <= TOLERANCE
     finally:
         engine.close()
-    # Each set draws a picture of its own, or nothing was compared.
+    # Each set must give a different picture, or the comparison means nothing.
     for one, other in itertools.combinations(SETS, 2):
         assert largest_difference(alone[one], alone[other]) > 2 * TOLERANCE, (one, other)
 
 
-def test_without_adapters_no_pixel_tells_that_any_was_ever_loaded(family: Family) -> None:
+def test_loaded_adapters_do_not_change_a_picture_without_adapters(family: Family) -> None:
     never = engine_over(family.served())
     engine = engine_over(family.served())
     try:
         for index, adapters in enumerate(SETS):
-            # Encoded anew each time: an engine keeps what it made of a prompt.
+            # A new engine each time, because an engine caches the encoded prompts.
             plain = replace(REQUEST, prompt=f"{REQUEST.prompt} {'star ' * index}")
             (expected,) = submit_all(never, plain)
             submit_all(engine, replace(REQUEST, adapters=adapters))
@@ -155,7 +155,7 @@ def test_without_adapters_no_pixel_tells_that_any_was_ever_loaded(family: Family
         engine.close()
 
 
-def test_a_scale_of_nothing_is_nothing_and_more_of_it_is_more(family: Family) -> None:
+def test_scale_0_has_no_effect_and_a_larger_scale_has_more(family: Family) -> None:
     engine = engine_over(family.served())
     try:
         plain, *scaled = submit_all(
@@ -176,7 +176,7 @@ def _distance(one: Image.Image, other: Image.Image) -> float:
     return sum(abs(a - b) for a, b in pairs) / len(one.tobytes())
 
 
-def test_a_file_of_kohyas_trainer_draws_what_diffusers_draws(
+def test_a_file_from_kohyas_trainer_matches_diffusers(
     demo_pipeline: DiffusionPipeline, tmp_path: Path
 ) -> None:
     def build() -> DiffusionPipeline:
@@ -200,6 +200,6 @@ def test_a_file_of_kohyas_trainer_draws_what_diffusers_draws(
         engine.close()
 
     assert largest_difference(picture, own_call(family.reference(asked), REQUEST)) <= TOLERANCE
-    # The alpha is half the rank, so the file counts half as far.
+    # The alpha is half the rank, so the file has half the effect.
     assert largest_difference(picture, halved) <= TOLERANCE
     assert largest_difference(picture, plain) > 2 * TOLERANCE

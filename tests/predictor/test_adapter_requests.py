@@ -1,4 +1,4 @@
-"""Adapters over HTTP: published by the downloader, asked for by name, refused by name."""
+"""Adapters over HTTP: published by the downloader, requested by name, rejected by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPT = {"prompt": "a red circle on a blue background", "seed": 7, "num_inferen
 
 @pytest.fixture(scope="module")
 def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with adapters beside it, put there by the downloader itself."""
+    """The demo model with adapters, published by the downloader."""
     source = tmp_path_factory.mktemp("source")
     pipeline: DiffusionPipeline = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     for seed, name in enumerate(NAMES[1:]):
@@ -46,7 +46,7 @@ def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     spec.write_text(json.dumps({"models": [model]}))
     command = [sys.executable, "-m", "downloader", f"--spec={spec}", f"--target={volume}"]
     subprocess.run(command, cwd=ROOT, check=True)
-    # What the downloader would not have fetched is not served either.
+    # A file that the downloader does not fetch is not served either.
     pickled = (volume / "styled").resolve() / "adapters" / "pickled"
     pickled.mkdir()
     (pickled / "pytorch_lora_weights.bin").write_bytes(b"a pickle")
@@ -67,7 +67,7 @@ def ask(client: httpx.Client, *adapters: dict[str, Any]) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
-    ("adapters", "told"),
+    ("adapters", "expected"),
     [
         ([{"name": "ghost"}], ["adapters[0].name", "'ghost'", ", ".join(NAMES)]),
         ([{"name": "sketch"}, {"name": "pickled"}], ["adapters[1].name", "'pickled'"]),
@@ -82,32 +82,32 @@ def ask(client: httpx.Client, *adapters: dict[str, Any]) -> httpx.Response:
     ],
     ids=str,
 )
-def test_what_is_wrong_with_an_adapter_is_named(
-    styled: httpx.Client, adapters: list[Any], told: list[str]
+def test_an_invalid_adapter_is_a_400_that_names_the_field(
+    styled: httpx.Client, adapters: list[Any], expected: list[str]
 ) -> None:
     response = styled.post(PREDICT, json={**PROMPT, "adapters": adapters})
 
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert [word for word in told if word not in error] == []
+    assert [word for word in expected if word not in error] == []
 
 
 def test_a_model_without_adapters_says_so(client: httpx.Client) -> None:
     assert "there are none beside the model" in refusal(ask(client, {"name": "sketch"}))
 
 
-def test_a_picture_says_which_adapters_it_was_made_with(styled: httpx.Client) -> None:
+def test_the_metadata_of_a_picture_names_its_adapters(styled: httpx.Client) -> None:
     one, other = {"name": "pixel-art.v1", "scale": 0.5}, {"name": "sketch"}
     plain = picture_of(ask(styled))
     picture = picture_of(ask(styled, other, one))
 
-    told = [one, {"name": "sketch", "scale": 1.0}]
-    assert json.loads(picture.info["parameters"])["adapters"] == told
+    used = [one, {"name": "sketch", "scale": 1.0}]
+    assert json.loads(picture.info["parameters"])["adapters"] == used
     assert "adapters" not in json.loads(plain.info["parameters"])
     assert largest_difference(plain, picture) > 2
 
 
-def test_the_order_of_adapters_means_nothing(styled: httpx.Client) -> None:
+def test_the_order_of_adapters_does_not_matter(styled: httpx.Client) -> None:
     one, other = {"name": "pixel-art.v1"}, {"name": "sketch"}
 
     pictures = [picture_of(ask(styled, *pair)) for pair in ((one, other), (other, one))]
@@ -116,7 +116,7 @@ def test_the_order_of_adapters_means_nothing(styled: httpx.Client) -> None:
     assert pictures[0].info["parameters"] == pictures[1].info["parameters"]
 
 
-def test_an_adapter_that_does_not_load_is_named_and_the_server_goes_on(
+def test_an_adapter_that_does_not_load_is_named_and_the_server_continues(
     styled: httpx.Client,
 ) -> None:
     before = picture_of(ask(styled))

@@ -1,4 +1,4 @@
-"""Adapters one by one: which are found, how they load and leave, and what a broken one breaks."""
+"""Adapters: which are found, how they load and unload, and what a broken one affects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 REQUEST = GenerationRequest("a red circle", "", 3, 64, 64, 3, 3.0, OWN)
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 3, 3.0, OWN), 8, (OWN,))
 BOTH = ("unet", "text_encoder")
-# Names that are no good as attributes or in a key of weights.
+# Names that are not valid as attributes or in the keys of weights.
 AWKWARD = ["a", "a.b-c", "keys", "lora", "text_encoder"]
 
 
@@ -95,7 +95,7 @@ def with_adapter(name: str, scale: float = 1.0) -> GenerationRequest:
     return replace(REQUEST, adapters=(Adapter(name, scale),))
 
 
-def test_only_folders_with_one_safetensors_file_to_choose_are_found(
+def test_only_folders_with_one_safetensors_file_are_found(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "adapters"
@@ -121,13 +121,13 @@ def test_only_folders_with_one_safetensors_file_to_choose_are_found(
         "kohya": folder / "kohya" / "epoch-10.safetensors",
         "preferred": folder / "preferred" / WEIGHTS_NAME,
     }
-    told = caplog.text
-    assert "'pickled'" in told
-    assert "'two'" in told
+    log = caplog.text
+    assert "'pickled'" in log
+    assert "'two'" in log
     assert find_adapters(folder) == {}
 
 
-def test_the_profile_names_what_is_there(pipeline: DiffusionPipeline, files: Any) -> None:
+def test_the_profile_lists_the_adapters(pipeline: DiffusionPipeline, files: Any) -> None:
     assert DiffusersPipeline(pipeline, PROFILE, adapter_files=files).profile.adapters == (
         "one",
         "two",
@@ -135,17 +135,17 @@ def test_the_profile_names_what_is_there(pipeline: DiffusionPipeline, files: Any
     )
 
 
-def test_a_pipeline_that_takes_no_adapters_has_none(
+def test_a_pipeline_without_adapter_support_has_none(
     files: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Unusual:
         components: ClassVar[dict[str, Any]] = {}
 
     assert Adapters(Unusual(), files).names == ()
-    assert "Unusual takes no adapters" in caplog.text
+    assert "Unusual does not support adapters" in caplog.text
 
 
-def test_any_name_of_a_folder_will_do(
+def test_any_folder_name_works(
     pipeline: DiffusionPipeline, model: DiffusionPipeline, tmp_path: Path
 ) -> None:
     named = {
@@ -163,7 +163,7 @@ def test_any_name_of_a_folder_will_do(
             assert largest_difference(picture, other) > 2
 
 
-def test_a_layer_is_wrapped_only_while_an_adapter_of_its_own_is_in_use(
+def test_a_layer_is_wrapped_only_while_one_of_its_adapters_is_active(
     pipeline: DiffusionPipeline, model: DiffusionPipeline, tmp_path: Path
 ) -> None:
     queries = write_adapter(
@@ -185,7 +185,7 @@ def test_a_layer_is_wrapped_only_while_an_adapter_of_its_own_is_in_use(
     assert wrappers(pipeline) == []
 
 
-def test_nothing_is_touched_while_the_set_stays_the_same(
+def test_layers_are_not_touched_while_the_set_is_unchanged(
     pipeline: DiffusionPipeline, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapters = Adapters(pipeline, files)
@@ -202,7 +202,7 @@ def test_nothing_is_touched_while_the_set_stays_the_same(
     assert puts
 
 
-def test_a_dropout_of_the_training_is_off(
+def test_dropout_is_off(
     pipeline: DiffusionPipeline, model: DiffusionPipeline, tmp_path: Path
 ) -> None:
     file = write_adapter(
@@ -216,7 +216,7 @@ def test_a_dropout_of_the_training_is_off(
     assert all(isinstance(one, torch.nn.Dropout) and not one.training for one in dropouts)
 
 
-def test_weights_take_the_type_of_the_model(
+def test_adapter_weights_have_the_dtype_of_the_model(
     pipeline: DiffusionPipeline, files: dict[str, Path]
 ) -> None:
     pipeline.to(torch.bfloat16)
@@ -228,7 +228,7 @@ def test_weights_take_the_type_of_the_model(
     assert found == {torch.bfloat16}
 
 
-def test_what_is_loaded_is_bounded_and_comes_back_when_needed(
+def test_loaded_adapters_are_bounded_and_reload_when_needed(
     pipeline: DiffusionPipeline, files: dict[str, Path]
 ) -> None:
     size = files["one"].stat().st_size
@@ -245,12 +245,12 @@ def test_what_is_loaded_is_bounded_and_comes_back_when_needed(
         {one, two},
         {one, three},
         {two, three},
-        # More than there is room for, but asked for together.
+        # Over the limit, but one request needs them all.
         {one, two, three},
     ]
 
 
-def test_an_adapter_that_went_while_it_was_in_use_draws_on(
+def test_an_adapter_unloaded_during_a_request_does_not_change_the_picture(
     model: DiffusionPipeline, files: dict[str, Path]
 ) -> None:
     requests = [replace(with_adapter(name), num_inference_steps=2) for name in ("one", "two")]
@@ -289,7 +289,7 @@ def _gone(file: Path, _: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     "damage", [_damaged, _too_wide, _wide_in_the_text_encoder, _of_another_family, _gone]
 )
-def test_a_broken_adapter_is_named_and_fails_nobody_else(
+def test_a_broken_adapter_is_named_and_fails_only_its_requests(
     pipeline: DiffusionPipeline,
     files: dict[str, Path],
     tmp_path: Path,
@@ -317,7 +317,7 @@ def test_a_broken_adapter_is_named_and_fails_nobody_else(
     assert len(pipeline.unet.peft_config) == len(pipeline.text_encoder.peft_config) == 1
 
 
-def test_a_broken_adapter_is_tried_once_and_one_that_was_out_of_reach_again(
+def test_a_broken_adapter_is_tried_once_and_an_unreadable_one_is_retried(
     pipeline: DiffusionPipeline,
     files: dict[str, Path],
     tmp_path: Path,
@@ -344,7 +344,7 @@ def test_a_broken_adapter_is_tried_once_and_one_that_was_out_of_reach_again(
     assert tries == ["adapter_0_", "adapter_1_"]
 
 
-def test_what_would_change_flux_for_good_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_would_change_flux_permanently_is_rejected(tmp_path: Path) -> None:
     pipeline = build_flux()
     file = write_adapter(build_flux(), tmp_path / "plain", seed=0, components=("transformer",))
     width = pipeline.transformer.x_embedder.in_features
@@ -395,9 +395,9 @@ def test_lanes_share_a_forward_pass_only_where_their_sets_are_equal(
 
     async def story() -> None:
         engine = StepEngine(denoiser, Capacity(32, 8 * 8, 1.0), max_queue_length=64)
-        crowd = [with_adapter("one"), REQUEST, with_adapter("two"), with_adapter("one", 0.5)]
+        batch = [with_adapter("one"), REQUEST, with_adapter("two"), with_adapter("one", 0.5)]
         try:
-            await asyncio.gather(*(engine.submit(one) for one in [*crowd, *crowd]))
+            await asyncio.gather(*(engine.submit(one) for one in [*batch, *batch]))
         finally:
             engine.close()
 
@@ -413,7 +413,7 @@ def test_lanes_share_a_forward_pass_only_where_their_sets_are_equal(
 
 
 @pytest.mark.parametrize("build", [build_sd3, build_flux])
-def test_one_call_of_a_whole_pipeline_takes_one_set(
+def test_one_call_of_a_whole_pipeline_uses_one_set(
     build: Callable[[], DiffusionPipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_adapter(build(), tmp_path, seed=0, components=("transformer",))
@@ -431,9 +431,9 @@ def test_one_call_of_a_whole_pipeline_takes_one_set(
 
     async def story() -> None:
         engine = WholeBatchEngine(served, max_batch=8, max_queue_length=64)
-        crowd = [REQUEST, with_adapter("one"), with_adapter("one", 0.5)] * 3
+        batch = [REQUEST, with_adapter("one"), with_adapter("one", 0.5)] * 3
         try:
-            requests = [replace(one, seed=seed) for seed, one in enumerate(crowd)]
+            requests = [replace(one, seed=seed) for seed, one in enumerate(batch)]
             await asyncio.gather(*(engine.submit(one) for one in requests))
         finally:
             engine.close()
@@ -443,7 +443,7 @@ def test_one_call_of_a_whole_pipeline_takes_one_set(
     assert max(map(len, calls)) >= 2
 
 
-def test_prompts_are_encoded_anew_only_for_adapters_of_the_text_encoders(tmp_path: Path) -> None:
+def test_prompts_are_encoded_again_only_for_adapters_of_the_text_encoders(tmp_path: Path) -> None:
     parts = {"unet": ("unet",), "second": ("text_encoder_2",)}
     named = {
         name: write_adapter(build_sdxl(), tmp_path / name, seed=0, components=components)

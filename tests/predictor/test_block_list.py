@@ -1,4 +1,4 @@
-"""The block list: what it finds however it is written, and a file that changes under it."""
+"""The block list: terms in any spelling, and a file that changes while in use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from predictor.safety import block_list
 from predictor.safety.block_list import BlockList, parse
 
 LIST = """\
-# terms that nobody may ask for
+# terms that no prompt may contain
 gore
 
   Red Star
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def listed(file: Path, monkeypatch: pytest.MonkeyPatch) -> BlockList:
-    """A list that is read again at each question."""
+    """A block list that rereads its file on every use."""
     monkeypatch.setattr(block_list, "_SECONDS_BETWEEN_READS", 0.0)
     return BlockList("block", file)
 
@@ -54,7 +54,7 @@ def listed(file: Path, monkeypatch: pytest.MonkeyPatch) -> BlockList:
         "go\u200bre",  # zero-width space
         "go\u00adre",  # soft hyphen
         "g\u2060o\ufeffr\u202ee",  # word joiner, byte order mark, direction
-        "go\u3164re",  # a letter that shows nothing
+        "go\u3164re",  # invisible letter
         "go\ufe0fre",  # variation selector
         "g\u0336o\u0336r\u0336e\u0336",  # struck through
         "g\u00f6re",
@@ -74,7 +74,7 @@ def listed(file: Path, monkeypatch: pytest.MonkeyPatch) -> BlockList:
         "\u0e20\u0e32\u0e1e\u0e40\u0e1b\u0e25\u0e37\u0e2d\u0e22\u0e2a\u0e27\u0e22",
     ],
 )
-def test_a_term_is_found_however_it_is_written(listed: BlockList, prompt: str) -> None:
+def test_a_term_is_found_in_any_spelling(listed: BlockList, prompt: str) -> None:
     assert listed.fires_at(prompt)
 
 
@@ -94,7 +94,7 @@ def test_a_term_is_found_however_it_is_written(listed: BlockList, prompt: str) -
         "\u4f53\u88f8",
     ],
 )
-def test_other_words_are_left_alone(listed: BlockList, prompt: str) -> None:
+def test_other_words_do_not_match(listed: BlockList, prompt: str) -> None:
     assert not listed.fires_at(prompt)
 
 
@@ -102,7 +102,7 @@ def test_other_words_are_left_alone(listed: BlockList, prompt: str) -> None:
     ("term", "other"),
     [("\u092e\u0932", "\u092e\u0942\u0932"), ("\u304b\u304d", "\u304c\u304d")],
 )
-def test_marks_that_make_another_letter_count(term: str, other: str) -> None:
+def test_marks_that_form_another_letter_matter(term: str, other: str) -> None:
     terms = parse(term.encode())
 
     assert terms.are_in(term)
@@ -112,14 +112,14 @@ def test_marks_that_make_another_letter_count(term: str, other: str) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "no term in it"),
-        (b"# nothing\n\n", "no term in it"),
-        (b"gore\n!!!\n", "line 2 has no letter and no digit"),
-        ("gore\n\u200b\u0301\n".encode(), "line 2 has no letter and no digit"),
-        (b"gore\n\xff\xfe", "is no UTF-8 at byte 5"),
+        (b"", "contains no terms"),
+        (b"# nothing\n\n", "contains no terms"),
+        (b"gore\n!!!\n", "line 2 has no letters or digits"),
+        ("gore\n\u200b\u0301\n".encode(), "line 2 has no letters or digits"),
+        (b"gore\n\xff\xfe", "is not valid UTF-8 at byte 5"),
     ],
 )
-def test_a_file_that_is_no_list_stops_the_start(file: Path, content: bytes, reason: str) -> None:
+def test_an_invalid_file_stops_startup(file: Path, content: bytes, reason: str) -> None:
     file.write_bytes(content)
 
     with pytest.raises(ModelLoadError, match=reason):
@@ -127,7 +127,7 @@ def test_a_file_that_is_no_list_stops_the_start(file: Path, content: bytes, reas
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, missing: bool) -> None:
+def test_an_unreadable_file_stops_startup(tmp_path: Path, missing: bool) -> None:
     path = tmp_path / "terms.txt"
     if not missing:
         path.mkdir()
@@ -136,11 +136,11 @@ def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, missing: boo
         BlockList("block", path)
 
 
-def test_a_byte_order_mark_belongs_to_no_term() -> None:
+def test_a_byte_order_mark_is_not_part_of_a_term() -> None:
     assert parse(b"\xef\xbb\xbf# comment\r\ngore\r\n").terms == {("gore",)}
 
 
-def test_a_change_holds(listed: BlockList, file: Path) -> None:
+def test_a_change_applies(listed: BlockList, file: Path) -> None:
     file.write_text("violence", "utf-8")
 
     assert listed.fires_at("violence")
@@ -172,7 +172,7 @@ def test_a_config_maps_link_is_followed(tmp_path: Path, monkeypatch: pytest.Monk
     listed = BlockList("block", tmp_path / "terms.txt")
 
     assert listed.fires_at("gore")
-    # As the kubelet does it: another link, renamed over the first.
+    # As the kubelet does it: a new link, renamed over the old one.
     (tmp_path / "..data_tmp").symlink_to("..2")
     (tmp_path / "..data_tmp").rename(data)
 
@@ -181,7 +181,7 @@ def test_a_config_maps_link_is_followed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("content", [None, b"", b"gore\n\xff", b"# gone\n", b"--\n"])
-def test_a_list_that_goes_bad_leaves_the_last_good_one(
+def test_an_invalid_change_leaves_the_last_good_list_in_force(
     listed: BlockList, file: Path, content: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR, "predictor")
@@ -193,14 +193,16 @@ def test_a_list_that_goes_bad_leaves_the_last_good_one(
 
     assert all(listed.fires_at("gore") for _ in range(3))
     assert failures() == before + 3
-    assert [record.message.count("the last good list holds") for record in caplog.records] == [1]
+    assert [
+        record.message.count("the last good list stays in force") for record in caplog.records
+    ] == [1]
 
     file.write_text("violence", "utf-8")
     assert listed.fires_at("violence")
     assert not listed.fires_at("gore")
 
 
-def test_a_long_prompt_of_single_letters_is_judged_at_once(tmp_path: Path) -> None:
+def test_a_long_prompt_of_single_letters_is_checked_quickly(tmp_path: Path) -> None:
     terms = parse("\n".join(["x" * 60, *(f"term{number}" for number in range(2000))]).encode())
 
     assert not terms.are_in("y " * 2048)

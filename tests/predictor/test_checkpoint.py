@@ -1,4 +1,4 @@
-"""A published folder as the predictor reads it: once, and from its marker."""
+"""A published folder as the predictor reads it from its marker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from predictor.errors import ModelLoadError
 
 
 def checkpoint(folder: Path, *paths: str, parts: tuple[PartEntry, ...] = ()) -> Checkpoint:
-    """A folder of an ``fp16`` model whose marker lists ``paths``."""
+    """Create a folder of an ``fp16`` model whose marker lists ``paths``."""
     files = tuple(FileEntry(path, 0, "") for path in paths)
     return Checkpoint(folder, Marker("m", "s", "r1", "fp16", "", files, parts=parts))
 
@@ -47,8 +47,10 @@ def test_a_part_has_the_variant_that_it_was_published_with(
     assert not found.is_published("refiner")
 
 
-def test_an_incomplete_folder_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_rejected_with_the_remedy(tmp_path: Path) -> None:
     Marker("m", "s", "r1", None, "", (FileEntry("unet/config.json", 2, ""),)).write(tmp_path)
 
-    with pytest.raises(ModelLoadError, match=r"lacks unet/config\.json; let the downloader finish"):
+    with pytest.raises(
+        ModelLoadError, match=r"has no unet/config\.json; let the downloader finish"
+    ):
         Checkpoint.read(tmp_path)

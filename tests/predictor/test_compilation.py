@@ -1,4 +1,4 @@
-"""``torch.compile`` of the denoiser: done when the model is ready, and never again."""
+"""``torch.compile`` of the denoiser: finished when the model is ready, never repeated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def nothing_compiled() -> Iterator[None]:
 
 @pytest.fixture
 def no_kernels() -> Iterator[None]:
-    """All of ``torch.compile`` but the last stage, which takes a C++ compiler minutes."""
+    """Run ``torch.compile`` without the last stage, which takes a C++ compiler minutes."""
     torch.compiler.set_default_backend("eager")
     yield
     torch.compiler.set_default_backend(None)
@@ -51,7 +51,7 @@ def no_kernels() -> Iterator[None]:
 
 @pytest.fixture
 def large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this machine would gain from them."""
+    """Choose large batches, even if they are not faster on this machine."""
     capacity = Capacity(lanes=8, latent_pixels=32 * 32, steps_per_decode=1.0)
     monkeypatch.setattr(engine_choice, "measure_capacity", lambda *_: capacity)
     monkeypatch.setattr(engine_choice, "measure_whole_batch", lambda *_: 4)
@@ -63,7 +63,7 @@ def a_pipeline(pipeline: DiffusionPipeline, tuning: Tuning) -> DiffusersPipeline
 
 
 def graphs() -> int:
-    """How many there have been compiled since the test began."""
+    """The number of compilations since the test started."""
     return int(counters["stats"]["unique_graphs"])
 
 
@@ -72,14 +72,14 @@ def graphs() -> int:
 def test_no_request_waits_for_a_compilation(
     build: Callable[[], DiffusionPipeline], caplog: pytest.LogCaptureFixture
 ) -> None:
-    crowds = [
+    batches = [
         [REQUEST],
         [replace(REQUEST, guidance_scale=0.0)],
         [replace(REQUEST, seed=seed) for seed in range(4)],
     ]
     oblong = replace(REQUEST, width=64, height=72)
     with closing(measured_engine(a_pipeline(build(), PLAIN), Settings())) as plain:
-        expected = [submit_all(plain, *crowd) for crowd in [*crowds, [oblong]]]
+        expected = [submit_all(plain, *batch) for batch in [*batches, [oblong]]]
     assert graphs() == 0
 
     loaded = a_pipeline(build(), Tuning(compile=True))
@@ -87,18 +87,18 @@ def test_no_request_waits_for_a_compilation(
         assert denoiser_of(loaded.diffusers)._compiled_call_impl is not None
         at_ready = graphs()
         with torch.compiler.set_stance("fail_on_recompile"):
-            drawn = [submit_all(engine, *crowd) for crowd in crowds]
+            drawn = [submit_all(engine, *batch) for batch in batches]
         drawn.append(submit_all(engine, oblong))
 
     assert graphs() == at_ready > 0
-    # The engine would make each picture alone, where their common batch had not been compiled.
+    # Without a compiled batch, the engine would make each picture alone.
     assert [one for one in caplog.messages if "tries fewer" in one] == []
     for pair in zip(itertools.chain(*drawn), itertools.chain(*expected), strict=True):
         assert largest_difference(*pair) <= 2
 
 
 @pytest.mark.usefixtures("no_kernels")
-def test_the_sizes_of_the_setting_are_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sizes_of_the_setting_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
     seen: list[tuple[int, int]] = []
     forward = UNet2DConditionModel.forward
@@ -111,23 +111,23 @@ def test_the_sizes_of_the_setting_are_warmed_up(monkeypatch: pytest.MonkeyPatch)
     with closing(measured_engine(loaded, Settings(compile=True, compile_shapes="64x64,192x128"))):
         pass
 
-    # After them come the model's own size and larger batches, to be measured.
+    # The model's native size and larger batches follow, for the measurement.
     assert seen[:4] == [(64, 2), (64, 1), (192, 2), (192, 1)]
 
 
 @pytest.mark.parametrize(
-    ("shapes", "told"),
+    ("shapes", "message"),
     [("100x64", "100x64: width: 100 is not a multiple of 8"), ("4096x64", "4096x64: width")],
 )
-def test_a_size_that_requests_may_not_have_is_refused(shapes: str, told: str) -> None:
+def test_a_size_that_requests_may_not_have_is_rejected(shapes: str, message: str) -> None:
     loaded = a_pipeline(build_sdxl(), Tuning(compile=True))
 
-    with pytest.raises(ModelLoadError, match=f"compile_shapes: {told}"):
+    with pytest.raises(ModelLoadError, match=f"compile_shapes: {message}"):
         measured_engine(loaded, Settings(compile=True, compile_shapes=shapes))
 
 
 def the_smallest() -> Any:
-    """With a UNet for whose few layers a compiler takes seconds."""
+    """The demo model with a UNet small enough to compile in seconds."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -153,7 +153,7 @@ def step(loaded: Any, lanes: int) -> torch.Tensor:
     return prediction
 
 
-def test_what_does_not_compile_stops_the_start_up() -> None:
+def test_a_compilation_error_stops_startup() -> None:
     def fails(graph: Any, inputs: Any) -> Any:
         raise RuntimeError("no kernels today\nand a long story")
 
@@ -166,8 +166,8 @@ def test_what_does_not_compile_stops_the_start_up() -> None:
         torch.compiler.set_default_backend(None)
 
 
-@pytest.mark.skipif(not has_compiler("cpu"), reason="there is no C++ compiler here")
-# torch's own compiler uses what torch has deprecated.
+@pytest.mark.skipif(not has_compiler("cpu"), reason="requires a C++ compiler")
+# torch's compiler uses deprecated functions of torch.
 @pytest.mark.filterwarnings("ignore:.*is deprecated.*:DeprecationWarning")
 def test_real_kernels_draw_the_same() -> None:
     loaded = the_smallest()

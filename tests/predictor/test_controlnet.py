@@ -1,4 +1,4 @@
-"""ControlNets in the step loop draw what diffusers' own ControlNet pipelines draw."""
+"""ControlNets in the step loop match diffusers' own ControlNet pipelines."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_sdxl
 
 PLAIN = GenerationRequest("a red circle on a yellow background", "", 3, 64, 64, 6, 2.0, "unipc")
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
-# So far apart that nobody takes one picture for the other.
+# A difference per channel that makes two pictures clearly distinct.
 APART = 10
 
-# The ControlNets of each model here, by name: a seed, and what differs from the usual.
+# The ControlNets of each model by name: a seed, and changes to the configuration.
 CONTROLNETS: dict[str, tuple[int, dict[str, Any]]] = {
     "canny": (1, {}),
     "depth": (2, {}),
@@ -58,7 +58,7 @@ CONTROLNETS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def control_image(seed: int, width: int = 96, height: int = 80) -> InputImage:
-    """Coarse coloured noise; of another size than the pictures."""
+    """Coarse coloured noise whose size differs from that of the pictures."""
     noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return InputImage(Image.fromarray(noise).resize((width, height)), f"sha of {seed}")
 
@@ -94,13 +94,13 @@ def with_controlnets(pipeline: Any) -> DiffusersPipeline:
 
 
 def own(pipeline: Any, name: str) -> ControlNetModel:
-    """A model for diffusers, equal to the one that the step loop took for itself."""
+    """Build a second, equal model for diffusers, as the step loop modifies its own."""
     seed, config = CONTROLNETS[name]
     return build_controlnet(pipeline, seed, **config)
 
 
 def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """By diffusers' pipeline for the task, out of the same parts."""
+    """Make the picture with diffusers' pipeline for the task, from the same components."""
     control = request.controlnet
     if control is None:
         (result,) = pipeline.generate([request], lambda step, steps: None)
@@ -145,7 +145,7 @@ def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> I
         f"{asked.width}-{asked.guidance_scale}"
     ),
 )
-def test_a_steered_picture_is_what_diffusers_own_call_draws(
+def test_a_picture_with_a_controlnet_matches_diffusers(
     request: pytest.FixtureRequest, family: str, asked: GenerationRequest
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -157,7 +157,7 @@ def test_a_steered_picture_is_what_diffusers_own_call_draws(
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
-def test_the_network_its_image_and_its_scale_all_matter(
+def test_the_network_its_image_and_its_scale_change_the_picture(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -176,11 +176,11 @@ def test_the_network_its_image_and_its_scale_all_matter(
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
-def test_a_crowd_of_steered_and_plain_pictures_changes_none(
+def test_a_batch_with_and_without_controlnets_changes_no_picture(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
-    crowd = [
+    batch = [
         steered("canny", 0.5),
         PLAIN,
         steered("depth", 1.0, image=1, seed=4, num_inference_steps=4, negative_prompt="a star"),
@@ -191,11 +191,11 @@ def test_a_crowd_of_steered_and_plain_pictures_changes_none(
         steered("pooled", 1.0, seed=9),
     ]
 
-    together = make(pipeline, *crowd)
+    together = make(pipeline, *batch)
 
-    for asked, picture in zip(crowd, together, strict=True):
+    for asked, picture in zip(batch, together, strict=True):
         assert largest_difference(picture, diffusers_call(pipeline, asked)) <= TOLERANCE
-    (again,) = make(pipeline, crowd[3])
+    (again,) = make(pipeline, batch[3])
     assert largest_difference(again, together[3]) <= TOLERANCE
 
 
@@ -241,7 +241,7 @@ def test_the_control_image_is_embedded_once_for_all_steps(
     assert seen == [(1, 3, 64, 64)]
 
 
-def test_an_inpainting_unets_mask_channels_are_not_seen(demo: DiffusersPipeline) -> None:
+def test_a_controlnet_does_not_see_the_mask_channels(demo: DiffusersPipeline) -> None:
     denoiser = denoiser_for(demo)
     with torch.inference_mode():
         denoising = denoiser.begin(steered("canny"))

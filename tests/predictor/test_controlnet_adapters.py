@@ -1,4 +1,4 @@
-"""A ControlNet and a LoRA in one request draw what diffusers draws with both."""
+"""A ControlNet and a LoRA in one request match diffusers with both."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from tests.predictor.random_adapters import write_adapter
 from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_sdxl
 
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
-# So far apart that nobody takes one picture for the other.
+# A difference per channel that makes two pictures clearly distinct.
 APART = 10
 
 CONTROL = InputImage.of(draw(Scene("white", "star", "black"), Placement()))
@@ -47,9 +47,7 @@ BOTH = replace(STEERED, adapters=STYLED.adapters)
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
-def test_both_together_are_what_diffusers_own_call_draws(
-    family: str, demo_model: Path, tmp_path: Path
-) -> None:
+def test_both_together_match_diffusers(family: str, demo_model: Path, tmp_path: Path) -> None:
     demo = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
     build: Callable[[], Any] = build_sdxl if family == "sdxl" else lambda: copy.deepcopy(demo)
     style = write_adapter(build(), tmp_path / "style", seed=1, components=("unet", "text_encoder"))
@@ -63,17 +61,17 @@ def test_both_together_are_what_diffusers_own_call_draws(
         controlnets=ControlNets({"canny": network}),
     )
 
-    crowd = make(served, BOTH, STEERED, STYLED, PLAIN)
+    batch = make(served, BOTH, STEERED, STYLED, PLAIN)
 
-    for asked, picture in ((BOTH, crowd[0]), (STEERED, crowd[1])):
+    for asked, picture in ((BOTH, batch[0]), (STEERED, batch[1])):
         assert largest_difference(picture, diffusers_call(build(), style, asked)) <= TOLERANCE
-    for other in crowd[1:]:
-        assert largest_difference(crowd[0], other) > APART
-    assert largest_difference(make(served, BOTH)[0], crowd[0]) <= TOLERANCE
+    for other in batch[1:]:
+        assert largest_difference(batch[0], other) > APART
+    assert largest_difference(make(served, BOTH)[0], batch[0]) <= TOLERANCE
 
 
 def diffusers_call(pipeline: Any, style: Path, request: GenerationRequest) -> Image.Image:
-    """By diffusers' ControlNet pipeline, with the adapter on where it is asked for."""
+    """Make the picture with diffusers' ControlNet pipeline, and the adapter if requested."""
     assert request.controlnet
     parts = dict(pipeline.components)
     parts["scheduler"] = make_scheduler(request.scheduler, parts["scheduler"])

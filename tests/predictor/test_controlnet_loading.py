@@ -1,4 +1,4 @@
-"""ControlNets beside a published model: which are found, which are refused, over HTTP."""
+"""ControlNets of a published model: which are found, which are rejected, also over HTTP."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from downloader.download import download_model
-from downloader.settings import Settings as DownloaderSettings
-from downloader.sources import Access
+from downloader.settings import Fetch
+from downloader.sources.access import Access
 from downloader.spec import read_models
 from modelstore import PartEntry
 from predictor.checkpoint.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ def demo(demo_model: Path) -> DiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def model(demo: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with ControlNets beside it, by the downloader; one is not for it."""
+    """The demo model with ControlNets, published by the downloader; one does not fit."""
     sources = tmp_path_factory.mktemp("sources")
     canny = build_controlnet(demo, 1)
     canny.save_pretrained(sources / "canny")
@@ -58,19 +58,19 @@ def model(demo: DiffusionPipeline, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def publish(source: Path, controlnets: Path, volume: Path) -> Path:
-    """Everything in the folder ``controlnets`` goes along."""
+    """Publish the pipeline with everything in the folder ``controlnets``."""
     entry: dict[str, Any] = {"name": "sd", "source": source.as_uri(), "controlnets": []}
     for path in sorted(controlnets.iterdir()):
         entry["controlnets"].append({"name": path.name, "source": path.as_uri()})
     spec = volume / "models.yaml"
     spec.write_text(yaml.safe_dump({"models": [entry]}))
-    settings = DownloaderSettings(spec=spec, target=volume)
+    settings = Fetch(spec=spec, target=volume)
     with Access(settings) as access:
-        download_model(read_models(settings)[0], access)
+        download_model(read_models(settings)[0], settings, access)
     return volume / "sd"
 
 
-def test_the_published_ones_are_loaded_with_the_model_in_its_number_type(model: Path) -> None:
+def test_published_controlnets_load_with_the_model_in_its_dtype(model: Path) -> None:
     assert (model / "controlnets/canny/diffusion_pytorch_model.fp16.safetensors").exists()
     assert not (model / "controlnets/canny" / WEIGHTS).exists()
 
@@ -83,7 +83,7 @@ def test_the_published_ones_are_loaded_with_the_model_in_its_number_type(model: 
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_one_that_does_not_fit_is_told_at_start_and_keeps_nothing_back(
+def test_one_that_does_not_fit_is_logged_at_startup_and_stops_nothing(
     model: Path, demo: DiffusionPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, "predictor"):
@@ -117,7 +117,7 @@ def test_one_that_does_not_fit_is_told_at_start_and_keeps_nothing_back(
     ],
     ids=str,
 )
-def test_the_configuration_alone_tells_what_does_not_fit(
+def test_the_configuration_alone_shows_what_does_not_fit(
     tmp_path: Path, demo: DiffusionPipeline, changes: dict[str, Any], reason: str
 ) -> None:
     build_controlnet(demo, 1).save_config(folder := tmp_path / "controlnets" / "other")
@@ -157,7 +157,7 @@ def lose_the_configuration(folder: Path) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_one_that_does_not_load_fails_by_its_name(
+def test_one_that_does_not_load_fails_the_requests_that_name_it(
     tmp_path: Path,
     demo: DiffusionPipeline,
     harm: Callable[[Path], None],
@@ -182,7 +182,7 @@ def test_one_that_does_not_load_fails_by_its_name(
 @pytest.mark.parametrize(
     "form", [{}, {"variant": "fp16"}, {"max_shard_size": "100KB"}], ids=["plain", "fp16", "shards"]
 )
-def test_weights_of_every_form_are_found(
+def test_weights_in_every_format_are_found(
     tmp_path: Path, demo: DiffusionPipeline, form: dict[str, Any]
 ) -> None:
     model = build_controlnet(demo, 1)
@@ -196,7 +196,7 @@ def test_weights_of_every_form_are_found(
     assert torch.equal(there["controlnet_mid_block.weight"], saved["controlnet_mid_block.weight"])
 
 
-def test_a_folder_without_any_and_a_stray_file_are_no_controlnets(
+def test_an_empty_folder_and_a_stray_file_are_ignored(
     tmp_path: Path, demo: DiffusionPipeline
 ) -> None:
     assert load_controlnets(unpublished(tmp_path), demo, CPU) == ControlNets()
@@ -205,7 +205,7 @@ def test_a_folder_without_any_and_a_stray_file_are_no_controlnets(
     assert load_controlnets(unpublished(tmp_path), demo, CPU).names == ()
 
 
-def test_a_whole_pipeline_has_none(tmp_path: Path) -> None:
+def test_a_whole_pipeline_has_no_controlnets(tmp_path: Path) -> None:
     build_sd3().save_pretrained(tmp_path / "sd3")
     ControlNetModel(block_out_channels=(32,), down_block_types=("DownBlock2D",)).save_pretrained(
         tmp_path / "sources" / "canny"
@@ -233,7 +233,7 @@ def ask(client: httpx.Client, name: str | None, **controlnet: Any) -> httpx.Resp
     return client.post(PREDICT, json=body)
 
 
-def test_a_request_is_steered(client: httpx.Client) -> None:
+def test_a_request_uses_a_controlnet(client: httpx.Client) -> None:
     plain, steered, weaker = (
         picture_of(answer)
         for answer in (ask(client, None), ask(client, "canny"), ask(client, "canny", scale=0.5))
@@ -243,8 +243,8 @@ def test_a_request_is_steered(client: httpx.Client) -> None:
     again = picture_of(ask(client, "canny", scale=1))
     assert largest_difference(steered, again) == 0
     parameters = json.loads(steered.text["parameters"])  # type: ignore[attr-defined]
-    told = parameters["controlnet"]
-    assert (told["name"], told["scale"], told["image"]["width"]) == ("canny", 1.0, 64)
+    recorded = parameters["controlnet"]
+    assert (recorded["name"], recorded["scale"], recorded["image"]["width"]) == ("canny", 1.0, 64)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_a_request_is_steered(client: httpx.Client) -> None:
         ("for-sdxl", {}, 500, "controlnet.name: 'for-sdxl' does not fit the model: its block"),
     ],
 )
-def test_a_request_that_cannot_be_steered_is_told_why(
+def test_an_invalid_controlnet_is_a_400_that_says_why(
     client: httpx.Client, name: str, more: dict[str, Any], status: int, error: str
 ) -> None:
     answer = ask(client, name, **more)

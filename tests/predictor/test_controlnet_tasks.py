@@ -1,4 +1,4 @@
-"""ControlNets over pictures: what they steer there is what diffusers' own pipelines draw."""
+"""ControlNets for image tasks match diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_inpainting import build_sd_inpainting, build_sdxl_inpainting
 from tests.predictor.random_pipelines import build_sdxl
 
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
-# So far apart that nobody takes one picture for the other.
+# A difference per channel that makes two pictures clearly distinct.
 APART = 10
 
 PICTURE = InputImage.of(draw(Scene("red", "circle", "blue"), Placement()))
@@ -71,12 +71,12 @@ def with_controlnet(pipeline: Any) -> DiffusersPipeline:
 
 
 def own(pipeline: Any) -> ControlNetModel:
-    """As they come: a ControlNet sees the latents, whatever an inpainting UNet sees beside them."""
+    """A ControlNet for the plain channels; it sees only the latents of an inpainting UNet."""
     return build_controlnet(pipeline, 1, in_channels=4)
 
 
 def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """By diffusers' pipeline for the task, out of the same parts."""
+    """Make the picture with diffusers' pipeline for the task, from the same components."""
     classes: dict[tuple[bool, bool], Any] = {
         (False, False): StableDiffusionControlNetImg2ImgPipeline,
         (False, True): StableDiffusionControlNetInpaintPipeline,
@@ -121,7 +121,7 @@ def diffusers_call(pipeline: DiffusersPipeline, request: GenerationRequest) -> I
     ],
     ids=lambda value: getattr(value, "task", value),
 )
-def test_a_steered_picture_from_a_picture_is_what_diffusers_own_call_draws(
+def test_an_image_task_with_a_controlnet_matches_diffusers(
     pipelines: dict[str, DiffusersPipeline], family: str, asked: GenerationRequest, scheduler: str
 ) -> None:
     asked = replace(asked, scheduler=scheduler)
@@ -133,13 +133,13 @@ def test_a_steered_picture_from_a_picture_is_what_diffusers_own_call_draws(
     assert largest_difference(alone, unsteered) > APART
 
 
-def test_pictures_from_text_and_from_pictures_are_steered_in_one_crowd(
+def test_all_tasks_with_controlnets_share_one_batch(
     pipelines: dict[str, DiffusersPipeline],
 ) -> None:
-    crowd = [STEERED, IMAGE_TO_IMAGE, INPAINTING, replace(INPAINTING, controlnet=None), TEXT]
+    batch = [STEERED, IMAGE_TO_IMAGE, INPAINTING, replace(INPAINTING, controlnet=None), TEXT]
 
-    together = make(pipelines["demo"], *crowd)
+    together = make(pipelines["demo"], *batch)
 
-    for asked, picture in zip(crowd, together, strict=True):
+    for asked, picture in zip(batch, together, strict=True):
         (alone,) = make(pipelines["demo"], asked)
         assert largest_difference(alone, picture) <= TOLERANCE

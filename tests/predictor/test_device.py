@@ -1,4 +1,4 @@
-"""The number type that the weights are loaded in."""
+"""The dtype of the loaded weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def has_bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_each_family_has_its_own_type_on_a_gpu(name: str, has_bfloat16: bool) -> None:
+def test_each_family_has_its_own_dtype_on_a_gpu(name: str, has_bfloat16: bool) -> None:
     family = BY_NAME[name]
 
     picked = pick_dtype(Settings(), GPU, family)
@@ -29,7 +29,7 @@ def test_each_family_has_its_own_type_on_a_gpu(name: str, has_bfloat16: bool) ->
     assert picked == (getattr(torch, family.gpu_dtype) if has_bfloat16 else torch.float16)
 
 
-def test_flux_is_not_clipped_by_float16_where_that_can_be_helped(
+def test_flux_does_not_use_float16_if_the_gpu_has_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
@@ -38,7 +38,7 @@ def test_flux_is_not_clipped_by_float16_where_that_can_be_helped(
     assert pick_dtype(Settings(), GPU, BY_NAME["sdxl"]) == torch.float16
 
 
-def test_a_cpu_computes_in_float32_and_a_setting_outranks_all() -> None:
+def test_a_cpu_uses_float32_and_a_setting_overrides_it() -> None:
     assert pick_dtype(Settings(), CPU, BY_NAME["flux-dev"]) == torch.float32
     assert pick_dtype(Settings(dtype="bfloat16"), CPU, BY_NAME["sd1"]) == torch.bfloat16
     assert pick_dtype(Settings(dtype="float32"), GPU, BY_NAME["sd1"]) == torch.float32

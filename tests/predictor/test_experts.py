@@ -1,4 +1,4 @@
-"""A hand-over in the step loop, over a fake: who is stepped with whom, and what goes wrong."""
+"""The hand-over in the step loop with a fake: which jobs share a step, and failures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.predictor.fake_denoiser import (
 
 
 class TwoExperts(FakeDenoiser):
-    """Hands over where the request says, to an expert that knows the prompts by other numbers.
+    """Hands over at the requested step, to an expert that encodes prompts to other numbers.
 
-    ``by`` lists for each forward pass who made it.
+    ``by`` lists the expert of each forward pass.
     """
 
     def __init__(self, memory_in_lanes: int = 10_000) -> None:
@@ -62,7 +62,7 @@ class TwoExperts(FakeDenoiser):
             self.waiting.release()
             self.gate.acquire()
             raise RuntimeError("secret detail")
-        # An encoding of the other expert would be another number of the same prompt.
+        # The other expert would encode the same prompt to a different number.
         encoders = {self._encoders_of(int(lane.conditioning[0])) for lane in lanes}
         assert encoders <= {"other"} if kinds == {"second"} else encoders <= {()}
         predictions = super().predict(lanes)
@@ -81,7 +81,7 @@ def refined(prompt: str, steps: int, end: float) -> GenerationRequest:
     return replace(request(prompt, steps), denoising_end=end)
 
 
-def test_experts_take_turns_and_each_steps_those_it_has_together() -> None:
+def test_experts_take_turns_and_each_batches_its_jobs() -> None:
     async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 4, 0.5), refined("b", 4, 0.5), request("plain", 6))
@@ -100,7 +100,7 @@ def test_experts_take_turns_and_each_steps_those_it_has_together() -> None:
     ]
 
 
-def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
+def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
     async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(
@@ -111,7 +111,7 @@ def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
-    # Two lanes: each turn has room for a single job.
+    # With two lanes, each turn takes a single job.
     passes = tell(story, TwoExperts(), lanes=2).passes[1:]
     for name in {prompt for prompts in passes for prompt in prompts}:
         turns = [turn for turn, prompts in enumerate(passes) if name in prompts]
@@ -134,20 +134,20 @@ def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
 
 
 def test_progress_counts_the_steps_of_both() -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     async def story(scene: Story) -> None:
         scene.run_free()
         await scene.engine.submit(
-            refined("a", 5, 0.6), lambda step, steps: told.append((step, steps))
+            refined("a", 5, 0.6), lambda step, steps: reported.append((step, steps))
         )
 
     tell(story, TwoExperts())
-    assert told == [(step, 5) for step in range(1, 6)]
+    assert reported == [(step, 5) for step in range(1, 6)]
 
 
 @pytest.mark.parametrize("culprit", ["no refiner", "no refiner step"])
-def test_who_fails_at_the_second_expert_fails_alone(culprit: str) -> None:
+def test_a_failure_at_the_second_expert_affects_only_its_job(culprit: str) -> None:
     async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 6, 0.5), refined(culprit, 6, 0.5), request("b", 6))
@@ -171,7 +171,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
             return super().predict(lanes)
 
     async def story(scene: Story) -> None:
-        # Held up, so that the eight are admitted in one turn and reach their hand-over together.
+        # Paused, so that the eight are admitted in one turn and reach the hand-over together.
         (held,) = await scene.submit_all(request("held", 1))
         tasks = scene.submit(*(refined(f"{index}", 4, 0.5) for index in range(8)))
         await asyncio.sleep(0.05)
@@ -186,7 +186,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
 
 
 @pytest.mark.parametrize("steps_before", [1, 3])
-def test_a_caller_may_leave_in_either_half(steps_before: int) -> None:
+def test_a_caller_may_disconnect_in_either_half(steps_before: int) -> None:
     async def story(scene: Story) -> None:
         (task,) = await scene.submit_all(refined("a", 4, 0.5))
         for _ in range(steps_before):
@@ -198,7 +198,7 @@ def test_a_caller_may_leave_in_either_half(steps_before: int) -> None:
         await scene.engine.submit(request("next", 1))
 
     passes = tell(story, TwoExperts()).passes
-    # One step was under way.
+    # One step was in flight.
     assert passes == [["a"]] * (steps_before + 1) + [["next"]]
 
 

@@ -1,4 +1,4 @@
-"""Which family a folder is of, by the marks of the checkpoints that are published."""
+"""The family of a folder, recognised by the configurations of published checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SD2_UNET = {"cross_attention_dim": 1024, "use_linear_projection": True, "sample_
 XL_UNET = {"cross_attention_dim": 2048, "use_linear_projection": True, "sample_size": 128}
 TRAILING = {"timestep_spacing": "trailing", "prediction_type": "epsilon"}
 
-# As the checkpoints named have them: class, denoiser, scheduler, family.
+# Class, denoiser, scheduler and family, as in the named checkpoints.
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "stable-diffusion-v1-5": (SD, {"cross_attention_dim": 768, "sample_size": 64}, {}, "sd1"),
     "stable-diffusion-inpainting": (
@@ -99,7 +99,7 @@ def test_a_published_checkpoint_is_recognised(checkpoint: str, tmp_path: Path) -
     assert family_of(Configs(folder_of(tmp_path, class_name, denoiser, scheduler))).name == family
 
 
-def test_every_family_is_that_of_a_checkpoint() -> None:
+def test_every_family_has_a_checkpoint() -> None:
     assert {family for *_, family in CHECKPOINTS.values()} == {one.name for one in FAMILIES}
 
 
@@ -107,8 +107,8 @@ def test_the_demo_model_is_recognised(demo_model: Path) -> None:
     assert family_of(Configs(demo_model)).name == "sd1"
 
 
-def test_a_configuration_that_is_no_json_is_told(tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
 
-    with pytest.raises(ModelLoadError, match=r"model_index\.json is no JSON"):
+    with pytest.raises(ModelLoadError, match=r"model_index\.json is not valid JSON"):
         family_of(Configs(tmp_path))

@@ -1,4 +1,4 @@
-"""Each family with weights of chance, from a published folder to the engine's picture."""
+"""Each family with random weights, from a published folder to the engine's picture."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.serving import MODEL_NAME, PREDICT, Server
 SOLVERS = scheduler_names(EulerDiscreteScheduler())
 NO_NEGATIVE = {"negative_prompt"}
 
-# What is built, its family, its engine, its default steps, guidance and scheduler, what it accepts.
+# Pipeline, family, engine, default steps, guidance and scheduler, accepted schedulers.
 FAMILIES = {
     "sd2": (build_sd2, StepEngine, (30, 7.5, "unipc"), SOLVERS, set()),
     "sdxl": (build_sdxl, StepEngine, (30, 5.0, "unipc"), SOLVERS, set()),
@@ -73,7 +73,7 @@ FAMILIES = {
 
 def published(build: Callable[[], DiffusionPipeline], folder: Path) -> Path:
     build().save_pretrained(folder / "source")
-    # What FLUX was trained at is no part of its configuration.
+    # FLUX's configuration does not include its training size.
     own = folder / "source" / "generation_defaults.json"
     own.write_text('{"width": 128, "height": 128}')
     download(folder / "source", folder, name="model")
@@ -86,7 +86,7 @@ def loaded_from(build: Callable[[], DiffusionPipeline], folder: Path) -> Diffuse
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], DiffusersPipeline]:
-    """The loaded pipeline of a family, published and loaded once."""
+    """Return the loaded pipeline of a family, published and loaded once."""
 
     @functools.cache
     def load(family: str) -> DiffusersPipeline:
@@ -98,7 +98,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Diffuser
 def asked(
     loaded: DiffusersPipeline, *bodies: dict[str, object], engine_class: type = object
 ) -> list[GenerationResult]:
-    """The pictures of these bodies, all at once through the engine that is chosen."""
+    """Make the pictures of these bodies concurrently with the engine that is chosen."""
     limits = Limits(Settings(), loaded.profile)
     calls = [decode({"prompt": "a red circle", "seed": 3} | body, limits) for body in bodies]
 
@@ -143,14 +143,14 @@ def test_a_family_is_served_with_its_own_defaults(
     ("family", "field", "value", "kept", "reason"),
     [
         ("flux-dev", "negative_prompt", "a star", "", "guidance as an input"),
-        ("flux-schnell", "guidance_scale", 3.5, 0.0, "distilled to need none"),
-        ("lcm", "negative_prompt", "a star", "", "does not take it"),
+        ("flux-schnell", "guidance_scale", 3.5, 0.0, "distilled to work without guidance"),
+        ("lcm", "negative_prompt", "a star", "", "does not accept it"),
         ("unknown", "scheduler", "unipc", OWN, "is not one of default"),
         ("lcm", "scheduler", "unipc", OWN, "is not one of lcm, default"),
         ("flux-dev", "scheduler", "heun", OWN, "is not one of euler, unipc, default"),
     ],
 )
-def test_what_a_family_cannot_follow_is_refused_and_its_default_is_not(
+def test_a_field_without_effect_is_rejected_unless_it_has_its_default(
     served: Callable[[str], DiffusersPipeline],
     family: str,
     field: str,
@@ -169,7 +169,7 @@ def test_what_a_family_cannot_follow_is_refused_and_its_default_is_not(
     decode({"prompt": "a red circle", field: kept}, limits)
 
 
-def test_over_http_a_family_lists_what_it_takes_and_refuses_the_rest(tmp_path: Path) -> None:
+def test_over_http_a_family_lists_what_it_accepts_and_rejects_the_rest(tmp_path: Path) -> None:
     model = published(build_flux, tmp_path)
     picture = {"prompt": "a red circle", "num_inference_steps": 2}
 
@@ -191,7 +191,7 @@ def test_over_http_a_family_lists_what_it_takes_and_refuses_the_rest(tmp_path: P
     assert no_negative.json() == {"error": f"negative_prompt: {reason}"}
 
 
-def test_an_unknown_class_is_told_what_it_takes_and_tells_its_steps(
+def test_an_unknown_class_gets_only_accepted_arguments_and_reports_its_steps(
     served: Callable[[str], DiffusersPipeline],
 ) -> None:
     loaded = served("unknown")
@@ -199,24 +199,24 @@ def test_an_unknown_class_is_told_what_it_takes_and_tells_its_steps(
         {"prompt": "a red circle", "num_inference_steps": 4, "seed": 1},
         Limits(Settings(), loaded.profile),
     ).pictures
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     plain, guided = (
         asked(loaded, {"num_inference_steps": 4, "guidance_scale": scale})[0]
         for scale in (1.0, 9.0)
     )
-    loaded.generate([request.request], lambda step, steps: told.append((step, steps)))
+    loaded.generate([request.request], lambda step, steps: reported.append((step, steps)))
 
     assert largest_difference(plain.image, guided.image) > 2
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert reported == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_pipeline_of_moving_pictures_is_refused() -> None:
+def test_a_video_pipeline_is_rejected() -> None:
     with pytest.raises(ModelLoadError, match="StableVideoDiffusionPipeline makes video"):
         check_makes_pictures(object.__new__(StableVideoDiffusionPipeline))
 
 
-def test_a_pipeline_without_a_prompt_is_refused(tmp_path: Path) -> None:
+def test_a_pipeline_without_a_prompt_is_rejected(tmp_path: Path) -> None:
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     torch.manual_seed(0)
@@ -229,5 +229,5 @@ def test_a_pipeline_without_a_prompt_is_refused(tmp_path: Path) -> None:
         up_block_types=("UpBlock2D", "UpBlock2D"),
     )
 
-    with pytest.raises(ModelLoadError, match="DDPMPipeline takes no prompt"):
+    with pytest.raises(ModelLoadError, match="DDPMPipeline does not accept a prompt"):
         loaded_from(lambda: DDPMPipeline(unet, DDPMScheduler()), tmp_path)

@@ -14,7 +14,7 @@ from predictor.requests import GenerationDefaults
 FALLBACK = GenerationDefaults(512, 512, 30, 7.5, "unipc")
 
 
-def test_without_a_file_the_fallback_holds(tmp_path: Path) -> None:
+def test_without_a_file_the_fallback_applies(tmp_path: Path) -> None:
     assert read_generation_defaults(tmp_path, FALLBACK) == FALLBACK
 
 
@@ -27,7 +27,7 @@ def test_a_file_replaces_what_it_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "message"),
     [
         ({"steps": 20}, "'steps' is not one of width, height"),
         ({"width": "64"}, "width cannot be '64'"),
@@ -36,10 +36,10 @@ def test_a_file_replaces_what_it_names(tmp_path: Path) -> None:
         ([], "JSON object"),
     ],
 )
-def test_a_wrong_file_is_refused(tmp_path: Path, document: object, told: str) -> None:
+def test_an_invalid_file_is_rejected(tmp_path: Path, document: object, message: str) -> None:
     (tmp_path / "generation_defaults.json").write_text(json.dumps(document))
 
     with pytest.raises(ModelLoadError, match=r"generation_defaults\.json") as refused:
         read_generation_defaults(tmp_path, FALLBACK)
 
-    assert told in str(refused.value)
+    assert message in str(refused.value)

@@ -1,4 +1,4 @@
-"""A server over a volume of several published models, with room for one at a time."""
+"""A server of a volume with several published models and memory for one at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.serving import Server
 SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 # The demo model takes 0.011 GiB in float32.
 ROOM_FOR_ONE = {"memory_budget_gib": 0.015, "max_lanes": 2}
-# As in the image: of each arena but the first the GNU C library keeps up to 64 MiB that are free.
+# As in the image: glibc keeps up to 64 MiB of free memory in each arena but the first.
 ARENAS = {"MALLOC_ARENA_MAX": "2"}
 
 
@@ -34,7 +34,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for name in ("first", "second", "third"):
         publish(name, root)
-    # What a download under way leaves on the volume is no model yet.
+    # An unfinished download is not a model.
     ModelStore(root).staging("fourth").mkdir(parents=True)
     return root
 
@@ -68,7 +68,7 @@ def states(client: httpx.Client) -> dict[str, str]:
 
 
 def metric(client: httpx.Client, name: str) -> dict[str, float]:
-    """The samples of that name by model."""
+    """Return the samples of that name by model."""
     found = samples(client.get("/metrics").text, name)
     return {one.labels["model_name"]: one.value for one in found}
 
@@ -84,7 +84,7 @@ def test_the_pod_is_ready_and_no_model_is_loaded(caller: httpx.Client) -> None:
     assert caller.get("/v2/health/ready").status_code == 200
 
 
-def test_a_request_loads_its_model_in_place_of_another(caller: httpx.Client) -> None:
+def test_a_request_loads_its_model_and_unloads_another(caller: httpx.Client) -> None:
     first = predict(caller, "first")
     while_first = states(caller)
     second = predict(caller, "second")
@@ -99,7 +99,7 @@ def test_a_request_loads_its_model_in_place_of_another(caller: httpx.Client) -> 
     assert caller.get("/v2/models/first/ready").status_code == 503
 
 
-def test_a_crowd_for_three_models_gets_its_pictures_within_the_budget(
+def test_many_requests_for_three_models_stay_within_the_budget(
     caller: httpx.Client,
 ) -> None:
     names = ["first", "second", "third"] * 4
@@ -142,7 +142,7 @@ def test_models_are_loaded_and_unloaded_over_http(caller: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
-def test_a_model_that_is_not_there_is_no_ones_to_load(caller: httpx.Client, verb: str) -> None:
+def test_loading_an_unknown_model_is_an_error(caller: httpx.Client, verb: str) -> None:
     answer = caller.post(f"/v2/repository/models/fourth/{verb}")
 
     assert answer.status_code == 404
@@ -151,7 +151,7 @@ def test_a_model_that_is_not_there_is_no_ones_to_load(caller: httpx.Client, verb
 
 
 @pytest.mark.parametrize("body", ["[]", '{"ready": "yes"}', "nonsense"])
-def test_an_index_request_of_another_form_is_refused(caller: httpx.Client, body: str) -> None:
+def test_an_invalid_index_request_is_rejected(caller: httpx.Client, body: str) -> None:
     assert caller.post("/v2/repository/index", content=body).status_code == 400
 
 
@@ -167,7 +167,7 @@ def test_models_come_and_go_with_the_volume(caller: httpx.Client, volume: Path) 
     assert gone.status_code == 404
 
 
-def test_a_broken_model_does_not_hurt_the_others(
+def test_a_broken_model_does_not_affect_the_others(
     caller: httpx.Client, volume: Path, many: Server
 ) -> None:
     shutil.copytree((volume / "first").resolve(), volume / "broken")
@@ -180,16 +180,16 @@ def test_a_broken_model_does_not_hurt_the_others(
     finally:
         shutil.rmtree(volume / "broken")
 
-    told = "model 'broken' could not be loaded; the log has the cause"
-    assert (failed.status_code, failed.json()) == (503, {"error": told})
+    message = "model 'broken' could not be loaded; the log has the cause"
+    assert (failed.status_code, failed.json()) == (503, {"error": message})
     assert 0 < int(failed.headers["retry-after"]) <= 5
-    assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", told)
+    assert (entry["state"], entry["reason"]) == ("UNAVAILABLE", message)
     assert other.status_code == 200
     assert failures["broken"] == 1
     assert re.search("model broken does not load: .*(shape|size mismatch)", many.log.read_text())
 
 
-def test_a_model_beyond_the_budget_is_refused_with_figures(
+def test_a_model_above_the_budget_is_rejected_with_both_sizes(
     caller: httpx.Client, volume: Path, tmp_path: Path
 ) -> None:
     save_wide_pipeline(tmp_path / "wide", 64)
@@ -222,23 +222,23 @@ def test_a_switched_revision_is_served_after_the_next_load(
 
 
 @pytest.mark.parametrize(
-    ("folder", "preload", "told"),
+    ("folder", "preload", "message"),
     [
         ("", "nobody", "preload: 'nobody' is not on the volume; published: first, second, third"),
         ("first", "first", "preload=first, but model_dir is a single model's folder"),
     ],
 )
 def test_a_preload_that_contradicts_the_folder_ends_the_process(
-    volume: Path, tmp_path: Path, folder: str, preload: str, told: str
+    volume: Path, tmp_path: Path, folder: str, preload: str, message: str
 ) -> None:
     with Server.started(volume / folder, tmp_path / "log", preload=preload) as server:
         assert server.process.wait(timeout=60) == 1
 
-    assert told in server.log.read_text().splitlines()[-1]
+    assert message in server.log.read_text().splitlines()[-1]
 
 
 class Wide(NamedTuple):
-    """A server that had to load a model of ``size`` bytes; ``early`` is its first readiness."""
+    """A server that preloads a model of ``size`` bytes; ``early`` is its first readiness."""
 
     server: Server
     size: int
@@ -263,7 +263,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wide]:
         yield Wide(server, size, early)
 
 
-def test_what_is_preloaded_is_there_when_the_pod_is_ready(wide: Wide) -> None:
+def test_preloaded_models_are_loaded_when_the_pod_is_ready(wide: Wide) -> None:
     with httpx.Client(base_url=wide.server.url) as client:
         found = states(client)
 
@@ -271,7 +271,7 @@ def test_what_is_preloaded_is_there_when_the_pod_is_ready(wide: Wide) -> None:
     assert found == {"one": "READY", "two": "READY"}
 
 
-def test_the_memory_of_an_unloaded_model_returns_to_the_system(wide: Wide) -> None:
+def test_the_memory_of_an_unloaded_model_returns_to_the_operating_system(wide: Wide) -> None:
     loaded, unloaded = [], []
     with httpx.Client(base_url=wide.server.url, timeout=120) as client:
         client.post("/v2/repository/models/one/unload").raise_for_status()

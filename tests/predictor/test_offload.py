@@ -1,4 +1,4 @@
-"""Offloading, with the CPU as its own target: all of its ways are walked but the one to a GPU."""
+"""Offloading with the CPU as the target, which covers all code except the copy to a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.predictor.pictures import largest_difference
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 
 PROFILE = ModelProfile("r1", GenerationDefaults(128, 128, 3, 5.0, "default"), 8, ("default",))
-# Not equal to the pipeline's own device, as a GPU is not.
+# Not equal to the pipeline's own device, as with a GPU.
 TARGET = torch.device("cpu", 0)
 
 
@@ -40,10 +40,10 @@ def offloaded(build: Callable[[], DiffusionPipeline], offload: Offload) -> Diffu
 
 
 def that_draws(build: Callable[[], DiffusionPipeline], offload: Offload) -> DiffusersPipeline:
-    """Under sequential offloading to the CPU, which needs a device without the index 0.
+    """Offload sequentially to the CPU, which requires a device without an index.
 
-    Diffusers always writes one; accelerate then takes the weights, which are there already, for
-    weights elsewhere. So this makes accelerate's call, as diffusers would for each part.
+    diffusers always adds index 0, so accelerate would assume that the weights are elsewhere. This
+    calls accelerate directly for each component, as diffusers does.
     """
     if offload == "model":
         return offloaded(build, offload)
@@ -132,57 +132,59 @@ def test_whole_pipelines_draw_the_same_under_offloading(
     assert largest_difference(drawn[1], drawn[0]) <= 2
 
 
-def test_the_denoiser_leaves_before_prompts_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the text encoders would join it on the GPU, and offloading would save nothing."""
+def test_the_denoiser_is_offloaded_before_prompts_are_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise both would be on the GPU at once, and offloading would save nothing."""
     loaded = offloaded(build_sdxl, "model")
-    told: list[str] = []
+    calls: list[str] = []
     for name in ("unet", "vae"):
         part = getattr(loaded.diffusers, name)
-        monkeypatch.setattr(part, "to", lambda device, name=name: told.append(f"{name} {device}"))
+        monkeypatch.setattr(part, "to", lambda device, name=name: calls.append(f"{name} {device}"))
     encode = loaded.diffusers.encode_prompt
 
-    def encode_and_tell(*arguments: Any, **options: Any) -> Any:
-        told.append("encode")
+    def encode_and_record(*arguments: Any, **options: Any) -> Any:
+        calls.append("encode")
         return encode(*arguments, **options)
 
-    monkeypatch.setattr(loaded.diffusers, "encode_prompt", encode_and_tell)
+    monkeypatch.setattr(loaded.diffusers, "encode_prompt", encode_and_record)
 
     with torch.inference_mode():
         denoiser_for(loaded).encode(["a red circle"])
 
-    assert told == ["unet cpu", "vae cpu", "encode"]
+    assert calls == ["unet cpu", "vae cpu", "encode"]
 
 
 class Recorder(StableDiffusionXLPipeline):  # type: ignore[misc]
-    """Notes what would be asked of a GPU."""
+    """Records the calls that would move weights to a GPU."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        self.told.append(f"model {device}")
+        self.calls.append(f"model {device}")
 
     def enable_sequential_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> None:
-        self.told.append(f"sequential {device}")
+        self.calls.append(f"sequential {device}")
 
     def to(self, *args: Any, **kwargs: Any) -> None:
-        self.told.append(f"to {args[0]}")
+        self.calls.append(f"to {args[0]}")
 
 
 @pytest.mark.parametrize(
-    ("offload", "told"),
+    ("offload", "call"),
     [("none", "to cuda"), ("model", "model cuda"), ("sequential", "sequential cuda")],
 )
-def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, told: str) -> None:
+def test_an_offloaded_pipeline_is_not_moved_as_a_whole(offload: Offload, call: str) -> None:
     recorder = Recorder()
 
     apply_tuning(recorder, Tuning(savings=Savings(offload=offload)), torch.device("cuda"))
 
-    assert recorder.told == [told]
+    assert recorder.calls == [call]
 
 
-def test_a_decoder_is_cast_up_under_sequential_offloading() -> None:
-    """SDXL's denoiser does it when it is made, and the weights lie elsewhere by then."""
+def test_a_decoder_is_upcast_under_sequential_offloading() -> None:
+    """SDXL's denoiser upcasts it when it is created, after the weights were offloaded."""
     vae = build_sdxl().vae.to(torch.float16)
     plain = copy.deepcopy(vae).to(torch.float32)
     cpu_offload(vae, torch.device("cpu"), offload_buffers=len(vae._parameters) > 0)

@@ -48,7 +48,7 @@ def test_the_profile_comes_from_the_folder(pipeline: DiffusersPipeline) -> None:
     assert pipeline.profile.revision.startswith("sha256:")
 
 
-def test_the_picture_equals_the_pipelines_own_call(
+def test_the_picture_matches_the_pipelines_own_call(
     pipeline: DiffusersPipeline, demo_model: Path
 ) -> None:
     own = StableDiffusionPipeline.from_pretrained(demo_model, variant="fp16", dtype=torch.float32)
@@ -66,8 +66,8 @@ def test_the_picture_equals_the_pipelines_own_call(
 
 
 @pytest.mark.parametrize("name", scheduler_names(UniPCMultistepScheduler()))
-def test_every_scheduler_draws_what_the_prompt_says(pipeline: DiffusersPipeline, name: str) -> None:
-    # DDPM walks in small steps: it needs more of them than the solvers.
+def test_every_scheduler_draws_the_prompt(pipeline: DiffusersPipeline, name: str) -> None:
+    # DDPM needs more steps than the other solvers.
     steps = 100 if name == "ddpm" else 30
     request = dataclasses.replace(REQUEST, scheduler=name, num_inference_steps=steps)
 
@@ -76,22 +76,22 @@ def test_every_scheduler_draws_what_the_prompt_says(pipeline: DiffusersPipeline,
     assert look_at(picture).shows(SCENE), look_at(picture)
 
 
-def test_steps_are_told_and_what_the_listener_raises_ends_the_call(
+def test_steps_are_reported_and_an_exception_of_the_listener_ends_the_call(
     pipeline: DiffusersPipeline,
 ) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     def until_the_third(step: int, steps: int) -> None:
-        told.append((step, steps))
+        reported.append((step, steps))
         if step == 3:
             raise GenerationCancelledError
 
     with pytest.raises(GenerationCancelledError):
         pipeline.generate([REQUEST], until_the_third)
-    assert told == [(1, 20), (2, 20), (3, 20)]
+    assert reported == [(1, 20), (2, 20), (3, 20)]
 
 
-def test_a_scheduler_is_made_anew_for_each_request() -> None:
+def test_each_request_gets_a_new_scheduler() -> None:
     own = UniPCMultistepScheduler(prediction_type="v_prediction")
 
     made = make_scheduler(OWN, own)
@@ -101,11 +101,11 @@ def test_a_scheduler_is_made_anew_for_each_request() -> None:
     assert make_scheduler("euler", own).config.prediction_type == "v_prediction"
 
 
-def test_cuda_that_is_not_there_is_told(demo_model: Path) -> None:
+def test_missing_cuda_is_an_error(demo_model: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
 
-    with pytest.raises(ModelLoadError, match="device=cuda but torch sees no GPU"):
+    with pytest.raises(ModelLoadError, match="device=cuda, but torch does not find a GPU"):
         load_pipeline(Checkpoint.read(demo_model), Settings(device="cuda"))
 
 

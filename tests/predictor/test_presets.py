@@ -1,4 +1,4 @@
-"""Which preset a model gets on a GPU of which size, and that a setting outranks it."""
+"""The preset of a model by GPU size, and settings that override it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from predictor.settings import Settings
 from tests.predictor.random_pipelines import build_sdxl
 
 GB = 10**9
-# Half precision. Weights, largest part, a decoded picture of the model's own size, the largest one.
+# Half precision: weights, largest component, decoding a native-size picture and the largest.
 SD15 = Footprint(int(2.1 * GB), int(1.7 * GB), int(0.7 * GB), int(4 * GB))
 SDXL = Footprint(int(6.9 * GB), int(5.1 * GB), int(5.4 * GB), int(8.1 * GB))
 FLUX = Footprint(int(33.7 * GB), int(23.8 * GB), int(2.7 * GB), int(4 * GB))
@@ -39,11 +39,11 @@ FLUX = Footprint(int(33.7 * GB), int(23.8 * GB), int(2.7 * GB), int(4 * GB))
         (80, FLUX, Savings()),
         (40, FLUX, Savings(vae_slicing=True, vae_tiling=True, offload="model")),
         (24, FLUX, Savings(vae_slicing=True, vae_tiling=True, offload="sequential")),
-        # It does not fit whatever is given up: the last one, and diffusers says the rest.
+        # It fits with no preset: the last one applies, and diffusers raises the error.
         (1, FLUX, Savings(vae_slicing=True, vae_tiling=True, offload="sequential")),
     ],
 )
-def test_auto_gives_up_the_least_that_fits(
+def test_auto_chooses_the_fastest_preset_that_fits(
     gigabytes: float, footprint: Footprint, expected: Savings
 ) -> None:
     _, savings = savings_of("auto", int(gigabytes * GB), footprint)
@@ -51,7 +51,7 @@ def test_auto_gives_up_the_least_that_fits(
     assert savings == expected
 
 
-def test_the_log_reads_a_tuning_as_a_list_of_settings() -> None:
+def test_the_log_formats_a_tuning_as_a_list_of_settings() -> None:
     saving = Savings(vae_slicing=True, offload="model")
 
     assert str(Tuning("12gb", saving, tf32=True)) == (
@@ -60,7 +60,7 @@ def test_the_log_reads_a_tuning_as_a_list_of_settings() -> None:
     assert str(Tuning()) == "preset none, attention sdpa"
 
 
-def test_less_memory_never_gives_up_less() -> None:
+def test_less_memory_never_chooses_a_faster_preset() -> None:
     order = list(PRESETS)
     chosen = [least_restrictive(gigabytes * GB, SDXL) for gigabytes in range(80, 0, -1)]
 
@@ -69,15 +69,15 @@ def test_less_memory_never_gives_up_less() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_that_is_named_holds_whatever_the_memory(name: str) -> None:
+def test_a_named_preset_applies_with_any_amount_of_memory(name: str) -> None:
     assert savings_of(name, 80 * GB, FLUX) == (name, PRESETS[name])
 
 
-def test_none_gives_up_nothing_however_little_there_is() -> None:
+def test_none_saves_nothing_with_any_amount_of_memory() -> None:
     assert savings_of("none", 1, FLUX) == ("none", Savings())
 
 
-def test_a_cpu_never_offloads_and_gives_up_nothing_unasked() -> None:
+def test_a_cpu_never_offloads_and_saves_nothing_by_default() -> None:
     assert savings_of("auto", None, FLUX) == ("none", Savings())
     assert savings_of("8gb", None, FLUX) == ("8gb", Savings(vae_slicing=True, vae_tiling=True))
 
@@ -94,7 +94,7 @@ def test_a_cpu_never_offloads_and_gives_up_nothing_unasked() -> None:
         ({"vae_tiling": True}, "80gb", Savings(vae_tiling=True)),
     ],
 )
-def test_a_setting_outranks_the_preset_and_leaves_the_rest(
+def test_a_setting_overrides_only_its_part_of_the_preset(
     setting: dict[str, object], preset: str, expected: Savings
 ) -> None:
     assert tune(Settings(**setting), preset, PRESETS[preset]).savings == expected
@@ -106,7 +106,7 @@ def test_the_settings_know_every_preset() -> None:
     assert set(schema["enum"]) == {"auto", "none", *PRESETS}
 
 
-def test_the_footprint_is_counted_from_the_weights_and_what_lies_beside() -> None:
+def test_the_footprint_includes_the_weights_and_the_extra_networks() -> None:
     pipeline = build_sdxl()
     parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
     sizes = [sum(one.numel() for one in part.parameters()) * 4 for part in parts]
@@ -124,7 +124,7 @@ def test_the_footprint_is_counted_from_the_weights_and_what_lies_beside() -> Non
     assert footprint.decode_largest == 4 * footprint.decode > 0
 
 
-def test_sdxl_decodes_in_float32_whatever_its_weights() -> None:
+def test_sdxl_decodes_in_float32_with_any_weights() -> None:
     whole, half = build_sdxl(), build_sdxl().to(torch.float16)
     marker = Marker("m", "s", "r", None, "", ())
 

@@ -1,4 +1,4 @@
-"""What a text encoder does not read."""
+"""Prompts longer than the text encoder's window."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def window(tokenizer: CLIPTokenizer) -> Window:
     return Window(tokenizer, WINDOW)
 
 
-def test_the_window_holds_start_and_end_beside_the_words(window: Window) -> None:
+def test_the_window_includes_the_start_and_end_tokens(window: Window) -> None:
     assert dropped_text(window, FULL) == ""
     assert dropped_text(window, FULL + "Blue") == "Blue"
 
 
-def test_the_dropped_part_is_told_as_it_was_written(window: Window) -> None:
+def test_the_dropped_text_is_reported_as_written(window: Window) -> None:
     assert dropped_text(window, FULL + "Ein  GRÜNES Quadrat!") == "Ein  GRÜNES Quadrat!"
 
 
@@ -38,8 +38,8 @@ def test_an_encoder_with_a_longer_window_reads_the_end(window: Window) -> None:
     assert truncation_warning("prompt", [window, longer], "red " * 80) is None
 
 
-def test_what_the_pipeline_gives_an_encoder_is_its_window(tokenizer: CLIPTokenizer) -> None:
-    """CLIP reads its own window; one that was left out reads nothing."""
+def test_the_window_of_an_encoder_is_the_pipelines_limit(tokenizer: CLIPTokenizer) -> None:
+    """CLIP keeps its own window; an encoder that is not loaded has none."""
     components = {
         "tokenizer": tokenizer,
         "text_encoder": CLIPTextModel(CLIPTextConfig(num_hidden_layers=1, hidden_size=64)),

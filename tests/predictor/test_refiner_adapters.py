@@ -1,4 +1,4 @@
-"""An adapter changes the base alone, whatever the refiner shares with it."""
+"""An adapter changes only the base, even if the refiner shares components with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROFILE = ModelProfile(
 
 
 @torch.inference_mode()
-def test_the_refiner_reads_the_prompt_by_the_text_encoder_as_it_was(tmp_path: Path) -> None:
+def test_the_refiner_encodes_the_prompt_without_adapters(tmp_path: Path) -> None:
     style = write_adapter(
         build_sdxl(), tmp_path / "style", seed=1, components=("unet", "text_encoder_2")
     )

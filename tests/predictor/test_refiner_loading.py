@@ -1,4 +1,4 @@
-"""A refiner on the volume: published with its base, loaded without what the base has, served."""
+"""A refiner on the volume: published with its base, loaded without shared parts, served."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def loaded(published: Path) -> DiffusersPipeline:
     return load_pipeline(Checkpoint.read(published), Settings())
 
 
-def test_it_takes_from_the_base_what_is_the_same(loaded: DiffusersPipeline) -> None:
+def test_it_shares_equal_components_with_the_base(loaded: DiffusersPipeline) -> None:
     assert loaded.refiner is not None
     base, refiner = loaded.diffusers, loaded.refiner.diffusers
 
@@ -69,7 +69,7 @@ def _other_configuration(refiner: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [_other_weights, _other_configuration])
-def test_a_text_encoder_of_its_own_is_kept(
+def test_a_different_text_encoder_is_not_shared(
     sources: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     (tmp_path / "base").symlink_to(sources / "base")
@@ -83,7 +83,9 @@ def test_a_text_encoder_of_its_own_is_kept(
     assert loaded.refiner.diffusers.vae is loaded.diffusers.vae
 
 
-def test_the_profile_has_it_and_hands_over_at_four_fifths(loaded: DiffusersPipeline) -> None:
+def test_the_profile_has_it_and_the_default_hand_over_is_at_four_fifths(
+    loaded: DiffusersPipeline,
+) -> None:
     assert loaded.profile.has_refiner
     assert loaded.profile.defaults.denoising_end == 0.8
     assert loaded.profile.default_request("any").parameters()["denoising_end"] == 0.8
@@ -97,32 +99,32 @@ def test_the_engine_is_chosen_measured_and_hands_over(loaded: DiffusersPipeline)
         num_inference_steps=4,
         denoising_end=0.25,
     )
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     async def story() -> list[Any]:
         engine = measured_engine(loaded, Settings(max_lanes=4))
         try:
             return await asyncio.gather(
-                engine.submit(asked, lambda step, steps: told.append((step, steps))),
+                engine.submit(asked, lambda step, steps: reported.append((step, steps))),
                 engine.submit(replace(asked, denoising_end=1.0)),
             )
         finally:
             engine.close()
 
     refined, plain = asyncio.run(story())
-    assert told == [(step, 4) for step in range(1, 5)]
+    assert reported == [(step, 4) for step in range(1, 5)]
     assert largest_difference(refined.image, plain.image) > 10
 
 
 @pytest.mark.parametrize("value", [0, -0.1, 1.1, float("nan")])
-def test_a_hand_over_off_the_way_is_refused(loaded: DiffusersPipeline, value: float) -> None:
+def test_a_hand_over_out_of_range_is_rejected(loaded: DiffusersPipeline, value: float) -> None:
     asked = replace(loaded.profile.default_request("a star"), denoising_end=value)
 
     with pytest.raises(InvalidRequestError, match=r"denoising_end: .* not above 0 and at most 1"):
         Limits(Settings(), loaded.profile).check(asked)
 
 
-def test_inpainting_is_the_bases_alone(loaded: DiffusersPipeline) -> None:
+def test_inpainting_uses_only_the_base(loaded: DiffusersPipeline) -> None:
     profile = replace(loaded.profile, tasks=("text-to-image", "inpainting"))
     stream = io.BytesIO()
     Image.new("RGB", (128, 128), "white").save(stream, "png")
@@ -137,7 +139,7 @@ def test_inpainting_is_the_bases_alone(loaded: DiffusersPipeline) -> None:
         decode(body | {"denoising_end": 0.8}, limits)
 
 
-def test_a_folder_may_have_a_hand_over_of_its_own(sources: Path, tmp_path: Path) -> None:
+def test_the_generation_defaults_may_set_the_hand_over(sources: Path, tmp_path: Path) -> None:
     folder = publish(sources, tmp_path)
     (folder / "generation_defaults.json").write_text('{"denoising_end": 0.6}')
 
@@ -146,18 +148,18 @@ def test_a_folder_may_have_a_hand_over_of_its_own(sources: Path, tmp_path: Path)
     assert profile.defaults.denoising_end == 0.6
 
 
-def test_a_refiner_in_the_place_of_a_model_is_refused(sources: Path, tmp_path: Path) -> None:
+def test_a_refiner_published_as_a_model_is_rejected(sources: Path, tmp_path: Path) -> None:
     download(sources / "refiner", tmp_path, name="alone")
 
     with pytest.raises(ModelLoadError, match=r"this is SDXL's refiner.*publish a base"):
         load_pipeline(Checkpoint.read(tmp_path / "alone"), Settings())
 
 
-def test_a_refiner_that_does_not_fit_stops_the_start(tmp_path: Path) -> None:
+def test_a_refiner_that_does_not_fit_stops_startup(tmp_path: Path) -> None:
     base = build_sdxl()
     base.save_pretrained(tmp_path / "base")
     refiner = build_refiner(base)
-    # Without the score its UNet gets six numbers in the place of five.
+    # Without the score, its UNet gets six numbers instead of five.
     refiner.register_to_config(requires_aesthetics_score=False)
     refiner.save_pretrained(tmp_path / "refiner")
 
@@ -165,7 +167,7 @@ def test_a_refiner_that_does_not_fit_stops_the_start(tmp_path: Path) -> None:
         load_pipeline(Checkpoint.read(publish(tmp_path, tmp_path)), Settings())
 
 
-def test_a_refiner_that_nobody_hands_over_to_is_left_out(
+def test_a_refiner_is_ignored_if_the_base_does_not_support_one(
     sources: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     base: DiffusionPipeline = build_sd3()
@@ -176,4 +178,4 @@ def test_a_refiner_that_nobody_hands_over_to_is_left_out(
 
     assert loaded.refiner is None
     assert not loaded.profile.has_refiner
-    assert "StableDiffusion3Pipeline cannot hand over" in caplog.text
+    assert "StableDiffusion3Pipeline does not support a refiner" in caplog.text

@@ -32,7 +32,7 @@ def refined(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     [({}, 0.8), ({"denoising_end": 0.5}, 0.5), ({"denoising_end": 1}, 1.0)],
     ids=str,
 )
-def test_a_prediction_tells_where_the_refiner_took_over(
+def test_a_prediction_reports_the_hand_over(
     refined: httpx.Client, given: dict[str, float], effective: float
 ) -> None:
     response = refined.post(PREDICT, json={"instances": [BODY | given]})
@@ -40,32 +40,32 @@ def test_a_prediction_tells_where_the_refiner_took_over(
     assert response.json()["predictions"][0]["denoising_end"] == effective
 
 
-def test_a_picture_tells_it_too(refined: httpx.Client) -> None:
+def test_the_metadata_of_a_picture_reports_it_too(refined: httpx.Client) -> None:
     response = refined.post(PREDICT, json=BODY)
 
     with Image.open(io.BytesIO(response.content)) as picture:
         assert json.loads(picture.info["parameters"])["denoising_end"] == 0.8
 
 
-def test_the_steps_of_both_are_told_in_one_count(refined: httpx.Client) -> None:
+def test_progress_counts_the_steps_of_base_and_refiner(refined: httpx.Client) -> None:
     body = BODY | {"denoising_end": 0.5, "scheduler": "heun"}
     with refined.stream("POST", PREDICT, json=body, headers=EVENTS) as response:
-        told = [data for name, data in events(response.iter_lines()) if name == "progress"]
+        progress = [data for name, data in events(response.iter_lines()) if name == "progress"]
 
-    # Heun takes nine passes for five steps; the one in the middle of a step is taken by both.
-    assert told[-1] == {"step": 10, "steps": 10}
-    assert [data["step"] for data in told] == sorted(data["step"] for data in told)
-    assert {data["steps"] for data in told[1:]} == {10}
+    # Heun takes nine passes for five steps; both take the pass in the middle of a step.
+    assert progress[-1] == {"step": 10, "steps": 10}
+    assert [data["step"] for data in progress] == sorted(data["step"] for data in progress)
+    assert {data["steps"] for data in progress[1:]} == {10}
 
 
-def test_a_hand_over_off_the_way_is_a_400(refined: httpx.Client) -> None:
+def test_a_hand_over_out_of_range_is_a_400(refined: httpx.Client) -> None:
     response = refined.post(PREDICT, json=BODY | {"denoising_end": 1.5})
 
     assert response.status_code == 400
     assert response.json() == {"error": "denoising_end: 1.5 is not above 0 and at most 1"}
 
 
-def test_without_a_refiner_there_is_nobody_to_hand_over_to(client: httpx.Client) -> None:
+def test_without_a_refiner_a_hand_over_is_a_400(client: httpx.Client) -> None:
     response = client.post(PREDICT, json={"prompt": "a star", "denoising_end": 0.8})
 
     assert response.status_code == 400

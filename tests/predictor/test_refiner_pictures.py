@@ -1,4 +1,4 @@
-"""Base and refiner in the step loop draw what diffusers' two pipelines draw in turn."""
+"""Base and refiner in the step loop match diffusers' two pipelines run in sequence."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCHEDULERS = ["euler", "euler_a", "unipc", "dpmpp_2m", "dpmpp_2m_karras", "heun"
 REQUEST = GenerationRequest(
     "a red circle on a yellow background", "", 3, 64, 64, 8, 5.0, "euler", denoising_end=0.25
 )
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
 
 
@@ -47,7 +47,7 @@ def pair() -> DiffusersPipeline:
 
 
 def in_turn(pair: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """Diffusers' recipe: one pipeline, then the other, one generator for both."""
+    """Run diffusers' two pipelines in sequence with one generator."""
     assert pair.refiner is not None
     arguments: dict[str, Any] = {
         "prompt": request.prompt,
@@ -85,9 +85,7 @@ def _view(pipeline: DiffusionPipeline, scheduler: str) -> Any:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_scheduler_draws_what_the_two_pipelines_draw(
-    pair: DiffusersPipeline, scheduler: str
-) -> None:
+def test_every_scheduler_matches_the_two_pipelines(pair: DiffusersPipeline, scheduler: str) -> None:
     asked = replace(REQUEST, scheduler=scheduler)
 
     (picture,) = make(pair, asked)
@@ -103,7 +101,7 @@ def test_every_scheduler_draws_what_the_two_pipelines_draw(
         {"guidance_scale": 1.0},
         {"width": 128, "guidance_scale": 7.5},
         {"denoising_end": 0.5, "num_inference_steps": 5},
-        # The base has no step, the refiner has no step.
+        # One case without a step for the base, one without a step for the refiner.
         {"denoising_end": 0.0004},
         {"denoising_end": 0.9996},
     ],
@@ -124,12 +122,12 @@ def test_every_parameter_means_what_it_means_to_diffusers(
     "changes",
     [
         {"denoising_end": 1.0},
-        # No timestep is left; diffusers would take the last one of Heun's twice.
+        # No timestep is left; diffusers would run Heun's last one twice.
         {"denoising_end": 0.9996, "scheduler": "heun"},
     ],
     ids=str,
 )
-def test_to_the_end_it_is_the_base_alone(
+def test_denoising_end_1_uses_only_the_base(
     pair: DiffusersPipeline, changes: dict[str, object]
 ) -> None:
     asked = replace(REQUEST, **changes)  # type: ignore[arg-type]
@@ -139,8 +137,10 @@ def test_to_the_end_it_is_the_base_alone(
     assert largest_difference(picture, base_alone(pair, asked)) <= TOLERANCE
 
 
-def test_a_crowd_of_both_does_not_change_a_picture(pair: DiffusersPipeline) -> None:
-    crowd = [
+def test_a_batch_with_and_without_refiner_does_not_change_a_picture(
+    pair: DiffusersPipeline,
+) -> None:
+    batch = [
         replace(
             REQUEST,
             prompt=f"a {colour} star on a white background",
@@ -157,18 +157,18 @@ def test_a_crowd_of_both_does_not_change_a_picture(pair: DiffusersPipeline) -> N
         )
     ]
 
-    together = make(pair, *crowd)
+    together = make(pair, *batch)
 
-    for one, picture in zip(crowd, together, strict=True):
+    for one, picture in zip(batch, together, strict=True):
         recipe = base_alone if one.denoising_end == 1 else in_turn
         assert largest_difference(picture, recipe(pair, one)) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("skipped", "own"), [(0, 4), (2, 2), (6, 0)])
-def test_what_begins_late_is_taken_over_where_it_stands(
+def test_image_to_image_that_starts_late_is_handed_over(
     pair: DiffusersPipeline, skipped: int, own: int
 ) -> None:
-    """As image to image begins: the refiner takes no more steps than there are left."""
+    """As in image to image, the refiner takes at most the remaining steps."""
     assert pair.refiner is not None
     asked = replace(REQUEST, denoising_end=0.5)
     scheduler = make_scheduler(asked.scheduler, pair.diffusers.scheduler)
@@ -187,7 +187,7 @@ def test_what_begins_late_is_taken_over_where_it_stands(
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
-def test_the_refiners_unet_sees_what_diffusers_shows_it(
+def test_the_refiners_unet_gets_the_same_inputs_as_in_diffusers(
     pair: DiffusersPipeline, guidance_scale: float
 ) -> None:
     asked = replace(REQUEST, guidance_scale=guidance_scale, width=128, num_inference_steps=4)
@@ -208,7 +208,7 @@ def test_the_refiners_unet_sees_what_diffusers_shows_it(
         assert torch.allclose(own["text_embeds"], theirs["text_embeds"], atol=1e-5)
 
 
-def test_the_refiner_takes_the_last_steps_of_all_that_have_come_so_far(
+def test_the_refiner_batches_all_pictures_that_reached_it(
     pair: DiffusersPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denoiser = denoiser_for(pair)
@@ -222,18 +222,18 @@ def test_the_refiner_takes_the_last_steps_of_all_that_have_come_so_far(
         return predict(lanes)
 
     monkeypatch.setattr(denoiser, "predict", watched)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     async def story() -> None:
         engine = StepEngine(denoiser, Capacity(32, 16 * 16, 1.0), max_queue_length=64)
         try:
             await engine.submit(
                 replace(REQUEST, num_inference_steps=10, denoising_end=0.6),
-                lambda step, steps: told.append((step, steps)),
+                lambda step, steps: reported.append((step, steps)),
             )
         finally:
             engine.close()
 
     asyncio.run(story())
     assert passes == [(False, 2, {True, False})] * 6 + [(True, 2, {True, False})] * 4
-    assert told == [(step, 10) for step in range(1, 11)]
+    assert reported == [(step, 10) for step in range(1, 11)]

@@ -1,4 +1,4 @@
-"""Which models are in memory, over a loader whose loads end when the test says so."""
+"""Residency with a fake loader whose loads finish when the test says so."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROFILE = ModelProfile("1", GenerationDefaults(64, 64, 1, 1.0, "unipc"), 8, ("un
 
 
 class FakeEngine:
-    """Tells whether it was closed."""
+    """Records whether it was closed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class FakeEngine:
 
 
 class FakeLoader:
-    """Models of one byte each by default, under a budget in bytes; loads wait for ``gate``."""
+    """Loads models of one byte by default, with a budget in bytes; loads wait for ``gate``."""
 
     def __init__(self, budget: float = 1, sizes: dict[str, int] | None = None) -> None:
         self.budget = budget
@@ -103,7 +103,7 @@ async def ask(
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is awaited tells nobody of it
+        while not condition():  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.001)
 
 
@@ -125,7 +125,7 @@ async def test_many_requests_share_one_load(tmp_path: Path) -> None:
     assert (state, models["a"].state, loader.loads) == ("LOADING", "READY", ["a"])
 
 
-async def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+async def test_the_least_recently_used_model_is_unloaded_first(tmp_path: Path) -> None:
     models = residency(FakeLoader(budget=2), tmp_path)
 
     for name in "abac":
@@ -134,7 +134,7 @@ async def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     assert loaded_names(models) == "ac"
 
 
-async def test_three_models_with_room_for_one_serve_a_crowd(tmp_path: Path) -> None:
+async def test_three_models_with_memory_for_one_serve_many_requests(tmp_path: Path) -> None:
     loader = FakeLoader(budget=1)
     models = residency(loader, tmp_path)
 
@@ -147,16 +147,16 @@ async def test_three_models_with_room_for_one_serve_a_crowd(tmp_path: Path) -> N
 
     assert answers == list(names)
     assert loader.most_at_once == 1
-    assert len(loader.loads) == 3, "each was loaded once for all who waited for it"
+    assert len(loader.loads) == 3, "each model loads once for all waiting requests"
 
 
-def test_a_model_is_not_idle_before_those_who_waited_have_begun(tmp_path: Path) -> None:
+def test_a_model_is_not_idle_before_its_waiting_requests_have_started(tmp_path: Path) -> None:
     loaded = FakeLoader().load(unpublished(tmp_path))
     resident = Resident("a", tmp_path, loaded=loaded, waiters=1)
     leaving = Resident("a", tmp_path, loaded=loaded, waiters=1, is_leaving=True)
 
     assert not resident.is_idle
-    assert leaving.is_idle, "they wait for the next load"
+    assert leaving.is_idle, "new requests wait for the next load"
 
 
 async def test_a_busy_model_is_not_unloaded_and_the_wait_for_it_is_bounded(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ async def test_a_busy_model_is_not_unloaded_and_the_wait_for_it_is_bounded(tmp_p
     busy = asyncio.create_task(ask(models, "a", release.wait))
     await until(lambda: models["a"].users)
 
-    with pytest.raises(ModelUnavailableError, match=r"'b' is not loaded yet after 0\.5 s"):
+    with pytest.raises(ModelUnavailableError, match=r"'b' is still loading after 0\.5 s"):
         await ask(models, "b")
     assert loaded_names(models) == "a"
     release.set()
@@ -174,27 +174,27 @@ async def test_a_busy_model_is_not_unloaded_and_the_wait_for_it_is_bounded(tmp_p
     assert await ask(models, "b") == "b"
 
 
-async def test_requests_without_end_for_one_do_not_keep_another_away(tmp_path: Path) -> None:
+async def test_a_steady_load_on_one_model_does_not_starve_another(tmp_path: Path) -> None:
     models = residency(FakeLoader(), tmp_path, wait=4)
     over = asyncio.Event()
 
-    async def go_on_asking() -> int:
+    async def keep_asking() -> int:
         asked = 0
         while not over.is_set():
             await ask(models, "a", lambda: asyncio.sleep(0.02))
             asked += 1
         return asked
 
-    callers = [asyncio.create_task(go_on_asking()) for _ in range(3)]
+    callers = [asyncio.create_task(keep_asking()) for _ in range(3)]
     await until(lambda: models["a"].users == 3)
     answer = await ask(models, "b")
     over.set()
 
     assert answer == "b"
-    assert all(await asyncio.gather(*callers)), "nobody was lost on the way"
+    assert all(await asyncio.gather(*callers)), "a request was lost"
 
 
-async def test_who_gives_up_leaves_nobody_waiting_for_room(tmp_path: Path) -> None:
+async def test_a_caller_that_times_out_leaves_no_load_waiting(tmp_path: Path) -> None:
     loader = FakeLoader()
     models = residency(loader, tmp_path)
     release = asyncio.Event()
@@ -211,7 +211,7 @@ async def test_who_gives_up_leaves_nobody_waiting_for_room(tmp_path: Path) -> No
     assert (loader.loads, loaded_names(models)) == (["a"], "a")
 
 
-async def test_a_caller_who_leaves_does_not_end_the_load(tmp_path: Path) -> None:
+async def test_a_caller_that_disconnects_does_not_end_the_load(tmp_path: Path) -> None:
     loader = FakeLoader()
     loader.gate.clear()
     models = residency(loader, tmp_path)
@@ -240,21 +240,21 @@ async def test_a_stream_keeps_its_model_after_the_call_has_returned(tmp_path: Pa
     assert loaded_names(models) == ""
 
 
-async def test_no_more_wait_for_a_model_than_the_queue_is_long(tmp_path: Path) -> None:
+async def test_the_number_of_waiting_requests_is_bounded(tmp_path: Path) -> None:
     loader = FakeLoader()
     loader.gate.clear()
     models = residency(loader, tmp_path, waiters=2)
     asked = [asyncio.create_task(ask(models, "a")) for _ in range(2)]
     await until(lambda: models["a"].waiters == 2)
 
-    with pytest.raises(OverloadedError, match="2 requests wait for model 'a'"):
+    with pytest.raises(OverloadedError, match="2 requests already wait for model 'a'"):
         await ask(models, "a")
     loader.gate.set()
 
     assert await asyncio.gather(*asked) == ["a", "a"]
 
 
-async def test_a_failed_load_is_told_and_tried_again_after_a_pause(
+async def test_a_failed_load_is_reported_and_retried_after_a_pause(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -271,8 +271,8 @@ async def test_a_failed_load_is_told_and_tried_again_after_a_pause(
     assert 0 < refused.value.retry_after_seconds <= 5
     assert (models["a"].state, models["a"].reason) == ("UNAVAILABLE", str(refused.value))
     assert "the secret cause" in caplog.text
-    assert loader.loads == ["a"], "not tried again at once"
-    assert await ask(models, "b") == "b", "others are not hurt"
+    assert loader.loads == ["a"], "retried without a pause"
+    assert await ask(models, "b") == "b", "other models are affected"
 
     del loader.errors["a"]
     models["a"].failure = models["a"].failure._replace(retry_at=0)  # type: ignore[union-attr]
@@ -280,9 +280,9 @@ async def test_a_failed_load_is_told_and_tried_again_after_a_pause(
     assert models["a"].failure is None
 
 
-async def test_another_revision_is_tried_at_once_after_a_failure(tmp_path: Path) -> None:
+async def test_a_new_revision_is_tried_immediately_after_a_failure(tmp_path: Path) -> None:
     loader = FakeLoader()
-    loader.errors["broken"] = ValueError("of a kind that nobody thought of")
+    loader.errors["broken"] = ValueError("an unexpected error")
     for revision in ("broken", "whole"):
         (tmp_path / revision).mkdir()
     (tmp_path / "a").symlink_to("broken")
@@ -296,17 +296,17 @@ async def test_another_revision_is_tried_at_once_after_a_failure(tmp_path: Path)
     assert await ask(models, "a") == "whole"
 
 
-def test_the_pauses_between_tries_double_up_to_a_minute() -> None:
+def test_the_pauses_between_retries_double_up_to_a_minute() -> None:
     failure, pauses = None, []
     for _ in range(6):
-        failure = Failure.after(failure, Path("a"), "cause", "told")
+        failure = Failure.after(failure, Path("a"), "cause", "message")
         pauses.append(failure.pause)
 
     assert pauses == [5, 10, 20, 40, 60, 60]
-    assert Failure.after(failure, Path("b"), "cause", "told").pause == 5
+    assert Failure.after(failure, Path("b"), "cause", "message").pause == 5
 
 
-async def test_a_model_beyond_the_budget_is_refused_with_figures(tmp_path: Path) -> None:
+async def test_a_model_above_the_budget_is_rejected_with_both_sizes(tmp_path: Path) -> None:
     gib = 2**30
     loader = FakeLoader(budget=2 * gib, sizes={"b": 3 * gib, "a": gib})
     models = residency(loader, tmp_path)
@@ -315,7 +315,7 @@ async def test_a_model_beyond_the_budget_is_refused_with_figures(tmp_path: Path)
     with pytest.raises(ModelUnavailableError, match=r"'b' takes 3\.00 GiB .* is 2\.00"):
         await ask(models, "b")
 
-    assert loaded_names(models) == "a", "nobody had to go for it"
+    assert loaded_names(models) == "a", "another model was unloaded"
 
 
 async def test_unloading_waits_for_the_pictures_and_new_requests_for_the_next_load(
@@ -339,7 +339,7 @@ async def test_unloading_waits_for_the_pictures_and_new_requests_for_the_next_lo
     assert loader.loads == ["a", "a"]
 
 
-async def test_load_takes_up_a_revision_that_was_published_since(tmp_path: Path) -> None:
+async def test_load_reloads_a_newer_revision(tmp_path: Path) -> None:
     for revision in ("1", "2"):
         (tmp_path / revision).mkdir()
     (tmp_path / "a").symlink_to("1")
@@ -356,7 +356,7 @@ async def test_load_takes_up_a_revision_that_was_published_since(tmp_path: Path)
     assert (stays, await ask(models, "a"), loader.loads) == ("1", "2", ["1", "2"])
 
 
-async def test_what_must_be_loaded_before_the_pod_is_ready_tells_its_cause(tmp_path: Path) -> None:
+async def test_a_preload_failure_reports_its_cause(tmp_path: Path) -> None:
     loader = FakeLoader(budget=2)
     loader.errors["b"] = ModelLoadError("the weights are gone")
     models = residency(loader, tmp_path)

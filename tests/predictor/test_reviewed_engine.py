@@ -1,4 +1,4 @@
-"""What the safety layers do to pictures and prompts, over an engine that is none."""
+"""What the safety layers do to pictures and prompts, with a fake engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURE = Image.fromarray(NOISE.integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
 class DrawnEngine:
-    """Has the same picture for every request."""
+    """Returns the same picture for every request."""
 
     def __init__(self) -> None:
         self.submitted: list[GenerationRequest] = []
@@ -47,7 +47,7 @@ class DrawnEngine:
 
 @dataclass
 class Layer:
-    """Fires, does not, or raises."""
+    """Fires, does not fire, or raises."""
 
     name: str
     action: SafetyAction
@@ -97,7 +97,7 @@ def test_what_the_block_list_does(action: SafetyAction) -> None:
     shown = {"flag": PICTURE, "blur": blurred(PICTURE), "block": None}
     assert result.image == shown[action]
     assert result.safety == (SafetyVerdict("block_list", action),)
-    # A prompt that is blocked costs the engine nothing.
+    # A blocked prompt never reaches the engine.
     assert len(engine.submitted) == (action != "block")
 
 
@@ -138,13 +138,15 @@ def test_actions_are_ordered(actions: list[SafetyAction], expected: SafetyAction
 
 
 @pytest.mark.parametrize("where", ["prompts", "pictures"])
-def test_a_layer_that_cannot_judge_fails_the_picture(where: str) -> None:
+def test_a_layer_that_raises_fails_the_picture(where: str) -> None:
     broken = Layer("broken", "flag", RuntimeError("a secret prompt"))
     layers = Layers((broken,), ()) if where == "prompts" else Layers((), (broken,))
     engine = DrawnEngine()
     over = ReviewedEngine(engine, layers)
     try:
-        with pytest.raises(GenerationFailedError, match="broken could not judge") as caught:
+        with pytest.raises(
+            GenerationFailedError, match="broken failed, so no picture is shown"
+        ) as caught:
             asyncio.run(over.submit(REQUEST))
     finally:
         over.close()
@@ -155,9 +157,9 @@ def test_a_layer_that_cannot_judge_fails_the_picture(where: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (1024, 512), (512, 2048)])
-def test_nothing_is_left_of_a_blurred_picture_but_a_few_means(size: tuple[int, int]) -> None:
+def test_a_blurred_picture_keeps_only_a_few_means(size: tuple[int, int]) -> None:
     noise = NOISE.integers(0, 256, (*reversed(size), 3), dtype=np.uint8)
-    # Other details with the same means: upside down within each of the 8 fields along a side.
+    # Different details with the same means: each of the 8 blocks along a side is upside down.
     field = max(size) // 8
     rows = noise.reshape(-1, field, *noise.shape[1:])
     other = rows[:, ::-1].reshape(noise.shape)
@@ -169,11 +171,11 @@ def test_nothing_is_left_of_a_blurred_picture_but_a_few_means(size: tuple[int, i
 
     assert (first.shape[1], first.shape[0]) == size
     assert np.abs(first - second).max() == 0
-    # No edge is left: neighbours differ by little, where they differed by 85 in the mean.
+    # No edge is left: neighbours differ by little; in the original they differ by 85 on average.
     assert max(np.abs(np.diff(first, axis=axis)).max() for axis in (0, 1)) < 600 / field
 
 
-def test_a_blurred_picture_is_answered_as_any_other_and_marked() -> None:
+def test_a_blurred_picture_is_returned_and_marked() -> None:
     result, _, _ = reviewed(Layer("safety_checker", "blur", True))
     bare, as_json = (answer(result, as_json=as_json) for as_json in (False, True))
 
@@ -188,7 +190,7 @@ def test_a_blurred_picture_is_answered_as_any_other_and_marked() -> None:
     assert prediction["safety"] == [{"layer": "safety_checker", "action": "blur"}]
 
 
-def test_layers_that_refuse_together_are_all_named() -> None:
+def test_all_layers_that_block_are_named() -> None:
     layers = [Layer(name, "block", True) for name in ("safety_checker", "safety_classifier")]
     result, _, _ = reviewed(*layers)
 
@@ -197,7 +199,7 @@ def test_layers_that_refuse_together_are_all_named() -> None:
     assert str(caught.value) == "picture: refused by safety_checker and safety_classifier"
 
 
-def test_without_a_verdict_nothing_is_said_of_safety() -> None:
+def test_without_a_verdict_the_response_does_not_mention_safety() -> None:
     result, _, _ = reviewed(Layer("safety_checker", "block", False))
     answered = answer(result, as_json=True)
 

@@ -1,4 +1,4 @@
-"""The layers over pictures: they judge as diffusers and transformers do, or stop the start."""
+"""The picture layers: they match diffusers and transformers, or they stop startup."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PICTURES = [
 
 @pytest.fixture
 def model(demo_model: Path, tmp_path: Path) -> Path:
-    """A published folder of the test's own."""
+    """A published folder that the test may change."""
     return copy_model(demo_model, tmp_path / "model")
 
 
@@ -54,14 +54,14 @@ def opened(model: Path, **settings: object) -> Layers:
     return open_layers(Checkpoint.read(model), Settings(device="cpu", **settings))
 
 
-# What is on
+# Which layers are enabled
 
 
 def test_a_model_without_layers_has_none(model: Path) -> None:
     assert opened(model) == Layers()
 
 
-def test_a_layer_that_is_there_blocks_by_itself(model: Path, tmp_path: Path) -> None:
+def test_an_available_layer_blocks_by_default(model: Path, tmp_path: Path) -> None:
     add_checker(model, fires=False)
     save_classifier(model / "safety_classifier")
     (tmp_path / "terms.txt").write_text("gore")
@@ -89,7 +89,7 @@ def test_each_layer_has_its_policy(model: Path, tmp_path: Path, policy: str) -> 
         assert len(found) == (2 if policy == "off" else 3)
 
 
-def test_a_layer_that_is_off_may_be_broken(model: Path) -> None:
+def test_a_disabled_layer_may_be_broken(model: Path) -> None:
     add_checker(model, fires=False)
     (model / "safety_checker" / "model.safetensors").unlink()
     (model / "safety_classifier").mkdir()
@@ -101,25 +101,30 @@ def test_a_layer_that_is_off_may_be_broken(model: Path) -> None:
     )
 
 
-# What stops the start
+# What stops startup
 
 
 @pytest.mark.parametrize("policy", ["flag", "blur", "block"])
 @pytest.mark.parametrize(
     ("layer", "sentence"),
     [
-        ("safety_checker", "the checkpoint brings no safety checker: set safety_checker=off"),
+        (
+            "safety_checker",
+            "the checkpoint does not include a safety checker: set safety_checker=off",
+        ),
         ("safety_classifier", "the model's folder has no safety_classifier/"),
-        ("block_list", "without a list: set block_list_file, or block_list=off"),
+        ("block_list", "requires a list: set block_list_file, or set block_list=off"),
     ],
 )
-def test_a_policy_without_its_layer(model: Path, layer: str, policy: str, sentence: str) -> None:
+def test_a_policy_without_its_layer_stops_startup(
+    model: Path, layer: str, policy: str, sentence: str
+) -> None:
     with pytest.raises(ModelLoadError, match=sentence):
         opened(model, **{layer: policy})
 
 
 def test_a_model_is_not_loaded_without_its_layer(model: Path) -> None:
-    with pytest.raises(ModelLoadError, match="brings no safety checker"):
+    with pytest.raises(ModelLoadError, match="does not include a safety checker"):
         load(Checkpoint.read(model), Settings(device="cpu", safety_checker="flag"), Measured())
 
 
@@ -140,7 +145,7 @@ def make_nan(folder: Path) -> None:
 
 
 def take_some(folder: Path) -> None:
-    """What transformers would make up by chance."""
+    """Remove a tensor, which transformers would fill with random weights."""
     for name in ("concept_embeds", "classifier.weight"):
         if name in tensors_of(folder):
             change_weights(folder / "model.safetensors", {name: None})
@@ -157,14 +162,14 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 BROKEN = [
     (remove, "does not load"),
     (truncate, "does not load"),
-    (make_nan, "holds NaN"),
-    (take_some, "1 of its weights are not in the files"),
+    (make_nan, "contains NaN"),
+    (take_some, "1 of its weights are missing from the files"),
     (break_config, "does not load"),
 ]
 
 
 @pytest.mark.parametrize(("breaks", "reason"), BROKEN)
-def test_a_checker_that_is_not_whole(
+def test_an_incomplete_checker_stops_startup(
     model: Path, breaks: Callable[[Path], None], reason: str
 ) -> None:
     add_checker(model, fires=False)
@@ -173,12 +178,12 @@ def test_a_checker_that_is_not_whole(
     with pytest.raises(ModelLoadError, match=reason) as caught:
         opened(model)
     assert str(caught.value).startswith("safety_checker does not load: ")
-    assert str(caught.value).endswith("publish the model anew, or set safety_checker=off")
+    assert str(caught.value).endswith("publish the model again, or set safety_checker=off")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("breaks", "reason"), BROKEN)
-def test_a_classifier_that_is_not_whole(
+def test_an_incomplete_classifier_stops_startup(
     model: Path, breaks: Callable[[Path], None], reason: str
 ) -> None:
     breaks(save_classifier(model / "safety_classifier"))
@@ -189,17 +194,17 @@ def test_a_classifier_that_is_not_whole(
 
 
 @pytest.mark.parametrize("folder", ["safety_checker", "feature_extractor"])
-def test_a_checker_whose_folder_was_left_out(model: Path, folder: str) -> None:
+def test_a_checker_without_its_folder_stops_startup(model: Path, folder: str) -> None:
     add_checker(model, fires=False)
     (model / folder).rename(model / "elsewhere")
 
     with pytest.raises(
-        ModelLoadError, match=f"safety_checker does not load: there is no {folder}/"
+        ModelLoadError, match=f"safety_checker does not load: the folder {folder}/ is missing"
     ):
         opened(model)
 
 
-def test_a_checker_of_another_class(model: Path) -> None:
+def test_a_checker_of_another_class_stops_startup(model: Path) -> None:
     add_checker(model, fires=False)
     index = json.loads((model / "model_index.json").read_text())
     index["safety_checker"] = ["deepfloyd_if", "IFSafetyChecker"]
@@ -209,7 +214,7 @@ def test_a_checker_of_another_class(model: Path) -> None:
         opened(model)
 
 
-def test_parts_that_do_not_fit_together(model: Path) -> None:
+def test_parts_that_do_not_fit_together_stop_startup(model: Path) -> None:
     save_classifier(model / "safety_classifier")
     path = model / "safety_classifier" / "preprocessor_config.json"
     config = json.loads(path.read_text()) | {"size": {"height": 48, "width": 48}}
@@ -222,19 +227,21 @@ def test_parts_that_do_not_fit_together(model: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        ("", "safety_classifier_labels is empty: name those that count, of: neutral, drawing"),
+        ("", "safety_classifier_labels is empty: choose at least one of: neutral, drawing"),
         (" , ", "safety_classifier_labels is empty"),
         ("gore,nfsw", "safety_classifier_labels: 'nfsw' is not one of: neutral, drawing, lewd"),
     ],
 )
-def test_labels_that_the_classifier_does_not_have(model: Path, labels: str, sentence: str) -> None:
+def test_labels_that_the_classifier_does_not_have_stop_startup(
+    model: Path, labels: str, sentence: str
+) -> None:
     save_classifier(model / "safety_classifier")
 
     with pytest.raises(ModelLoadError, match=sentence):
         opened(model, safety_classifier_labels=labels)
 
 
-# What they judge
+# What fires
 
 
 @pytest.mark.parametrize("fires", [True, False])
@@ -244,7 +251,7 @@ def test_the_checker_fires_by_its_thresholds(tmp_path: Path, fires: bool) -> Non
     assert [checker.fires_at(picture) for picture in PICTURES] == [fires] * len(PICTURES)
 
 
-def test_the_checker_judges_as_diffusers_own_pipeline_does(model: Path, tmp_path: Path) -> None:
+def test_the_checker_matches_diffusers(model: Path, tmp_path: Path) -> None:
     own = opened_checker(tmp_path, fires=False)._model
     cosines = sorted(concept_cosines(tmp_path, picture) for picture in PICTURES)
     middle = torch.full_like(own.concept_embeds_weights, sum(cosines[3:5]) / 2)
@@ -275,7 +282,7 @@ def concept_cosines(folder: Path, picture: Image.Image) -> float:
 
 
 def opened_checker(folder: Path, *, fires: bool | None) -> SafetyChecker:
-    """With the weights in ``folder``, or new ones."""
+    """Return a checker with the weights in ``folder``, by default new ones."""
     if fires is not None:
         save_checker(folder, fires=fires)
         index = {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
@@ -289,10 +296,10 @@ def opened_checker(folder: Path, *, fires: bool | None) -> SafetyChecker:
         ({"gore": 9.0}, "gore", 0.5, {}, True),
         ({"gore": 9.0}, "lewd", 0.5, {}, False),
         ({"gore": 9.0}, "lewd,gore", 0.5, {}, True),
-        # Half each: neither alone, both together.
+        # Each has a probability of one half: they reach the threshold only together.
         ({"gore": 9.0, "lewd": 9.0}, "gore", 0.6, {}, False),
         ({"gore": 9.0, "lewd": 9.0}, "gore,lewd", 0.6, {}, True),
-        # Labels that are independent do not add up.
+        # Independent labels do not add up.
         ({}, "gore,lewd", 0.6, {"problem_type": "multi_label_classification"}, False),
         ({"lewd": 1.0}, "gore,lewd", 0.6, {"problem_type": "multi_label_classification"}, True),
     ],
@@ -311,7 +318,7 @@ def test_the_classifier_fires_by_label_and_threshold(
     assert [classifier.fires_at(picture) for picture in PICTURES] == [fires] * len(PICTURES)
 
 
-def test_the_classifier_sees_what_transformers_own_pipeline_sees(tmp_path: Path) -> None:
+def test_the_classifier_matches_transformers(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path)
     weight = torch.randn(len(LABELS), 16) * 5
     change_weights(folder / "model.safetensors", {"classifier.weight": weight})
@@ -329,7 +336,7 @@ def test_the_classifier_sees_what_transformers_own_pipeline_sees(tmp_path: Path)
     assert set(expected) == {True, False}
 
 
-def test_half_precision_weights_are_taken_where_they_are(tmp_path: Path) -> None:
+def test_half_precision_weights_are_used_if_published(tmp_path: Path) -> None:
     folder = save_classifier(tmp_path, {"gore": 9.0})
     (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
 
@@ -339,7 +346,7 @@ def test_half_precision_weights_are_taken_where_they_are(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("layer", ["checker", "classifier"])
-def test_nan_is_no_judgement(tmp_path: Path, layer: str) -> None:
+def test_nan_is_an_error(tmp_path: Path, layer: str) -> None:
     judge: SafetyChecker | SafetyClassifier
     if layer == "checker":
         judge = opened_checker(tmp_path, fires=True)

@@ -1,4 +1,4 @@
-"""The safety layers of a running server: what each form of answer says, and what is never said."""
+"""The safety layers of a running server: what each response reports, and what none does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
 
 SCENE = Scene("red", "star", "white")
 ASKED = {"prompt": SCENE.prompt, "parameters": {"seed": 5}}
-# Words that the text encoder knows, so that a picture of them could have been made.
+# Words that the text encoder knows, so that the model could draw them.
 BLOCKED = {"prompt": "a Blue Circle on a white background", "parameters": {"seed": 5}}
 AS_JSON = {"accept": "application/json"}
 
@@ -37,16 +37,16 @@ class Running(NamedTuple):
     block_list: Path
 
     def count(self, layer: str, action: str) -> float:
-        """Of the metric, which must be there from the beginning on."""
+        """Return the value of the metric, which must exist from the start."""
         wanted = {"model_name": MODEL_NAME, "layer": layer, "action": action}
-        told = samples(self.client.get("/metrics").text, "diffusion_safety_total")
-        (sample,) = [sample for sample in told if sample.labels == wanted]
+        found = samples(self.client.get("/metrics").text, "diffusion_safety_total")
+        (sample,) = [sample for sample in found if sample.labels == wanted]
         return float(sample.value)
 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running]]:
-    """Started together: one that flags pictures and one that blocks them."""
+    """Two servers, started concurrently: one flags pictures and one blocks them."""
     folder = tmp_path_factory.mktemp("safety")
     with contextlib.ExitStack() as stack:
         started: dict[str, Running] = {}
@@ -74,7 +74,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Runn
 
 
 def publish(folder: Path, *, checker_fires: bool) -> Path:
-    """The demo model with a checker and a classifier, by the downloader."""
+    """The demo model with a checker and a classifier, published by the downloader."""
     source, classifier = folder / "source", folder / "classifier"
     shutil.copytree(MODEL, source)
     add_checker(source, fires=checker_fires)
@@ -105,8 +105,8 @@ def block(servers: dict[str, Running]) -> Running:
 
 def predictions(response: httpx.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
-    told: list[dict[str, Any]] = response.json()["predictions"]
-    return told
+    predictions: list[dict[str, Any]] = response.json()["predictions"]
+    return predictions
 
 
 def image_in(prediction: dict[str, Any]) -> Image.Image:
@@ -158,7 +158,7 @@ def test_the_last_event_of_a_stream_says_the_same(block: Running, flag: Running)
 # Prompts
 
 
-def test_a_blocked_prompt_is_refused_and_costs_nothing(flag: Running) -> None:
+def test_a_blocked_prompt_is_rejected_before_the_engine(flag: Running) -> None:
     judged = flag.count("safety_classifier", "flag")
     refused = flag.count("block_list", "block")
 
@@ -182,7 +182,7 @@ def test_the_other_pictures_of_a_call_are_not_lost(flag: Running) -> None:
     assert float(response.headers["x-first-step-seconds"]) > 0
 
 
-def test_every_layer_that_fired_is_told(block: Running) -> None:
+def test_every_layer_that_fired_is_reported(block: Running) -> None:
     response = block.client.post(PREDICT, json=BLOCKED, headers=AS_JSON)
 
     (prediction,) = predictions(response)
@@ -192,7 +192,7 @@ def test_every_layer_that_fired_is_told(block: Running) -> None:
         verdict("safety_checker", "block"),
     ]
     assert response.headers["x-safety"] == "block_list=flag, safety_checker=block"
-    # The layer that refuses, and not the one that only flags.
+    # The layer that blocks, not the one that only flags.
     refused = block.client.post(PREDICT, json=BLOCKED)
     assert refused.json() == {"error": "picture: refused by safety_checker"}
 
@@ -203,13 +203,13 @@ def test_a_negative_prompt_may_exclude_what_a_prompt_may_not_have(flag: Running)
     assert flag.client.post(PREDICT, json=body).headers["x-safety"] == "safety_classifier=flag"
 
 
-def test_a_changed_list_holds_without_a_restart(flag: Running) -> None:
+def test_a_changed_list_applies_without_a_restart(flag: Running) -> None:
     before = flag.block_list.read_bytes()
     try:
         flag.block_list.write_text("star\n", "utf-8")
         wait_for_status(flag, ASKED, 400)
         wait_for_status(flag, BLOCKED, 200)
-        # What cannot be read leaves the last good list.
+        # An unreadable file leaves the last good list in force.
         flag.block_list.write_bytes(b"\xff")
         time.sleep(1.1)
         for _ in range(2):
@@ -219,9 +219,9 @@ def test_a_changed_list_holds_without_a_restart(flag: Running) -> None:
     wait_for_status(flag, ASKED, 200)
 
     log = flag.server.log.read_text()
-    assert log.count("is no UTF-8 at byte 0; the last good list holds") == 1
-    told = flag.client.get("/metrics").text
-    (failures,) = samples(told, "diffusion_block_list_failures_total")
+    assert log.count("is not valid UTF-8 at byte 0; the last good list stays in force") == 1
+    metrics = flag.client.get("/metrics").text
+    (failures,) = samples(metrics, "diffusion_block_list_failures_total")
     assert failures.value >= 1
 
 
@@ -232,16 +232,16 @@ def wait_for_status(running: Running, body: dict[str, Any], status: int) -> None
         time.sleep(0.1)
 
 
-# Beside it
+# Metrics and logs
 
 
-def test_what_was_found_is_told_nobody(servers: dict[str, Running]) -> None:
+def test_the_finding_is_never_disclosed(servers: dict[str, Running]) -> None:
     for running in servers.values():
         for body in (ASKED, BLOCKED):
             response = running.client.post(PREDICT, json=body, headers=AS_JSON)
             for prediction in predictions(response):
-                told = json.dumps(prediction.get("safety", [])) + str(response.headers)
-                assert not {"gore", "lewd", "circle"} & set(told.lower().split('"'))
+                shown = json.dumps(prediction.get("safety", [])) + str(response.headers)
+                assert not {"gore", "lewd", "circle"} & set(shown.lower().split('"'))
         log = running.server.log.read_text().lower()
         assert "circle" not in log
         assert "star on a" not in log

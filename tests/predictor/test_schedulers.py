@@ -1,4 +1,4 @@
-"""The schedulers by name: what each is made of, that it solves, and whose noise it takes."""
+"""The schedulers by name: their configuration, their results and their noise."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NAMES = scheduler_names(EulerDiscreteScheduler())
 REQUEST = GenerationRequest("a red circle", "", 3, 64, 64, 6, 2.0, "unipc")
 DEFAULTS = GenerationDefaults(64, 64, 3, 2.0, OWN)
 SDE = ["dpmpp_2m_sde", "dpmpp_2m_sde_karras", "euler_a", "ddpm", "lcm"]
-# As checkpoints have them, to be solved by every other.
+# Checkpoints' own schedulers; each named scheduler must work with their configuration.
 OWNS = [
     PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
     EulerAncestralDiscreteScheduler(timestep_spacing="trailing"),
@@ -62,10 +62,10 @@ def with_scheduler(loaded: DiffusersPipeline, own: Any) -> DiffusersPipeline:
 
 
 @pytest.mark.parametrize("own", OWNS, ids=lambda own: type(own).__name__)
-def test_every_checkpoints_way_is_solved_by_every_scheduler(
+def test_every_scheduler_works_with_every_checkpoints_configuration(
     sd2: DiffusersPipeline, own: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a step loop with all the others, in few steps, and without a word in the log."""
+    """In one step loop with all the others, in few steps, and without log messages."""
     loaded = with_scheduler(sd2, own)
     requests = [
         replace(REQUEST, scheduler=name, num_inference_steps=1 + index % 3)
@@ -80,7 +80,7 @@ def test_every_checkpoints_way_is_solved_by_every_scheduler(
 
 
 @pytest.mark.parametrize("scheduler", SDE)
-def test_the_noise_on_the_way_is_the_seeds(sd2: DiffusersPipeline, scheduler: str) -> None:
+def test_the_noise_of_the_steps_comes_from_the_seed(sd2: DiffusersPipeline, scheduler: str) -> None:
     asked = replace(REQUEST, scheduler=scheduler)
     others = [replace(asked, seed=seed) for seed in (4, 5)]
 
@@ -91,7 +91,7 @@ def test_the_noise_on_the_way_is_the_seeds(sd2: DiffusersPipeline, scheduler: st
     assert largest_difference(first, other) > 2
 
 
-def test_a_name_means_the_same_whatever_the_checkpoint_spaces_by() -> None:
+def test_a_name_means_the_same_spacing_for_every_checkpoint() -> None:
     karras = DPMSolverMultistepScheduler(use_karras_sigmas=True)
     beta = DPMSolverMultistepScheduler(use_beta_sigmas=True)
 
@@ -102,7 +102,7 @@ def test_a_name_means_the_same_whatever_the_checkpoint_spaces_by() -> None:
     assert make_scheduler(OWN, karras).config.use_karras_sigmas
 
 
-def test_a_way_that_no_scheduler_of_ours_knows_has_its_own_alone() -> None:
+def test_an_unsupported_equation_has_only_its_own_scheduler() -> None:
     flow_solver = DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True
     )
@@ -127,10 +127,10 @@ def flow(request: pytest.FixtureRequest) -> tuple[DiffusersPipeline, tuple[str, 
     return loaded, scheduler_names(own, always_shifts=is_flux)
 
 
-def test_every_flow_scheduler_comes_to_the_same_picture(
+def test_all_flow_schedulers_give_the_same_picture(
     flow: tuple[DiffusersPipeline, tuple[str, ...]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They solve one equation: with enough steps they agree, and with few they do not."""
+    """They solve the same equation: they agree with many steps and differ with few."""
     loaded, names = flow
     steps = {"euler": 100, "heun": 30, "unipc": 30, "dpmpp_2m": 30, OWN: 100}
     requests = [replace(REQUEST, scheduler=name, num_inference_steps=steps[name]) for name in names]
@@ -143,7 +143,7 @@ def test_every_flow_scheduler_comes_to_the_same_picture(
     assert largest_difference(exact, coarse) > 12
 
 
-def test_the_flow_schedulers_that_are_left_out_do_not_run(
+def test_the_excluded_flow_schedulers_do_not_run(
     flow: tuple[DiffusersPipeline, tuple[str, ...]],
 ) -> None:
     loaded, names = flow
@@ -153,7 +153,7 @@ def test_the_flow_schedulers_that_are_left_out_do_not_run(
             own_call(loaded, replace(REQUEST, scheduler=name))
 
 
-def test_a_picture_in_a_batch_under_flow_equals_the_one_made_alone(
+def test_a_flow_matching_picture_is_equal_alone_and_in_a_batch(
     flow: tuple[DiffusersPipeline, tuple[str, ...]],
 ) -> None:
     loaded, names = flow
@@ -167,8 +167,8 @@ def test_a_picture_in_a_batch_under_flow_equals_the_one_made_alone(
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "heun", "unipc", "dpmpp_2m"])
-def test_every_flow_scheduler_begins_from_a_picture_too(scheduler: str) -> None:
-    """What lies between a picture and noise is a straight line, whichever solver begins there."""
+def test_every_flow_scheduler_can_start_from_a_picture(scheduler: str) -> None:
+    """All of them start on the straight line between the picture and the noise."""
     made = make_scheduler(scheduler, FlowMatchEulerDiscreteScheduler(shift=3.0))
     made.set_timesteps(20)
     begin = len(made.timesteps) // 2

@@ -1,4 +1,4 @@
-"""Seeds: the same one gives the same picture, alone or in a crowd; none draws a new one."""
+"""Seeds: equal seeds give equal pictures, alone or in a batch; the default is random."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_another_seed_gives_other_pixels(client: httpx.Client) -> None:
     assert not np.array_equal(picture_of(ask(client, seed=3)), picture_of(ask(client, seed=4)))
 
 
-def test_a_drawn_seed_is_reported_and_asking_with_it_gives_the_same_pixels(
+def test_a_random_seed_is_reported_and_reproduces_the_picture(
     client: httpx.Client,
 ) -> None:
     first, second = ask(client), ask(client)
@@ -38,7 +38,7 @@ def test_a_drawn_seed_is_reported_and_asking_with_it_gives_the_same_pixels(
     assert np.array_equal(picture_of(first), picture_of(again))
 
 
-def test_each_picture_of_a_prompt_has_its_own_seed_and_can_be_asked_for_alone(
+def test_each_picture_of_a_prompt_has_its_own_seed_that_reproduces_it(
     client: httpx.Client,
 ) -> None:
     response = ask(client, seed=100, num_images_per_prompt=3)
@@ -49,21 +49,21 @@ def test_each_picture_of_a_prompt_has_its_own_seed_and_can_be_asked_for_alone(
     assert largest_difference(last, picture_of(ask(client, seed=102))) <= 2
 
 
-def test_the_same_seed_gives_the_same_picture_in_a_crowd(client: httpx.Client) -> None:
+def test_the_same_seed_gives_the_same_picture_in_a_batch(client: httpx.Client) -> None:
     alone = picture_of(ask(client, seed=9))
 
     with ThreadPoolExecutor(8) as callers:
         answers = callers.map(
             lambda index: ask(client, seed=9) if index == 4 else ask(client, seed=index), range(8)
         )
-        crowd = [picture_of(answer) for answer in answers]
+        batch = [picture_of(answer) for answer in answers]
 
-    # Sums over batches of different sizes round differently.
-    assert largest_difference(alone, crowd[4]) <= 2
-    assert largest_difference(alone, crowd[5]) > 2
+    # Batches of different sizes round differently.
+    assert largest_difference(alone, batch[4]) <= 2
+    assert largest_difference(alone, batch[5]) > 2
 
 
-def test_a_scheduler_of_one_request_does_not_change_the_next(client: httpx.Client) -> None:
+def test_the_scheduler_of_one_request_does_not_change_the_next(client: httpx.Client) -> None:
     before = picture_of(ask(client, seed=5))
     other = picture_of(ask(client, seed=5, scheduler="euler"))
     after = picture_of(ask(client, seed=5))

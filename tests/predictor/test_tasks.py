@@ -1,4 +1,4 @@
-"""Image to image and inpainting over HTTP: what they mean, what is refused."""
+"""Image to image and inpainting over HTTP: their meaning and their errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.serving import PREDICT, Server, picture_of
 
 CIRCLE = Scene("red", "circle", "blue")
 STAR = Scene("yellow", "star", "black")
-# Not where the model itself would put it.
+# A place where the model would not put it by itself.
 PICTURE = draw(CIRCLE, Placement(x=26, y=36, radius=18))
 MASK = Image.new("L", (SIZE, SIZE))
 MASK.paste(255, (8, 8, 56, 56))
@@ -41,13 +41,13 @@ def ask(client: httpx.Client, **body: Any) -> Image.Image:
     return picture_of(client.post(PREDICT, json=body))
 
 
-def batch_key(left: Image.Image, right: Image.Image) -> float:
-    """The share of the pixels that are nearly the same."""
+def share_of_equal_pixels(left: Image.Image, right: Image.Image) -> float:
+    """Return the fraction of pixels that are nearly equal."""
     pixels = [np.asarray(picture, dtype=np.int16) for picture in (left, right)]
     return float((np.abs(pixels[0] - pixels[1]).max(axis=-1) < 60).mean())
 
 
-def test_strength_leads_from_the_picture_to_the_prompt(client: httpx.Client) -> None:
+def test_a_higher_strength_follows_the_prompt_more(client: httpx.Client) -> None:
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE), "seed": 1}
 
     kept = ask(client, **body, strength=0.15)
@@ -55,14 +55,14 @@ def test_strength_leads_from_the_picture_to_the_prompt(client: httpx.Client) -> 
     by_default = ask(client, **body)
 
     assert look_at(kept).background == "blue"
-    assert batch_key(kept, PICTURE) > 0.8
+    assert share_of_equal_pixels(kept, PICTURE) > 0.8
     assert look_at(followed).shows(STAR)
     assert look_at(by_default).shows(STAR)
-    assert batch_key(followed, PICTURE) < 0.3
+    assert share_of_equal_pixels(followed, PICTURE) < 0.3
 
 
 @pytest.mark.parametrize("strength", [None, 0.8])
-def test_inpainting_changes_the_mask_alone_and_draws_the_prompt_there(
+def test_inpainting_draws_the_prompt_only_inside_the_mask(
     client: httpx.Client, strength: float | None
 ) -> None:
     scene = Scene("yellow", "star", "blue")
@@ -81,7 +81,7 @@ def test_inpainting_changes_the_mask_alone_and_draws_the_prompt_there(
     assert look_at(made).shows(scene)
 
 
-def test_a_grey_mask_mixes_the_two(client: httpx.Client) -> None:
+def test_a_grey_mask_blends_both(client: httpx.Client) -> None:
     grey = MASK.point(lambda value: min(value, 160))
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE), "seed": 3}
 
@@ -91,7 +91,7 @@ def test_a_grey_mask_mixes_the_two(client: httpx.Client) -> None:
     assert largest_difference(mixed, Image.composite(full, PICTURE, grey)) <= 2
 
 
-def test_the_same_seed_gives_the_same_picture_alone_and_in_a_crowd(client: httpx.Client) -> None:
+def test_the_same_seed_gives_the_same_picture_alone_and_in_a_batch(client: httpx.Client) -> None:
     image, mask = as_text(PICTURE), as_text(MASK)
     bodies: list[dict[str, Any]] = [
         {"prompt": STAR.prompt, "image": image, "seed": 4},
@@ -100,12 +100,12 @@ def test_the_same_seed_gives_the_same_picture_alone_and_in_a_crowd(client: httpx
     ]
     alone = [ask(client, **body) for body in bodies]
 
-    with ThreadPoolExecutor(len(bodies)) as crowd:
-        together = list(crowd.map(lambda body: ask(client, **body), bodies))
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        together = list(pool.map(lambda body: ask(client, **body), bodies))
 
     for one, other in zip(alone, together, strict=True):
         assert largest_difference(one, other) <= 2
-    assert batch_key(alone[0], alone[1]) < 1
+    assert share_of_equal_pixels(alone[0], alone[1]) < 1
 
 
 def test_every_picture_of_a_call_has_its_own_task_and_seed(client: httpx.Client) -> None:
@@ -129,7 +129,7 @@ def test_every_picture_of_a_call_has_its_own_task_and_seed(client: httpx.Client)
     assert len({one["image"]["b64"] for one in predictions}) == 3
 
 
-def test_the_size_is_the_picture_s_own_unless_it_is_given(client: httpx.Client) -> None:
+def test_the_size_defaults_to_that_of_the_input(client: httpx.Client) -> None:
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE.resize((131, 70)))}
 
     assert ask(client, **body, num_inference_steps=2).size == (128, 64)
@@ -137,7 +137,7 @@ def test_the_size_is_the_picture_s_own_unless_it_is_given(client: httpx.Client) 
     assert ask(client, **body, num_inference_steps=2, width=64, height=96).size == (64, 96)
 
 
-def test_progress_counts_the_steps_that_strength_leaves(client: httpx.Client) -> None:
+def test_progress_counts_the_steps_that_strength_keeps(client: httpx.Client) -> None:
     response = client.post(
         PREDICT,
         json={
@@ -149,8 +149,8 @@ def test_progress_counts_the_steps_that_strength_leaves(client: httpx.Client) ->
         headers={"accept": "text/event-stream"},
     )
 
-    told = {int(steps) for steps in re.findall(r'"steps":(\d+)}', response.text)}
-    assert told == {30}
+    totals = {int(steps) for steps in re.findall(r'"steps":(\d+)}', response.text)}
+    assert totals == {30}
     assert "event: result" in response.text
 
 
@@ -176,10 +176,10 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+    ("parameters", "expected"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
 )
-def test_a_wrong_picture_is_named(
-    client: httpx.Client, parameters: dict[str, Any], told: list[str]
+def test_an_invalid_picture_is_a_400_that_names_the_field(
+    client: httpx.Client, parameters: dict[str, Any], expected: list[str]
 ) -> None:
     body = {"prompt": STAR.prompt, "image": as_text(PICTURE), **parameters}
     good = {"prompt": STAR.prompt}
@@ -187,12 +187,12 @@ def test_a_wrong_picture_is_named(
     flat = refusal(client.post(PREDICT, json=body))
     listed = refusal(client.post(PREDICT, json={"instances": [good, body]}))
 
-    assert [word for word in told if word not in flat] == []
+    assert [word for word in expected if word not in flat] == []
     assert listed == f"instances[1].{flat}"
 
 
 def bomb(side: int) -> str:
-    """A sound PNG of ``side`` x ``side`` black pixels in a thousandth of their bytes."""
+    """A valid PNG of ``side`` x ``side`` black pixels in a thousandth of their bytes."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         checked = name + content
@@ -205,15 +205,15 @@ def bomb(side: int) -> str:
 
 
 def peak_bytes(server: Server) -> int:
-    """The most memory that the server's process has ever taken."""
+    """Return the peak memory of the server's process."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-# Over our own bound; over that of Pillow's warning; over that of its refusal.
+# Above our limit, above the limit of Pillow's warning, and above that of its error.
 @pytest.mark.parametrize("side", [8_000, 12_000, 20_000])
 @pytest.mark.parametrize("field", ["image", "mask_image"])
-def test_a_bomb_is_refused_without_taking_memory(
+def test_a_decompression_bomb_is_rejected_without_taking_memory(
     client: httpx.Client, server: Server, side: int, field: str
 ) -> None:
     text = bomb(side)
@@ -225,14 +225,14 @@ def test_a_bomb_is_refused_without_taking_memory(
 
     assert error.startswith(f"{field}: ")
     assert "33554432" in error
-    # Decoded it would take at least a byte a pixel.
+    # Decoded, it would take at least a byte per pixel.
     assert peak_bytes(server) - before < side * side / 4
 
 
 def test_probes_are_answered_while_pictures_are_decoded(client: httpx.Client) -> None:
     gradient = Image.linear_gradient("L").resize((5_000, 5_000))
     two = {"image": as_text(gradient, "JPEG"), "mask_image": as_text(gradient.rotate(90), "JPEG")}
-    # Of other sizes, so that each is decoded anew; the last refuses them all.
+    # Of different sizes, so that each is decoded; the last one makes the request invalid.
     instances: list[dict[str, Any]] = [
         {"prompt": STAR.prompt, "width": 64, "height": 64 + 8 * index} for index in range(3)
     ]
@@ -248,5 +248,5 @@ def test_probes_are_answered_while_pictures_are_decoded(client: httpx.Client) ->
             time.sleep(0.01)
 
     assert "instances[2].strength" in refusal(asked.result())
-    # With the decoding on the event loop, two or three would be answered: before it and after.
+    # If the event loop decoded them, only two or three probes would be answered, before and after.
     assert probes > 8

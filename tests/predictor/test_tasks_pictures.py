@@ -1,4 +1,4 @@
-"""Image to image and inpainting in the step loop draw what diffusers' own pipelines draw."""
+"""Image to image and inpainting in the step loop match diffusers' own pipelines."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from tests.predictor.pictures import largest_difference
 from tests.predictor.random_inpainting import build_sd_inpainting, build_sdxl_inpainting
 from tests.predictor.random_pipelines import build_sdxl
 
-# One of each way of walking: several steps remembered, noise added, two passes a step, by table.
+# One solver of each kind: multistep, ancestral, second order, table of timesteps.
 SCHEDULERS = ["unipc", "euler", "euler_a", "heun", "ddim", "ddpm", "pndm"]
-# As far as sums in another order may take a channel, of 255.
+# Tolerance per channel, of 255, for a different order of summation.
 TOLERANCE = 2
 SIDE = 64
 PICTURE = InputImage.of(draw(Scene("red", "circle", "blue"), Placement()))
@@ -79,7 +79,7 @@ def loaded(pipeline: DiffusionPipeline, folder: Path) -> DiffusersPipeline:
 
 
 def diffusers_own(pipeline: DiffusersPipeline, request: GenerationRequest) -> Image.Image:
-    """By diffusers' pipeline for the task, made by hand from the same parts."""
+    """Make the picture with diffusers' pipeline for the task, built from the same components."""
     is_sdxl = "text_encoder_2" in pipeline.diffusers.components
     pipelines: dict[tuple[bool, bool], Any] = {
         (False, False): StableDiffusionImg2ImgPipeline,
@@ -120,10 +120,10 @@ def differences(
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_every_task_draws_what_diffusers_own_pipeline_draws(
+def test_every_task_matches_diffusers(
     request: pytest.FixtureRequest, family: str, scheduler: str
 ) -> None:
-    """Alone: one job under way at a time."""
+    """One picture in flight at a time."""
     pipeline = request.getfixturevalue(family)
     asked = [
         replace(one, scheduler=scheduler)
@@ -137,7 +137,7 @@ def test_every_task_draws_what_diffusers_own_pipeline_draws(
 
 @pytest.mark.parametrize("family", ["demo_inpainting", "sdxl_inpainting"])
 @pytest.mark.parametrize("scheduler", ["unipc", "euler_a", "heun", "ddpm"])
-def test_an_inpainting_unet_draws_what_diffusers_own_pipeline_draws(
+def test_an_inpainting_unet_matches_diffusers(
     request: pytest.FixtureRequest, family: str, scheduler: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -175,7 +175,7 @@ def test_every_parameter_means_what_it_means_to_diffusers(
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
-def test_a_crowd_of_all_tasks_does_not_change_a_picture(
+def test_a_batch_of_all_tasks_does_not_change_a_picture(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -204,7 +204,7 @@ def test_a_crowd_of_all_tasks_does_not_change_a_picture(
         assert largest_difference(picture, expected.image) <= TOLERANCE
 
 
-def test_latents_with_a_mean_and_deviation_are_encoded_by_them(sdxl: DiffusersPipeline) -> None:
+def test_latents_are_encoded_with_the_vaes_mean_and_deviation(sdxl: DiffusersPipeline) -> None:
     pipeline = copy.copy(sdxl.diffusers)
     pipeline.vae = copy.deepcopy(pipeline.vae)
     pipeline.vae.register_to_config(latents_mean=[30, -20, 10, 5], latents_std=[1, 2, 3, 0.5])
@@ -219,7 +219,7 @@ def test_latents_with_a_mean_and_deviation_are_encoded_by_them(sdxl: DiffusersPi
 
 @pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")  # diffusers' own
 @pytest.mark.parametrize("asked", [IMAGE_TO_IMAGE, INPAINTING], ids=lambda one: one.task)
-def test_sdxl_in_half_precision_encodes_by_a_vae_in_full(
+def test_sdxl_in_half_precision_encodes_with_a_float32_vae(
     sdxl: DiffusersPipeline, monkeypatch: pytest.MonkeyPatch, asked: GenerationRequest
 ) -> None:
     pipeline = copy.copy(sdxl.diffusers)
@@ -280,7 +280,7 @@ def test_a_picture_that_cannot_be_encoded_fails_alone(
 
 
 @pytest.mark.parametrize("family", ["demo_inpainting", "sdxl_inpainting"])
-def test_an_inpainting_unet_goes_through_the_step_loop_and_does_nothing_else(
+def test_an_inpainting_unet_runs_in_the_step_loop_and_only_inpaints(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
@@ -300,7 +300,7 @@ def test_an_inpainting_unet_goes_through_the_step_loop_and_does_nothing_else(
     assert differences(pipeline, [INPAINTING], [asyncio.run(story())]) <= [TOLERANCE]
 
 
-def test_a_plain_model_does_every_task(demo: DiffusersPipeline, sdxl: DiffusersPipeline) -> None:
+def test_a_plain_model_serves_every_task(demo: DiffusersPipeline, sdxl: DiffusersPipeline) -> None:
     tasks = ("text-to-image", "image-to-image", "inpainting")
 
     assert demo.profile.tasks == tasks

@@ -1,4 +1,4 @@
-"""Image to image and inpainting by whole pipelines: through diffusers' own for the task."""
+"""Image to image and inpainting with whole pipelines match diffusers' own for the task."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def diffusers_own(pipeline: DiffusersPipeline, own: Any, request: GenerationRequ
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 @pytest.mark.parametrize("asked", [IMAGE_TO_IMAGE, INPAINTING], ids=lambda one: one.task)
-def test_every_task_draws_what_diffusers_own_pipeline_draws(
+def test_every_task_matches_diffusers(
     request: pytest.FixtureRequest, family: str, asked: GenerationRequest
 ) -> None:
-    """In one batch with another seed, and beside text to image."""
+    """In one batch with another seed, and concurrently with text to image."""
     pipeline = request.getfixturevalue(family)
     other = replace(asked, seed=4)
 
@@ -120,7 +120,7 @@ def test_every_task_draws_what_diffusers_own_pipeline_draws(
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_inpainting_changes_the_mask_alone(request: pytest.FixtureRequest, family: str) -> None:
+def test_inpainting_changes_only_the_mask(request: pytest.FixtureRequest, family: str) -> None:
     pipeline = request.getfixturevalue(family)
 
     (picture,) = make(pipeline, INPAINTING)
@@ -136,14 +136,14 @@ def test_the_weights_are_shared_and_the_steps_are_counted(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
-    pipeline.generate([IMAGE_TO_IMAGE], lambda step, steps: told.append((step, steps)))
+    pipeline.generate([IMAGE_TO_IMAGE], lambda step, steps: reported.append((step, steps)))
     view = pipeline_for("image-to-image", pipeline.diffusers)
 
     assert view.transformer is pipeline.diffusers.transformer
     assert view.vae is pipeline.diffusers.vae
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert reported == [(1, 3), (2, 3), (3, 3)]
 
 
 def refiner() -> DiffusionPipeline:
@@ -175,7 +175,7 @@ ALL: tuple[Task, ...] = ("text-to-image", "image-to-image", "inpainting")
         (pix2pix, ("image-to-image",)),
     ],
 )
-def test_the_tasks_are_those_of_the_checkpoint(
+def test_the_tasks_match_the_checkpoint(
     build: Callable[[], DiffusionPipeline], tasks: tuple[Task, ...]
 ) -> None:
     assert tasks_of(build()) == tasks
@@ -192,7 +192,7 @@ def test_the_tasks_are_those_of_the_checkpoint(
         (("image-to-image",), TEXT, "image"),
     ],
 )
-def test_a_task_that_the_model_does_not_do_is_refused_by_the_field_that_asks_for_it(
+def test_an_unsupported_task_is_rejected_with_the_field_that_requests_it(
     sd3: DiffusersPipeline, tasks: tuple[Task, ...], asked: GenerationRequest, field: str
 ) -> None:
     limits = Limits(Settings(), replace(sd3.profile, tasks=tasks))
@@ -203,7 +203,7 @@ def test_a_task_that_the_model_does_not_do_is_refused_by_the_field_that_asks_for
 
 
 @pytest.mark.parametrize("task", ["image-to-image", "inpainting"])
-def test_a_model_for_pictures_alone_is_warmed_up_with_one(
+def test_a_model_that_requires_an_image_is_warmed_up_with_one(
     sd3: DiffusersPipeline, task: Task
 ) -> None:
     profile: ModelProfile = replace(sd3.profile, tasks=(task,))

@@ -1,4 +1,4 @@
-"""Each setting for speed and memory, seen in the pipeline that was loaded under it."""
+"""The effect of each speed and memory setting on the loaded pipeline."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def picture_of(pipeline: DiffusersPipeline) -> Any:
 
 
 @pytest.mark.parametrize("family", [*UNETS, *TRANSFORMERS])
-def test_nothing_is_given_up_unasked(family: str, load: Callable[..., DiffusersPipeline]) -> None:
+def test_the_defaults_save_no_memory(family: str, load: Callable[..., DiffusersPipeline]) -> None:
     loaded = load(family)
 
     assert loaded.tuning == Tuning()
@@ -79,7 +79,7 @@ def test_nothing_is_given_up_unasked(family: str, load: Callable[..., DiffusersP
     ("family", "processor"),
     [("sd", AttnProcessor2_0), ("sdxl", AttnProcessor2_0), ("sd3", JointAttnProcessor2_0)],
 )
-def test_attention_is_pytorchs_own(
+def test_the_default_attention_is_pytorchs(
     family: str, processor: type, attention: str, load: Callable[..., DiffusersPipeline]
 ) -> None:
     assert processors(load(family, attention=attention)) == {processor}
@@ -96,8 +96,10 @@ def test_sliced_attention(family: str, load: Callable[..., DiffusersPipeline]) -
 
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
-def test_a_transformer_cannot_slice(family: str, load: Callable[..., DiffusersPipeline]) -> None:
-    with pytest.raises(ModelLoadError, match=r"Transformer2DModel cannot slice"):
+def test_a_transformer_does_not_support_sliced_attention(
+    family: str, load: Callable[..., DiffusersPipeline]
+) -> None:
+    with pytest.raises(ModelLoadError, match=r"not supported by \w*Transformer2DModel"):
         load(family, attention="sliced")
 
 
@@ -125,7 +127,7 @@ def test_saving_in_the_vae(
     assert vae.use_tiling == (setting == "vae_tiling")
 
 
-def test_a_preset_reaches_the_pipeline_and_a_setting_outranks_it(
+def test_a_preset_reaches_the_pipeline_and_a_setting_overrides_it(
     load: Callable[..., DiffusersPipeline],
 ) -> None:
     loaded = load("sd", memory_preset="8gb", vae_slicing=False)
@@ -157,7 +159,7 @@ def matmul_precision() -> Iterator[None]:
 
 @pytest.mark.usefixtures("matmul_precision")
 def test_tf32(folders: dict[str, Path]) -> None:
-    # Only a GPU has it, so no start-up here takes the setting; the switch is torch's own.
+    # It requires a GPU, so the test cannot start a server with it; the switch is torch's own.
     pipeline = DiffusionPipeline.from_pretrained(folders["sdxl"])
 
     apply_tuning(pipeline, Tuning(), torch.device("cpu"))
@@ -175,8 +177,8 @@ def test_dtype(dtype: str, expected: str, load: Callable[..., DiffusersPipeline]
     assert {part.dtype for part in parts} == {getattr(torch, expected)}
 
 
-def test_xformers_is_asked_of_every_part(folders: dict[str, Path]) -> None:
-    """Without a GPU its own refusal is the farthest that diffusers goes."""
+def test_xformers_is_enabled_in_every_component(folders: dict[str, Path]) -> None:
+    """Without a GPU, diffusers gets only as far as xformers' own error."""
     pipeline = DiffusionPipeline.from_pretrained(folders["sdxl"])
 
     with pytest.raises((ModuleNotFoundError, ValueError), match="xformers"):

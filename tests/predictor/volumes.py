@@ -1,4 +1,4 @@
-"""Volumes of several published models: the demo model under many names, large ones of chance."""
+"""Volumes of several models: the demo model under many names, and large random-weight models."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from demo.run import MODEL, ROOT
 
 
 def publish_folder(source: Path, name: str, volume: Path) -> Path:
-    """Take a pipeline's folder through the downloader onto the volume."""
+    """Publish a pipeline's folder on the volume with the downloader."""
     flags = [f"--source={source.as_uri()}", f"--name={name}", f"--target={volume}"]
     subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
     return volume / name
 
 
 def save_wide_pipeline(folder: Path, width: int) -> int:
-    """The demo model with a wider UNet of chance, saved in float16; its bytes in float32.
+    """Save the demo model with a wider random-weight UNet in float16; return its bytes in float32.
 
-    Wide and of few pixels: it takes memory, not time. A width of 208 makes 450 MB.
+    Wide layers and few pixels take memory but not time. A width of 208 gives 450 MB.
     """
     torch.manual_seed(0)
     pipeline = StableDiffusionPipeline.from_pretrained(MODEL, variant="fp16", use_safetensors=True)
