@@ -20,6 +20,8 @@ from tests.deploy.conftest import ROOT, Deployment
 
 Object = dict[str, Any]
 
+QUEUE_PROXY = "queue.sidecar.serving.knative.dev/"
+
 
 def change(deployment: Deployment, tmp_path: Path, name: str, **predictor: Any) -> None:
     """Deploy the manifests with further fields of the predictor."""
@@ -296,11 +298,28 @@ def limit_range(**limits: Any) -> Object:
     }
 
 
+def set_queue_proxy(deployment: Deployment, **resources: str) -> None:
+    """Deploy a copy of the manifests whose annotations give queue-proxy these resources alone."""
+    folder = deployment.folder / f"queue-proxy-{len(resources)}"
+    shutil.copytree(deployment.manifests, folder)
+    path = folder / "03-inference-service.yaml"
+    item = yaml.safe_load(path.read_text())
+    annotations = item["metadata"]["annotations"]
+    for name in [name for name in annotations if name.startswith(QUEUE_PROXY)]:
+        del annotations[name]
+    for name, value in resources.items():
+        annotations[f"{QUEUE_PROXY}{name.replace('_', '-')}"] = value
+    path.write_text(yaml.safe_dump(item))
+    deployment.manifests = folder
+
+
 def test_a_quota_on_what_a_container_does_not_set_refuses_every_pod(
     deployment: Deployment,
 ) -> None:
     """Knative gives queue-proxy a CPU request and nothing else."""
     deployment.api.put(quota(limits_cpu="100"))
+    assert deployment.run("doctor").code == 0
+    set_queue_proxy(deployment)
 
     refused = deployment.run("doctor")
     deployment.api.put(limit_range(default={"cpu": "8", "memory": "32Gi"}))
@@ -317,6 +336,7 @@ def test_the_quota_counts_what_knative_gives_queue_proxy(deployment: Deployment)
         out = deployment.run("doctor").out
         return next(line for line in out.splitlines() if wanted in line)
 
+    set_queue_proxy(deployment)
     specs = [spec for _, spec in pod_specs(load_objects(deployment.manifests))]
     ours = sum(requests_of(spec)["requests.cpu"] for spec in specs)
     deployment.api.put(quota(requests_cpu="100m"))
@@ -326,19 +346,13 @@ def test_the_quota_counts_what_knative_gives_queue_proxy(deployment: Deployment)
     deployment.api.put(shapes.config_map("config-deployment", "knative-serving", config))
     assert f"wanted {ours + Decimal('0.075')}" in line("requests.cpu wanted")
 
-    path = deployment.manifests / "03-inference-service.yaml"
-    folder = deployment.folder / "annotated"
-    shutil.copytree(deployment.manifests, folder)
-    item = yaml.safe_load(path.read_text())
-    name = "queue.sidecar.serving.knative.dev/cpu-resource-request"
-    item["metadata"]["annotations"][name] = "475m"
-    (folder / path.name).write_text(yaml.safe_dump(item))
-    deployment.manifests = folder
+    set_queue_proxy(deployment, cpu_resource_request="475m")
     assert f"wanted {ours + Decimal('0.475')}" in line("requests.cpu wanted")
 
 
 def test_the_bounds_of_a_limit_range(deployment: Deployment) -> None:
     deployment.api.put(limit_range(min={"cpu": "50m"}, max={"memory": "64Gi"}))
+    set_queue_proxy(deployment)
 
     done = deployment.run("doctor")
 
