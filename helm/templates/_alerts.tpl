@@ -1,29 +1,31 @@
-{{/* Label matchers of a model's scraped metrics, of its pods, and of its GPUs under both names that exporters give them. */}}
+{{/* Label matchers for a model's own metrics. */}}
 {{- define "stable-diffusion.metricLabels" -}}
 namespace="{{ .Release.Namespace }}",inferenceservice="{{ .model.service }}"
 {{- end -}}
+
+{{/* Label matchers for a model's pods. Some exporters prefix these labels with `exported_`: set `prefix`. */}}
 {{- define "stable-diffusion.podLabels" -}}
 {{ .prefix }}namespace="{{ .Release.Namespace }}",{{ .prefix }}pod=~"{{ .model.service }}-predictor-.*"
 {{- end -}}
 
-{{/* The share of requests that the service failed. What the caller did is none: 400, 429 (a full queue) and 499 (gone). */}}
+{{/* The share of failed requests. Errors of callers do not count: 400, 429 (a full queue) and 499 (disconnected). */}}
 {{- define "stable-diffusion.errorRatio" -}}
 {{- $labels := include "stable-diffusion.metricLabels" . -}}
 sum(rate(diffusion_requests_total{ {{- $labels }},code=~"5.."}[5m]))
 / sum(rate(diffusion_requests_total{ {{- $labels }}}[5m]))
 {{- end -}}
 
-{{/* The seconds that 19 of 20 requests stay below, waiting included. */}}
+{{/* The 95th percentile of the request duration in seconds, including the wait. */}}
 {{- define "stable-diffusion.latency" -}}
 histogram_quantile(0.95, sum by (le) (rate(diffusion_request_seconds_bucket{ {{- include "stable-diffusion.metricLabels" . }}}[10m])))
 {{- end -}}
 
-{{/* The pictures in each pod, smoothed, as one moment says little. Waiting ones alone would not do: Knative lets no more than N wait. */}}
+{{/* The pictures in each pod, averaged over time. Waiting pictures alone are not enough: with Knative at most N wait. */}}
 {{- define "stable-diffusion.picturesInPod" -}}
 avg(sum by (pod) (avg_over_time(diffusion_pictures{ {{- include "stable-diffusion.metricLabels" . }}}[5m])))
 {{- end -}}
 
-{{/* The passes that did not fit into the GPU's memory; known without an exporter of the GPU. */}}
+{{/* The passes that did not fit into GPU memory. It needs no GPU exporter. */}}
 {{- define "stable-diffusion.outOfMemory" -}}
 sum(increase(diffusion_out_of_memory_total{ {{- include "stable-diffusion.metricLabels" . }}}[30m]))
 {{- end -}}
@@ -33,7 +35,7 @@ sum(increase(diffusion_out_of_memory_total{ {{- include "stable-diffusion.metric
 DCGM_FI_DEV_FB_USED{ {{- $labels }}} / (DCGM_FI_DEV_FB_USED{ {{- $labels }}} + DCGM_FI_DEV_FB_FREE{ {{- $labels }}})
 {{- end -}}
 
-{{/* One alert. Call it with a dict of `root`, `alert`, `expr`, `for`, `severity`, `summary`, and `service` where it concerns one. */}}
+{{/* One alert. Call it with a dict of `root`, `alert`, `expr`, `for`, `severity`, `summary`, and optionally `service`. */}}
 {{- define "stable-diffusion.alert" -}}
 - alert: {{ .alert }}
   expr: |-
@@ -66,10 +68,10 @@ DCGM_FI_DEV_FB_USED{ {{- $labels }}} / (DCGM_FI_DEV_FB_USED{ {{- $labels }}} + D
 {{- end -}}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionDown" "severity" "critical" "for" "15m"
   "expr" $down
-  "summary" (printf "%s has pods and none of them is ready." $service)) $base) }}
+  "summary" (printf "%s has pods, but none of them is ready." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionRestarts" "severity" "warning" "for" "15m"
   "expr" (printf "increase(kube_pod_container_status_restarts_total{%s,container=\"kserve-container\"}[30m]) > 2" $pods)
-  "summary" (printf "%s restarts again and again." $service)) $base) }}
+  "summary" (printf "%s restarts repeatedly." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionErrors" "severity" "warning" "for" "10m"
   "expr" (printf "%s\n> %v" (include "stable-diffusion.errorRatio" .) $rules.errorRatio)
   "summary" (printf "%s: {{ $value | humanizePercentage }} of the requests fail." $service)) $base) }}
@@ -78,13 +80,13 @@ DCGM_FI_DEV_FB_USED{ {{- $labels }}} / (DCGM_FI_DEV_FB_USED{ {{- $labels }}} + D
   "summary" (printf "%s: one request in twenty takes longer than {{ $value | humanizeDuration }}." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionQueue" "severity" "warning" "for" "10m"
   "expr" (printf "%s\n> %d" (include "stable-diffusion.picturesInPod" .) (int64 .Values.predictor.concurrency))
-  "summary" (printf "%s: {{ $value | humanize }} pictures in each pod, more than it should work on at once." $service)) $base) }}
+  "summary" (printf "%s: {{ $value | humanize }} pictures per pod, more than a pod works on at the same time." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionOutOfMemory" "severity" "warning" "for" "1m"
   "expr" (printf "%s > 0" (include "stable-diffusion.outOfMemory" .))
-  "summary" (printf "%s: forward passes did not fit into the GPU's memory; batches are smaller since." $service)) $base) }}
+  "summary" (printf "%s: forward passes did not fit into GPU memory, so batches are smaller now." $service)) $base) }}
 {{ include "stable-diffusion.alert" (merge (dict "alert" "StableDiffusionGpuMemory" "severity" "warning" "for" "10m"
   "expr" (printf "(\n%s\nor\n%s\n) > 0.95"
     (include "stable-diffusion.gpuMemory" (merge (dict "prefix" "") .))
     (include "stable-diffusion.gpuMemory" (merge (dict "prefix" "exported_") .)))
-  "summary" (printf "%s: {{ $value | humanizePercentage }} of the GPU's memory is taken." $service)) $base) }}
+  "summary" (printf "%s: {{ $value | humanizePercentage }} of the GPU memory is in use." $service)) $base) }}
 {{- end -}}

@@ -1,10 +1,10 @@
 {{/*
-All from one number N, `predictor.concurrency`; docs/operations.md has the reasons.
+Everything derives from one number N, `predictor.concurrency`; docs/operations.md has the reasons.
 
   max_lanes             2 N        N guided pictures, each of two lanes, in one pass of the denoiser
-  containerConcurrency  2 N        what Knative sends a pod: a full batch, and the next one waiting in the pod
-  target                N at 70 %  from here on another pod is wanted; what is left bridges its start
-  max_queue_length      4 N        pictures that wait before a request is refused with 429
+  containerConcurrency  2 N        requests that Knative sends to a pod: a full batch, and the next one
+  target                N at 70 %  above it the autoscaler adds a pod; the rest bridges its start
+  max_queue_length      4 N        pictures that may wait; further requests get 429
 */}}
 {{- define "stable-diffusion.containerConcurrency" -}}
 {{- mul 2 .Values.predictor.concurrency -}}
@@ -12,7 +12,7 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
 
 {{- define "stable-diffusion.targetUtilization" -}}70{{- end -}}
 
-{{/* The predictor's settings as YAML: the derived ones, then those that the values name. The queue takes any one request. */}}
+{{/* The predictor's settings as YAML: the derived ones, then those of the values. The queue has room for any single request. */}}
 {{- define "stable-diffusion.settings" -}}
 {{- $settings := .Values.predictor.settings -}}
 {{- $images := default 16 $settings.max_images_per_request -}}
@@ -26,7 +26,7 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
 {{- include "stable-diffusion.merged" (list $derived $settings) -}}
 {{- end -}}
 
-{{/* The wanted value of the metric that is scaled on; empty where KServe's own default holds. */}}
+{{/* The target value of the metric to scale on; empty for KServe's own default. */}}
 {{- define "stable-diffusion.scaleTarget" -}}
 {{- if and (eq .Values.predictor.deploymentMode "Knative") (ne .Values.predictor.scaling.scaleMetric "rps") -}}
 {{- int64 .Values.predictor.concurrency -}}
@@ -35,7 +35,7 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
 {{- end -}}
 {{- end -}}
 
-{{/* KEDA's metrics: those of the values, or the pictures that wait or are under way in all pods. */}}
+{{/* KEDA's metrics: those of the values, or the pictures that are waiting or running in all pods. */}}
 {{- define "stable-diffusion.kedaMetrics" -}}
 {{- $scaling := .Values.predictor.scaling -}}
 {{- if $scaling.metrics -}}
@@ -47,7 +47,7 @@ All from one number N, `predictor.concurrency`; docs/operations.md has the reaso
       backend: prometheus
       serverAddress: {{ $scaling.prometheusAddress }}
       query: sum(diffusion_pictures{ {{- include "stable-diffusion.metricLabels" . }}})
-    # KServe hands it to KEDA as the threshold for each pod.
+    # KServe passes it to KEDA as the threshold per pod.
     target:
       type: Value
       value: {{ printf "%.1f" (divf (mulf .Values.predictor.concurrency (include "stable-diffusion.targetUtilization" . | float64)) 100) | quote }}

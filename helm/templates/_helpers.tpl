@@ -5,7 +5,7 @@
 {{- default $combined .Values.fullnameOverride | replace "." "-" | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The labels of an object. No version among them: KServe copies them to the pods, and a changed one would restart them. */}}
+{{/* The labels of an object. They contain no version: KServe copies labels to the pods, and a changed label would restart them. */}}
 {{- define "stable-diffusion.labels" -}}
 {{ include "stable-diffusion.ownLabels" . }}
 app.kubernetes.io/managed-by: {{ .Values.managedBy }}
@@ -14,34 +14,34 @@ app.kubernetes.io/managed-by: {{ .Values.managedBy }}
 {{- end }}
 {{- end -}}
 
-{{/* The labels that tell this release's pods from others. */}}
+{{/* The labels that identify the pods of this release. */}}
 {{- define "stable-diffusion.ownLabels" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* The claim that holds the weights, ours or an existing one. */}}
+{{/* The claim with the weights: ours, or an existing one. */}}
 {{- define "stable-diffusion.claimName" -}}
 {{- default (printf "%s-models" (include "stable-diffusion.fullname" .)) .Values.storage.existingClaim -}}
 {{- end -}}
 
-{{/* The secret that holds the hub token, our placeholder or an existing one. */}}
+{{/* The secret with the hub token: our placeholder, or an existing one. */}}
 {{- define "stable-diffusion.secretName" -}}
 {{- default (printf "%s-huggingface" (include "stable-diffusion.fullname" .)) .Values.huggingface.existingSecret -}}
 {{- end -}}
 
-{{/* The Job's name: a fixed one, or one that changes with the Job's content. */}}
+{{/* The name of the Job: a fixed one, or one that changes with the content of the Job. */}}
 {{- define "stable-diffusion.jobName" -}}
 {{- $hash := include "stable-diffusion.jobSpec" . | sha256sum | trunc 8 -}}
 {{- default (printf "%s-download-%s" (include "stable-diffusion.fullname" .) $hash) .Values.downloader.jobName -}}
 {{- end -}}
 
-{{/* The ServiceAccount of a component, ours or an existing one. Call it with a dict of `root` and `component`. */}}
+{{/* The ServiceAccount of a component: ours, or an existing one. Call it with a dict of `root` and `component`. */}}
 {{- define "stable-diffusion.serviceAccountName" -}}
 {{- default (printf "%s-%s" (include "stable-diffusion.fullname" .root) .component) (index .root.Values .component).serviceAccountName -}}
 {{- end -}}
 
-{{/* The ConfigMap that holds the models' specification. */}}
+{{/* The ConfigMap with the specification of the models. */}}
 {{- define "stable-diffusion.specName" -}}
 {{- printf "%s-model-spec" (include "stable-diffusion.fullname" .) -}}
 {{- end -}}
@@ -51,7 +51,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- printf "%s:%s" .image.repository (default .chart.AppVersion .image.tag) -}}
 {{- end -}}
 
-{{/* The security context of a container, the one that the restricted Pod Security Standard asks for. */}}
+{{/* The security context of a container, as the restricted Pod Security Standard requires. */}}
 {{- define "stable-diffusion.containerSecurity" -}}
 allowPrivilegeEscalation: false
 capabilities:

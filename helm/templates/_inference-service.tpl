@@ -1,4 +1,4 @@
-{{/* One model's InferenceService. Call it with the values as that model sees them, and `model`. */}}
+{{/* The InferenceService of one model. Call it with the values of that model, and `model`. */}}
 {{- define "stable-diffusion.inferenceService" -}}
 {{- include "stable-diffusion.validatePredictor" . -}}
 {{- $isKnative := eq .Values.predictor.deploymentMode "Knative" -}}
@@ -13,7 +13,7 @@ metadata:
     {{- with .Values.predictor.labels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  # KServe copies these to the Knative revision or to the Deployment.
+  # KServe copies these to the Knative revision or the Deployment.
   annotations:
     {{- $annotations := include "stable-diffusion.predictorAnnotations" . | fromYaml }}
     {{- include "stable-diffusion.merged" (list $annotations .Values.predictor.annotations) | nindent 4 }}
@@ -43,7 +43,7 @@ spec:
     deploymentStrategy:
       {{- toYaml . | nindent 6 }}
     {{- end }}
-    # Stock Knative refuses these two, and gives the pod `timeout` seconds to stop.
+    # Stock Knative rejects these two, and gives the pod `timeout` seconds to stop.
     terminationGracePeriodSeconds: {{ include "stable-diffusion.gracePeriodSeconds" . }}
     securityContext:
       runAsNonRoot: true
@@ -89,7 +89,7 @@ spec:
       {{- end }}
 {{- end -}}
 
-{{/* What KServe hands on to the Knative revision or to the Deployment. */}}
+{{/* The annotations that KServe copies to the Knative revision or the Deployment. */}}
 {{- define "stable-diffusion.predictorAnnotations" -}}
 {{- $scaling := .Values.predictor.scaling -}}
 serving.kserve.io/deploymentMode: {{ .Values.predictor.deploymentMode }}
@@ -132,7 +132,7 @@ resources:
   {{- include "stable-diffusion.resources" (dict "resources" .Values.predictor.resources "where" "predictor.resources") | nindent 2 }}
 securityContext:
   {{- include "stable-diffusion.containerSecurity" . | nindent 2 }}
-# A model that cannot be served ends the process with one sentence in the log.
+# If the model cannot be served, the process logs one message and ends.
 terminationMessagePolicy: FallbackToLogsOnError
 volumeMounts:
   - name: scratch
@@ -143,7 +143,7 @@ volumeMounts:
     readOnly: true
   {{- end }}
   {{- if .Values.predictor.blockList.configMap }}
-  # The folder: a file mounted by subPath would never change.
+  # The whole folder, because a file that is mounted by subPath never changes.
   - name: block-list
     mountPath: /etc/predictor
     readOnly: true
@@ -152,7 +152,7 @@ volumeMounts:
 
 {{- define "stable-diffusion.predictorEnv" -}}
 {{- if eq .Values.storage.mount "storage-uri" -}}
-# KServe mounts the volume's root at /mnt/models, read-only.
+# KServe mounts the root of the volume read-only at /mnt/models.
 - name: STORAGE_URI
   value: pvc://{{ include "stable-diffusion.claimName" . }}/
 {{ end -}}
@@ -168,7 +168,7 @@ volumeMounts:
   value: /etc/predictor/{{ .Values.predictor.blockList.key }}
 {{- end }}
 {{- if not (contains "name: OMP_NUM_THREADS" (toYaml .Values.predictor.env)) }}
-# torch counts the node's CPUs; more threads than the limit allows would stall one another.
+# torch counts the CPUs of the node; more threads than the CPU limit would stall each other.
 - name: OMP_NUM_THREADS
   value: {{ include "stable-diffusion.quantity" .Values.predictor.resources.limits.cpu | float64 | ceil | int64 | quote }}
 {{- end }}

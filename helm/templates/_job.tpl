@@ -4,7 +4,7 @@
 {{- default (printf "%s-download-%s" (include "stable-diffusion.fullname" .) $hash) .Values.downloader.jobName -}}
 {{- end -}}
 
-{{/* The Job's spec apart, as its hash is part of the Job's name. */}}
+{{/* The spec of the Job, separate because its hash is part of the name. */}}
 {{- define "stable-diffusion.jobSpec" -}}
 {{- $env := include "stable-diffusion.downloaderEnv" . -}}
 {{- include "stable-diffusion.validateEnv" (dict "env" $env "where" "downloader.env") -}}
@@ -13,20 +13,20 @@ backoffLimit: {{ int64 .Values.downloader.backoffLimit }}
 activeDeadlineSeconds: {{ int64 .Values.downloader.activeDeadlineSeconds }}
 podFailurePolicy:
   rules:
-    # A wrong specification, a refused token, a missing repository, a full volume, weights that are
-    # not safetensors, a volume that the pod's user may not write: a retry changes nothing.
+    # A retry cannot fix these: an invalid specification, a rejected token, a missing repository, a
+    # full volume, weights that are not safetensors, a volume that the pod may not write to.
     - action: FailJob
       onExitCodes:
         containerName: downloader
         operator: In
         values: [2, 3, 4, 5, 8, 10]
-    # Told to stop, and what is fetched stays: no failure of the download.
+    # Interrupted by a signal: the fetched bytes stay, and the next pod continues.
     - action: Ignore
       onExitCodes:
         containerName: downloader
         operator: In
         values: [9]
-    # Neither is a drained node.
+    # A drained node does not count as a failure either.
     - action: Ignore
       onPodConditions:
         - type: DisruptionTarget
@@ -43,7 +43,7 @@ template:
     {{- if or $isNamedByContent .Values.downloader.annotations }}
     annotations:
       {{- if $isNamedByContent }}
-      # Part of what names the Job: another specification is another Job.
+      # It is part of the content that the name is derived from.
       checksum/model-spec: {{ sha256sum $specFile }}
       {{- end }}
       {{- with .Values.downloader.annotations }}
@@ -52,7 +52,7 @@ template:
     {{- end }}
   spec:
     restartPolicy: Never
-    # It stops within 5 seconds, resumably.
+    # It stops within 5 seconds and can resume.
     terminationGracePeriodSeconds: 30
     serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "downloader") }}
     automountServiceAccountToken: false
@@ -90,7 +90,7 @@ template:
           {{- include "stable-diffusion.resources" (dict "resources" .Values.downloader.resources "where" "downloader.resources") | nindent 10 }}
         securityContext:
           {{- include "stable-diffusion.containerSecurity" . | nindent 10 }}
-        # Where the summary is missing, as after a crash, the end of the log stands in for it.
+        # Without a summary, for example after a crash, use the end of the log.
         terminationMessagePolicy: FallbackToLogsOnError
         volumeMounts:
           - name: models

@@ -14,7 +14,7 @@
 {{- dict "models" $models | toYaml -}}
 {{- end -}}
 
-{{/* The InferenceServices as YAML, `services: [...]`, each with a `service` and the `name` of its model; none where it serves all that lie on the volume. */}}
+{{/* The InferenceServices as YAML, `services: [...]`, each with `service` and the `name` of its model; no `name` if it serves all models of the volume. */}}
 {{- define "stable-diffusion.services" -}}
 {{- $services := (include "stable-diffusion.models" . | fromYaml).models -}}
 {{- if .Values.sharedPredictor -}}
@@ -23,7 +23,7 @@
 {{- dict "services" $services | toYaml -}}
 {{- end -}}
 
-{{/* The first mapping with the second one's values in it, as YAML. Unlike `mergeOverwrite` it also takes 0, false and null. */}}
+{{/* The first mapping, overridden by the second, as YAML. Unlike `mergeOverwrite` it also applies 0, false and null. */}}
 {{- define "stable-diffusion.merged" -}}
 {{- $result := deepCopy (first .) -}}
 {{- range $key, $value := last . -}}
@@ -39,18 +39,18 @@
 {{- toYaml $result -}}
 {{- end -}}
 
-{{/* The values as one model sees them, as YAML. Call it with a dict of `root` and `model`. */}}
+{{/* The values of one model, with its own `predictor` applied, as YAML. Call it with a dict of `root` and `model`. */}}
 {{- define "stable-diffusion.valuesFor" -}}
 {{- $predictor := default dict .model.predictor -}}
 {{- include "stable-diffusion.merged" (list .root.Values (dict "predictor" $predictor)) -}}
 {{- end -}}
 
-{{/* What the downloader's file says of a model: all but what the chart keeps for itself. */}}
+{{/* A model in the downloader's file: all fields except those that only the chart uses. */}}
 {{- define "stable-diffusion.modelSpec" -}}
 {{- omit . "predictor" "service" | toYaml -}}
 {{- end -}}
 
-{{/* The downloader's file, where variables cannot say it: several models, or a model of several parts. Empty otherwise. */}}
+{{/* The downloader's file, if variables are not enough: for several models, or a model with several parts. Empty otherwise. */}}
 {{- define "stable-diffusion.specFile" -}}
 {{- $models := (include "stable-diffusion.models" . | fromYaml).models -}}
 {{- $extras := omit (first $models) "name" "source" "variant" "predictor" "service" -}}

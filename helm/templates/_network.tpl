@@ -1,4 +1,4 @@
-{{/* The ports that the Job fetches from: 443, and those of the endpoints, parted by commas. */}}
+{{/* The ports that the Job connects to, separated by commas: 443, and those of the endpoints. */}}
 {{- define "stable-diffusion.downloadPorts" -}}
 {{- $ports := list "443" -}}
 {{- range list .Values.huggingface.endpoint .Values.s3.endpoint -}}

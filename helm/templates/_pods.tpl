@@ -1,4 +1,4 @@
-{{/* A setting as the text of a variable. Helm reads every number as a float and would write 1572864 as 1.572864e+06. */}}
+{{/* A setting as the value of a variable. Helm parses every number as a float and would print 1572864 as 1.572864e+06. */}}
 {{- define "stable-diffusion.envValue" -}}
 {{- if and (kindIs "float64" .) (eq (toString .) (toString (floor .))) -}}
 {{ int64 . }}
@@ -7,7 +7,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Where torch, Triton, CUDA and transformers write: below /tmp, as the root file system is read-only and the user may have no home. */}}
+{{/* The caches of torch, Triton, CUDA and transformers are in /tmp, because the root file system is read-only and the user may not have a home directory. */}}
 {{- define "stable-diffusion.cacheEnv" -}}
 - name: HF_HOME
   value: /tmp/huggingface
@@ -22,17 +22,18 @@
 {{- end -}}
 
 {{/*
-How a pod stops. With Knative, queue-proxy first waits for 30 seconds without an arrival, and only then
-does the predictor get SIGTERM (knative/serving, pkg/queue/sharedmain). The predictor serves for
-drain_seconds more, lets what is in flight run for shutdown_seconds, and unloads within 15 seconds.
-The kubelet kills what is left: with Knative after timeoutSeconds, in Standard mode after the grace period.
+The time around shutdown_seconds when a pod stops. With Knative, queue-proxy first waits for 30 seconds
+without a new request; only then does the predictor get SIGTERM (knative/serving, pkg/queue/sharedmain).
+The predictor serves for another drain_seconds, gives requests in flight shutdown_seconds, and unloads
+within 15 seconds. The kubelet then kills it: with Knative after timeoutSeconds, in Standard mode after
+the grace period.
 */}}
 {{- define "stable-diffusion.secondsAroundShutdown" -}}
 {{- $queueProxy := ternary 30 0 (eq .Values.predictor.deploymentMode "Knative") -}}
 {{- addf $queueProxy .Values.predictor.settings.drain_seconds 15 | ceil | int64 -}}
 {{- end -}}
 
-{{/* The setting of the values, or the longest that lets requests in flight end: what Knative's time leaves, or a whole request. */}}
+{{/* The setting, or else the longest possible time: with Knative what remains of timeoutSeconds, in Standard mode all of it. */}}
 {{- define "stable-diffusion.shutdownSeconds" -}}
 {{- if hasKey .Values.predictor.settings "shutdown_seconds" -}}
 {{- int64 .Values.predictor.settings.shutdown_seconds -}}
@@ -47,11 +48,11 @@ The kubelet kills what is left: with Knative after timeoutSeconds, in Standard m
 {{- add (include "stable-diffusion.secondsAroundShutdown" .) (include "stable-diffusion.shutdownSeconds" .) -}}
 {{- end -}}
 
-{{/* The probes, each number with its reason. */}}
+{{/* The probes, each with the reason for its numbers. */}}
 {{- define "stable-diffusion.probes" -}}
 {{- with .Values.predictor.startupSeconds -}}
-# The port opens once KServe is imported: seconds on a warm node, minutes where the image's
-# pages come from a cold disk. Until then the other two probes are not asked.
+# The port opens once KServe is imported. That takes seconds on a warm node, and minutes if
+# the image is read from a cold disk. Until then the kubelet runs no other probe.
 startupProbe:
   httpGet:
     path: /
@@ -61,8 +62,8 @@ startupProbe:
   successThreshold: 1
   failureThreshold: {{ divf . 5 | ceil | int64 }}
 {{ end -}}
-# Weights load in a thread, so the port answers at any time. A minute without an answer
-# means a hung process: less would restart a pod whose CPUs are merely busy.
+# Weights load in a thread, so the port always responds. A minute without a response means
+# that the process hangs. A shorter time would restart pods whose CPUs are only busy.
 livenessProbe:
   httpGet:
     path: /
@@ -71,8 +72,8 @@ livenessProbe:
   timeoutSeconds: 5
   successThreshold: 1
   failureThreshold: 6
-# Ready means loaded and warm. It is asked often, so that a pod is used as soon as it can
-# be, and leaves its endpoints 15 seconds after a hang.
+# Ready means loaded and warm. The period is short, so that a pod gets requests as soon as
+# possible, and gets none 15 seconds after a hang.
 readinessProbe:
   httpGet:
     path: {{ with .model.name }}/v2/models/{{ . }}/ready{{ else }}/v2/health/ready{{ end }}
@@ -83,7 +84,7 @@ readinessProbe:
   failureThreshold: 3
 {{- end -}}
 
-{{/* The spread constraints; one without a selector counts the pods of its InferenceService. */}}
+{{/* The topology spread constraints. Without a selector, one applies to the pods of its InferenceService. */}}
 {{- define "stable-diffusion.topologySpread" -}}
 {{- $own := dict "matchLabels" (dict "serving.kserve.io/inferenceservice" .model.service) -}}
 {{- $constraints := list -}}

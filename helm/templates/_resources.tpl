@@ -1,6 +1,6 @@
 {{/*
-Resources as the API server stores them, quantities as text: KServe's webhook writes `1` back as "1", and
-`kubectl apply` would report a change each time. Call it with a dict of `resources` and `where`.
+Resources with quantities as text, as the API server stores them. KServe's webhook changes `1` to "1", and
+`kubectl apply` would report a change every time. Call it with a dict of `resources` and `where`.
 */}}
 {{- define "stable-diffusion.resources" -}}
 {{- include "stable-diffusion.validateResources" . -}}
@@ -15,28 +15,28 @@ Resources as the API server stores them, quantities as text: KServe's webhook wr
 {{- toYaml $written -}}
 {{- end -}}
 
-{{/* Refuses a container without one of the four that KServe would fill in. */}}
+{{/* Rejects a container that lacks one of the four values that KServe would fill in. */}}
 {{- define "stable-diffusion.validateResources" -}}
 {{- $where := .where -}}
 {{- $resources := .resources -}}
 {{- range $name := list "cpu" "memory" -}}
 {{- range $section := list "limits" "requests" -}}
 {{- if not (hasKey (default dict (get $resources $section)) $name) -}}
-{{- fail (printf "%s.%s.%s is not set: set it. A ResourceQuota refuses a pod without it, and KServe gives a predictor without it its own default, 1 CPU or 2Gi" $where $section $name) -}}
+{{- fail (printf "%s.%s.%s is not set: set it. Without it a ResourceQuota rejects the pod, and KServe sets its own default for a predictor, 1 CPU or 2Gi" $where $section $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- include "stable-diffusion.validateRequests" . -}}
 {{- end -}}
 
-{{/* Refuses requests that the API server refuses: above the limit, or unequal to it where the resource is a device. */}}
+{{/* Rejects requests that the API server rejects: above the limit or, for devices, different from the limit. */}}
 {{- define "stable-diffusion.validateRequests" -}}
 {{- $where := .where -}}
 {{- $limits := default dict .resources.limits -}}
 {{- range $name, $request := default dict .resources.requests -}}
 {{- $limit := get $limits $name -}}
 {{- if and (contains "/" $name) (ne (toString $request) (toString $limit)) -}}
-{{- fail (printf "%s: requests.%s must equal limits.%s: set the limit alone" $where $name $name) -}}
+{{- fail (printf "%s: requests.%s must equal limits.%s: set only the limit" $where $name $name) -}}
 {{- end -}}
 {{- if and $limit (gt (include "stable-diffusion.quantity" $request | float64) (include "stable-diffusion.quantity" $limit | float64)) -}}
 {{- fail (printf "%s: requests.%s is %v and limits.%s is %v: raise the limit or lower the request" $where $name $request $name $limit) -}}

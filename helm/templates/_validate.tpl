@@ -1,22 +1,22 @@
-{{/* Refuses what KServe or Knative would refuse later, or change without a word: what all models share. */}}
+{{/* Rejects values that KServe or Knative would reject later, or silently change: the values that all models share. */}}
 {{- define "stable-diffusion.validate" -}}
 {{- $models := (include "stable-diffusion.models" . | fromYaml).models -}}
 {{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "stable-diffusion.fullname" .)) -}}
-{{- fail (printf "KServe needs a name of small letters, digits and '-' that begins with a letter, and %q is not: set fullnameOverride" (include "stable-diffusion.fullname" .)) -}}
+{{- fail (printf "%q is not a valid name for KServe. Use lowercase letters, digits and '-', and begin with a letter: set fullnameOverride" (include "stable-diffusion.fullname" .)) -}}
 {{- end -}}
 {{- $seen := dict -}}
 {{- range $models -}}
 {{- if and $.Values.sharedPredictor .predictor -}}
-{{- fail (printf "models: %q has values of a predictor of its own, and with sharedPredictor there is one for all: set them in predictor" .name) -}}
+{{- fail (printf "models: %q has its own predictor values, but with sharedPredictor all models share one predictor: set the values in predictor" .name) -}}
 {{- end -}}
 {{- if and (hasKey $seen .service) (not $.Values.sharedPredictor) -}}
-{{- fail (printf "models: %q and %q would both be served as InferenceService %s: choose names that differ in letters and digits, and early enough (40 characters of the whole are kept)" (index $seen .service) .name .service) -}}
+{{- fail (printf "models: %q and %q would both be served as InferenceService %s: choose names that differ in letters or digits within the first 40 characters of the full name" (index $seen .service) .name .service) -}}
 {{- end -}}
 {{- $_ := set $seen .service .name -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The same for one model, with the values as it sees them. */}}
+{{/* The same for one model, with the values of that model. */}}
 {{- define "stable-diffusion.validatePredictor" -}}
 {{- $predictor := .Values.predictor -}}
 {{- $scaling := $predictor.scaling -}}
@@ -30,12 +30,12 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Refuses a variable that the chart sets itself: the API server admits each name once. */}}
+{{/* Rejects a variable that the chart sets itself: the API server accepts each name only once. */}}
 {{- define "stable-diffusion.validateEnv" -}}
 {{- $seen := dict -}}
 {{- range fromYamlArray .env -}}
 {{- if hasKey $seen .name -}}
-{{- fail (printf "%s: %s is set already, and a container may have each variable once: remove it" $.where .name) -}}
+{{- fail (printf "%s: %s is already set, and a container can have each variable only once: remove it" $.where .name) -}}
 {{- end -}}
 {{- $_ := set $seen .name true -}}
 {{- end -}}
@@ -59,20 +59,20 @@
 {{- fail (printf "predictor.scaling.scaleMetric is %q: with deploymentMode Knative use concurrency or rps" $scaling.scaleMetric) -}}
 {{- end -}}
 {{- if and (eq $scaling.scaleMetric "rps") (not $scaling.scaleTarget) -}}
-{{- fail "predictor.scaling.scaleTarget: scaleMetric rps needs the wanted requests a second for each pod" -}}
+{{- fail "predictor.scaling.scaleTarget: scaleMetric rps requires the target requests per second for each pod" -}}
 {{- end -}}
 {{- if and (ne $scaling.scaleMetric "rps") $scaling.scaleTarget -}}
-{{- fail "predictor.scaling.scaleTarget: the target of concurrency is predictor.concurrency: set that one" -}}
+{{- fail "predictor.scaling.scaleTarget: the target of concurrency is predictor.concurrency: set that instead" -}}
 {{- end -}}
 {{- if lt (int64 .Values.predictor.timeoutSeconds) $stop -}}
-{{- fail (printf "predictor.timeoutSeconds must be %d at least: with deploymentMode Knative the kubelet kills a stopping pod after it, and the pod needs 30 s of queue-proxy, then drain_seconds, shutdown_seconds and 15 s" $stop) -}}
+{{- fail (printf "predictor.timeoutSeconds must be at least %d: with deploymentMode Knative the kubelet kills a stopping pod after this time, and the pod needs 30 s for queue-proxy, then drain_seconds, shutdown_seconds and 15 s" $stop) -}}
 {{- end -}}
 {{- if gt (include "stable-diffusion.seconds" $scaling.podRetentionPeriod | float64) 3600.0 -}}
-{{- fail (printf "predictor.scaling.podRetentionPeriod is %s: Knative refuses more than 1h. Set minReplicas to 1 to keep a pod" $scaling.podRetentionPeriod) -}}
+{{- fail (printf "predictor.scaling.podRetentionPeriod is %s: Knative rejects more than 1h. Set minReplicas to 1 to keep a pod" $scaling.podRetentionPeriod) -}}
 {{- end -}}
 {{- range .Values.predictor.env -}}
 {{- if has .name (list "PORT" "K_SERVICE" "K_CONFIGURATION" "K_REVISION") -}}
-{{- fail (printf "predictor.env: Knative sets %s itself and refuses it: remove it, or use deploymentMode Standard" .name) -}}
+{{- fail (printf "predictor.env: Knative sets %s itself and rejects it here: remove it, or use deploymentMode Standard" .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -82,15 +82,15 @@
 {{- $class := $scaling.autoscalerClass -}}
 {{- $ownMetric := and (eq $class "keda") $scaling.prometheusAddress (not $scaling.metrics) -}}
 {{- if and (eq (int64 $scaling.minReplicas) 0) (not (has $class (list "keda" "external"))) -}}
-{{- fail (printf "predictor.scaling.minReplicas is 0: with deploymentMode Standard and autoscalerClass %s nothing would scale from zero. Use 1, or autoscalerClass keda or external" $class) -}}
+{{- fail (printf "predictor.scaling.minReplicas is 0: with deploymentMode Standard and autoscalerClass %s nothing can scale from zero. Use 1, or autoscalerClass keda or external" $class) -}}
 {{- end -}}
 {{- if and (eq (int64 $scaling.minReplicas) 0) $ownMetric -}}
-{{- fail "predictor.scaling.minReplicas is 0: pods that are not there count no pictures, so prometheusAddress cannot wake them. Use 1, or scale on a metric of the gateway in predictor.scaling.metrics" -}}
+{{- fail "predictor.scaling.minReplicas is 0: without pods there is no metric of pictures, so prometheusAddress cannot scale from zero. Use 1, or scale on a metric of the gateway in predictor.scaling.metrics" -}}
 {{- end -}}
 {{- if and (eq $class "hpa") (not (has $scaling.scaleMetric (list "" "cpu" "memory"))) -}}
 {{- fail (printf "predictor.scaling.scaleMetric is %q: with autoscalerClass hpa use cpu or memory" $scaling.scaleMetric) -}}
 {{- end -}}
 {{- if and (eq $class "keda") (or $scaling.scaleMetric (not (or $scaling.metrics $scaling.prometheusAddress))) -}}
-{{- fail "predictor.scaling: autoscalerClass keda scales on metrics or prometheusAddress, not on scaleMetric: set one of the two and leave scaleMetric empty" -}}
+{{- fail "predictor.scaling: autoscalerClass keda scales on metrics or prometheusAddress, not on scaleMetric: set one of these two and leave scaleMetric empty" -}}
 {{- end -}}
 {{- end -}}

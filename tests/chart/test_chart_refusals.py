@@ -82,10 +82,10 @@ def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> Non
         (standard(minReplicas=1, autoscalerClass="keda"), "keda scales on metrics"),
         (
             standard(autoscalerClass="keda", prometheusAddress="http://prometheus"),
-            "minReplicas is 0.*cannot wake them.*metric of the gateway",
+            "minReplicas is 0.*cannot scale from zero.*metric of the gateway",
         ),
-        ({"predictor": {"scaling": {"scaleTarget": 4}}}, "predictor.concurrency: set that one"),
-        ({"predictor": {"scaling": {"scaleMetric": "rps"}}}, "rps needs the wanted requests"),
+        ({"predictor": {"scaling": {"scaleTarget": 4}}}, "predictor.concurrency: set that instead"),
+        ({"predictor": {"scaling": {"scaleMetric": "rps"}}}, "rps requires the target requests"),
         (
             {
                 "models": [
@@ -113,10 +113,10 @@ def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> Non
         ),
         ({"predictor": {"scaling": {"scaleMetric": "cpu"}}}, "scaleMetric.*concurrency or rps"),
         ({"predictor": {"scaling": {"minReplicas": 2}}}, "minReplicas exceeds"),
-        ({"predictor": {"timeoutSeconds": 50}}, "timeoutSeconds must be 51 at least"),
+        ({"predictor": {"timeoutSeconds": 50}}, "timeoutSeconds must be at least 51"),
         (
             {"predictor": {"timeoutSeconds": 169, "settings": {"shutdown_seconds": 120}}},
-            "timeoutSeconds must be 170 at least.*30 s of queue-proxy",
+            "timeoutSeconds must be at least 170.*30 s for queue-proxy",
         ),
         (
             {"predictor": {"scaling": {"podRetentionPeriod": "1h1s"}}},
@@ -125,11 +125,11 @@ def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> Non
         ({"predictor": {"env": [{"name": "PORT", "value": "1"}]}}, "Knative sets PORT itself"),
         (
             {"predictor": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
-            "predictor.env: HF_HOME is set already.*remove it",
+            "predictor.env: HF_HOME is already set.*remove it",
         ),
         (
             {"downloader": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
-            "downloader.env: HF_HOME is set already.*remove it",
+            "downloader.env: HF_HOME is already set.*remove it",
         ),
         *(
             (

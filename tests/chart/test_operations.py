@@ -74,9 +74,20 @@ def test_the_default_timeout_fits_a_stock_knative() -> None:
     assert case("default").predictor["timeout"] <= STOCK_MAX_TIMEOUT
 
 
-@pytest.mark.parametrize("name", ["operations.md", "downloads.md"])
-def test_every_source_that_a_claim_names_has_an_address(name: str) -> None:
-    prose = re.sub(r"(?s)```.*?```|`[^`]*`", "", (ROOT / "docs" / name).read_text("utf-8"))
+@pytest.mark.parametrize(
+    "path",
+    [
+        "docs/api.md",
+        "docs/architecture.md",
+        "docs/deploy.md",
+        "docs/downloads.md",
+        "docs/memory.md",
+        "docs/operations.md",
+        "helm/README.md",
+    ],
+)
+def test_every_source_that_a_claim_names_has_an_address(path: str) -> None:
+    prose = re.sub(r"(?s)```.*?```|`[^`]*`", "", (ROOT / path).read_text("utf-8"))
     addresses = dict(re.findall(r"(?m)^\[([^\]]+)\]: (https://\S+)$", prose))
     named = re.findall(r"\]\[([^\]]+)\]|\[([^\]]+)\](?![\[(:])", prose)
     assert {first or second for first, second in named} == set(addresses)

@@ -1,4 +1,4 @@
-"""Ask each URL for a picture until one comes that decodes; arguments: prompt, seconds, URLs."""
+"""Request a picture from each URL until one decodes; arguments: prompt, seconds, URLs."""
 
 import io
 import json
@@ -12,8 +12,8 @@ import urllib.request
 from PIL import Image
 
 
-def ask(url, prompt, seconds):
-    """The picture's bytes. A port that nobody answers is found out within seconds."""
+def request_picture(url, prompt, seconds):
+    """Return the bytes of the picture. A closed port fails within seconds."""
     parts = urllib.parse.urlsplit(url)
     socket.create_connection((parts.hostname, parts.port or 80), timeout=5).close()
     request = urllib.request.Request(
@@ -26,31 +26,32 @@ def ask(url, prompt, seconds):
 
 
 def addresses(url):
-    """As given, and on port 8080: KServe's Service may be headless, which maps no ports."""
+    """The URL, and the same on port 8080: KServe's Service may be headless and map no ports."""
     parts = urllib.parse.urlsplit(url)
     return [url] if parts.port else [url, parts._replace(netloc=f"{parts.hostname}:8080").geturl()]
 
 
 def wait_for_picture(url, prompt, deadline):
-    """Try until the deadline: the model may be loading, or its pod starting from zero."""
-    reason = said = ""
+    """Retry until the deadline: the model may be loading, or its pod starting from zero."""
+    reason = reported = ""
     while time.monotonic() < deadline:
         for address in addresses(url):
             try:
-                picture = Image.open(io.BytesIO(ask(address, prompt, deadline - time.monotonic())))
+                content = request_picture(address, prompt, deadline - time.monotonic())
+                picture = Image.open(io.BytesIO(content))
                 picture.load()
-            except (OSError, SyntaxError, ValueError) as error:  # Pillow's own, too
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors are among these.
                 reason = f"{address}: {error}"
                 if isinstance(error, urllib.error.HTTPError) and error.code in (400, 413, 422):
                     sys.exit(f"{reason}: {error.read().decode(errors='replace')}")
             else:
                 print(f"{address}: a {picture.format} of {picture.width} x {picture.height}")
                 return
-        if reason != said:
-            print(f"{reason}; trying again", flush=True)
-            said = reason
+        if reason != reported:
+            print(f"{reason}; retrying", flush=True)
+            reported = reason
         time.sleep(2)
-    sys.exit(f"no picture in time; the last answer was {said}")
+    sys.exit(f"no picture in time; the last error was {reported}")
 
 
 if __name__ == "__main__":
