@@ -34,7 +34,7 @@ def run(flags: Up, reporter: Reporter) -> None:
                 reporter.say(f"{title(one.item)} {one.outcome} (dry run)")
             return
 
-    # A predictor without weights would hold a GPU, crash and use up its progress deadline.
+    # A predictor without weights would hold a GPU and use up its progress deadline.
     applier = Applier(session.cluster, reporter, deadline, flags.force_conflicts)
     serving = services(session.objects)
     for item in session.objects:
