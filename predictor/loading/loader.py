@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,9 @@ from predictor.settings import Settings
 
 if TYPE_CHECKING:
     from predictor.loading.engine import Measured
+    from predictor.pipelines.whole import DiffusersPipeline
+
+    OpenEngine = Callable[[DiffusersPipeline, Path, Settings, Measured], Engine]
 
 
 class Loaded(NamedTuple):
@@ -26,15 +30,22 @@ class Loaded(NamedTuple):
     memory_bytes: int
 
 
-def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Loaded:
+def load(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    measured: Measured,
+    open_engine: OpenEngine | None = None,
+) -> Loaded:
     """Load the checkpoint into an engine; seconds to minutes, so never on the event loop.
+
+    ``open_engine`` replaces ``predictor.loading.engine.open_engine``.
 
     Raises:
         ModelLoadError: it cannot be served under these settings.
     """
     # torch and diffusers take seconds to import: the port opens before that.
     from predictor.engine.composite import CompositeEngine
-    from predictor.loading.engine import open_engine
+    from predictor.loading import engine as engines
     from predictor.loading.pipeline import load_pipeline
     from predictor.safety.layers import open_layers
     from predictor.safety.review import ReviewedEngine
@@ -45,6 +56,7 @@ def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Load
     except InvalidRequestError as error:
         raise ModelLoadError(f"the settings forbid the model's own defaults: {error}") from None
     layers = open_layers(checkpoint, settings)
+    open_engine = open_engine or engines.open_engine
     engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
     size = memory.tensor_bytes(pipeline.diffusers)
     return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
@@ -53,9 +65,12 @@ def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Load
 class ModelLoader:
     """A ``Loader`` under the settings; without a bound for a server of one model."""
 
-    def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
+    def __init__(
+        self, settings: Settings, *, is_bounded: bool, open_engine: OpenEngine | None = None
+    ) -> None:
         self._settings = settings
         self._is_bounded = is_bounded
+        self._open_engine = open_engine
         self._measured: Measured | None = None
 
     def prepare(self) -> None:
@@ -79,7 +94,7 @@ class ModelLoader:
     def load(self, checkpoint: Checkpoint) -> Loaded:
         """See ``Loader.load``."""
         assert self._measured is not None
-        return load(checkpoint, self._settings, self._measured)
+        return load(checkpoint, self._settings, self._measured, self._open_engine)
 
     def release(self) -> None:
         """See ``Loader.release``."""
