@@ -1,4 +1,4 @@
-"""The project's own files: packages, locks, the Makefile and CI."""
+"""The project's own files: packages, lock files, the Makefile and CI."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_torch_is_pinned_and_xformers_is_only_in_the_gpu_lock() -> None:
         assert not [name for name in pins(lock) if name.startswith("nvidia-")]
 
 
-def test_the_downloaders_lock_holds_no_torch() -> None:
+def test_the_downloaders_lock_excludes_torch() -> None:
     assert pins("downloader.lock").keys().isdisjoint({"torch", "diffusers", "transformers"})
     assert "huggingface-hub" in pins("downloader.lock")
 
 
 @pytest.mark.parametrize("lock", ["predictor.lock", "predictor-cpu.lock", "downloader.lock"])
-def test_every_pin_of_an_image_has_a_hash(lock: str) -> None:
+def test_every_pin_in_an_images_lock_has_a_hash(lock: str) -> None:
     text = (ROOT / "requirements" / lock).read_text("utf-8")
 
     assert all(
@@ -52,7 +52,7 @@ def test_every_pin_of_an_image_has_a_hash(lock: str) -> None:
     )
 
 
-def test_what_is_tested_is_what_is_shipped() -> None:
+def test_the_tested_versions_are_the_shipped_ones() -> None:
     tested = pins("dev.lock")
     for lock in ("predictor.lock", "predictor-cpu.lock", "downloader.lock"):
         shipped = pins(lock)
@@ -74,7 +74,7 @@ def test_ci_runs_the_tests_and_the_checks() -> None:
     assert re.findall(r"^make (\w+)$", script, re.MULTILINE) == ["test", "check"]
 
 
-def test_one_version_everywhere() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     version = PROJECT["project"]["version"]
 
     assert f"appVersion: {version}" in (ROOT / "helm" / "Chart.yaml").read_text().replace('"', "")
