@@ -11,10 +11,10 @@ REGISTRY ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format bench train images manifests deploy lock clean
+.PHONY: help demo serve test test-quick check format bench train images manifests deploy lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Download, serve and draw one picture on this machine
 	$(BIN)/python demo/run.py
@@ -25,6 +25,9 @@ serve: $(INSTALLED) ## Serve the demo model on http://127.0.0.1:8080
 # One OpenMP thread per process: with more, the processes compete for the cores.
 test: $(INSTALLED) ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+test-quick: $(INSTALLED) ## Run the quick tests, which load no pipeline and start no server
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --quick --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 check: $(INSTALLED) ## Check lint, formatting, types and generated files; write nothing
 	$(BIN)/ruff check .

@@ -10,10 +10,24 @@ import httpx
 import pytest
 
 from demo.run import publish
+from tests.quick import is_quick
 from tests.serving import MODEL_NAME, Server
 
 # As in the downloader, for tests that import huggingface_hub first.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--quick``, for ``make test-quick``."""
+    parser.addoption(
+        "--quick", action="store_true", help="run only quick files; see tests/quick.py"
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--quick``, leave out slow files."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if config.getoption("quick") and is_test and not is_quick(collection_path) else None
 
 
 @pytest.fixture(scope="session")

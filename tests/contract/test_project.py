@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.quick import is_quick
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-TARGETS = {"demo", "serve", "test", "check", "bench", "images", "manifests", "clean"}
+TARGETS = {"demo", "serve", "test", "test-quick", "check", "bench", "images", "manifests", "clean"}
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -72,6 +74,24 @@ def test_ci_runs_the_tests_and_the_checks() -> None:
     script = (ROOT / ".ci" / "run").read_text("utf-8")
 
     assert re.findall(r"^make (\w+)$", script, re.MULTILINE) == ["test", "check"]
+
+
+@pytest.mark.parametrize(
+    ("file", "quick"),
+    [
+        ("platform/test_rules.py", True),
+        ("predictor/test_step_loop.py", True),
+        ("downloader/test_spec.py", True),
+        # These use the shared server, the demo model, a pipeline in a helper, and the downloader.
+        ("predictor/test_seeds.py", False),
+        ("predictor/test_families.py", False),
+        ("predictor/test_refiner_pictures.py", False),
+        ("downloader/test_resume.py", False),
+        ("cluster/test_cpu_demo.py", False),
+    ],
+)
+def test_slow_files_are_recognised(file: str, quick: bool) -> None:
+    assert is_quick(ROOT / "tests" / file) is quick
 
 
 def test_the_version_is_the_same_everywhere() -> None:
