@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import yaml
 FOLDER = Path(__file__).parent / "configuration"
 
 
+@cache
 def stock(name: str) -> dict[str, str]:
-    """The data of a ConfigMap in a new installation."""
+    """The data of a ConfigMap in a new installation; do not modify it."""
     data: dict[str, str] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))["data"]
     return data
 
