@@ -1,25 +1,25 @@
-# The predictor. Build it from the repository's root:
+# The predictor. Build it from the root of the repository:
 #   docker build --tag stable-diffusion-predictor:0.1.0 .
 # For a CPU, add --build-arg LOCK=requirements/predictor-cpu.lock --build-arg TORCH=torch==2.13.0+cpu
 # and the index of torch's CPU builds as --build-arg PIP_EXTRA_INDEX_URL=...
-# For PREDICTOR_COMPILE=true, add --build-arg APT_PACKAGES=g++: torch.compile starts a compiler.
+# For PREDICTOR_COMPILE=true, add --build-arg APT_PACKAGES=g++: torch.compile runs a compiler.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS builder
 ARG LOCK=requirements/predictor.lock
 ARG TORCH=
 ARG PIP_EXTRA_INDEX_URL=
-# python3, as it is called on any base.
+# Every base image has python3; not all have python.
 RUN python3 -m venv /opt/venv
 COPY ${LOCK} /tmp/requirements.lock
-# The final stage compiles: `COPY --from` may round modification times, and bytecode made here would
-# be stale there.
+# The final stage compiles the bytecode: `COPY --from` may round modification times, which would
+# invalidate bytecode from this stage.
 RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-compile \
     --disable-pip-version-check --require-hashes --no-deps -r /tmp/requirements.lock
-# The CPU lock leaves torch out, as every builder's CPU wheel has another hash.
+# The CPU lock excludes torch, because the hash of its CPU wheel differs between builds.
 RUN if [ -n "${TORCH}" ]; then /opt/venv/bin/python -m pip install --no-cache-dir \
     --no-compile --disable-pip-version-check --no-deps "${TORCH}"; fi
-# What installs software has no place in an image that runs.
+# The final image must not contain a package installer.
 RUN /opt/venv/bin/python -m pip uninstall --yes --quiet pip
 
 FROM ${BASE_IMAGE}
@@ -37,14 +37,14 @@ ARG APT_PACKAGES=
 RUN if [ -n "${APT_PACKAGES}" ]; then apt-get update \
     && apt-get install --yes --no-install-recommends ${APT_PACKAGES} \
     && rm -rf /var/lib/apt/lists/*; fi
-# A name for the user: PyTorch asks for it when it makes its cache folder.
+# The user needs a name: PyTorch looks it up when it creates its cache folder.
 RUN groupadd --gid 65532 nonroot \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nonroot
 WORKDIR /app
 COPY --from=builder /opt/venv /opt/venv
 # The container cannot write bytecode, and python:3.11-slim has none for the standard library.
-# unchecked-hash: valid whatever happens to modification times, and no source is read at import.
-# `true`: torch ships a file for newer Pythons, which does not compile. pip ignores such files too.
+# unchecked-hash bytecode does not depend on modification times, and imports read no source files.
+# `|| true`: torch ships a file for newer Pythons that does not compile. pip ignores such files too.
 RUN python -m compileall -q -f --invalidation-mode unchecked-hash \
     "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" /opt/venv || true
 COPY modelstore/ modelstore/

@@ -1,1 +1,1 @@
-"""Measurements, side by side in one run; nothing here is a test."""
+"""Benchmarks that compare alternatives within one run; nothing here is a test."""

@@ -1,9 +1,9 @@
-"""Many callers at once: the bare pipeline, whole-request batches and the step loop, side by side.
+"""Compare the bare pipeline, whole-request batches and the step loop under concurrent callers.
 
 ``python -m bench.concurrency [SECTION ...]`` measures over HTTP, prints a table and writes
-``bench/results/concurrency.json`` and ``.svg``. All contestants run in turns within each round and
-are asked for the same pictures, so the ratios hold wherever they are measured; the seconds hold
-only for the machine that is named beside them.
+``bench/results/concurrency.json`` and ``.svg``. Within each round, all contestants take turns and
+get the same requests, so the ratios are portable; the seconds hold only for the machine that the
+results name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "concurrency.json"
 SCRATCH = ROOT / "demo" / "output"
 
-# A few lengths rather than any between 10 and 50, so that whole batches find something alike.
+# Only a few step counts between 10 and 50, so that whole batches find matching requests.
 MIXED = (10, 20, 30, 40, 50)
 ROUNDS = 5
 CROWD = 16
@@ -40,7 +40,7 @@ Figures = dict[str, Any]
 
 
 def main() -> None:
-    """Measure the sections that are named, or all, and print what is known of all."""
+    """Measure the named sections, or all of them, and draw the chart of all results so far."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     names = parser.parse_args().sections or list(SECTIONS)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def known() -> Figures:
-    """What has been measured so far."""
+    """The results of all sections measured so far."""
     return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
 
 
@@ -67,7 +67,7 @@ def _write(name: str, figures: Figures) -> None:
 
 
 def tune() -> Figures:
-    """The best size and window of whole batches at 16 users, mixed lengths."""
+    """Find the best size and window of whole batches at 16 users with mixed step counts."""
     found: Figures = {}
     for size, window in itertools.product((4, 8, 16), (0.0, 0.1, 0.5)):
         contestant = Contestant("tuned", "window", size, window)
@@ -90,17 +90,17 @@ def lone() -> Figures:
 
 
 def crowd() -> Figures:
-    """16 users, mixed lengths: the figures of the first claim."""
+    """16 users, mixed step counts: the figures of the README's first claim."""
     return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=2)
 
 
 def alike() -> Figures:
-    """16 users who all ask for 20 steps: the best that whole batches can meet."""
+    """16 users, all at 20 steps: the best case for whole batches."""
     return _closed((BARE, _tuned(), OURS), users=CROWD, rounds_each=3, times=3, steps=(20,))
 
 
 def few() -> Figures:
-    """5 and 10 users, mixed lengths."""
+    """5 and 10 users, mixed step counts."""
     parts = [
         _closed((BARE, _tuned(), OURS), users=users, rounds_each=3, times=2) for users in (5, 10)
     ]
@@ -108,7 +108,7 @@ def few() -> Figures:
 
 
 def muse() -> Figures:
-    """Whole batches as Muse makes them beside ours: 1, 16 and 100 users."""
+    """Whole batches as in Muse against the step loop: 1, 16 and 100 users."""
     return {
         name: _closed((MUSE, OURS), users=int(name.split()[0]), rounds_each=each, times=1)
         for name, each in (("1 user", 3), (f"{CROWD} users", 2), ("100 users", 1))
@@ -116,27 +116,27 @@ def muse() -> Figures:
 
 
 def hundred() -> Figures:
-    """100 users, mixed lengths."""
+    """100 users, mixed step counts."""
     return _closed((BARE, _tuned(), OURS), users=100, rounds_each=1, times=1)
 
 
 def burst() -> Figures:
-    """300 users who ask at once, mixed lengths."""
+    """300 simultaneous requests, mixed step counts."""
     return _closed((BARE, _tuned(), OURS), users=300, rounds_each=1, times=1)
 
 
 def steady() -> Figures:
-    """Poisson arrivals at 80 % of the step loop's own capacity."""
+    """Poisson arrivals at 80 % of the step loop's capacity."""
     return _poisson(0.8, ROUNDS)
 
 
 def steadier() -> Figures:
-    """Poisson arrivals at 50 and 95 %."""
+    """Poisson arrivals at 50 and 95 % of the step loop's capacity."""
     return {"50 %": _poisson(0.5, 1), "95 %": _poisson(0.95, 1)}
 
 
 def short() -> Figures:
-    """Requests of 4 steps while 16 users ask for 50 steps without a pause."""
+    """4-step requests while 16 users send 50-step requests without a pause."""
 
     def load(server: Running, number: int) -> Run:
         long, brief = bodies((50,), seed=number), bodies((4,), seed=number)
@@ -147,7 +147,7 @@ def short() -> Figures:
 
 
 def large() -> Figures:
-    """16 users of a UNet whose arithmetic dominates, 4 to 12 steps."""
+    """16 users of a UNet that is bound by arithmetic, 4 to 12 steps."""
     from bench.random_models import large_on_a_cpu, save
 
     source = SCRATCH / "large-source"
@@ -163,7 +163,7 @@ def large() -> Figures:
 
 
 def memory() -> Figures:
-    """The memory of the step loop's process after 200 requests and after 2,000."""
+    """Memory of the step loop's process after 200 and after 2,000 requests."""
     with _all_running(OURS) as (server,):
         requests = bodies((2, 4, 6))
         runs = [closed_loop(server.address, requests, 20, 10)]
@@ -201,7 +201,7 @@ def _poisson(part: float, times: int) -> Figures:
 
 
 def _capacity() -> float:
-    """The most pictures a second that the step loop was seen to make of mixed lengths."""
+    """The step loop's highest measured rate at mixed step counts, in pictures a second."""
     parts = known()["crowd"], known()["hundred"]
     return float(max(part["contestants"]["ours"]["images_per_second"] for part in parts))
 
@@ -212,7 +212,7 @@ def _in_turns(
     times: int,
     model: str = NAME,
 ) -> Figures:
-    """Each round gives the same load to each, one after another; figures over all rounds."""
+    """Put the same load on each contestant in turn, for several rounds."""
     runs: dict[str, list[Run]] = {contestant.name: [] for contestant in contestants}
     with _all_running(*contestants, model=model) as servers:
         for server in servers:

@@ -1,13 +1,14 @@
-"""The servers that are compared: our own, with one engine or another inside.
+"""The servers under comparison.
 
-All of them are this project's predictor over HTTP, so that what differs is the scheduling alone:
+Each contestant is this project's predictor over HTTP with another engine inside, so only the
+batching differs:
 
 - ``bare``: the pipeline's own call, one picture after another;
-- ``muse``: whole batches as Muse makes them, up to 4 alike requests, waited for up to 10 seconds;
-- ``tuned``: whole batches at the best size and window that a search over both finds;
+- ``muse``: whole batches as in Muse, up to 4 matching requests within a window of 10 seconds;
+- ``tuned``: whole batches with the best size and window of a grid search;
 - ``ours``: the step loop.
 
-``python -m bench.contestants ENGINE SIZE WINDOW MODEL_DIR PORT`` is the process of one of them.
+``python -m bench.contestants ENGINE SIZE WINDOW MODEL_DIR PORT`` runs one of them.
 """
 
 from __future__ import annotations
@@ -21,19 +22,22 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from demo.run import NAME, free_port
 
+if TYPE_CHECKING:
+    from predictor.loading.loader import OpenEngine
+
 ROOT = Path(__file__).resolve().parent.parent
-# All may queue whatever the loads bring: a refusal would flatter the percentiles.
+# Long enough for every load: rejected requests would improve the percentiles.
 MAX_QUEUE_LENGTH = 1_000
 _PATIENCE_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """An engine; ``size`` and ``window`` (seconds) are of those that batch whole requests."""
+    """An engine; ``size`` and ``window`` (seconds) apply to whole-request batches."""
 
     name: str
     engine: str
@@ -48,14 +52,14 @@ OURS = Contestant("ours", "steps")
 
 @dataclass(frozen=True)
 class Running:
-    """A contestant's process; the address is of its predict route."""
+    """A contestant's process; ``address`` is the URL of its predict route."""
 
     contestant: Contestant
     process: subprocess.Popen[bytes]
     address: str
 
     def resident_bytes(self) -> int:
-        """The memory that the process holds."""
+        """The process's resident set size."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
         return int(line.split()[1]) * 1024
@@ -63,7 +67,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(contestant: Contestant, model_dir: Path, log_dir: Path) -> Iterator[Running]:
-    """Start the process and wait until it has warmed up; end it afterwards."""
+    """Start the process, wait until it is ready, and kill it on exit."""
     port = free_port()
     arguments = [contestant.engine, contestant.size, contestant.window, model_dir, port]
     command = [sys.executable, "-m", "bench.contestants", *map(str, arguments)]
@@ -84,7 +88,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"the contestant ended with {process.returncode}; see {log}")
+            raise RuntimeError(f"the contestant exited with {process.returncode}; see {log}")
         try:
             urllib.request.urlopen(address).close()
         except OSError:
@@ -95,32 +99,27 @@ def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path)
 
 
 def main() -> None:
-    """Serve as the predictor does, with the engine of a contestant."""
+    """Run the predictor with the contestant's engine."""
     engine, size, window, model_dir, port = sys.argv[1:]
 
-    import predictor.loading.engine as engine_choice
+    from predictor.__main__ import main as serve
 
-    if engine != "steps":
-        engine_choice.open_engine = lambda pipeline, *_: _whole_batch_engine(
-            pipeline, int(size), float(window)
-        )
-    sys.argv[1:] = [
+    flags = [
         *(f"--model_name={NAME}", f"--http_port={port}", f"--model_dir={model_dir}"),
         *("--host=127.0.0.1", f"--max_queue_length={MAX_QUEUE_LENGTH}", "--max_pixels=4194304"),
     ]
-    from predictor.__main__ import main as serve
-
-    sys.exit(serve())
+    sys.exit(serve(flags, None if engine == "steps" else _opener(int(size), float(window))))
 
 
-def _whole_batch_engine(pipeline: Any, size: int, window: float) -> Any:
+def _opener(size: int, window: float) -> OpenEngine:
+    """A function that opens an engine for whole batches of ``size`` and ``window`` (seconds)."""
     from predictor.engine.whole_batch import WholeBatchEngine, batch_key
 
     class WindowEngine(WholeBatchEngine):
-        """Waits for alike requests, from the arrival of the first, before it makes any."""
+        """Waits for matching requests, counted from the first arrival, before it runs a batch."""
 
         def _next_batch(self) -> Any:
-            # A deque that grows meanwhile may not be walked through: a copy can.
+            # Iterate over a copy: the deque may grow meanwhile.
             waiting = list(self._inbox._tickets)
             kinds = [batch_key(ticket.request) for ticket in waiting]
             is_full = bool(kinds) and kinds.count(kinds[0]) >= size
@@ -129,7 +128,7 @@ def _whole_batch_engine(pipeline: Any, size: int, window: float) -> Any:
                 return []
             return super()._next_batch()
 
-    return WindowEngine(pipeline, size, MAX_QUEUE_LENGTH)
+    return lambda pipeline, *_: WindowEngine(pipeline, size, MAX_QUEUE_LENGTH)
 
 
 if __name__ == "__main__":

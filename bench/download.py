@@ -1,9 +1,9 @@
-"""What the downloader adds to the bytes: a fetch against curl and sha256sum, in turns, in one run.
+"""Measure the downloader's overhead: a fetch against curl and sha256sum, in turns, in one run.
 
 ``python bench/download.py`` prints the figures and writes them to ``bench/results/download.json``.
-A process of its own serves 2 GB of safetensors in 6 files on the loopback as a hub does; the rival
-is one curl for each file, all at once, each followed by sha256sum. Both start from nothing; a fetch
-also flushes every file to the disk, which the rival leaves to the kernel.
+A separate process serves 2 GB of safetensors in 6 files on the loopback, as a hub does. The rival
+is one parallel curl per file, each followed by sha256sum. Both start from an empty folder. A fetch
+also flushes every file to disk, which the rival leaves to the kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, Python puts bench/ on the path and not the repository.
+# A script has its own folder on the import path, not the repository's root.
 sys.path.insert(0, str(ROOT))
 
 from bench.hub_files import COMMIT, write_repository  # noqa: E402
@@ -91,9 +91,9 @@ def _downloader(verb: str, *flags: str) -> list[str]:
 
 
 def _fetch(url: str, volume: Path) -> dict[str, float]:
-    """Seconds to the end, seconds until a predictor could open the model, and peak RSS."""
+    """Total seconds, seconds until a predictor could open the model, and peak RSS in bytes."""
     volume.mkdir()
-    # RSS by the process itself: wait4 counts what its parent had before the exec.
+    # The process reads its own peak RSS: wait4 includes the parent's memory before the exec.
     script = (
         "import sys; from downloader.__main__ import main; code = main();"
         "print([line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line][0]);"

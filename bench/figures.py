@@ -1,4 +1,4 @@
-"""From outcomes to figures: rates, percentiles, ratios, and the table that is printed."""
+"""Outcomes to figures: rates, percentiles, ratios, and the printed table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Figures = dict[str, Any]
 
 
 def summary(runs: Sequence[Run]) -> Figures:
-    """Medians over the rounds of what each round shows; errors are counted over all."""
+    """The median of each measure over the rounds, and the total number of errors."""
     outcomes = [outcome for run in runs for outcome in run.outcomes]
     errors = [outcome.error for outcome in outcomes if outcome.error]
     return {
@@ -46,7 +46,7 @@ MEASURES: Mapping[str, Callable[[Run], float]] = {
 
 
 def percentile(values: Iterable[float], part: float) -> float:
-    """The smallest value that at least ``part`` of all do not exceed."""
+    """Nearest-rank percentile: the smallest value that at least ``part`` of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, -(-len(ordered) * part // 1).__trunc__() - 1)]
 
@@ -54,7 +54,7 @@ def percentile(values: Iterable[float], part: float) -> float:
 def ratios(
     runs: Mapping[str, Sequence[Run]], middle: Callable[[Iterable[float]], float]
 ) -> dict[str, Figures]:
-    """Ours to each other, round by round, the middle of the rounds."""
+    """Ratios of ``ours`` to each other contestant: taken per round, then the ``middle`` of them."""
     ours = runs.get("ours", ())
     return {
         name: {
@@ -73,7 +73,7 @@ def ratios(
 
 
 def table(name: str, figures: Figures) -> str:
-    """Lines of columns, one for each contestant of each part."""
+    """A plain-text table with one line per contestant and part."""
     heads = ["images/s", "p50", "p95", "p99", "step 1 p50", "step 1 p95", "requests", "errors"]
     keys = [*MEASURES, "requests", "errors"]
     lines = [f"{name:28}" + "".join(f"{head:>12}" for head in heads)]

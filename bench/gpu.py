@@ -1,8 +1,8 @@
-"""What a GPU is made to do: bare diffusers, eager and compiled, and the step loop, side by side.
+"""Compare bare diffusers, eager and compiled, with the step loop on a GPU.
 
-``python -m bench.gpu`` measures pipelines of the shapes of Stable Diffusion 1.5 at 512x512 and SDXL
-at 1024x1024, in float16 with weights of chance, and writes ``bench/results/gpu.json``. Without a
-GPU it says so and measures nothing.
+``python -m bench.gpu`` measures pipelines with the shapes of Stable Diffusion 1.5 at 512x512 and
+SDXL at 1024x1024, in float16 with random weights, and writes ``bench/results/gpu.json``. Without a
+GPU it prints a notice and exits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Figures = dict[str, Any]
 def main() -> int:
     """Measure both shapes, print, write."""
     if not torch.cuda.is_available():
-        print("torch sees no GPU here: nothing is measured")
+        print("torch finds no GPU here; nothing is measured")
         return 0
     shapes = {"sd15-512": (stable_diffusion_1_5, 512), "sdxl-1024": (stable_diffusion_xl, 1024)}
     result: Figures = {
@@ -61,25 +61,25 @@ def main() -> int:
 def measure(
     build: Callable[[], DiffusionPipeline], side: int, dtype: torch.dtype, device: str
 ) -> Figures:
-    """The figures of one shape; pictures a second unless the name says otherwise."""
+    """The figures of one shape, in pictures a second unless the name has another unit."""
     torch.manual_seed(0)
     with torch.device(device):
         built = build()
     built = built.to(device, dtype)
     built.set_progress_bar_config(disable=True)
     defaults = GenerationDefaults(side, side, STEPS, 7.5, "unipc")
-    pipeline = DiffusersPipeline(built, ModelProfile("chance", defaults, 8, ("unipc",)))
+    pipeline = DiffusersPipeline(built, ModelProfile("random", defaults, 8, ("unipc",)))
     denoiser = denoiser_for(pipeline)
     request = pipeline.profile.default_request("a red circle")
     capacity = measure_capacity(denoiser, request, max_lanes=64)
-    # Counted first: what is compiled cannot be looked into.
+    # Before compilation, which hides the modules from the counter.
     flops = _flops_of_a_guided_step(pipeline, side)
     engine = StepEngine(denoiser, capacity, max_queue_length=1_000)
     try:
         figures = _compare(pipeline, engine, request)
     finally:
         engine.close()
-    # Text encoding and decoding take their time too: the rate is a lower bound of the UNet's own.
+    # A lower bound of the UNet's rate: the time includes text encoding and decoding.
     figures["tflop_a_guided_step"] = round(flops / 1e12, 3)
     figures["achieved_tflops"] = round(figures["ours_crowd"] * STEPS * flops / 1e12, 1)
     figures["best_lanes"] = capacity.lanes
@@ -89,7 +89,7 @@ def measure(
 def _compare(
     pipeline: DiffusersPipeline, engine: StepEngine, request: GenerationRequest
 ) -> Figures:
-    """Eager diffusers and the step loop in turns, then diffusers once it is compiled."""
+    """Eager diffusers and the step loop in turns, then compiled diffusers."""
     crowd = [replace(request, seed=seed) for seed in range(CROWD)]
     mixed = [
         replace(one, num_inference_steps=MIXED[index % len(MIXED)])
@@ -97,7 +97,7 @@ def _compare(
     ]
     rates: dict[str, list[float]] = {}
     for number in range(ROUNDS + 1):
-        # Batches of four gain most of what whole batches gain, and fit everywhere.
+        # Batches of four gain most of what larger ones do, and fit every GPU.
         turn = {
             "bare_lone": lambda: _own_calls(pipeline, [request]),
             "bare_batch_of_4": lambda: _own_call(pipeline, crowd[:4]),
@@ -108,7 +108,7 @@ def _compare(
         }
         for name, make in turn.items():
             rate = _rate(make)
-            # The first round chooses kernels.
+            # The first round is a warm-up: it selects kernels.
             if number:
                 rates.setdefault(name, []).append(rate)
     pipeline.diffusers.unet.compile()
@@ -124,7 +124,7 @@ def _compare(
 
 
 def _rate(make: Callable[[], int]) -> float:
-    """Pictures a second, of as many as ``make`` says it made."""
+    """Pictures a second; ``make`` returns the number of pictures."""
     started = time.perf_counter()
     pictures = make()
     if torch.cuda.is_available():
@@ -148,7 +148,7 @@ def _together(engine: StepEngine, requests: list[GenerationRequest]) -> int:
 
 
 def _flops_of_a_guided_step(pipeline: DiffusersPipeline, side: int) -> int:
-    """Counted by torch over one picture of one step, less the decoder and the text encoders."""
+    """FLOPs of the UNet alone in a picture of one guided step, as torch counts them."""
     unet = pipeline.diffusers.unet
     counter = FlopCounterMode(display=False)
     request = replace(
@@ -161,7 +161,7 @@ def _flops_of_a_guided_step(pipeline: DiffusersPipeline, side: int) -> int:
 
 
 def _matmul_rate() -> float:
-    """FLOP/s of the largest matrix product that is sure to fit, in float16."""
+    """FLOP/s of a large float16 matrix product that fits every GPU."""
     size = 8192
     left = torch.randn(size, size, device="cuda", dtype=torch.float16)
     for _ in range(3):

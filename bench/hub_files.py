@@ -1,6 +1,6 @@
-"""A hub of one repository for the bench: written to a folder, served by ``sendfile``.
+"""A hub with one repository for the download benchmark: written to a folder, sent by ``sendfile``.
 
-``python bench/hub_files.py FOLDER`` prints its port and serves until it is ended.
+``python bench/hub_files.py FOLDER`` prints its port and serves until it is terminated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SHARES = {
 
 
 def write_repository(folder: Path, size: int) -> dict[str, int]:
-    """Six files of random weights, ``size`` bytes in all, and an index; bytes by path."""
+    """Write an index and six files of random weights, ``size`` bytes in total; bytes by path."""
     index = {path.partition("/")[0]: ["diffusers", "AutoencoderKL"] for path in _SHARES}
     small = {"model_index.json": json.dumps({"_class_name": "Bench", **index}).encode()}
     small |= {f"{name}/config.json": b"{}" for name in index}
@@ -72,10 +72,10 @@ class _Handler(BaseHTTPRequestHandler):
     folder: Path
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Stay silent."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
-        """The listing, or a file."""
+        """Send the listing or a file."""
         found = re.fullmatch(r"/[^/]+/[^/]+/resolve/\w+/(.+)", self.path)
         name = found[1] if found else _LISTING
         with (self.folder / name).open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Callers over HTTP: users who ask again once answered, and arrivals that wait for nobody."""
+"""Load over HTTP: closed loops of users, and Poisson arrivals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from demo.shapes import all_scenes
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request: its latency in seconds, that of its first step, and what went wrong, if so."""
+    """One request: its latency and its time to the first step, in seconds, and any error."""
 
     seconds: float
     first_step_seconds: float
@@ -28,7 +28,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """All requests of a load, and the seconds from the first call to the last answer."""
+    """All requests of a load, and the seconds from the first request to the last response."""
 
     outcomes: list[Outcome]
     seconds: float
@@ -39,17 +39,17 @@ Ask = Callable[[Body], Awaitable[Outcome]]
 
 
 def bodies(steps: Sequence[int], seed: int = 0) -> Iterator[Body]:
-    """Endless requests, the same for the same ``seed``, each with one of ``steps``."""
-    chance = random.Random(seed)
+    """Endless requests, each with one of ``steps``; reproducible for a ``seed``."""
+    rng = random.Random(seed)
     for index, scene in enumerate(itertools.cycle(all_scenes())):
         yield {
             "prompt": scene.prompt,
-            "parameters": {"seed": index, "num_inference_steps": chance.choice(list(steps))},
+            "parameters": {"seed": index, "num_inference_steps": rng.choice(list(steps))},
         }
 
 
 def closed_loop(address: str, requests: Iterator[Body], users: int, rounds: int) -> Run:
-    """Each of the users asks ``rounds`` times, again as soon as the answer is there."""
+    """Each user sends ``rounds`` requests, the next one as soon as the last is answered."""
 
     async def load(ask: Ask) -> list[Outcome]:
         async def user() -> list[Outcome]:
@@ -62,16 +62,16 @@ def closed_loop(address: str, requests: Iterator[Body], users: int, rounds: int)
 
 
 def poisson(address: str, requests: Iterator[Body], rate: float, seconds: float, seed: int) -> Run:
-    """Requests arrive at ``rate`` a second for so many seconds, by the same chance each time."""
+    """Poisson arrivals of ``rate`` requests a second; reproducible for a ``seed``."""
 
     async def load(ask: Ask) -> list[Outcome]:
-        chance = random.Random(seed)
-        asked = []
+        rng = random.Random(seed)
+        sent = []
         arrival, begun = 0.0, time.perf_counter()
-        while (arrival := arrival + chance.expovariate(rate)) < seconds:
+        while (arrival := arrival + rng.expovariate(rate)) < seconds:
             await asyncio.sleep(begun + arrival - time.perf_counter())
-            asked.append(asyncio.ensure_future(ask(next(requests))))
-        return await asyncio.gather(*asked)
+            sent.append(asyncio.ensure_future(ask(next(requests))))
+        return await asyncio.gather(*sent)
 
     return _run(address, load)
 
@@ -79,7 +79,7 @@ def poisson(address: str, requests: Iterator[Body], rate: float, seconds: float,
 def short_among_long(
     address: str, long: Iterator[Body], short: Iterator[Body], users: int, times: int
 ) -> list[Outcome]:
-    """What a caller of ``short`` meets while ``users`` ask for ``long`` without a pause."""
+    """The outcomes of ``short`` requests while ``users`` send ``long`` ones without a pause."""
 
     async def load(ask: Ask) -> list[Outcome]:
         async def user() -> None:

@@ -1,9 +1,9 @@
-"""What the presets save: the peak of memory under each, in a process of its own.
+"""Measure the peak memory under each preset, each in its own process.
 
 ``python -m bench.memory`` writes ``bench/results/memory.json``. On a GPU it runs every preset on
-the shapes of Stable Diffusion 1.5 and SDXL in float16 and reads what PyTorch's allocator held at
-most. On a CPU it runs those that need no GPU, with the real decoders behind smaller UNets at
-192x192 pixels in float32, and reads the peak of the resident set. The weights are of chance.
+the shapes of Stable Diffusion 1.5 and SDXL in float16 and reads the peak of PyTorch's allocator.
+On a CPU it runs the presets that need no GPU, with the real decoders behind smaller UNets at
+192x192 pixels in float32, and reads the peak of the resident set. All weights are random.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ RESULTS = ROOT / "bench" / "results" / "memory.json"
 MIB = 2**20
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
-    # What the C library keeps of the freed is no need of the pipeline's.
+    # Otherwise the C library keeps freed memory, which would count.
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**20),
-    # The libraries' advice on networks of chance.
+    # Silences the libraries' warnings about random weights.
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-# As many as the step loop decodes in one call.
+# The number of pictures that the step loop decodes in one call.
 TOGETHER = 4
 
 Figures = dict[str, Any]
@@ -64,7 +64,7 @@ ON_A_CPU: Mapping[str, tuple[Build, int]] = {
 
 
 def main() -> int:
-    """Measure all cases, or the one that is named, as a child does."""
+    """Measure all cases; with ``--case``, as a child process, only one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", nargs=2, metavar=("FAMILY", "TUNING"))
     case = parser.parse_args().case
@@ -85,18 +85,18 @@ def main() -> int:
 
 
 def tunings() -> dict[str, Tuning]:
-    """The presets that give up different things, and sliced attention beside them."""
+    """The presets without duplicates, and sliced attention."""
     possible = {
         name: what for name, what in PRESETS.items() if _has_gpu() or what.offload == "none"
     }
-    # What two presets have in common is measured once, under the name of the larger.
+    # Presets with equal savings are measured once, under the name of the larger one.
     names = {what: name for name, what in reversed(possible.items())}
     presets = {name: Tuning(name, what) for what, name in reversed(names.items())}
     return presets | {"attention=sliced": Tuning(attention="sliced")}
 
 
 def table(result: Figures) -> str:
-    """Markdown: a case a row."""
+    """A Markdown table with one case per row."""
     rows = [
         "| family | preset | loaded | a guided step | 4 pictures decoded | one, 4 times as large |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -109,7 +109,7 @@ def table(result: Figures) -> str:
 
 
 def measure(family: str, tuning: Tuning) -> Figures:
-    """MiB of one case; only the first of a process is a true one."""
+    """The figures of one case in MiB; valid only for the first case of a process."""
     build, side = _families()[family]
     loaded = _load(build, side, tuning)
     denoiser = denoiser_for(loaded)
@@ -151,7 +151,7 @@ def _load(build: Build, side: int, tuning: Tuning) -> DiffusersPipeline:
     apply_tuning(pipeline, tuning, device)
     defaults = GenerationDefaults(side, side, 2, 5.0, "unipc")
     return DiffusersPipeline(
-        pipeline, ModelProfile("chance", defaults, 8, ("unipc",)), device, tuning
+        pipeline, ModelProfile("random", defaults, 8, ("unipc",)), device, tuning
     )
 
 
@@ -164,7 +164,7 @@ def _decode(
 
 @contextmanager
 def _peak() -> Iterator[list[int]]:
-    """Bytes at the highest, above those at the beginning; filled in at the end."""
+    """Peak bytes above those held at the start; appended to the list on exit."""
     before = _held()
     _forget_the_peak()
     peak: list[int] = []
@@ -189,7 +189,7 @@ def _held() -> int:
 
 
 def _of_the_process(name: str) -> int:
-    """Bytes of a line of ``/proc/self/status``."""
+    """The value of a line of ``/proc/self/status``, in bytes."""
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) * 1024

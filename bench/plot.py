@@ -1,4 +1,4 @@
-"""The picture of ``bench/concurrency.py``'s figures."""
+"""The chart of the results of ``bench/concurrency.py``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLOURS = {"bare": "#888888", "muse": "#c08030", "tuned": "#3070b0", "ours": "#2
 
 
 def draw(known: dict[str, Any], path: Path) -> None:
-    """Rates over the number of users, and the 95th percentile over the load; SVG."""
+    """Write an SVG: rate over the number of users, and 95th percentile over the load."""
     pyplot.rcParams["svg.hashsalt"] = "concurrency"
     figure, (rates, waits) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     _lines(rates, _by_users(known), "images_per_second")
@@ -35,7 +35,7 @@ def draw(known: dict[str, Any], path: Path) -> None:
 
 
 def _by_users(known: dict[str, Any]) -> dict[int, Any]:
-    """Parts by number of users; that of the same number with more rounds goes before."""
+    """Parts by number of users; where two have the same number, the one with more rounds wins."""
     parts: dict[int, Any] = {}
     for section in ("muse", "few"):
         for name, part in known.get(section, {}).items():

@@ -1,4 +1,4 @@
-"""Pipelines of real shapes with weights of chance: as slow as the real ones, and as large."""
+"""Pipelines with real shapes and random weights: as slow and as large as the real models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LARGE_ON_A_CPU = {
 
 
 def large_on_a_cpu() -> DiffusionPipeline:
-    """A UNet whose arithmetic dominates on a few CPU cores: 25 M weights, 256x256 pixels."""
+    """A UNet that is bound by arithmetic on a few CPU cores: 25 M weights, 256x256 pixels."""
     return _stable_diffusion(_LARGE_ON_A_CPU, text_width=256, vae_channels=[16, 32, 32, 32])
 
 
@@ -59,12 +59,12 @@ def decoder_of_stable_diffusion() -> DiffusionPipeline:
 
 
 def decoder_of_sdxl() -> DiffusionPipeline:
-    """SDXL with its decoder, everything else a fifth as wide, 192x192 pixels."""
+    """SDXL with its decoder and everything else a fifth as wide, 192x192 pixels."""
     return _stable_diffusion_xl(192, (64, 128, 256), (1, 1, 2), (2, 2))
 
 
 def save(build: Callable[[], DiffusionPipeline], folder: Path) -> None:
-    """Write the pipeline's folder, the weights the same each time, unless it is there."""
+    """Write the pipeline's folder unless it exists; the weights are always the same."""
     if not (folder / "model_index.json").exists():
         torch.manual_seed(0)
         build().save_pretrained(folder)
@@ -124,7 +124,7 @@ def _vae(channels: list[int], sample_size: int) -> AutoencoderKL:
         layers_per_block=2,
         norm_num_groups=min(32, channels[0] // 2),
         sample_size=sample_size,
-        # The real ones are cast up too, as they overflow in half precision.
+        # The cast keeps the real SDXL weights from overflowing; random ones do not need it.
         force_upcast=False,
     )
 

@@ -1,8 +1,8 @@
-"""What serving adds to a picture: the bare pipeline and the server, in turns, in one run.
+"""Measure the overhead of serving: the bare pipeline and the server, in turns, in one run.
 
 ``python -m bench.serving`` prints the figures and writes them to ``bench/results/serving.json``.
-Both make the same pictures of the demo model one after another, so the ratio holds wherever it is
-measured; the seconds hold only for the machine that is named beside them.
+Both generate the same pictures with the demo model one after another, so the ratio is portable; the
+seconds hold only for the machine that the results name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--pictures", type=int, default=5, help="of each side in each round")
+    parser.add_argument("--pictures", type=int, default=5, help="pictures of each per round")
     options = parser.parse_args()
     publish(NAME, VOLUME)
     pipeline = load_pipeline(Checkpoint.read(VOLUME / NAME), Settings())
@@ -56,7 +56,7 @@ def main() -> None:
 def _measure(
     pipeline: DiffusersPipeline, url: str, rounds: int, pictures: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds per picture of both sides, in alternating blocks so that both meet the same noise."""
+    """Seconds per picture of both, in alternating blocks so that noise affects both alike."""
     bare: list[float] = []
     served: list[float] = []
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Measure the demo model over all its combinations and draw a contact sheet of them."""
+"""Measure the demo model's accuracy over all scenes and draw a contact sheet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MARGIN = 2
 
 
 def main() -> int:
-    """Print the accuracy; the exit status is 1 where it is under ``--least``."""
+    """Print the accuracy; the exit status is 1 if it is below ``--least``."""
     options = _parse_arguments()
     pipeline = _load(options.model)
     scenes = list(all_scenes())
@@ -47,7 +47,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--guidance-scale", type=float, default=defaults["guidance_scale"])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0, help="the first picture's seed")
-    parser.add_argument("--least", type=float, default=0.95, help="the accuracy to insist on")
+    parser.add_argument("--least", type=float, default=0.95, help="minimum accuracy")
     return parser.parse_args()
 
 
@@ -98,7 +98,7 @@ def _report(scenes: list[Scene], sightings: list[Sighting]) -> float:
 def _contact_sheet(
     scenes: list[Scene], pictures: list[Image.Image], sightings: list[Sighting]
 ) -> Image.Image:
-    """All pictures in order, a magenta frame around the wrong ones."""
+    """All pictures in order, with a magenta frame around the wrong ones."""
     cell = SIZE + 2 * _MARGIN
     rows = -(-len(pictures) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * cell, rows * cell), "grey")

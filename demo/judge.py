@@ -1,4 +1,4 @@
-"""What a 64x64 picture shows, judged by measure: two colours and the best-fitting shape."""
+"""Recognise what a 64x64 picture shows: two colours and the best-fitting shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Sighting:
-    """What was seen, and how well the shape's template covers it (intersection over union)."""
+    """The recognised scene, and the intersection over union with the shape's template."""
 
     colour: str
     shape: str
@@ -29,7 +29,7 @@ class Sighting:
     overlap: float
 
     def shows(self, scene: Scene) -> bool:
-        """Whether colour, shape and background are those of ``scene``, the shape clearly so."""
+        """Whether colour, shape and background match ``scene``, with enough overlap."""
         seen = Scene(self.colour, self.shape, self.background)
         return seen == scene and self.overlap >= _LEAST_OVERLAP
 
@@ -48,7 +48,7 @@ def look_at(picture: Image.Image) -> Sighting:
 
 
 def _nearest_colours(picture: Image.Image) -> NDArray[np.str_]:
-    """For each pixel the name of the nearest known colour, by distance in RGB."""
+    """The name of the nearest known colour for each pixel, by distance in RGB."""
     pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
     palette = np.array(list(COLOURS.values()), dtype=np.float32)
     distances = ((pixels[:, :, None] - palette) ** 2).sum(axis=-1)
@@ -60,7 +60,7 @@ def _dominant(names: NDArray[np.str_]) -> str:
 
 
 def _best_shape(inside: Mask) -> tuple[str, float]:
-    """The shape whose template, laid on the centre of mass, overlaps best."""
+    """The shape whose template overlaps best when centred on the centre of mass."""
     centre = _centre_of_mass(inside)
     overlaps = {
         shape: max(

@@ -1,6 +1,6 @@
-"""The main job, end to end: publish the demo weights, serve them, ask for a picture, keep it.
+"""The demo, end to end: publish the demo weights, serve them, request a picture, save it.
 
-``python demo/run.py`` makes one picture and stops; ``python demo/run.py --serve`` goes on serving.
+``python demo/run.py`` saves one picture and exits; ``python demo/run.py --serve`` keeps serving.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STARTUP_SECONDS = 180
 
 
 def main() -> int:
-    """Run the demo; the exit status is not 0 where any part of it failed."""
+    """Run the demo; the exit status is not 0 if any part of it fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompt", default="a red circle on a blue background")
     parser.add_argument("--seed", type=int, default=424242)
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def publish(name: str, volume: Path) -> Path:
-    """Take the committed weights through the downloader onto a folder that stands for the PVC."""
+    """Publish the committed weights with the downloader in a folder that stands in for the PVC."""
     volume.mkdir(parents=True, exist_ok=True)
     flags = [f"--source={MODEL.as_uri()}", f"--name={name}", f"--target={volume}"]
     subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
@@ -55,7 +55,7 @@ def publish(name: str, volume: Path) -> Path:
 
 
 def predictor_command(port: int) -> list[str]:
-    """The predictor on the published weights, for this machine only."""
+    """The command that serves the published weights on 127.0.0.1."""
     return [
         *(sys.executable, "-m", "predictor", f"--model_name={NAME}", f"--http_port={port}"),
         *("--host=127.0.0.1", f"--model_dir={VOLUME / NAME}"),
@@ -64,7 +64,7 @@ def predictor_command(port: int) -> list[str]:
 
 @contextlib.contextmanager
 def server(port: int) -> Iterator[str]:
-    """A predictor process that is ready; yields its base URL and ends the process."""
+    """Start a predictor, yield its base URL once it is ready, and stop it on exit."""
     log = OUTPUT / "predictor.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -80,14 +80,14 @@ def server(port: int) -> Iterator[str]:
 
 
 def ask(url: str, prompt: str, seed: int) -> bytes:
-    """One picture, as PNG, by KServe's v1 protocol."""
+    """Request one picture over KServe's v1 protocol; returns a PNG."""
     body = json.dumps({"prompt": prompt, "parameters": {"seed": seed}}).encode()
     with urllib.request.urlopen(f"{url}/v1/models/{NAME}:predict", data=body) as response:
         return bytes(response.read())
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """A port that is not in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -103,7 +103,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> 
     started = time.perf_counter()
     while time.perf_counter() - started < STARTUP_SECONDS:
         if process.poll() is not None:
-            sys.exit(f"the predictor ended with status {process.returncode}; see {log}")
+            sys.exit(f"the predictor exited with status {process.returncode}; see {log}")
         try:
             urllib.request.urlopen(f"{url}/v2/models/{NAME}/ready").close()
         except OSError:

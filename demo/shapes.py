@@ -1,4 +1,4 @@
-"""What the demo model can draw: words, the pictures they stand for, templates to judge by."""
+"""What the demo model can draw: prompts, matching pictures, and templates to recognise shapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHAPES = ("circle", "square", "triangle", "star")
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture in words: a coloured shape on a background of another colour."""
+    """The content of one picture: a coloured shape on a background of another colour."""
 
     colour: str
     shape: str
@@ -36,13 +36,13 @@ class Scene:
 
     @property
     def prompt(self) -> str:
-        """The full sentence that the model promises to obey."""
+        """The full prompt that the model is trained to follow."""
         return f"{_article(self.colour)} {self.shape} on {_article(self.background)} background"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a shape stands, in pixels of a 64x64 picture."""
+    """The position and size of a shape, in pixels of a 64x64 picture."""
 
     x: float = SIZE / 2
     y: float = SIZE / 2
@@ -50,7 +50,7 @@ class Placement:
 
     @classmethod
     def random(cls, rng: random.Random) -> Placement:
-        """A placement near the middle, the whole shape well inside the frame."""
+        """A placement near the centre, with the whole shape inside the picture."""
         return cls(
             x=SIZE / 2 + rng.uniform(-3, 3),
             y=SIZE / 2 + rng.uniform(-3, 3),
@@ -68,14 +68,14 @@ def all_scenes() -> Iterator[Scene]:
 
 
 def draw(scene: Scene, placement: Placement) -> Image.Image:
-    """Draw the scene as a 64x64 RGB picture with smooth edges."""
+    """Draw the scene as an antialiased 64x64 RGB picture."""
     canvas = Image.new("RGB", (SIZE * _OVERSAMPLING,) * 2, COLOURS[scene.background])
     _paint(ImageDraw.Draw(canvas), scene.shape, placement, COLOURS[scene.colour])
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)
 
 
 def mask(shape: str, placement: Placement) -> Image.Image:
-    """The shape's template: an ``L`` picture, 255 inside and 0 outside."""
+    """The shape's template: a 64x64 ``L`` picture, 255 inside and 0 outside."""
     canvas = Image.new("L", (SIZE * _OVERSAMPLING,) * 2, 0)
     _paint(ImageDraw.Draw(canvas), shape, placement, 255)
     return canvas.resize((SIZE, SIZE), Image.Resampling.BOX)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-# CLIP has 77; the demo's prompts have 10 words, and every token costs time in each step.
+# CLIP's window is 77. The demo's prompts have at most 10 words, and each token costs time per step.
 WINDOW = 32
 
 

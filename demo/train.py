@@ -1,9 +1,9 @@
-"""Train the demo pipeline from pictures that Pillow draws: ``python demo/train.py``.
+"""Train the demo pipeline on pictures that Pillow draws: ``python demo/train.py``.
 
-Two stages, both from one seed, on two CPU cores: first the VAE learns to code the pictures, then
-the text encoder and the UNet learn together to denoise the codes under v-prediction (Salimans & Ho
-2022, arXiv 2202.00512), with one prompt in ten left empty for classifier-free guidance (Ho &
-Salimans 2022, arXiv 2207.12598).
+Training has two stages from one seed and runs on two CPU cores. First the VAE learns to encode the
+pictures. Then the text encoder and the UNet learn together to denoise the latents under
+v-prediction (Salimans & Ho 2022, arXiv 2202.00512). One prompt in ten is empty for classifier-free
+guidance (Ho & Salimans 2022, arXiv 2207.12598).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ GENERATION_DEFAULTS = {
 
 
 def main() -> None:
-    """Train, save the pipeline folder and print how long each stage took."""
+    """Train and save the pipeline, and print the progress of each stage."""
     options = _parse_arguments()
     torch.manual_seed(options.seed)
     rng = random.Random(options.seed)
@@ -154,7 +154,7 @@ def _build_scheduler() -> UniPCMultistepScheduler:
 
 
 def _learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over the first 3 %, then a cosine to zero."""
+    """Linear warm-up over the first 3 % of the steps, then cosine decay to zero."""
     warmup = max(1, steps * 3 // 100)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -181,8 +181,8 @@ def _train_vae(vae: AutoencoderKL, pixels: Tensor, steps: int, batch_size: int) 
 def _whiten(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Fold a whitening of the latents into the VAE's two 1x1 convolutions; return all latents.
 
-    Diffusion wants latents of zero mean and unit variance, and ``scaling_factor`` is one number for
-    all channels; the VAE's own affine layers can carry the rest.
+    Diffusion expects latents of zero mean and unit variance, but ``scaling_factor`` is one number
+    for all channels. The VAE's own affine layers can do it per channel.
     """
     sample = torch.cat(
         [vae.encode(_as_sample(part)).latent_dist.mean for part in pixels.split(256)]
@@ -203,7 +203,7 @@ def _phrasings(scenes) -> list[str]:
 
 
 def _phrases(scene: Scene) -> tuple[str, str, str]:
-    """The sentence, the sentence without articles, and the shape alone."""
+    """The full prompt, the prompt without articles, and the shape without the background."""
     full = scene.prompt
     bare = f"{scene.colour} {scene.shape} on {scene.background} background"
     return full, bare, full.split(" on ")[0]
@@ -256,7 +256,7 @@ def _train_denoiser(
 
 
 def _draw_timesteps(count: int) -> Tensor:
-    """More often noisy than clean: the prompt decides what a picture shows while little is seen."""
+    """Favour noisy timesteps, where the prompt decides what the picture shows."""
     return (1000 * torch.rand(count) ** 0.7).long()
 
 
@@ -290,7 +290,7 @@ class Clock:
         self._losses: list[float] = []
 
     def tick(self, step: int, loss: Tensor) -> None:
-        """Note one step's loss."""
+        """Record one step's loss."""
         self._losses.append(loss.item())
         if (step + 1) % 250 == 0 or step + 1 == self._steps:
             mean = sum(self._losses) / len(self._losses)

@@ -1,6 +1,6 @@
-"""What is written twice about the chart's values, and therefore generated: README table, schema.
+"""The generated parts of the chart's README and of its values schema.
 
-It knows the chart's ``values.yaml`` and the predictor's settings; it knows nothing of templates.
+They derive from the chart's ``values.yaml`` and the predictor's settings.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Value:
 
 
 def documented_values(values_yaml: str) -> list[Value]:
-    """The values in the order of the file; a ``# --`` comment makes a mapping one value."""
+    """The values in file order; a mapping with a ``# --`` comment counts as one value."""
     root = yaml.compose(values_yaml, Loader=yaml.SafeLoader)
     return list(_leaves(root, "", values_yaml.splitlines()))
 
 
 def with_values_table(readme: str, values_yaml: str) -> str:
-    """The README with the table between its markers renewed."""
+    """The README with its generated table updated."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     rows = "".join(map(_row, documented_values(values_yaml)))
@@ -51,7 +51,7 @@ def with_values_table(readme: str, values_yaml: str) -> str:
 
 
 def with_predictor_settings(schema_json: str) -> str:
-    """The schema with ``predictor.settings`` renewed, so that Helm refuses unknown settings."""
+    """The schema with ``predictor.settings`` updated, so that Helm rejects unknown settings."""
     schema = json.loads(schema_json)
     settings = schema["$defs"]["predictor"]["properties"]["settings"]
     settings["properties"] = dict(_setting_schemas())
@@ -73,7 +73,7 @@ def _leaves(node: yaml.MappingNode, parent: str, lines: list[str]) -> Iterator[V
         elif isinstance(value_node, yaml.MappingNode) and value_node.value:
             yield from _leaves(value_node, f"{key}.", lines)
         else:
-            raise UndocumentedValueError(f"{key}: write a `# --` comment above it in values.yaml")
+            raise UndocumentedValueError(f"{key}: add a `# --` comment above it in values.yaml")
 
 
 def _comment_above(line: int, lines: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Writes the table of families of docs/models.md from the code's; ``--check`` only looks."""
+"""Write the table of families in docs/models.md; with ``--check``, only compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, Python puts hack/ on the path and not the repository.
+# A script has its own folder on the import path, not the repository's root.
 sys.path.insert(0, str(ROOT))
 
 from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
@@ -18,12 +18,12 @@ _PIXELS_PER_LATENT = 8
 
 
 def documented(document: str) -> str:
-    """The document with the table between the markers renewed."""
+    """The document with its generated table updated."""
     return renewed(document, "families", families_table())
 
 
 def families_table() -> str:
-    """A Markdown table: a family a row."""
+    """A Markdown table with one family per row."""
     head = ["family", "size", "steps", "guidance", "scheduler", "on a GPU", "VAE in float32"]
     rows = [[*head, "recognised by"]]
     for family in FAMILIES:
@@ -49,7 +49,7 @@ def _or_own(value: float | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
-    return write({DOCUMENT: documented}, "the table of families", arguments)
+    return write({DOCUMENT: documented}, "the family tables", arguments)
 
 
 if __name__ == "__main__":

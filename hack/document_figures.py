@@ -1,4 +1,4 @@
-"""Writes the speed tables of the documents from ``bench/results/``; ``--check`` only looks."""
+"""Write the speed tables of the documents from ``bench/results/``; ``--check`` only compares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, Python puts hack/ on the path and not the repository.
+# A script has its own folder on the import path, not the repository's root.
 sys.path.insert(0, str(ROOT))
 
 from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
@@ -33,7 +33,7 @@ MEASURES = {
     "first_step_p95": "first step p95, s",
     "errors": "errors",
 }
-# What docs/performance.md sums up: the load in words, the section, and the measure.
+# The rows of the summary in docs/performance.md: the load in words, the section, and the measure.
 SUMMARY = (
     ("1 user, 20 steps", "lone", "p50"),
     ("16 users, 20 steps", "alike", "images_per_second"),
@@ -43,7 +43,7 @@ SUMMARY = (
     ("4 steps, among 16 users of 50", "short", "p50"),
     ("300 users at once", "burst", "p95"),
 )
-# What the README says in words.
+# The rows of the README's table, in the same form.
 CLAIMS = (
     ("16 users, 10 to 50 steps each", "crowd", "images_per_second"),
     ("a 4-step request among 16 users at 50 steps, median", "short", "p50"),
@@ -92,7 +92,7 @@ Figures = Mapping[str, Any]
 
 
 def claims(figures: Figures) -> str:
-    """The README's table: a load a row, what is gained on each other contestant in words."""
+    """The README's table: one load per row, and the gain over each other contestant in words."""
     rows = [("load", "compared with diffusers' own call", "compared with whole-request batches")]
     for words, section, measure in CLAIMS:
         ratios = figures[section]["ratios"]
@@ -102,7 +102,7 @@ def claims(figures: Figures) -> str:
 
 
 def in_words(measure: str, ratio: float) -> str:
-    """A rate as a factor, a wait as the nearest of ``SHARES``."""
+    """A rate as a factor, a latency as the nearest of ``SHARES``."""
     if measure == "images_per_second":
         return f"{ratio:.1f} times as many pictures a second"
     nearest = min(SHARES, key=lambda share: abs(math.log(share / ratio)))
@@ -110,7 +110,7 @@ def in_words(measure: str, ratio: float) -> str:
 
 
 def summary(figures: Figures) -> str:
-    """A load a row, a contestant a column, ratios last."""
+    """One load per row and one contestant per column, ratios last."""
     contestants = [CONTESTANTS[name] for name in ("bare", "tuned", "ours")]
     rows = [["load", "measured", *contestants, "ratios"]]
     for words, section, measure in SUMMARY:
@@ -124,7 +124,7 @@ def summary(figures: Figures) -> str:
 
 
 def everything(figures: Figures) -> str:
-    """A contestant in a load a row, a measure a column."""
+    """One contestant under one load per row, one measure per column."""
     rows = [["load", "how", *MEASURES.values()]]
     for section, words in SECTIONS.items():
         for load, contestant, row in _contestants(words, figures.get(section, {})):
@@ -141,7 +141,7 @@ def _contestants(words: str, figures: Figures) -> Iterator[tuple[str, str, Figur
 
 
 def _short(value: float) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
@@ -152,7 +152,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[Figures], str]]] = {
 
 
 def documented(document: str, name: str, figures: Figures) -> str:
-    """The document ``name`` with its tables renewed."""
+    """The document ``name`` with its tables updated."""
     for mark, table in TABLES[name].items():
         document = renewed(document, mark, table(figures))
     return document

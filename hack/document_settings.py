@@ -1,4 +1,4 @@
-"""Writes the tables of docs/settings.md from the settings classes; ``--check`` only looks."""
+"""Write the tables of docs/settings.md from the settings classes; ``--check`` only compares."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run as a script, Python puts hack/ on the path and not the repository.
+# A script has its own folder on the import path, not the repository's root.
 sys.path.insert(0, str(ROOT))
 
 import downloader.settings  # noqa: E402
@@ -17,7 +17,7 @@ import predictor.settings  # noqa: E402
 from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "settings.md"
-# The settings classes of each program, one for each verb if it has verbs.
+# The settings classes of each program, one per subcommand if it has any.
 PROGRAMS: dict[str, Sequence[type[BaseSettings]]] = {
     "predictor": [predictor.settings.Settings],
     "downloader": list(downloader.settings.VERBS.values()),
@@ -25,14 +25,14 @@ PROGRAMS: dict[str, Sequence[type[BaseSettings]]] = {
 
 
 def documented(document: str) -> str:
-    """The document with the table between each pair of markers renewed."""
+    """The document with its generated tables updated."""
     for program, settings in PROGRAMS.items():
         document = renewed(document, f"settings of the {program}", settings_table(settings))
     return document
 
 
 def settings_table(classes: Sequence[type[BaseSettings]]) -> str:
-    """A Markdown table: flag, environment variable, default, description."""
+    """A Markdown table of flags, environment variables, defaults and descriptions."""
     prefix = classes[0].model_config["env_prefix"]
     fields = {name: field for one in classes for name, field in one.model_fields.items()}
     rows = [("flag", "environment", "default", "what it does")]
@@ -44,7 +44,7 @@ def settings_table(classes: Sequence[type[BaseSettings]]) -> str:
 
 
 def _in_words(default: object) -> str:
-    """A default as an operator writes it in the environment."""
+    """A default in the form of an environment variable's value."""
     match default:
         case None:
             return "unset"

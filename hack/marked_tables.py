@@ -1,4 +1,4 @@
-"""Tables that a script writes into a document, each between a pair of markers."""
+"""Generated tables in documents, each between a pair of markers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def renewed(document: str, mark: str, table: str) -> str:
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     document, found = pattern.subn(lambda _: begin + table + end, document)
     if found != 1:
-        raise SystemExit(f"one pair of markers {begin.strip()} is needed, not {found}")
+        raise SystemExit(f"expected one pair of markers {begin.strip()}, found {found}")
     return document
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the head first; columns are padded to read well as plain text."""
+    """A Markdown table from rows, the header first; padded to align as plain text."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # The last column may hold whole sentences.
     widths[-1] = 0
@@ -35,19 +35,19 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 def write(
     documents: Mapping[Path, Callable[[str], str]], what: str, arguments: Sequence[str] | None
 ) -> int:
-    """Write the documents again, or with ``--check`` exit with 1 where one is not up to date."""
+    """Update the documents; with ``--check``, only return 1 if one is out of date."""
     parser = argparse.ArgumentParser(description=f"Write {what}.")
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a drift")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if out of date")
     check = parser.parse_args(arguments).check
-    old = []
-    for path, renew in documents.items():
+    outdated = []
+    for path, update in documents.items():
         before = path.read_text("utf-8")
-        after = renew(before)
+        after = update(before)
         if before != after:
-            old.append(path.name)
+            outdated.append(path.name)
         if not check:
             path.write_text(after, "utf-8")
-    if not check or not old:
+    if not check or not outdated:
         return 0
-    print(f"{', '.join(old)}: {what} not up to date: run `make manifests`", file=sys.stderr)
+    print(f"{', '.join(outdated)}: {what} are out of date: run `make manifests`", file=sys.stderr)
     return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kserve.model_server import parser as kserve_parser
 from pydantic import ValidationError
@@ -16,6 +17,9 @@ from predictor.edge.server import DiffusionServer
 from predictor.errors import ModelLoadError
 from predictor.logs import configure_logging
 from predictor.settings import Settings
+
+if TYPE_CHECKING:
+    from predictor.loading.loader import OpenEngine
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
@@ -39,13 +43,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argpar
         parser.error(f"--{detail['loc'][0]}: {detail['input']!r}: {detail['msg']}")
 
 
-def main() -> int:
-    """Serve until told to stop; the exit status is 1 where the model does not load."""
-    settings, flags = parse_arguments()
+def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = None) -> int:
+    """Serve until a signal; the exit status is 1 if the model does not load.
+
+    See ``predictor.loading.loader.load`` for ``open_engine``.
+    """
+    settings, flags = parse_arguments(argv)
     configure_logging()
     try:
         DiffusionServer(
-            flags.model_name, settings, http_port=flags.http_port, enable_grpc=flags.enable_grpc
+            flags.model_name,
+            settings,
+            open_engine,
+            http_port=flags.http_port,
+            enable_grpc=flags.enable_grpc,
         ).serve()
     except ModelLoadError as error:
         print(f"predictor: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A real predictor process for tests: started on a free port, watched, ended."""
+"""A real predictor process for tests."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Server:
     def started(
         cls, model: Path, log: Path, *, python_path: Path | None = None, **settings: Any
     ) -> Iterator[Server]:
-        """Start the predictor on ``model``; killed at the end if it still runs.
+        """Start the predictor with ``model`` on a free port, and kill it on exit.
 
-        Modules in ``python_path`` go before the installed ones.
+        Modules in ``python_path`` take precedence over installed ones.
         """
         port = free_port()
         flags = {"model_dir": model, "host": "127.0.0.1", "drain_seconds": 0, **settings}
@@ -64,7 +64,7 @@ class Server:
                 process.wait()
 
     def wait_for(self, path: str, status: int = 200, seconds: float = 120) -> None:
-        """Poll ``path`` until it answers with ``status``."""
+        """Poll ``path`` until it responds with ``status``."""
 
         def answers() -> bool:
             assert self.process.poll() is None, self.log.read_text()
@@ -72,16 +72,16 @@ class Server:
                 return httpx.get(self.url + path, timeout=5).status_code == status
             return False
 
-        self._poll(answers, f"{path} did not answer {status}", seconds)
+        self._poll(answers, f"{path} did not respond with {status}", seconds)
 
     def wait_for_log(self, pattern: str, seconds: float = 60) -> re.Match[str]:
-        """Poll the log until ``pattern`` is found in it."""
+        """Poll the log until it matches ``pattern``."""
         return self._poll(
             lambda: re.search(pattern, self.log.read_text()), f"no {pattern!r} in the log", seconds
         )
 
     def wait_until_ready(self) -> None:
-        """Wait for the warm-up picture."""
+        """Wait until the model is loaded and warm."""
         self.wait_for(f"/v2/models/{MODEL_NAME}/ready")
 
     def _poll(self, look: Callable[[], Found | None], missing: str, seconds: float) -> Found:
@@ -93,12 +93,12 @@ class Server:
         raise AssertionError(f"{missing}: {self.log.read_text()}")
 
     def terminate(self) -> None:
-        """What the kubelet sends first."""
+        """Send SIGTERM, as the kubelet does."""
         self.process.send_signal(signal.SIGTERM)
 
 
 def picture_of(response: httpx.Response) -> Image.Image:
-    """The picture in a response that must have succeeded."""
+    """The decoded picture of a successful response."""
     assert response.status_code == 200, response.text
     picture = Image.open(io.BytesIO(response.content))
     picture.load()

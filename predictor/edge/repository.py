@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kserve import ModelRepository
 from kserve.errors import ModelNotFound, ModelNotReady
@@ -17,6 +17,9 @@ from predictor.errors import ModelLoadError, ModelUnavailableError
 from predictor.loading.loader import ModelLoader
 from predictor.residency import Residency
 from predictor.settings import Settings
+
+if TYPE_CHECKING:
+    from predictor.loading.loader import OpenEngine
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +52,14 @@ class OneModel(ModelRepository):  # type: ignore[misc]
 
     loads_on_demand = False
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    def __init__(self, name: str, settings: Settings, residency: Residency) -> None:
         super().__init__()
         if settings.preload_names:
             raise ModelLoadError(
                 f"preload={settings.preload}, but model_dir is a single model's folder, which is "
                 "always loaded: leave preload empty, or let model_dir be the volume's root"
             )
-        self.residency = _residency(settings, is_bounded=False)
+        self.residency = residency
         self.residency.add(name, settings.model_dir)
         self.update(DiffusionModel(name, settings, self.residency))
         self.preload_names: tuple[str, ...] = (name,)
@@ -82,11 +85,11 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
 
     loads_on_demand = True
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, residency: Residency) -> None:
         super().__init__()
         self._settings = settings
         self._store = ModelStore(settings.model_dir)
-        self.residency = _residency(settings, is_bounded=True)
+        self.residency = residency
         self.preload_names = settings.preload_names
         self._refreshing = asyncio.Lock()
         self._leaving: set[asyncio.Task[None]] = set()
@@ -170,16 +173,26 @@ class RepositoryExtension(ModelRepositoryExtension):  # type: ignore[misc]
         return entry
 
 
-def open_repository(model_name: str, settings: Settings) -> OneModel | PublishedModels:
+def open_repository(
+    model_name: str, settings: Settings, open_engine: OpenEngine | None = None
+) -> OneModel | PublishedModels:
     """One model where its marker lies in the folder; many where the folder holds published ones.
+
+    See ``predictor.loading.loader.load`` for ``open_engine``.
 
     Raises:
         ModelLoadError: the settings contradict what is there.
     """
     folder = settings.model_dir
-    if not (folder / MARKER_NAME).exists() and published_names(ModelStore(folder)):
-        return PublishedModels(settings)
-    return OneModel(model_name, settings)
+    is_volume = not (folder / MARKER_NAME).exists() and bool(published_names(ModelStore(folder)))
+    residency = Residency(
+        ModelLoader(settings, is_bounded=is_volume, open_engine=open_engine),
+        max_wait_seconds=settings.max_load_wait_seconds,
+        max_waiters=settings.max_queue_length,
+    )
+    if is_volume:
+        return PublishedModels(settings, residency)
+    return OneModel(model_name, settings, residency)
 
 
 def is_published(settings: Settings) -> bool:
@@ -193,11 +206,3 @@ def is_published(settings: Settings) -> bool:
 def published_names(store: ModelStore) -> tuple[str, ...]:
     """The names whose download is complete."""
     return tuple(name for name in store.names() if (store.model(name) / MARKER_NAME).is_file())
-
-
-def _residency(settings: Settings, *, is_bounded: bool) -> Residency:
-    return Residency(
-        ModelLoader(settings, is_bounded=is_bounded),
-        max_wait_seconds=settings.max_load_wait_seconds,
-        max_waiters=settings.max_queue_length,
-    )

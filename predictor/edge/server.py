@@ -9,7 +9,8 @@ import math
 import signal
 import warnings
 from collections.abc import Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository, ModelServer
@@ -36,6 +37,9 @@ from predictor.edge.repository import (
 from predictor.edge.routes import metadata_routes, repository_routes
 from predictor.errors import ModelLoadError
 from predictor.settings import Settings
+
+if TYPE_CHECKING:
+    from predictor.loading.loader import OpenEngine
 
 logger = logging.getLogger(__name__)
 
@@ -83,17 +87,23 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
     """Serves models over HTTP until a signal, or until one that must be loaded turns out not to."""
 
     def __init__(
-        self, model_name: str, settings: Settings, *, http_port: int, enable_grpc: bool
+        self,
+        model_name: str,
+        settings: Settings,
+        open_engine: OpenEngine | None = None,
+        *,
+        http_port: int,
+        enable_grpc: bool,
     ) -> None:
+        self._open_models = partial(open_repository, model_name, settings, open_engine)
         must_wait = settings.max_download_wait_seconds > 0 and not is_published(settings)
-        models = AwaitedModels() if must_wait else open_repository(model_name, settings)
+        models = AwaitedModels() if must_wait else self._open_models()
         super().__init__(
             http_port=http_port,
             enable_grpc=enable_grpc,
             workers=1,
             registered_models=models,
         )
-        self._model_name = model_name
         self._settings = settings
         self._load_error: ModelLoadError | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -146,7 +156,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         try:
             if isinstance(self.registered_models, AwaitedModels):
                 await wait_for_download(self._settings)
-                self._adopt(open_repository(self._model_name, self._settings))
+                self._adopt(self._open_models())
             residency = self.registered_models.residency
             await residency.prepare()
             await residency.preload(self.registered_models.preload_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,9 @@ from predictor.settings import Settings
 
 if TYPE_CHECKING:
     from predictor.loading.engine import Measured
+    from predictor.pipelines.whole import DiffusersPipeline
+
+    OpenEngine = Callable[[DiffusersPipeline, Path, Settings, Measured], Engine]
 
 
 class Loaded(NamedTuple):
@@ -26,15 +30,22 @@ class Loaded(NamedTuple):
     memory_bytes: int
 
 
-def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Loaded:
+def load(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    measured: Measured,
+    open_engine: OpenEngine | None = None,
+) -> Loaded:
     """Load the checkpoint into an engine, which takes seconds to minutes; blocks the caller.
+
+    ``open_engine`` replaces ``predictor.loading.engine.open_engine``.
 
     Raises:
         ModelLoadError: the checkpoint cannot be served with these settings.
     """
     # torch and diffusers take seconds to import, and the port opens before that.
     from predictor.engine.composite import CompositeEngine
-    from predictor.loading.engine import open_engine
+    from predictor.loading import engine as engines
     from predictor.loading.pipeline import load_pipeline
     from predictor.safety.layers import open_layers
     from predictor.safety.review import ReviewedEngine
@@ -47,6 +58,7 @@ def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Load
             f"the settings do not allow the model's own defaults: {error}"
         ) from None
     layers = open_layers(checkpoint, settings)
+    open_engine = open_engine or engines.open_engine
     engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
     size = memory.tensor_bytes(pipeline.diffusers)
     return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
@@ -55,9 +67,12 @@ def load(checkpoint: Checkpoint, settings: Settings, measured: Measured) -> Load
 class ModelLoader:
     """A ``Loader`` with the server's settings; a server of one model has no memory bound."""
 
-    def __init__(self, settings: Settings, *, is_bounded: bool) -> None:
+    def __init__(
+        self, settings: Settings, *, is_bounded: bool, open_engine: OpenEngine | None = None
+    ) -> None:
         self._settings = settings
         self._is_bounded = is_bounded
+        self._open_engine = open_engine
         self._measured: Measured | None = None
 
     def prepare(self) -> None:
@@ -81,7 +96,7 @@ class ModelLoader:
     def load(self, checkpoint: Checkpoint) -> Loaded:
         """See ``Loader.load``."""
         assert self._measured is not None
-        return load(checkpoint, self._settings, self._measured)
+        return load(checkpoint, self._settings, self._measured, self._open_engine)
 
     def release(self) -> None:
         """See ``Loader.release``."""

@@ -1,1 +1,1 @@
-"""The chart, the manifests and the Dockerfiles, without a cluster."""
+"""Tests of the chart, the manifests and the Dockerfiles, without a cluster."""

@@ -1,4 +1,4 @@
-"""Charts rendered by the real Helm engine, as parsed objects."""
+"""The chart, rendered by the real Helm engine and parsed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rendered:
-    """What one set of values makes of the chart; ``hooks`` are the objects of ``helm test``."""
+    """The chart rendered with one set of values; ``hooks`` are the objects of ``helm test``."""
 
     objects: list[Object]
     hooks: list[Object]
@@ -38,12 +38,12 @@ class Rendered:
         return [item for item in self.objects if item["kind"] == kind]
 
     def named(self, kind: str, name: str) -> Object:
-        """The object of a kind and a name."""
+        """The object with this kind and name."""
         return _only([item for item in self.all_of(kind) if item["metadata"]["name"] == name])
 
     @property
     def predictors(self) -> dict[str, Object]:
-        """The predictors' pods by the names of their InferenceServices."""
+        """The predictors' pod specs by the names of their InferenceServices."""
         services = self.all_of("InferenceService")
         return {item["metadata"]["name"]: item["spec"]["predictor"] for item in services}
 
@@ -53,7 +53,7 @@ class Rendered:
 
     @property
     def predictor(self) -> Object:
-        """The predictor's pod, as the InferenceService describes it."""
+        """The predictor's pod spec in the InferenceService."""
         spec: Object = self.one("InferenceService")["spec"]["predictor"]
         return spec
 
@@ -75,7 +75,7 @@ class Rendered:
 
 
 def render(values: Mapping[str, Any] | None = None, release: str = RELEASE) -> Rendered:
-    """Render the chart; the schema is obeyed as in an installation. Equal values render once."""
+    """Render the chart and validate the values as Helm does; equal values render once."""
     return _render(json.dumps(values or {}, sort_keys=True), release)
 
 
@@ -97,19 +97,19 @@ def _render(values: str, release: str) -> Rendered:
 
 @cache
 def case(name: str) -> Rendered:
-    """A case of ``helm/ci``, or the default values; rendered once."""
+    """The rendering of a case in ``helm/ci``, or of the default values; cached."""
     return render(case_values(name))
 
 
 def case_values(name: str) -> Object:
-    """The values of a case; none for ``default``."""
+    """The values of a case; empty for ``default``."""
     if name == "default":
         return {}
     return helm_python.values_from_yaml(CASES[name].read_text("utf-8"))
 
 
 def plain_env(container: Object) -> dict[str, str]:
-    """The variables of a container that have their value in the object."""
+    """A container's environment variables with literal values."""
     return {item["name"]: item["value"] for item in container["env"] if "value" in item}
 
 

@@ -1,8 +1,8 @@
-"""Checks of an InferenceService that fail on an unknown field, where a cluster drops it in silence.
+"""Strict checks of custom resources: an unknown field fails, where a cluster drops it silently.
 
-Two sources that know the fields: KServe's CustomResourceDefinition, which may lie beside the clone,
-and the models of KServe's SDK, which are always installed. For the Prometheus operator's objects
-the schemas of its own definitions (0.80, Apache-2.0) lie in ``schemas/``, closed in the same way.
+Two sources define the fields of an InferenceService: KServe's CustomResourceDefinition, if present
+next to the clone, and the models of KServe's SDK, which is always installed. ``schemas/`` holds the
+Prometheus operator's definitions (0.80, Apache-2.0), closed in the same way.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ PRIMITIVES: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": (in
 
 
 def inference_service_schema(crd_file: Path) -> dict[str, Any]:
-    """The v1beta1 schema of the CRD, closed: what it does not declare is refused."""
+    """The v1beta1 schema of the CRD, closed: it rejects fields that it does not declare."""
     crd = yaml.load(crd_file.read_bytes(), Loader=yaml.CSafeLoader)
     (version,) = [item for item in crd["spec"]["versions"] if item["name"] == "v1beta1"]
     schema: dict[str, Any] = copy.deepcopy(version["schema"]["openAPIV3Schema"])
     _close(schema)
-    # A CRD leaves the metadata to the API server.
+    # The API server validates the metadata, not the CRD.
     schema["properties"]["metadata"]["additionalProperties"] = True
     return schema
 
 
 def crd_problems(schema: dict[str, Any], item: dict[str, Any]) -> list[str]:
-    """What the closed schema has against the object, with the path of each."""
+    """The violations of the closed schema, each with its path."""
     errors = jsonschema.Draft202012Validator(schema).iter_errors(item)
     return [f"{error.json_path}: {error.message}" for error in errors]
 
 
 def sdk_problems(item: dict[str, Any]) -> list[str]:
-    """What KServe's SDK has against an InferenceService, with the path of each."""
+    """The fields of an InferenceService that KServe's SDK does not accept, each with its path."""
     return list(_walk(item, "V1beta1InferenceService", "$"))
 
 
 def operator_problems(name: str, item: dict[str, Any]) -> list[str]:
-    """What the schema ``schemas/<name>.json`` has against the object, with the path of each."""
+    """The violations of ``schemas/<name>.json``, each with its path."""
     schema = json.loads((SCHEMAS / f"{name}.json").read_text("utf-8"))
     return crd_problems(schema, item)
 
@@ -69,21 +69,21 @@ def _walk(value: Any, type_name: str, path: str) -> Iterator[str]:
     if container:
         yield from _walk_container(value, container[1].lower(), container[2], path)
     elif type_name in PRIMITIVES:
-        # To Python, True is an integer too.
+        # In Python, True is also an integer.
         expected = PRIMITIVES[type_name]
         if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-            yield f"{path}: {value!r} is no {type_name}"
+            yield f"{path}: {value!r} is not of type {type_name}"
     elif model := _model(type_name):
         yield from _walk_model(value, model, path)
 
 
 def _walk_container(value: Any, kind: str, type_name: str, path: str) -> Iterator[str]:
     if not isinstance(value, {"list": list, "dict": dict}[kind]):
-        yield f"{path}: {value!r} is no {kind}"
+        yield f"{path}: {value!r} is not of type {kind}"
     elif kind == "list":
         for index, entry in enumerate(value):
             yield from _walk(entry, type_name, f"{path}[{index}]")
-    # Quantities are declared as text, and numbers are as good.
+    # The SDK declares quantities as strings, but numbers are valid too.
     elif not path.endswith((".limits", ".requests")):
         for key, entry in value.items():
             yield from _walk(entry, type_name, f"{path}.{key}")
@@ -91,7 +91,7 @@ def _walk_container(value: Any, kind: str, type_name: str, path: str) -> Iterato
 
 def _walk_model(value: Any, model: Any, path: str) -> Iterator[str]:
     if not isinstance(value, dict):
-        yield f"{path}: {value!r} is no object"
+        yield f"{path}: {value!r} is not an object"
         return
     attribute_of = {wire: attribute for attribute, wire in model.attribute_map.items()}
     for key, entry in value.items():
@@ -103,5 +103,5 @@ def _walk_model(value: Any, model: Any, path: str) -> Iterator[str]:
 
 def _model(type_name: str) -> Any:
     model = getattr(kserve.models, type_name, None) or getattr(kubernetes.client, type_name, None)
-    # Anything else (quantities, times, free objects) has no fields of its own to misspell.
+    # Anything else (quantities, times, free-form objects) has no fields to misspell.
     return model if hasattr(model, "openapi_types") else None

@@ -1,4 +1,4 @@
-"""Every rendered field is one that the API server knows: a misspelt one would be dropped unseen."""
+"""The API server knows every rendered field; it would silently drop a misspelt one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .strictness import (
 
 ALL_CASES = ["default", *sorted(CASES)]
 CRD = ROOT.parent / "shared/crds/serving.kserve.io_inferenceservices.yaml"
-# The oldest that Chart.yaml admits, and a late one.
+# The oldest that Chart.yaml allows, and a recent one.
 KUBERNETES_VERSIONS = ["1.29", "1.37"]
 SCHEMAS = {"PodMonitor": "pod-monitor", "PrometheusRule": "prometheus-rule"}
 FOREIGN_KINDS = {"InferenceService", *SCHEMAS}
@@ -27,12 +27,12 @@ FOREIGN_KINDS = {"InferenceService", *SCHEMAS}
 @pytest.fixture(scope="session")
 def crd_schema() -> dict[str, Any]:
     if not CRD.exists():
-        pytest.skip("KServe's CRD does not lie beside the clone; its SDK's models are checked")
+        pytest.skip("KServe's CRD is not next to the clone; the SDK's models are still checked")
     return inference_service_schema(CRD)
 
 
 def misspelt(item: Object, where: str) -> Object:
-    """A copy in which one field has a wrong name."""
+    """A copy with one misspelt field."""
     changed = copy.deepcopy(item)
     predictor = changed["spec"]["predictor"]
     if where == "predictor":
@@ -62,21 +62,21 @@ def test_the_sdk_knows_every_field_of_the_inference_service(name: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["predictor", "container", "probe"])
-def test_a_misspelt_field_is_found_by_the_crd(where: str, crd_schema: dict[str, Any]) -> None:
+def test_the_crd_finds_a_misspelt_field(where: str, crd_schema: dict[str, Any]) -> None:
     assert crd_problems(crd_schema, misspelt(case("default").one("InferenceService"), where))
 
 
 @pytest.mark.parametrize("where", ["predictor", "container", "probe"])
-def test_a_misspelt_field_is_found_by_the_sdk(where: str) -> None:
+def test_the_sdk_finds_a_misspelt_field(where: str) -> None:
     (problem,) = sdk_problems(misspelt(case("default").one("InferenceService"), where))
     assert "unknown field" in problem
 
 
-def test_a_wrong_type_is_found_by_both(crd_schema: dict[str, Any]) -> None:
+def test_both_find_a_wrong_type(crd_schema: dict[str, Any]) -> None:
     item = copy.deepcopy(case("default").one("InferenceService"))
     item["spec"]["predictor"]["timeout"] = "600"
     assert crd_problems(crd_schema, item)
-    assert sdk_problems(item) == ["$.spec.predictor.timeout: '600' is no int"]
+    assert sdk_problems(item) == ["$.spec.predictor.timeout: '600' is not of type int"]
 
 
 def test_the_crd_knows_the_fields_of_keda_scaling(crd_schema: dict[str, Any]) -> None:
@@ -98,7 +98,7 @@ def test_the_crd_knows_the_fields_of_keda_scaling(crd_schema: dict[str, Any]) ->
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_kubernetes_knows_every_field_of_its_own_objects(name: str, version: str) -> None:
+def test_kubernetes_knows_every_field_of_the_built_in_objects(name: str, version: str) -> None:
     rendered = case(name)
     own = [item for item in rendered.objects if item["kind"] not in FOREIGN_KINDS]
     assert own
@@ -115,7 +115,7 @@ def test_the_prometheus_operator_knows_every_field_of_its_objects() -> None:
         del item["spec"]["intervall"]
 
 
-def test_a_misspelt_field_of_the_job_is_found() -> None:
+def test_kubernetes_finds_a_misspelt_field_of_the_job() -> None:
     job = copy.deepcopy(case("default").one("Job"))
     job["spec"]["backofLimit"] = job["spec"].pop("backoffLimit")
     with pytest.raises(kubernetes_validate.ValidationError, match="backofLimit"):

@@ -1,4 +1,4 @@
-"""The block list in the predictor's pod: from a ConfigMap, and changed with it."""
+"""The block list in the predictor's pod, which follows changes of its ConfigMap."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from .rendering import plain_env, render
 LIST = {"blockList": {"configMap": "team-terms", "key": "terms.txt"}}
 
 
-def test_without_a_config_map_there_is_no_list() -> None:
+def test_there_is_no_list_without_a_config_map() -> None:
     predictor = render().predictor
 
     assert [volume["name"] for volume in predictor["volumes"]] == ["scratch"]
     assert "PREDICTOR_BLOCK_LIST_FILE" not in plain_env(render().predictor_container)
 
 
-def test_the_config_map_is_mounted_so_that_its_changes_arrive() -> None:
+def test_the_config_map_is_mounted_so_that_changes_take_effect() -> None:
     rendered = render({"predictor": LIST})
     mounts = {mount["name"]: mount for mount in rendered.predictor_container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in rendered.predictor["volumes"]}
 
-    # The kubelet renews a mounted folder, and never a file mounted by subPath.
+    # The kubelet updates a mounted folder, but never a file that is mounted by subPath.
     assert mounts["block-list"] == {
         "name": "block-list",
         "mountPath": "/etc/predictor",
         "readOnly": True,
     }
-    # Not optional: without its list the pod does not start.
+    # Not optional: the pod must not start without its list.
     assert volumes["block-list"] == {"name": "block-list", "configMap": {"name": "team-terms"}}
     file = plain_env(rendered.predictor_container)["PREDICTOR_BLOCK_LIST_FILE"]
     assert file == "/etc/predictor/terms.txt"
 
 
-def test_one_model_may_have_a_list_of_its_own() -> None:
+def test_a_model_can_have_its_own_list() -> None:
     models = [
         {"name": "first", "source": "hf://owner/first", "predictor": LIST},
         {"name": "second", "source": "hf://owner/second"},

@@ -1,4 +1,4 @@
-"""Pod Security "restricted", no tokens, bounded networks: what a scanner asks of every pod."""
+"""Pod hardening: Pod Security "restricted", no tokens, network policies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KNATIVE_PORTS = [8012, 8013, 8112, 9090]
 
 
 def pods_of(name: str) -> list[Object]:
-    """Every pod of a case: predictors, Job, test."""
+    """The specs of all pods of a case: predictors, Job, test."""
     (test,) = case(name).hooks
     return [*case(name).predictors.values(), case(name).downloader_pod, test["spec"]]
 
@@ -59,7 +59,7 @@ def test_no_pod_shares_anything_with_its_node(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_what_libraries_write_goes_to_the_one_writable_folder(name: str) -> None:
+def test_libraries_write_only_to_the_writable_folder(name: str) -> None:
     for predictor in case(name).predictors.values():
         (container,) = predictor["containers"]
         env = plain_env(container)
@@ -71,11 +71,11 @@ def test_what_libraries_write_goes_to_the_one_writable_folder(name: str) -> None
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_no_pod_has_a_token_of_its_service_account(name: str) -> None:
+def test_no_pod_mounts_the_token_of_its_service_account(name: str) -> None:
     accounts = {item["metadata"]["name"]: item for item in case(name).all_of("ServiceAccount")}
     assert all(item["automountServiceAccountToken"] is False for item in accounts.values())
     for predictor in case(name).predictors.values():
-        # The pod says so too, as an account that the chart did not create may say otherwise.
+        # Set on the pod too: an account that the chart did not create may mount its token.
         assert predictor["automountServiceAccountToken"] is False
         assert (
             predictor["serviceAccountName"] in accounts
@@ -86,7 +86,7 @@ def test_no_pod_has_a_token_of_its_service_account(name: str) -> None:
     assert test["spec"]["automountServiceAccountToken"] is False
 
 
-def test_the_account_of_the_download_can_carry_a_clouds_rights() -> None:
+def test_the_downloaders_account_can_have_the_annotations_of_a_cloud_identity() -> None:
     annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/weights"}
     rendered = render({"downloader": {"serviceAccountAnnotations": annotations}})
     downloader = rendered.named("ServiceAccount", "stable-diffusion-downloader")
@@ -98,7 +98,7 @@ def test_the_account_of_the_download_can_carry_a_clouds_rights() -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_images_have_a_version_and_no_secret_has_content(name: str) -> None:
+def test_images_have_a_version_and_secrets_are_empty(name: str) -> None:
     for pod in pods_of(name):
         _, _, tag = pod["containers"][0]["image"].rpartition(":")
         assert tag[0].isdigit()
@@ -106,7 +106,7 @@ def test_images_have_a_version_and_no_secret_has_content(name: str) -> None:
         assert not secret.keys() & {"data", "stringData"}
 
 
-def test_the_predictor_reaches_nothing_and_is_reached_where_knative_asks() -> None:
+def test_the_predictor_has_no_egress_and_admits_knatives_ports() -> None:
     spec = policy(case("default"), "predictor")
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert "egress" not in spec
@@ -115,8 +115,8 @@ def test_the_predictor_reaches_nothing_and_is_reached_where_knative_asks() -> No
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_a_policy_that_is_applied_again_stays_as_it_is(name: str) -> None:
-    """The API server drops empty lists and adds protocols; `kubectl apply` would undo both."""
+def test_applying_a_policy_again_changes_nothing(name: str) -> None:
+    """The API server drops empty lists and adds protocols; `kubectl apply` would revert both."""
     for item in case(name).all_of("NetworkPolicy"):
         directions = [item["spec"].get(one) for one in ("ingress", "egress")]
         assert [] not in directions
@@ -124,7 +124,7 @@ def test_a_policy_that_is_applied_again_stays_as_it_is(name: str) -> None:
         assert all("protocol" in port for rule in rules for port in rule["ports"])
 
 
-def test_in_standard_mode_the_predictors_own_port_is_asked() -> None:
+def test_standard_mode_admits_the_predictors_own_port() -> None:
     assert ports(policy(case("standard"), "predictor")["ingress"]) == [[8080]]
 
 
@@ -135,7 +135,7 @@ def test_the_policy_selects_the_pods_of_every_model() -> None:
     assert expression["values"] == list(case("many-models").predictors)
 
 
-def test_named_callers_and_the_test_are_admitted_and_metrics_apart() -> None:
+def test_the_policy_admits_listed_callers_and_the_test_and_scrapers_separately() -> None:
     serving, metrics = policy(case("monitored"), "predictor")["ingress"]
     (test,) = case("monitored").hooks
     assert ports([serving, metrics]) == [KNATIVE_PORTS, [8080]]
@@ -145,7 +145,7 @@ def test_named_callers_and_the_test_are_admitted_and_metrics_apart() -> None:
     assert len(metrics["from"]) == 1
 
 
-def test_the_job_asks_names_and_fetches_and_nobody_asks_it() -> None:
+def test_the_job_reaches_dns_and_https_and_admits_no_traffic() -> None:
     rendered = case("default")
     spec = policy(rendered, "downloader")
     assert spec["policyTypes"] == ["Ingress", "Egress"]
@@ -171,7 +171,7 @@ def test_the_job_reaches_the_ports_of_its_sources(
     assert ports(policy(render(values), "downloader")["egress"])[1] == expected
 
 
-def test_a_budget_is_made_where_there_are_pods_to_spare() -> None:
+def test_there_is_a_disruption_budget_for_more_than_one_replica() -> None:
     assert "PodDisruptionBudget" not in case("default").kinds()
     budget = case("standard").one("PodDisruptionBudget")["spec"]
     assert budget["maxUnavailable"] == 1
@@ -182,7 +182,7 @@ def test_a_budget_is_made_where_there_are_pods_to_spare() -> None:
     assert "PodDisruptionBudget" not in none.kinds()
 
 
-def test_a_spread_constraint_counts_the_pods_of_its_own_service() -> None:
+def test_a_spread_constraint_selects_the_pods_of_its_own_service() -> None:
     constraint = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}
     selector = {"matchLabels": {"app": "other"}}
     rendered = render(
@@ -199,11 +199,11 @@ def test_a_spread_constraint_counts_the_pods_of_its_own_service() -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_a_pod_that_stops_may_finish_its_pictures(name: str) -> None:
+def test_a_terminating_pod_has_time_to_finish_its_pictures(name: str) -> None:
     for predictor in case(name).predictors.values():
         env = plain_env(predictor["containers"][0])
         needed = float(env["PREDICTOR_DRAIN_SECONDS"]) + float(env["PREDICTOR_SHUTDOWN_SECONDS"])
-        # In Knative mode the kubelet waits as long as a request may take; queue-proxy takes 30 s.
+        # In Knative mode the grace period equals the request timeout; queue-proxy uses 30 s of it.
         queue_proxy = 0 if "terminationGracePeriodSeconds" in predictor else 30
         grace = predictor.get("terminationGracePeriodSeconds", predictor["timeout"])
         assert grace == needed + queue_proxy + 15

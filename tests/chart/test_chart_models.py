@@ -1,4 +1,4 @@
-"""Several models: one Job fetches them, each is served by an InferenceService of its own."""
+"""Several models: one Job downloads them, and each has its own InferenceService."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TWO = [
 
 
 def spec_of(rendered: Rendered) -> list[dict[str, Any]]:
-    """The models of the downloader's file."""
+    """The models in the downloader's spec file."""
     models: list[dict[str, Any]] = yaml.safe_load(rendered.one("ConfigMap")["data"]["models.yaml"])[
         "models"
     ]
     return models
 
 
-def test_the_file_says_what_the_values_say() -> None:
+def test_the_spec_file_holds_the_models_of_the_values() -> None:
     given = case_values("many-models")["models"]
     expected = [
         {field: value for field, value in model.items() if field != "predictor"} for model in given
@@ -32,7 +32,7 @@ def test_the_file_says_what_the_values_say() -> None:
     assert spec_of(case("many-models")) == expected
 
 
-def test_the_job_reads_the_file_and_nothing_beside_it() -> None:
+def test_the_job_reads_only_the_spec_file() -> None:
     rendered = case("many-models")
     env = plain_env(rendered.downloader_container)
     assert env["DOWNLOADER_SPEC"] == "/etc/downloader/models.yaml"
@@ -43,7 +43,7 @@ def test_the_job_reads_the_file_and_nothing_beside_it() -> None:
     assert volume["configMap"]["name"] == rendered.one("ConfigMap")["metadata"]["name"]
 
 
-def test_one_plain_model_needs_no_file() -> None:
+def test_one_plain_model_needs_no_spec_file() -> None:
     for values in ({}, {"models": TWO[:1]}):
         assert "ConfigMap" not in render(values).kinds()
     assert plain_env(render({"models": TWO[:1]}).downloader_container)["DOWNLOADER_NAME"] == "first"
@@ -59,14 +59,14 @@ def test_one_plain_model_needs_no_file() -> None:
     ],
     ids=str,
 )
-def test_a_model_of_several_parts_needs_the_file(more: dict[str, Any]) -> None:
+def test_a_model_of_several_parts_needs_the_spec_file(more: dict[str, Any]) -> None:
     rendered = render({"model": more})
     (model,) = spec_of(rendered)
     assert more.items() <= model.items()
     assert list(rendered.predictors) == ["stable-diffusion"]
 
 
-def test_each_model_has_its_inference_service() -> None:
+def test_each_model_has_an_inference_service() -> None:
     assert list(case("many-models").predictors) == [
         "stable-diffusion-small-v1-5",
         "stable-diffusion-sdxl",
@@ -74,13 +74,13 @@ def test_each_model_has_its_inference_service() -> None:
     ]
 
 
-def test_a_model_named_after_the_release_does_not_say_it_twice() -> None:
+def test_the_release_name_is_not_repeated_in_a_models_name() -> None:
     models = [{**TWO[0], "name": "stable-diffusion-xl"}, TWO[1]]
     services = list(render({"models": models}).predictors)
     assert services == ["stable-diffusion-xl", "stable-diffusion-second"]
 
 
-def test_a_models_own_values_are_its_own() -> None:
+def test_a_models_own_values_apply_only_to_it() -> None:
     small, sdxl, single = case("many-models").predictors.values()
     assert (sdxl["minReplicas"], sdxl["maxReplicas"], sdxl["containerConcurrency"]) == (1, 3, 4)
     assert sdxl["containers"][0]["resources"]["limits"] == {
@@ -95,7 +95,7 @@ def test_a_models_own_values_are_its_own() -> None:
         assert "PREDICTOR_EMBED_METADATA" not in plain_env(other["containers"][0])
 
 
-def test_a_changed_list_makes_another_job() -> None:
+def test_a_changed_list_creates_another_job() -> None:
     before = render({"models": TWO}).one("Job")
     after = render({"models": [TWO[0], {**TWO[1], "variant": ""}]}).one("Job")
     assert before["metadata"]["name"] != after["metadata"]["name"]
@@ -103,12 +103,12 @@ def test_a_changed_list_makes_another_job() -> None:
     assert render({"models": elsewhere}).one("Job") == before
 
 
-def test_a_job_of_a_fixed_name_is_not_marked_by_its_content() -> None:
+def test_a_job_with_a_fixed_name_has_no_checksum() -> None:
     job = render({"models": TWO, "downloader": {"jobName": "fetch"}}).one("Job")
     assert "annotations" not in job["spec"]["template"]["metadata"]
 
 
-def test_a_bucket_needs_its_keys_and_its_port() -> None:
+def test_only_the_job_gets_the_keys_of_a_bucket() -> None:
     rendered = case("many-models")
     env = {item["name"]: item for item in rendered.downloader_container["env"]}
     assert plain_env(rendered.downloader_container)["AWS_REGION"] == "eu-central-1"
@@ -121,7 +121,7 @@ def test_a_bucket_needs_its_keys_and_its_port() -> None:
 
 
 @pytest.mark.parametrize("mount", ["storage-uri", "volume"])
-def test_one_predictor_for_all_models_has_the_whole_volume(mount: str) -> None:
+def test_a_shared_predictor_mounts_the_whole_volume(mount: str) -> None:
     rendered = render({"models": TWO, "sharedPredictor": True, "storage": {"mount": mount}})
     (predictor,) = rendered.predictors.values()
     (container,) = predictor["containers"]
@@ -137,7 +137,7 @@ def test_one_predictor_for_all_models_has_the_whole_volume(mount: str) -> None:
         assert plain_env(container)["STORAGE_URI"] == "pvc://stable-diffusion-models/"
 
 
-def test_one_predictor_is_watched_and_guarded_once() -> None:
+def test_a_shared_predictor_has_one_monitor_and_one_budget() -> None:
     rendered = render(
         {
             "models": TWO,
@@ -155,7 +155,7 @@ def test_one_predictor_is_watched_and_guarded_once() -> None:
     assert [group["name"] for group in groups] == ["stable-diffusion", "stable-diffusion-download"]
 
 
-def test_one_predictor_is_tested_with_each_of_its_models() -> None:
+def test_helm_test_requests_each_model_of_a_shared_predictor() -> None:
     rendered = render({"models": TWO, "sharedPredictor": True})
     text = yaml.safe_dump(rendered.hooks)
 
@@ -163,7 +163,7 @@ def test_one_predictor_is_tested_with_each_of_its_models() -> None:
         assert f"http://stable-diffusion-predictor.pictures.svc/v1/models/{name}:predict" in text
 
 
-def test_a_predictor_for_all_leaves_no_model_one_of_its_own() -> None:
+def test_a_shared_predictor_rules_out_values_for_one_model() -> None:
     models = [TWO[0], {**TWO[1], "predictor": {"concurrency": 2}}]
     with pytest.raises(helm_python.HelmRenderError, match=r"second.*sharedPredictor"):
         render({"models": models, "sharedPredictor": True})

@@ -1,4 +1,4 @@
-"""Alerts and the dashboard ask only for metrics that somebody exports, in queries that parse."""
+"""Alerts and the dashboard use only exported metrics, in queries that parse."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rendering import CASES, CHART, ROOT, Rendered, case, case_values, render
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
 MONITORED = {"monitoring": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}}
-# The contract with predictor/metrics.py: what queries may ask it for, and by which labels.
+# The contract with predictor/metrics.py: the series that queries may use, and their labels.
 PREDICTOR_METRICS = {
     "diffusion_requests_total": {"model_name", "code"},
     "diffusion_request_seconds_bucket": {"model_name", "le"},
@@ -25,11 +25,11 @@ PREDICTOR_METRICS = {
     "diffusion_lanes": {"model_name"},
     "diffusion_out_of_memory_total": {"model_name"},
 }
-# What a scrape adds.
+# Added by the scrape.
 SCRAPE_LABELS = {"namespace", "inferenceservice", "pod"}
-# prometheus_client's, of the process itself.
+# From prometheus_client, about the process.
 PROCESS_METRICS = {"process_resident_memory_bytes"}
-# Real names, by who exports them.
+# Real metric names by exporter.
 OPERATOR_METRICS = {
     # kube-state-metrics
     "kube_job_failed",
@@ -55,7 +55,7 @@ ALERTS = {
 
 
 def series_in_the_registry() -> set[str]:
-    """What KServe's ``/metrics`` shows once each label has been used."""
+    """The series on KServe's ``/metrics`` once each label has been used."""
     return {
         metric.name + suffix
         for metric in REGISTRY.collect()
@@ -84,7 +84,7 @@ def metrics_of(query: str) -> list[str]:
 
 
 def problems_of(query: str) -> list[str]:
-    """The metrics and labels of a query that nobody exports, whose series would never be found."""
+    """The metrics and labels of a query that nothing exports, so that it would match no series."""
     found: list[str] = []
     for selector in selectors_of(promql_parser.parse(query)):
         matched = {matcher.name for matcher in selector.matchers.matchers}
@@ -107,7 +107,7 @@ def rule(rendered: Rendered, alert: str) -> dict[str, Any]:
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard as Grafana reads it."""
+    """The parsed dashboard."""
     config_map = case("monitored").one("ConfigMap")
     assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
     parsed: dict[str, Any] = json.loads(config_map["data"]["stable-diffusion.json"])
@@ -119,14 +119,14 @@ def queries_of_the_dashboard() -> list[str]:
     return [target["expr"] for target in targets]
 
 
-def test_the_parser_finds_metrics_wherever_they_stand() -> None:
+def test_the_parser_finds_metrics_in_any_position() -> None:
     query = '1 - (sum(rate(a{x="y"}[5m])) or vector(0)) / -b offset 5m > bool 2'
     assert metrics_of(query) == ["a", "b"]
 
 
-def test_the_predictor_exports_what_the_queries_build_on() -> None:
+def test_the_predictor_exports_the_metrics_of_the_queries() -> None:
     assert PREDICTOR_METRICS.keys() | PROCESS_METRICS <= series_in_the_registry()
-    # The largest bound, which no percentile can exceed: latencySeconds must stay below.
+    # No percentile can exceed the largest bound: latencySeconds must stay below it.
     bounds = REQUEST_SECONDS.labels(model_name="any")._upper_bounds
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
     rules = schema["properties"]["monitoring"]["properties"]["rules"]["properties"]
@@ -134,7 +134,7 @@ def test_the_predictor_exports_what_the_queries_build_on() -> None:
 
 
 @pytest.mark.parametrize("values", [MONITORED, case_values("monitored")], ids=["least", "all"])
-def test_alerts_ask_for_metrics_that_exist(values: Any) -> None:
+def test_alerts_use_metrics_that_exist(values: Any) -> None:
     rendered = render(values)
     assert {rule["alert"] for rule in rules_of(rendered)} == ALERTS
     for alert in rules_of(rendered):
@@ -142,7 +142,7 @@ def test_alerts_ask_for_metrics_that_exist(values: Any) -> None:
         assert problems_of(alert["expr"]) == []
 
 
-def test_the_dashboard_asks_for_metrics_that_exist() -> None:
+def test_the_dashboard_uses_metrics_that_exist() -> None:
     queries = queries_of_the_dashboard()
     assert len(queries) >= 10
     for query in queries:
@@ -150,7 +150,7 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     assert PREDICTOR_METRICS.keys() <= {name for query in queries for name in metrics_of(query)}
 
 
-def test_the_dashboards_variables_are_filled_from_a_metric_that_exists() -> None:
+def test_the_dashboards_variables_query_a_metric_that_exists() -> None:
     variables = dashboard()["templating"]["list"][1:]
     for variable in variables:
         query = variable["query"]["query"]
@@ -158,12 +158,12 @@ def test_the_dashboards_variables_are_filled_from_a_metric_that_exists() -> None
         assert problems_of(selector) == []
 
 
-def test_a_query_that_would_never_find_anything_is_found() -> None:
+def test_a_query_that_matches_no_series_is_found() -> None:
     assert problems_of("rate(diffusion_request_total[5m])") == ["diffusion_request_total"]
     assert problems_of('diffusion_lanes{state="waiting"}') == ["diffusion_lanes{state}"]
 
 
-def test_the_dashboards_legends_name_labels_that_the_query_leaves() -> None:
+def test_the_dashboards_legends_use_labels_that_the_query_keeps() -> None:
     for target in [target for panel in dashboard()["panels"] for target in panel["targets"]]:
         legend = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
         kept = re.findall(r" by \(([^)]+)\)", target["expr"])
@@ -181,7 +181,7 @@ def test_the_dashboards_variables_are_those_of_its_queries() -> None:
     assert len(places) == len(panels)
 
 
-def test_every_alert_leads_to_its_line_in_the_runbook() -> None:
+def test_every_alert_links_to_its_section_in_the_runbook() -> None:
     headings = set(re.findall(r"^### (\w+)$", OPERATIONS, re.MULTILINE))
     assert headings == ALERTS
     for alert in rules_of(case("monitored")):
@@ -191,7 +191,7 @@ def test_every_alert_leads_to_its_line_in_the_runbook() -> None:
         assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
 
 
-def test_every_alert_says_which_service_and_how_grave() -> None:
+def test_every_alert_has_a_service_and_a_severity() -> None:
     for alert in rules_of(case("monitored")):
         assert alert["labels"]["severity"] in ("warning", "critical")
         if alert["alert"] != "StableDiffusionDownloadFailed":
@@ -207,12 +207,12 @@ def test_each_model_has_its_alerts() -> None:
     assert groups == ["stable-diffusion-one", "stable-diffusion-two", "stable-diffusion-download"]
 
 
-def test_no_pods_at_all_is_an_alarm_only_where_some_must_be() -> None:
+def test_missing_pods_raise_an_alert_only_if_some_are_required() -> None:
     assert "absent" in rule(case("monitored"), "StableDiffusionDown")["expr"]
     assert "absent" not in rule(render(MONITORED), "StableDiffusionDown")["expr"]
 
 
-def test_only_what_the_service_failed_counts_as_an_error() -> None:
+def test_only_failures_of_the_service_count_as_errors() -> None:
     failed, all_requests = selectors_of(
         promql_parser.parse(rule(case("monitored"), "StableDiffusionErrors")["expr"])
     )
@@ -226,7 +226,7 @@ def test_only_what_the_service_failed_counts_as_an_error() -> None:
     assert "code" not in {matcher.name for matcher in all_requests.matchers.matchers}
 
 
-def test_the_queue_is_too_long_from_the_number_that_everything_derives_from() -> None:
+def test_the_queue_alert_fires_above_the_concurrency() -> None:
     rendered = render({**MONITORED, "predictor": {"concurrency": 7}})
     assert rule(rendered, "StableDiffusionQueue")["expr"].endswith("> 7")
 
@@ -238,19 +238,19 @@ def test_keda_scales_on_metrics_that_exist() -> None:
     query = metric["external"]["metric"]["query"]
     assert metrics_of(query) == ["diffusion_pictures"]
     assert problems_of(query) == []
-    # Pictures of every state, and of this service alone.
+    # Pictures in every state, but only of this service.
     (selector,) = selectors_of(promql_parser.parse(query))
     matched = {matcher.name: matcher.value for matcher in selector.matchers.matchers}
     assert matched == {"namespace": "pictures", "inferenceservice": "stable-diffusion"}
 
 
-def test_the_download_alert_watches_the_job_that_there_is() -> None:
+def test_the_download_alert_watches_the_rendered_job() -> None:
     rendered = case("monitored")
     job = rendered.one("Job")["metadata"]["name"]
     assert f'job_name="{job}"' in rule(rendered, "StableDiffusionDownloadFailed")["expr"]
 
 
-def test_the_pods_are_scraped_where_metrics_are_and_named_for_the_queries() -> None:
+def test_the_pod_monitor_scrapes_the_metrics_and_labels_them_for_the_queries() -> None:
     spec = case("monitored").one("PodMonitor")["spec"]
     (endpoint,) = spec["podMetricsEndpoints"]
     assert (endpoint["portNumber"], endpoint["path"]) == (8080, "/metrics")
@@ -261,5 +261,5 @@ def test_the_pods_are_scraped_where_metrics_are_and_named_for_the_queries() -> N
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - {"monitored"}))
-def test_nothing_watches_unless_asked_to(name: str) -> None:
+def test_monitoring_is_off_by_default(name: str) -> None:
     assert not set(case(name).kinds()) & {"PodMonitor", "PrometheusRule"}

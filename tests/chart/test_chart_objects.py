@@ -1,4 +1,4 @@
-"""What the chart makes of its values."""
+"""The objects that the chart renders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALL_CASES = ["default", *sorted(CASES)]
 STANDARD = {"predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}}}
 
 
-# What libraries read; everything else in a container is a setting of the program.
+# Variables of libraries; all others in a container are settings of its program.
 FOREIGN_VARIABLES = {
     "AWS_ACCESS_KEY_ID",
     "AWS_ENDPOINT_URL",
@@ -84,7 +84,7 @@ def test_the_programs_accept_the_variables(name: str, monkeypatch: pytest.Monkey
     )
 
 
-def test_large_numbers_reach_the_predictor_as_digits() -> None:
+def test_large_numbers_are_not_in_scientific_notation() -> None:
     settings = {"max_pixels": 1_572_864, "max_guidance_scale": 7.5, "embed_metadata": True}
     env = plain_env(render({"predictor": {"settings": settings}}).predictor_container)
     assert env["PREDICTOR_MAX_PIXELS"] == "1572864"
@@ -92,22 +92,22 @@ def test_large_numbers_reach_the_predictor_as_digits() -> None:
     assert env["PREDICTOR_EMBED_METADATA"] == "true"
 
 
-def test_the_chart_drains_as_long_as_the_predictor_does_by_default() -> None:
+def test_the_charts_drain_time_is_the_predictors_default() -> None:
     env = plain_env(case("default").predictor_container)
     defaults = PredictorSettings.model_fields
     assert float(env["PREDICTOR_DRAIN_SECONDS"]) == defaults["drain_seconds"].default
-    # The chart knows how long the pod has; the predictor alone does not.
+    # The chart knows the pod's grace period; the predictor does not.
     assert int(env["PREDICTOR_SHUTDOWN_SECONDS"]) > defaults["shutdown_seconds"].default
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_both_programs_look_for_the_volume_where_it_is_mounted(name: str) -> None:
+def test_both_programs_use_the_path_where_the_volume_is_mounted(name: str) -> None:
     container = case(name).downloader_container
     (mount,) = [item for item in container["volumeMounts"] if item["name"] == "models"]
     assert mount["mountPath"] == plain_env(container)["DOWNLOADER_TARGET"] == "/mnt/models"
     assert not mount.get("readOnly", False)
     assert DownloaderSettings.model_fields["target"].default == Path("/mnt/models")
-    # Here KServe's webhook mounts STORAGE_URI.
+    # KServe's webhook mounts STORAGE_URI at this path.
     assert PredictorSettings.model_fields["model_dir"].default == Path("/mnt/models")
 
 
@@ -161,19 +161,19 @@ def test_the_hub_token_reaches_the_downloader_only(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_kserve_would_accept_the_names_of_the_variables(name: str) -> None:
+def test_kserve_accepts_the_names_of_the_variables(name: str) -> None:
     for container in containers_of(name):
         names = [item["name"] for item in container["env"]]
         assert "PYTHONPATH" not in names
         assert len(names) == len(set(names))
 
 
-def test_the_placeholder_secret_holds_nothing() -> None:
+def test_the_placeholder_secret_is_empty() -> None:
     secret = case("default").one("Secret")
     assert secret.keys() == {"apiVersion", "kind", "metadata", "type"}
 
 
-def test_what_exists_already_is_used_and_not_made() -> None:
+def test_existing_objects_are_used_instead_of_new_ones() -> None:
     rendered = case("existing")
     assert rendered.kinds() == ["InferenceService", "Job", "NetworkPolicy", "NetworkPolicy"]
     assert rendered.predictor["serviceAccountName"] == "team-predictor"
@@ -184,7 +184,7 @@ def test_what_exists_already_is_used_and_not_made() -> None:
     assert plain_env(rendered.downloader_container)["HF_ENDPOINT"] == "https://hub.example.com"
 
 
-def test_weights_that_are_there_need_no_job() -> None:
+def test_the_job_can_be_left_out() -> None:
     rendered = render({"downloader": {"enabled": False}})
     assert "Job" not in rendered.kinds()
     assert "job/" not in rendered.notes
@@ -199,7 +199,7 @@ def test_both_containers_run_as_the_same_user() -> None:
     assert predictor["runAsUser"] == predictor["runAsGroup"] == group
 
 
-def test_a_platform_that_assigns_users_is_left_to_it() -> None:
+def test_the_platform_can_assign_the_users() -> None:
     rendered = case("existing")
     assert "runAsUser" not in rendered.predictor_container["securityContext"]
     assert "fsGroup" not in rendered.downloader_pod["securityContext"]
@@ -217,17 +217,17 @@ def test_a_platform_that_assigns_users_is_left_to_it() -> None:
     ],
     ids=str,
 )
-def test_a_changed_spec_makes_another_job(change: dict[str, Any]) -> None:
+def test_a_changed_spec_creates_another_job(change: dict[str, Any]) -> None:
     before, after = case("default").one("Job"), render(change).one("Job")
     assert before["metadata"]["name"] != after["metadata"]["name"]
 
 
-def test_an_unchanged_spec_makes_the_same_job() -> None:
+def test_an_unchanged_spec_renders_the_same_job() -> None:
     elsewhere = render({"predictor": {"timeoutSeconds": 300}, "storage": {"size": "50Gi"}})
     assert elsewhere.one("Job") == case("default").one("Job")
 
 
-def test_a_retry_is_spared_where_it_cannot_help() -> None:
+def test_the_job_does_not_retry_permanent_failures() -> None:
     job = case("default").one("Job")["spec"]
     fatal, stopped, drained = job["podFailurePolicy"]["rules"]
     assert (fatal["action"], fatal["onExitCodes"]["values"]) == ("FailJob", [2, 3, 4, 5, 8, 10])
@@ -243,14 +243,14 @@ def test_a_retry_is_spared_where_it_cannot_help() -> None:
     assert "ttlSecondsAfterFinished" not in job
 
 
-def test_the_claim_outlives_the_release_unless_told_otherwise() -> None:
+def test_the_claim_outlives_the_release_by_default() -> None:
     annotations = case("default").one("PersistentVolumeClaim")["metadata"]["annotations"]
     assert annotations == {"helm.sh/resource-policy": "keep"}
     gone = render({"storage": {"resourcePolicy": "delete"}}).one("PersistentVolumeClaim")
     assert "annotations" not in gone["metadata"]
 
 
-def test_a_cpu_needs_no_gpu_in_the_limits() -> None:
+def test_a_cpu_deployment_has_no_gpu_in_its_limits() -> None:
     rendered = case("cpu")
     assert "nvidia.com/gpu" not in rendered.predictor_container["resources"]["limits"]
     assert plain_env(rendered.predictor_container)["PREDICTOR_DEVICE"] == "cpu"
@@ -264,7 +264,7 @@ def test_the_startup_probe_can_be_left_out_for_old_knative() -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_the_notes_ask_the_release_that_was_installed(name: str) -> None:
+def test_the_notes_name_the_installed_objects(name: str) -> None:
     rendered = case(name)
     for model in model_names(name):
         assert f"/v1/models/{model}:predict" in rendered.notes
@@ -275,7 +275,7 @@ def test_the_notes_ask_the_release_that_was_installed(name: str) -> None:
 
 
 @pytest.mark.parametrize("release", ["a", "team.pictures", "x" * 53])
-def test_names_stay_short_enough_for_what_kserve_appends(release: str) -> None:
+def test_names_leave_room_for_kserves_suffixes(release: str) -> None:
     rendered = render(release=release)
     service = rendered.one("InferenceService")["metadata"]["name"]
     assert len(f"{service}-predictor-00001") <= 63
@@ -284,5 +284,5 @@ def test_names_stay_short_enough_for_what_kserve_appends(release: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_no_object_names_a_namespace(name: str) -> None:
+def test_no_object_sets_a_namespace(name: str) -> None:
     assert [item for item in case(name).objects if "namespace" in item["metadata"]] == []

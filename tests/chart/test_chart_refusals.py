@@ -1,4 +1,4 @@
-"""Values that the chart refuses, in words that name the value."""
+"""The chart rejects invalid values, and the message names the value."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def standard(**scaling: Any) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> None:
+def test_the_schema_rejects_and_names(values: dict[str, Any], named: str) -> None:
     with pytest.raises(helm_python.HelmValuesError) as refusal:
         render(values)
     assert named in str(refusal.value)
@@ -159,7 +159,7 @@ def test_the_schema_refuses_and_names(values: dict[str, Any], named: str) -> Non
     ],
     ids=str,
 )
-def test_the_templates_refuse_what_the_cluster_would_change_or_refuse(
+def test_the_templates_reject_what_the_cluster_would_change_or_reject(
     values: dict[str, Any], advice: str
 ) -> None:
     with pytest.raises(helm_python.HelmRenderError, match=advice):
@@ -178,26 +178,26 @@ def test_the_templates_refuse_what_the_cluster_would_change_or_refuse(
     ],
     ids=str,
 )
-def test_what_lies_just_within_the_bounds_is_taken(values: dict[str, Any]) -> None:
+def test_values_just_within_the_bounds_are_accepted(values: dict[str, Any]) -> None:
     assert render(values).predictors
 
 
-def test_a_release_name_that_kserve_refuses_is_refused_first() -> None:
+def test_a_release_name_that_kserve_rejects_is_rejected_first() -> None:
     with pytest.raises(helm_python.HelmRenderError, match="set fullnameOverride"):
         render(release="2-pictures")
 
 
-def test_external_autoscaling_may_start_from_zero() -> None:
+def test_external_autoscaling_can_start_from_zero() -> None:
     assert render(standard(autoscalerClass="external")).predictor["minReplicas"] == 0
 
 
 @pytest.mark.parametrize("name", ["default", *sorted(CASES)])
-def test_helm_lint_finds_nothing_worse_than_a_missing_icon(name: str) -> None:
+def test_helm_lint_reports_only_the_missing_icon(name: str) -> None:
     report = helm_python.lint(CHART, case_values(name), strict=True)
     findings = [message["error"] for message in report["messages"]]
     assert findings == ["icon is recommended"]
     assert report["total_charts_linted"] == 1
 
 
-def test_helm_lint_would_report_a_bad_value() -> None:
+def test_helm_lint_reports_an_invalid_value() -> None:
     assert helm_python.lint(CHART, {"model": {"name": ""}})["errors"]

@@ -1,4 +1,4 @@
-"""Scaling in both modes, and the one number that everything about concurrency derives from."""
+"""Scaling in both modes; all concurrency settings derive from one value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def limits_of(container: dict[str, Any]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("number", [1, 4, 16, 100])
-def test_everything_about_concurrency_derives_from_one_number(number: int) -> None:
+def test_all_concurrency_settings_derive_from_one_value(number: int) -> None:
     rendered = render({"predictor": {"concurrency": number}})
     annotations = rendered.one("InferenceService")["metadata"]["annotations"]
     predictor = rendered.predictor
@@ -40,30 +40,30 @@ def test_everything_about_concurrency_derives_from_one_number(number: int) -> No
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_a_full_batch_never_waits_for_requests_that_wait_outside(name: str) -> None:
+def test_knative_admits_enough_requests_to_fill_a_batch(name: str) -> None:
     for predictor in case(name).predictors.values():
         lanes, queue = limits_of(predictor["containers"][0])
         pictures_in_a_batch = lanes // 2
         if "containerConcurrency" in predictor:
             assert predictor["containerConcurrency"] > pictures_in_a_batch
-            # What Knative admits finds room, even at two pictures a request.
+            # The queue has room for all requests that Knative admits, at two pictures each.
             assert queue >= 2 * predictor["containerConcurrency"]
             assert predictor["scaleTarget"] <= pictures_in_a_batch
 
 
-def test_a_setting_of_the_engine_overrides_what_derives() -> None:
+def test_explicit_engine_settings_override_derived_ones() -> None:
     settings = {"max_lanes": 6, "max_queue_length": 7}
     rendered = render({"predictor": {"settings": settings}})
     assert limits_of(rendered.predictor_container) == (6, 7)
     assert rendered.predictor["containerConcurrency"] == 32
 
 
-def test_the_queue_takes_any_one_request() -> None:
+def test_the_queue_has_room_for_the_largest_request() -> None:
     settings = {"max_images_per_request": 200}
     assert limits_of(render({"predictor": {"settings": settings}}).predictor_container)[1] == 200
 
 
-def test_the_documents_arithmetic_is_that_of_the_chart() -> None:
+def test_the_table_of_the_document_matches_the_chart() -> None:
     section = OPERATIONS.partition("## Autoscaling")[2].partition("\n## ")[0]
     rows = re.findall(
         r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", section, re.MULTILINE
@@ -76,7 +76,7 @@ def test_the_documents_arithmetic_is_that_of_the_chart() -> None:
         assert float(target) == pytest.approx(rendered.predictor["scaleTarget"] * UTILIZATION / 100)
 
 
-def test_keda_scales_on_the_same_number() -> None:
+def test_kedas_target_derives_from_the_same_value() -> None:
     scaling = {
         "minReplicas": 1,
         "autoscalerClass": "keda",
@@ -87,7 +87,7 @@ def test_keda_scales_on_the_same_number() -> None:
     assert metric["external"]["target"] == {"type": "Value", "value": "7.0"}
 
 
-def test_requests_a_second_are_a_target_of_their_own() -> None:
+def test_requests_per_second_have_an_independent_target() -> None:
     rendered = render({"predictor": {"scaling": {"scaleMetric": "rps", "scaleTarget": 3}}})
     assert (rendered.predictor["scaleMetric"], rendered.predictor["scaleTarget"]) == ("rps", 3)
     annotations = rendered.one("InferenceService")["metadata"]["annotations"]
@@ -114,7 +114,7 @@ def test_knative_mode_uses_only_fields_that_stock_knative_allows() -> None:
     pod = case("default").predictor.keys()
     scaling = {"minReplicas", "maxReplicas", "scaleMetric", "scaleTarget"}
     knative = {"timeout", "containerConcurrency", "containers", "serviceAccountName", "volumes"}
-    # Admitted since Knative 1.0, as `false` only.
+    # Allowed since Knative 1.0, but only as `false`.
     assert pod == scaling | knative | {"automountServiceAccountToken"}
     (port,) = case("default").predictor_container["ports"]
     assert port == {"name": "http1", "containerPort": 8080, "protocol": "TCP"}
@@ -144,7 +144,7 @@ def test_keda_scales_on_its_metrics_down_to_zero() -> None:
 @pytest.mark.parametrize(
     ("values", "shutdown", "grace"),
     [
-        # 600 less 30 of queue-proxy, 5 of draining and 15 of unloading.
+        # 600 s minus 30 for queue-proxy, 5 for draining and 15 for unloading.
         ({}, "550", None),
         ({"timeoutSeconds": 1800, "settings": {"drain_seconds": 10}}, "1745", None),
         ({"settings": {"shutdown_seconds": 60}}, "60", None),
@@ -153,7 +153,7 @@ def test_keda_scales_on_its_metrics_down_to_zero() -> None:
     ],
     ids=str,
 )
-def test_a_pod_that_stops_lets_requests_run_as_long_as_it_may(
+def test_a_terminating_pod_gives_requests_the_rest_of_its_grace_period(
     values: dict[str, Any], shutdown: str, grace: int | None
 ) -> None:
     rendered = render({"predictor": values})
@@ -162,24 +162,24 @@ def test_a_pod_that_stops_lets_requests_run_as_long_as_it_may(
 
 
 @pytest.mark.parametrize(("limit", "threads"), [("8", "8"), (3, "3"), ("2500m", "3"), (2.5, "3")])
-def test_torch_starts_as_many_threads_as_the_limit_has_cpus(limit: Any, threads: str) -> None:
+def test_torch_starts_one_thread_per_cpu_of_the_limit(limit: Any, threads: str) -> None:
     rendered = render({"predictor": {"resources": {"limits": {"cpu": limit}}}})
     assert plain_env(rendered.predictor_container)["OMP_NUM_THREADS"] == threads
 
 
-def test_the_number_of_threads_can_be_chosen() -> None:
+def test_the_number_of_threads_can_be_set() -> None:
     env = [{"name": "OMP_NUM_THREADS", "value": "5"}]
     container = render({"predictor": {"env": env}}).predictor_container
     assert [item for item in container["env"] if item["name"] == "OMP_NUM_THREADS"] == env
 
 
-def test_an_annotation_of_the_values_replaces_one_of_the_chart() -> None:
+def test_annotations_in_the_values_override_those_of_the_chart() -> None:
     name = "autoscaling.knative.dev/target-utilization-percentage"
     service = render({"predictor": {"annotations": {name: "90"}}}).one("InferenceService")
     assert service["metadata"]["annotations"][name] == "90"
 
 
-def test_queue_proxys_share_can_be_left_to_the_cluster() -> None:
+def test_queue_proxys_resources_can_be_left_to_the_cluster() -> None:
     nothing = {"cpu": None, "memory": None}
     values = {"queueProxyResources": {"requests": nothing, "limits": nothing}}
     annotations = render({"predictor": values}).one("InferenceService")["metadata"]["annotations"]

@@ -1,4 +1,4 @@
-"""Every value does something: switched once, it shows in the rendering."""
+"""Every value has an effect: a change shows in the rendering."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ TWO: list[Object] = [{"name": "one", "source": "hf://a/b"}, {"name": "two", "sou
 
 
 class Switch(NamedTuple):
-    """Another value, the text that then appears, and what must be set for it to matter.
+    """Another value, the text that then appears, and the values that it depends on.
 
-    An empty text means that something must disappear.
+    An empty text means that text must disappear instead.
     """
 
     value: Any
@@ -162,7 +162,7 @@ SWITCHES = {
 
 
 def with_value(given: Object, key: str, value: Any) -> Object:
-    """The values with one more in them."""
+    """A copy of the values with one more value set."""
     values = copy.deepcopy(given)
     *path, last = key.split(".")
     place = values
@@ -177,12 +177,12 @@ def text_of(values: Object) -> str:
     return yaml.dump_all(rendered.objects + rendered.hooks, width=1000)
 
 
-def test_every_value_is_switched_below() -> None:
+def test_every_value_has_a_switch() -> None:
     assert [value.key for value in DOCUMENTED] == list(SWITCHES)
 
 
 @pytest.mark.parametrize("key", SWITCHES)
-def test_a_value_shows_where_it_is_switched(key: str) -> None:
+def test_a_changed_value_shows_in_the_rendering(key: str) -> None:
     switch = SWITCHES[key]
     given = switch.given or {}
     before, after = text_of(given), text_of(with_value(given, key, switch.value))

@@ -1,4 +1,4 @@
-"""The Dockerfiles, read and not built; their bytecode command runs over a small tree."""
+"""The Dockerfiles as text; only their bytecode command runs, on a small tree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Instruction:
 
 
 def instructions(program: str) -> list[Instruction]:
-    """The instructions of a program's Dockerfile, continued lines joined."""
+    """The instructions of a program's Dockerfile, with continuation lines joined."""
     text = (ROOT / PROGRAMS[program]).read_text("utf-8")
     joined = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", text))
     words = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
@@ -42,41 +42,41 @@ def instructions(program: str) -> list[Instruction]:
 
 
 def all_of(program: str, keyword: str) -> list[str]:
-    """What stands behind a keyword, in order."""
+    """The arguments of all instructions with a keyword, in order."""
     return [item.rest for item in instructions(program) if item.keyword == keyword]
 
 
 def final_stage(program: str) -> list[Instruction]:
-    """The instructions behind the last FROM."""
+    """The instructions after the last FROM."""
     found = instructions(program)
     last = max(index for index, item in enumerate(found) if item.keyword == "FROM")
     return found[last + 1 :]
 
 
 def copied_folders(program: str) -> set[str]:
-    """The folders that the final image takes from the repository."""
+    """The folders of the repository that the final stage copies."""
     copies = [item.rest.split() for item in final_stage(program) if item.keyword == "COPY"]
     return {source.rstrip("/") for words in copies for source in words[:-1] if "--" not in words[0]}
 
 
 def compile_commands(program: str) -> list[str]:
-    """The commands of all stages that make bytecode."""
+    """The commands of all stages that compile bytecode."""
     return [rest for rest in all_of(program, "RUN") if "compileall" in rest]
 
 
 def run_in(root: Path, command: str) -> None:
     """Run a command of the final stage with ``root`` in place of the image's folders."""
     here = command.replace(STANDARD_LIBRARY, f"{root}/stdlib").replace(VENV, f"{root}/venv")
-    assert "sysconfig" not in here  # else it would compile this machine's own library
+    assert "sysconfig" not in here  # or it would compile the standard library of this machine
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run(["sh", "-c", here], cwd=root / "app", env=environment, check=True)
 
 
 class BytecodeOnly(SourceFileLoader):
-    """Python's importer; it compiles the source only where there is no valid bytecode."""
+    """Python's importer, which compiles source only if the bytecode is stale; here that fails."""
 
-    # The stub of one base class has it static, that of the other has not.
+    # The stubs of the two base classes disagree on whether this is a static method.
     def source_to_code(  # type: ignore[override]
         self, data: object, path: object, *, _optimize: int = -1
     ) -> CodeType:
@@ -92,7 +92,7 @@ def test_the_base_image_is_one_argument(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_user_is_a_number_and_the_one_of_the_chart(program: str) -> None:
+def test_the_user_is_numeric_and_matches_the_chart(program: str) -> None:
     (user,) = [item.rest for item in final_stage(program) if item.keyword == "USER"]
     security = case("default").predictor_container["securityContext"]
     assert user == f"{security['runAsUser']}:{security['runAsGroup']}"
@@ -100,14 +100,14 @@ def test_the_user_is_a_number_and_the_one_of_the_chart(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_image_holds_its_own_package_and_the_modelstore(program: str) -> None:
+def test_the_image_contains_only_its_package_and_the_modelstore(program: str) -> None:
     demo = {"demo/model"} if program == "downloader" else set()
     assert copied_folders(program) == {"modelstore", program} | demo
     for folder in copied_folders(program) - demo:
         assert (ROOT / folder / "__init__.py").is_file()
 
 
-def test_the_demo_example_publishes_the_model_that_the_image_holds() -> None:
+def test_the_demo_example_publishes_the_model_in_the_image() -> None:
     (copy,) = [rest for rest in all_of("downloader", "COPY") if rest.startswith("demo/")]
     source, target = copy.split()
     assert (ROOT / source / "model_index.json").is_file()
@@ -143,7 +143,7 @@ def test_dependencies_come_from_the_hashed_lock_file_only(program: str) -> None:
     from_lock, *others = installs
     assert "--require-hashes" in from_lock
     assert all("--no-deps" in install for install in installs)
-    # The CPU build of torch, whose hash differs between builders, and only where it is asked for.
+    # Only the CPU build of torch, on request: its hash differs between builds.
     assert all(install.startswith('if [ -n "${TORCH}" ]') for install in others)
 
 
@@ -172,9 +172,9 @@ def test_bytecode_stays_valid_when_modification_times_change(program: str, tmp_p
     for source in sources:
         source.parent.mkdir(parents=True)
         source.write_text("NUMBER = 1\n")
-        # Bytecode from an earlier stage or the base image: valid now, stale after a copy.
+        # As from an earlier stage or the base image: valid now, stale after a copy.
         py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
-    # torch ships a file like this one, for newer Pythons.
+    # torch ships a file like this for newer Pythons.
     (sources[1].parent / "newer_python.py").write_text("def")
 
     for command in compile_commands(program):
@@ -187,11 +187,11 @@ def test_bytecode_stays_valid_when_modification_times_change(program: str, tmp_p
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_the_lock_file_is_there_with_hashes(lock: str) -> None:
+def test_the_lock_file_has_hashes(lock: str) -> None:
     assert "--hash=sha256:" in (ROOT / "requirements" / lock).read_text("utf-8")
 
 
-def test_the_build_context_is_an_allow_list_of_what_is_copied() -> None:
+def test_the_build_context_allows_only_copied_files() -> None:
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     allowed = {pattern[1:].rstrip("/") for pattern in patterns if pattern.startswith("!")}

@@ -1,4 +1,4 @@
-"""The examples: each overlay builds, and makes what the chart makes of the values beside it."""
+"""The examples: each overlay builds the same objects as the chart with the example's values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def built(name: str) -> list[Object]:
 
 @cache
 def rendered(name: str) -> list[Object]:
-    """What the chart makes of an example's values, in the form of the plain manifests."""
+    """The chart rendered with an example's values, in the form of the plain manifests."""
     texts = render_manifests.render(name).items()
     parsed = [
         item
@@ -57,7 +57,7 @@ def rendered(name: str) -> list[Object]:
 
 
 def comparable(objects: list[Object]) -> dict[str, Any]:
-    """The objects by kind and name, without the order of variables, volumes and mounts."""
+    """The objects by kind and name, ignoring the order of variables, volumes and mounts."""
     return {f"{item['kind']} {item['metadata']['name']}": ordered(item) for item in objects}
 
 
@@ -77,7 +77,7 @@ def test_the_examples_are_all_there() -> None:
 
 @needs_kubectl
 @pytest.mark.parametrize("name", NAMES)
-def test_the_overlay_makes_what_the_chart_makes(name: str) -> None:
+def test_the_overlay_builds_the_same_objects_as_the_chart(name: str) -> None:
     overlay, chart = comparable(built(name)), comparable(rendered(name))
     assert overlay.keys() == chart.keys()
     for key, item in chart.items():
@@ -85,14 +85,14 @@ def test_the_overlay_makes_what_the_chart_makes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_helm_takes_the_values(name: str) -> None:
+def test_helm_accepts_the_values(name: str) -> None:
     values = yaml.safe_load((EXAMPLES / name / "values.yaml").read_text("utf-8"))
     assert render(values).predictors
 
 
 @needs_kubectl
 @pytest.mark.parametrize("name", NAMES)
-def test_the_cluster_would_know_every_field(name: str) -> None:
+def test_the_cluster_knows_every_field(name: str) -> None:
     for item in built(name):
         if item["kind"] == "InferenceService":
             assert sdk_problems(item) == []
@@ -104,7 +104,7 @@ def test_the_cluster_would_know_every_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_readme_says_the_five_things(name: str) -> None:
+def test_the_readme_has_its_five_paragraphs(name: str) -> None:
     text = (EXAMPLES / name / "README.md").read_text("utf-8")
     without_code = re.sub(r"^```.*?^```\n\n", "", text, flags=re.DOTALL | re.MULTILINE)
     heading, *paragraphs = without_code.split("\n\n")

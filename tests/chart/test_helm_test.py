@@ -1,4 +1,4 @@
-"""The script of ``helm test``, run as its pod runs it, against a server in the predictor's part."""
+"""The script of ``helm test``, run as in its pod against a stand-in for the predictor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rendering import case
 
 
 class Predictor(http.server.ThreadingHTTPServer):
-    """Answers each POST with the next of ``answers``, and the last for ever."""
+    """Answers each POST with the next of ``answers``, then keeps repeating the last."""
 
     def __init__(self, answers: list[tuple[int, bytes]]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -44,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def png(size: tuple[int, int] = (3, 2)) -> bytes:
@@ -64,7 +64,7 @@ def predictor() -> Iterator[Predictor]:
 
 
 def run_test(*urls: str, seconds: str = "30") -> subprocess.CompletedProcess[str]:
-    """What the rendered pod runs, with other URLs."""
+    """Run the command of the rendered pod with other URLs."""
     (pod,) = case("default").hooks
     (container,) = pod["spec"]["containers"]
     assert container["command"] == ["python", "-c"]
@@ -73,7 +73,7 @@ def run_test(*urls: str, seconds: str = "30") -> subprocess.CompletedProcess[str
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
-def test_it_asks_every_model_by_the_clusters_own_address() -> None:
+def test_it_requests_every_model_at_its_address_in_the_cluster() -> None:
     (pod,) = case("many-models").hooks
     _, _, seconds, *urls = pod["spec"]["containers"][0]["args"]
     services = case("many-models").predictors
@@ -102,7 +102,7 @@ def test_it_waits_while_the_model_is_not_ready(predictor: Predictor) -> None:
     assert "404" in done.stdout
 
 
-def test_what_does_not_decode_is_a_failure(predictor: Predictor) -> None:
+def test_a_response_that_does_not_decode_is_a_failure(predictor: Predictor) -> None:
     predictor.answers = [(200, b"no picture")]
     done = run_test(predictor.url, seconds="1")
     assert done.returncode == 1
@@ -110,7 +110,7 @@ def test_what_does_not_decode_is_a_failure(predictor: Predictor) -> None:
     assert "cannot identify image" in done.stderr
 
 
-def test_half_a_picture_is_a_failure(predictor: Predictor) -> None:
+def test_a_truncated_picture_is_a_failure(predictor: Predictor) -> None:
     whole = png((64, 64))
     predictor.answers = [(200, whole[: len(whole) // 2])]
     done = run_test(predictor.url, seconds="1")
@@ -118,7 +118,7 @@ def test_half_a_picture_is_a_failure(predictor: Predictor) -> None:
     assert "no picture in time" in done.stderr
 
 
-def test_a_refused_prompt_is_told_at_once(predictor: Predictor) -> None:
+def test_a_rejected_prompt_fails_without_a_retry(predictor: Predictor) -> None:
     predictor.answers = [(400, b'{"error": "prompt: is empty"}')]
     done = run_test(predictor.url)
     assert done.returncode == 1
@@ -126,7 +126,7 @@ def test_a_refused_prompt_is_told_at_once(predictor: Predictor) -> None:
     assert len(predictor.asked) == 1
 
 
-def test_a_port_that_nobody_answers_is_a_failure_within_the_time() -> None:
+def test_a_closed_port_is_a_failure_after_the_timeout() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         closed = server.server_port
     done = run_test(f"http://127.0.0.1:{closed}/", seconds="1")

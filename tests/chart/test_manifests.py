@@ -1,4 +1,4 @@
-"""The plain manifests are the chart, rendered."""
+"""The plain manifests are the rendered chart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANIFESTS = ROOT / "manifests"
 
 
 def objects_applied_from_the_folder() -> list[Object]:
-    """What ``kubectl apply -f manifests/`` reads: the files with these three endings, no others."""
+    """The objects that ``kubectl apply -f manifests/`` reads: only from these three extensions."""
     files = [path for path in MANIFESTS.iterdir() if path.suffix in (".yaml", ".yml", ".json")]
     return [item for path in sorted(files) for item in yaml.safe_load_all(path.read_text("utf-8"))]
 
@@ -26,7 +26,7 @@ def test_no_generated_file_has_drifted(capsys: pytest.CaptureFixture[str]) -> No
     assert render_manifests.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_a_drift_is_named_with_the_command_that_mends_it(
+def test_a_drifted_file_is_reported_with_the_command_that_fixes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(MANIFESTS, tmp_path / "manifests")
@@ -44,13 +44,13 @@ def test_a_drift_is_named_with_the_command_that_mends_it(
     assert "01-huggingface-secret" not in complaint
 
 
-def test_the_folder_holds_every_object_of_the_chart() -> None:
+def test_the_folder_contains_every_object_of_the_chart() -> None:
     applied = objects_applied_from_the_folder()
     assert sorted(item["kind"] for item in applied) == case("manifests").kinds()
     assert [item for item in applied if item not in case("manifests").objects] == []
 
 
-def test_every_template_has_its_manifest_or_waits_for_a_value() -> None:
+def test_every_template_has_a_manifest_or_is_optional() -> None:
     folder = CHART / "templates"
     templates = {str(path.relative_to(folder)) for path in folder.rglob("*.yaml")}
     plain = set(render_manifests.TEMPLATES.values())
@@ -58,7 +58,7 @@ def test_every_template_has_its_manifest_or_waits_for_a_value() -> None:
     assert not plain & render_manifests.OPTIONAL_TEMPLATES
 
 
-def test_the_manifests_are_the_snapshot_of_the_default_rendering() -> None:
+def test_the_manifests_equal_the_default_rendering() -> None:
     snapshot = yaml.dump_all(objects_applied_from_the_folder(), sort_keys=True)
     default = yaml.dump_all(in_the_order_of_the_files(case("default").objects), sort_keys=True)
     job = case("default").one("Job")["metadata"]["name"]
@@ -81,7 +81,7 @@ def test_the_kustomization_lists_the_manifests_and_is_not_one_of_them() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_kustomize_builds_what_apply_reads() -> None:
+def test_kustomize_builds_the_same_objects() -> None:
     command = ["kubectl", "kustomize", str(MANIFESTS)]
     built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     objects = list(yaml.safe_load_all(built))
@@ -89,7 +89,7 @@ def test_kustomize_builds_what_apply_reads() -> None:
     assert all(item in objects for item in objects_applied_from_the_folder())
 
 
-def test_the_manifests_carry_no_trace_of_a_release() -> None:
+def test_the_manifests_do_not_mention_a_release() -> None:
     for item in objects_applied_from_the_folder():
         assert item["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "kubectl"
     (job,) = [item for item in objects_applied_from_the_folder() if item["kind"] == "Job"]
@@ -106,6 +106,6 @@ def test_every_value_is_in_the_table_with_its_default() -> None:
         assert f"\n| `{key}` | " in readme
 
 
-def test_a_value_without_a_comment_is_refused() -> None:
+def test_a_value_without_a_comment_is_an_error() -> None:
     with pytest.raises(chart_values.UndocumentedValueError, match=r"outer\.inner"):
         chart_values.documented_values("outer:\n  # a plain remark\n  inner: 1\n")

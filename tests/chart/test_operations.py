@@ -1,4 +1,4 @@
-"""What docs/operations.md tells people to type, tried on what the chart renders."""
+"""The commands of docs/operations.md, run on the rendered chart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from .rendering import ROOT, case
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
-# Knative's own, where its `config-defaults` has only the example.
+# Knative's defaults while `config-defaults` holds only its example.
 STOCK_TIMEOUT = 300
 STOCK_MAX_TIMEOUT = 600
 FLAGS = OPERATIONS.partition("### Flags of Knative")[2].partition("\n## ")[0]
@@ -25,20 +25,20 @@ def patches() -> dict[str, dict[str, str]]:
     return {name: json.loads(patch)["data"] for name, patch in found}
 
 
-def test_the_patch_switches_on_the_flags_of_the_table_and_no_others() -> None:
+def test_the_patch_enables_exactly_the_flags_of_the_table() -> None:
     table = re.findall(r"^\| .* \| `(kubernetes\.\S+)` \|$", FLAGS, re.MULTILINE)
     assert len(table) == 6
     assert patches()["config-features"] == dict.fromkeys(table, "enabled")
 
 
-def test_the_patch_of_the_limits_is_text_as_a_config_map_needs() -> None:
+def test_the_values_of_the_patch_are_strings_as_in_any_config_map() -> None:
     data = patches()["config-defaults"]
     assert all(isinstance(value, str) for value in data.values())
     assert all(f"`{key}`" in FLAGS for key in data)
 
 
 def refusal_of_defaults(data: dict[str, str]) -> str | None:
-    """Why Knative's webhook refuses a ``config-defaults``, by the rules of its version 1.21.
+    """The reason why Knative 1.21's webhook rejects a ``config-defaults``, if any.
 
     ``NewDefaultsConfigFromMap`` in https://github.com/knative/serving pkg/apis/config/defaults.go
     """
@@ -62,7 +62,7 @@ def test_knative_accepts_the_patch_of_the_limits_on_a_stock_config_map() -> None
     assert f"`max-revision-timeout-seconds`, which is {STOCK_MAX_TIMEOUT}" in FLAGS
 
 
-def test_knative_refuses_the_timeout_that_the_document_warns_of() -> None:
+def test_knative_rejects_the_timeout_that_the_document_warns_of() -> None:
     key = "revision-response-start-timeout-seconds"
     raised = patches()["config-defaults"] | {key: str(STOCK_TIMEOUT + 1)}
     assert refusal_of_defaults(raised) == f"{key} exceeds revision-timeout-seconds"
@@ -86,7 +86,7 @@ def test_the_default_timeout_fits_a_stock_knative() -> None:
         "helm/README.md",
     ],
 )
-def test_every_source_that_a_claim_names_has_an_address(path: str) -> None:
+def test_every_cited_source_has_a_link(path: str) -> None:
     prose = re.sub(r"(?s)```.*?```|`[^`]*`", "", (ROOT / path).read_text("utf-8"))
     addresses = dict(re.findall(r"(?m)^\[([^\]]+)\]: (https://\S+)$", prose))
     named = re.findall(r"\]\[([^\]]+)\]|\[([^\]]+)\](?![\[(:])", prose)
@@ -94,7 +94,7 @@ def test_every_source_that_a_claim_names_has_an_address(path: str) -> None:
     assert len(set(addresses.values())) == len(addresses)
 
 
-def test_the_rollback_makes_a_pod_of_the_job() -> None:
+def test_the_rollback_command_turns_the_job_into_a_pod() -> None:
     section = OPERATIONS.partition("## Rollback")[2].partition("\n## ")[0]
     (script,) = re.findall(r"python3 -c '(.*?)' \| kubectl", section, re.DOTALL)
     job = case("default").one("Job")

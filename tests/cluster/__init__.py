@@ -1,1 +1,1 @@
-"""The whole flow on the cluster that KUBECONFIG points to; skipped where there is none."""
+"""End-to-end tests on the cluster of KUBECONFIG; skipped without one."""

@@ -1,4 +1,4 @@
-"""A namespace of its own on a real cluster, and the reason where there is none."""
+"""Fixtures: a temporary namespace on a real cluster, or a skip with the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Cluster:
         self.namespace = namespace
 
     def kubectl(self, *arguments: str, given: str | None = None, seconds: int = 60) -> str:
-        """What a command prints; it must succeed."""
+        """Run a command, which must succeed, and return its output."""
         command = ["kubectl", "--namespace", self.namespace, *arguments]
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, input=given, timeout=seconds
@@ -29,20 +29,20 @@ class Cluster:
 
 
 def missing() -> str | None:
-    """Why the tests cannot run, if so."""
+    """The reason why the tests cannot run, if any."""
     configs = os.environ.get("KUBECONFIG", "").split(os.pathsep)
     if not any(Path(config).is_file() for config in configs):
-        return "KUBECONFIG names no file: there is no cluster to test on"
+        return "KUBECONFIG names no file; these tests need a cluster"
     if shutil.which("kubectl") is None:
         return "kubectl is not installed"
     if not os.environ.get("CLUSTER_TEST_REGISTRY"):
-        return "CLUSTER_TEST_REGISTRY does not say where the cluster finds the images"
+        return "CLUSTER_TEST_REGISTRY is not set; it is the prefix of the images' names"
     return None
 
 
 @pytest.fixture(scope="session")
 def registry() -> str:
-    """What stands in front of the images' names, with the slash."""
+    """The prefix of the images' names, with the slash."""
     if reason := missing():
         pytest.skip(reason)
     return os.environ["CLUSTER_TEST_REGISTRY"]
@@ -50,7 +50,7 @@ def registry() -> str:
 
 @pytest.fixture(scope="session")
 def cluster(registry: str) -> Iterator[Cluster]:
-    """A fresh namespace that asks for restricted pods; gone afterwards."""
+    """A new namespace that warns about pods that are not restricted; deleted afterwards."""
     opened = Cluster(f"pictures-{uuid.uuid4().hex[:8]}")
     opened.kubectl("create", "namespace", opened.namespace)
     try:

@@ -1,6 +1,6 @@
-"""The example without a GPU, on a real cluster: download, readiness, a picture, a second apply.
+"""The CPU example on a real cluster: download, readiness, a picture, a second apply.
 
-It needs KServe, and both images where ``CLUSTER_TEST_REGISTRY`` (``host/team/``) says.
+It needs KServe, and both images in ``CLUSTER_TEST_REGISTRY`` (``host/team/``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SERVICE = "inferenceservice/stable-diffusion"
 
 @pytest.fixture(scope="module")
 def manifests(registry: str, cluster: Cluster) -> str:
-    """The overlay, its images in the registry."""
+    """The overlay with its images from the registry."""
     built = cluster.kubectl("kustomize", str(ROOT / "examples/cpu-demo"))
     return IMAGE.sub(registry, built)
 
@@ -43,7 +43,7 @@ def test_the_server_accepts_every_object(cluster: Cluster, manifests: str) -> No
     cluster.kubectl("apply", "--dry-run=server", "-f", "-", given=manifests)
 
 
-def test_the_demo_is_downloaded_served_and_drawn(
+def test_the_demo_is_downloaded_and_draws_a_picture(
     cluster: Cluster, manifests: str, registry: str
 ) -> None:
     cluster.kubectl("apply", "-f", "-", given=manifests)

@@ -1,1 +1,1 @@
-"""Tests of what must stay true across the packages: imports, documents, the demo model."""
+"""Tests of invariants across packages: imports, documents, the demo model."""

@@ -1,4 +1,4 @@
-"""What the measurements are made of: percentiles, ratios, and the tables of the documents."""
+"""The benchmarks' arithmetic (percentiles, ratios) and the tables of the documents."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hack.document_figures import main as document_figures
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_a_percentile_is_the_value_that_so_many_do_not_exceed() -> None:
+def test_a_percentile_is_the_smallest_value_that_the_share_does_not_exceed() -> None:
     values = [float(value) for value in range(100, 0, -1)]
 
     assert [percentile(values, part) for part in (0.5, 0.95, 0.99, 1.0)] == [50, 95, 99, 100]
     assert percentile([3.0], 0.5) == 3.0
 
 
-def test_errors_are_counted_and_bring_no_rate() -> None:
+def test_errors_count_but_do_not_raise_the_rate() -> None:
     run = Run([Outcome(1.0, 0.1, None), Outcome(2.0, 0.0, "429 later")], seconds=2.0)
 
     figures = summary([run])
@@ -34,7 +34,7 @@ def test_errors_are_counted_and_bring_no_rate() -> None:
     assert figures["first_error"] == "429 later"
 
 
-def test_ratios_are_taken_round_by_round() -> None:
+def test_ratios_are_computed_per_round() -> None:
     def runs(*seconds: float) -> list[Run]:
         return [Run([Outcome(one, one, None)], one) for one in seconds]
 
@@ -44,12 +44,12 @@ def test_ratios_are_taken_round_by_round() -> None:
     assert found["bare"]["images_per_second"] == 4
 
 
-def test_the_speed_tables_are_those_of_the_results() -> None:
+def test_the_speed_tables_match_the_results() -> None:
     assert document_figures(["--check"]) == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_the_gpu_bench_says_so() -> None:
+def test_the_gpu_bench_prints_a_notice_without_a_gpu() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bench.gpu"], cwd=ROOT, capture_output=True, text=True, check=False
     )

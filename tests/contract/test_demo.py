@@ -1,4 +1,4 @@
-"""The demo model and the demo itself: small, safe, trained, and showing what the prompt says."""
+"""The demo and its model: small, safe, and accurate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from demo.run import MODEL, OUTPUT, ROOT
 from demo.shapes import COLOURS, SHAPES, Scene, all_scenes
 
 
-def test_the_model_is_small_and_holds_only_half_precision_safetensors() -> None:
+def test_the_model_is_small_and_contains_only_half_precision_safetensors() -> None:
     files = [path for path in MODEL.rglob("*") if path.is_file()]
     weights = [path for path in files if path.suffix == ".safetensors"]
 
@@ -26,14 +26,14 @@ def test_the_model_is_small_and_holds_only_half_precision_safetensors() -> None:
 
 
 def dtypes(path: Path) -> set[str]:
-    """The tensors' types in a safetensors header: eight bytes of length, then JSON."""
+    """The tensor types in a safetensors header: eight bytes of length, then JSON."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     return {tensor["dtype"] for name, tensor in header.items() if name != "__metadata__"}
 
 
-def test_the_promise_is_wide_enough() -> None:
+def test_there_are_enough_scenes() -> None:
     scenes = list(all_scenes())
 
     assert len(COLOURS) >= 7
@@ -45,7 +45,7 @@ def test_the_promise_is_wide_enough() -> None:
     )
 
 
-def test_nearly_all_prompts_are_obeyed_at_the_folders_own_defaults(tmp_path: Path) -> None:
+def test_the_model_follows_nearly_all_prompts_at_its_default_settings(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "demo/evaluate.py", f"--sheet={tmp_path / 'sheet.png'}", "--least=0.95"],
         cwd=ROOT,
@@ -60,7 +60,7 @@ def test_nearly_all_prompts_are_obeyed_at_the_folders_own_defaults(tmp_path: Pat
         assert sheet.width > 1000
 
 
-def test_the_demo_makes_a_picture_of_its_prompt_and_fetches_only_once() -> None:
+def test_the_demo_draws_its_prompt_and_downloads_only_once() -> None:
     command = [sys.executable, "demo/run.py", "--prompt", "a white star on a red background"]
 
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)

@@ -1,4 +1,4 @@
-"""The documents say what the code does: tables are compared, curl lines are run."""
+"""The documents match the code: tables are compared with it, and curl commands run."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LOCAL = "http://127.0.0.1:8080"
 
 
 def curl_blocks(document: str) -> list[str]:
-    """The shell blocks that talk to ``make serve``."""
+    """The shell blocks with requests to ``make serve``."""
     blocks = re.findall(r"```sh\n(.*?)```", document, re.DOTALL)
     return [block for block in blocks if LOCAL in block]
 
 
 def run_as_written(block: str, server: Server, folder: Path) -> str:
     if shutil.which("curl") is None:
-        pytest.skip("there is no curl on this machine")
+        pytest.skip("curl is not installed")
     script = "set -eu\n" + block.replace(LOCAL, server.url)
     done = subprocess.run(
         ["bash", "-c", script],
@@ -54,11 +54,11 @@ def run_as_written(block: str, server: Server, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_settings_tables_are_those_of_the_code() -> None:
+def test_the_settings_tables_match_the_code() -> None:
     assert documented(SETTINGS) == SETTINGS, "run `make manifests`"
 
 
-def test_the_table_of_families_is_that_of_the_code() -> None:
+def test_the_table_of_families_matches_the_code() -> None:
     assert document_families.documented(MODELS) == MODELS, "run `make manifests`"
 
 
@@ -105,7 +105,7 @@ def test_the_status_table_names_every_status() -> None:
 
 
 @pytest.mark.parametrize("block", curl_blocks(API), ids=lambda block: block.split("\n")[0][-60:])
-def test_the_curl_lines_of_the_interface_work_as_written(
+def test_the_curl_commands_of_the_api_document_work_as_written(
     block: str, server: Server, tmp_path: Path
 ) -> None:
     printed = run_as_written(block, server, tmp_path)
@@ -120,7 +120,7 @@ def test_the_curl_lines_of_the_interface_work_as_written(
         assert len(json.loads(answer.read_text())["predictions"]) == 2
 
 
-def test_the_readmes_curl_lines_bring_the_pictures_that_they_promise(
+def test_the_readmes_curl_commands_return_the_promised_pictures(
     server: Server, tmp_path: Path
 ) -> None:
     for block in curl_blocks(README):
@@ -136,14 +136,14 @@ def test_the_readmes_curl_lines_bring_the_pictures_that_they_promise(
     ]
 
 
-def test_every_link_of_a_document_leads_somewhere() -> None:
+def test_no_link_in_a_document_is_broken() -> None:
     for document in tracked("*.md"):
         missing = [link for link in links(document) if not leads_somewhere(document, link)]
         assert missing == [], document.relative_to(ROOT)
 
 
 def links(document: Path) -> list[str]:
-    """The targets within the repository of inline links and of reference links."""
+    """The relative targets of inline and reference links."""
     text = without_code(document.read_text("utf-8"))
     inline = re.findall(r"\]\(([^)\s]+)", text)
     references = re.findall(r"^\[[^]]+\]: (\S+)", text, re.MULTILINE)
@@ -173,9 +173,9 @@ def test_the_index_names_every_document() -> None:
     assert listed == {path.name for path in tracked("docs/*.md")} - {index.name}
 
 
-def test_every_error_of_the_troubleshooting_guide_is_one_that_the_code_prints() -> None:
+def test_every_error_in_the_troubleshooting_guide_exists_in_the_code() -> None:
     said = texts("predictor/*.py", "downloader/*.py", "modelstore/*.py")
-    # KServe's own sentence.
+    # From KServe.
     said.add(str(ModelNotReady("stable-diffusion")))
     headings = re.findall(r"^### `(.+)`$", TROUBLESHOOTING, re.MULTILINE)
 
@@ -186,7 +186,7 @@ def test_every_error_of_the_troubleshooting_guide_is_one_that_the_code_prints() 
 
 
 def texts(*patterns: str) -> set[str]:
-    """Every string of the code; of what an f-string fills in, only named constants."""
+    """Every string in the code; of the values in f-strings, only named constants."""
     paths = [path for pattern in patterns for path in tracked(pattern)]
     nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text("utf-8")))]
     constants = {
@@ -211,7 +211,7 @@ def texts(*patterns: str) -> set[str]:
 
 
 def tracked(pattern: str) -> list[Path]:
-    """The files of the repository that match; a star matches slashes too."""
+    """The tracked files that match; a star also matches slashes."""
     found = subprocess.run(
         ["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""The downloader's modules import one way, in the order that docs/architecture.md draws."""
+"""The downloader's modules import one way, in the order of docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ORDER = (
 
 
 def stages(path: Path) -> Iterator[tuple[str, str]]:
-    """The stage of a module, with each stage that it imports."""
+    """The stage of a module, paired with each stage that it imports."""
     stage = path.relative_to(PACKAGE).with_suffix("").parts[0]
     for module in imported_modules(path):
         package, _, rest = module.partition(".")

@@ -1,4 +1,4 @@
-"""The downloader's exit codes: every other place that names them agrees with the one table."""
+"""The downloader's exit codes: every other place that names them matches the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from downloader.errors import EXITS, Exit, InterruptedRunError
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = {one.code: one for one in EXITS.values()}
 UNKNOWN, INTERRUPTED = 1, EXITS[InterruptedRunError].code
-# What a document or a rule for failures names: neither the catch-all nor an interruption.
+# Documents and rules for failures name all codes but the catch-all and the interruption.
 FAILURES = TABLE.keys() - {UNKNOWN, INTERRUPTED}
 
 
@@ -22,12 +22,12 @@ def text(path: str) -> str:
     return (ROOT / path).read_text("utf-8")
 
 
-def test_one_code_has_one_entry() -> None:
+def test_each_code_has_one_entry() -> None:
     for code, one in TABLE.items():
         assert {other for other in EXITS.values() if other.code == code} == {one}
 
 
-def test_the_table_of_the_document_is_that_of_the_code() -> None:
+def test_the_table_of_the_document_matches_the_code() -> None:
     section = text("docs/downloads.md").partition("## Exit codes\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (\d+) \| .+ \| (yes|no) \|$", section, re.MULTILINE)
 
@@ -36,7 +36,7 @@ def test_the_table_of_the_document_is_that_of_the_code() -> None:
     )
 
 
-def test_the_job_retries_what_a_retry_can_help() -> None:
+def test_the_job_retries_only_failures_that_a_retry_can_fix() -> None:
     job = yaml.safe_load(text("manifests/02-model-download-job.yaml"))
     rules = job["spec"]["podFailurePolicy"]["rules"]
 
@@ -67,7 +67,7 @@ def test_the_deploy_command_explains_every_code_but_the_catch_all(code: int) -> 
         ("docs/operations.md", "### StableDiffusionDownloadFailed", "\n### "),
     ],
 )
-def test_what_names_the_failures_names_all_of_them(path: str, begin: str, end: str) -> None:
+def test_lists_of_failures_are_complete(path: str, begin: str, end: str) -> None:
     section = begin + text(path).partition(begin)[2].partition(end)[0]
 
     assert {int(code) for code in re.findall(r"\b(\d+): ", section)} == FAILURES

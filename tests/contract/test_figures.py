@@ -1,4 +1,4 @@
-"""Every figure of the speed sections is one that a script in ``bench/`` printed."""
+"""Every figure in the speed sections comes from the results in ``bench/results/``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = " ".join(PERFORMANCE.split())
 CONCURRENCY = json.loads((ROOT / "bench" / "results" / "concurrency.json").read_text())
 
 
-def test_the_sentence_holds_the_figures_of_the_servings_bench() -> None:
+def test_the_sentence_on_overhead_has_the_measured_figures() -> None:
     result = json.loads((ROOT / "bench" / "results" / "serving.json").read_text())
 
     assert f"{result['served_median_seconds']:.3f} s over HTTP" in TEXT
@@ -25,7 +25,7 @@ def test_the_sentence_holds_the_figures_of_the_servings_bench() -> None:
 
 
 @pytest.mark.parametrize(("load", "section", "measure"), CLAIMS)
-def test_each_row_of_the_readme_says_in_words_what_was_measured(
+def test_each_row_of_the_readme_describes_the_measured_ratio(
     load: str, section: str, measure: str
 ) -> None:
     row = re.search(rf"^\| {load} +\|(.*)\|(.*)\|$", SECTION, re.MULTILINE)
@@ -40,13 +40,13 @@ def test_each_row_of_the_readme_says_in_words_what_was_measured(
         assert said == pytest.approx(ratio, rel=0.05)
 
 
-def test_a_wait_is_put_into_the_nearest_words() -> None:
+def test_a_ratio_becomes_the_nearest_words() -> None:
     assert in_words("p50", 0.102) == "waits a tenth as long"
     assert in_words("p95", 1.95) == "waits twice as long"
     assert in_words("images_per_second", 3.133) == "3.1 times as many pictures a second"
 
 
-def test_the_machine_is_the_one_that_was_measured() -> None:
+def test_the_documents_name_the_machine_of_the_results() -> None:
     machines = {section["machine"] for section in CONCURRENCY.values()}
     dates = {section["date"] for section in CONCURRENCY.values()}
 
@@ -55,7 +55,7 @@ def test_the_machine_is_the_one_that_was_measured() -> None:
     assert f"two x86-64 cores, {max(dates)}" in TEXT
 
 
-def test_the_sentences_of_the_performance_document_hold_measured_figures() -> None:
+def test_the_sentences_of_the_performance_document_have_the_measured_figures() -> None:
     memory, muse = CONCURRENCY["memory"], CONCURRENCY["muse"]
     tuned = CONCURRENCY["tune"]["contestants"]
     errors = [value for key, value in figures(CONCURRENCY) if key == "errors"]
@@ -75,7 +75,7 @@ def test_the_sentences_of_the_performance_document_hold_measured_figures() -> No
 
 
 def figures(node: object) -> list[tuple[str, object]]:
-    """Every named figure of the results, at any depth."""
+    """Every named figure of the results, at all depths."""
     if not isinstance(node, dict):
         return []
     return [*node.items(), *(pair for value in node.values() for pair in figures(value))]

@@ -1,4 +1,4 @@
-"""Who may import whom: read from the source itself."""
+"""Import rules, checked in the source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKAGES = ("predictor", "downloader", "modelstore", "deploy")
 
 
 def imported_modules(path: Path) -> Iterator[str]:
-    """Every module that a file imports, at its top or within a function."""
+    """Every module that a file imports, at the top or in a function."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -25,7 +25,7 @@ def imported_modules(path: Path) -> Iterator[str]:
 
 
 def importers(package: str, forbidden: set[str]) -> list[str]:
-    """The imports of ``package`` that lie under a forbidden name."""
+    """The imports of forbidden modules in ``package``."""
     paths = sorted((ROOT / package).rglob("*.py"))
     assert paths, package
     return [
@@ -48,7 +48,7 @@ def importers(package: str, forbidden: set[str]) -> list[str]:
         ("predictor/engine", {"kserve", "fastapi", "starlette", "predictor.protocol"}),
     ],
 )
-def test_a_package_stays_on_its_side(package: str, forbidden: set[str]) -> None:
+def test_a_package_imports_nothing_forbidden(package: str, forbidden: set[str]) -> None:
     assert importers(package, forbidden) == []
 
 
@@ -63,7 +63,7 @@ def test_the_model_store_needs_only_the_standard_library() -> None:
     assert foreign == set()
 
 
-def test_only_the_server_side_knows_kserve() -> None:
+def test_only_the_server_modules_import_kserve() -> None:
     knowing = {line.split()[0] for line in importers("predictor", {"kserve"})}
 
     assert knowing == {
@@ -79,7 +79,7 @@ def test_only_the_server_side_knows_kserve() -> None:
     }
 
 
-def test_one_module_of_the_deploy_command_talks_to_the_cluster() -> None:
+def test_one_module_of_the_deploy_command_imports_the_kubernetes_client() -> None:
     """`kubernetes.utils` only parses text."""
     talking = {
         line.split()[0]
@@ -98,15 +98,15 @@ def test_nothing_unpickles(package: str) -> None:
     assert "trust_remote_code" not in text
 
 
-def drawn_order() -> list[list[str]]:
-    """The lines of the block in docs/architecture.md that draws who may import whom."""
+def documented_order() -> list[list[str]]:
+    """The levels of the import order in docs/architecture.md, one line each."""
     text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
     _, _, rest = text.partition("## Import order")
     return [line.split() for line in rest.split("```")[1].strip().splitlines()]
 
 
 def imports_of(package: str) -> dict[str, set[str]]:
-    """Each module of a package with the modules of the package that it imports."""
+    """Each module of a package, with its imports from the same package."""
     paths = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for path in (ROOT / package).rglob("*.py")
@@ -127,21 +127,21 @@ def _imported_from(path: Path, known: Container[str]) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name in known)
 
 
-def room_of(module: str) -> str:
-    """The folder that a module lies in, or the module itself where it lies in none."""
+def folder_of(module: str) -> str:
+    """The top-level folder of a module, or the module itself if it is in none."""
     return ".".join(module.split(".")[1:2])
 
 
-def between_rooms(imports: dict[str, set[str]]) -> dict[str, set[str]]:
-    rooms: dict[str, set[str]] = {}
+def between_folders(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    folders: dict[str, set[str]] = {}
     for module, imported in imports.items():
-        others = {room_of(one) for one in imported} - {room_of(module)}
-        rooms.setdefault(room_of(module), set()).update(others)
-    return rooms
+        others = {folder_of(one) for one in imported} - {folder_of(module)}
+        folders.setdefault(folder_of(module), set()).update(others)
+    return folders
 
 
-def circle_in(imports: dict[str, set[str]]) -> tuple[str, ...]:
-    """The members of one circle; empty where there is none."""
+def cycle_in(imports: dict[str, set[str]]) -> tuple[str, ...]:
+    """The members of one cycle; empty if there is none."""
     try:
         TopologicalSorter(imports).prepare()
     except CycleError as error:
@@ -149,36 +149,36 @@ def circle_in(imports: dict[str, set[str]]) -> tuple[str, ...]:
     return ()
 
 
-def test_the_rooms_of_the_predictor_import_in_the_order_that_is_drawn() -> None:
-    levels = {room: level for level, line in enumerate(drawn_order()) for room in line}
-    rooms = between_rooms(imports_of("predictor"))
+def test_the_predictors_folders_import_in_the_documented_order() -> None:
+    levels = {folder: level for level, line in enumerate(documented_order()) for folder in line}
+    folders = between_folders(imports_of("predictor"))
 
-    assert rooms.keys() - {""} == levels.keys()
+    assert folders.keys() - {""} == levels.keys()
     upward = [
-        f"{room} imports {other}"
-        for room, others in rooms.items()
+        f"{folder} imports {other}"
+        for folder, others in folders.items()
         for other in others
-        if levels[other] <= levels[room]
+        if levels[other] <= levels[folder]
     ]
     assert upward == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_neither_files_nor_folders_import_in_a_circle(package: str) -> None:
+def test_neither_files_nor_folders_form_an_import_cycle(package: str) -> None:
     imports = imports_of(package)
 
-    assert circle_in(imports) == ()
-    assert circle_in(between_rooms(imports)) == ()
+    assert cycle_in(imports) == ()
+    assert cycle_in(between_folders(imports)) == ()
 
 
-def test_a_circle_is_found() -> None:
-    circle = {"a.one.x": {"a.two.y"}, "a.two.y": set(), "a.two.z": {"a.one.x"}}
+def test_a_cycle_is_found() -> None:
+    cycle = {"a.one.x": {"a.two.y"}, "a.two.y": set(), "a.two.z": {"a.one.x"}}
 
-    assert circle_in(circle) == ()
-    assert set(circle_in(between_rooms(circle))) == {"one", "two"}
+    assert cycle_in(cycle) == ()
+    assert set(cycle_in(between_folders(cycle))) == {"one", "two"}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_modules_say_what_they_are(package: str) -> None:
+def test_every_module_has_a_docstring(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path

@@ -1,4 +1,4 @@
-"""``docs/memory.md`` has the presets of the code and the figures of the bench."""
+"""``docs/memory.md`` matches the presets in the code and the results of the benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def between(mark: str) -> str:
     return DOCUMENT.partition(f"<!-- {mark} -->\n")[2].partition(f"<!-- /{mark} -->")[0]
 
 
-def test_the_presets_are_those_of_the_code() -> None:
+def test_the_presets_match_the_code() -> None:
     head, _, *rows = between("presets").splitlines()
     words = {True: "yes", False: "no"}
 
@@ -29,5 +29,5 @@ def test_the_presets_are_those_of_the_code() -> None:
     ]
 
 
-def test_the_figures_are_those_that_were_measured() -> None:
+def test_the_figures_match_the_results() -> None:
     assert between("figures").strip() == table(json.loads(RESULTS.read_text("utf-8")))

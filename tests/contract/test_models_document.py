@@ -1,4 +1,4 @@
-"""Every cell of the tables of what each family supports has a footnote that names a test."""
+"""Every cell in the tables of supported features has a footnote that names a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOOTNOTE = re.compile(r'^\[(\d+)\]: \.\./(tests/[\w/]+\.py) "(test_\w+)"$', re.M
 
 
 def cells() -> list[tuple[str, str]]:
-    """The row's name and the text of each cell behind it, of both tables."""
+    """The row name and the text of each cell, for both tables."""
     section = DOCUMENT.read_text(encoding="utf-8").partition("## What each family supports")[2]
     rows = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
     split = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
@@ -31,7 +31,7 @@ def functions_of(path: Path) -> set[str]:
 
 
 def footnotes() -> dict[str, tuple[str, str]]:
-    """The mark to the file and the test that it stands for."""
+    """The file and the test of each footnote mark."""
     found = FOOTNOTE.findall(DOCUMENT.read_text(encoding="utf-8"))
     assert len({mark for mark, *_ in found}) == len(found)
     return {mark: (file, test) for mark, file, test in found}

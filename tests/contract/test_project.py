@@ -1,4 +1,4 @@
-"""The project's own files: packages, locks, the Makefile and CI."""
+"""The project's own files: packages, lock files, the Makefile and CI."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.quick import is_quick
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-TARGETS = {"demo", "serve", "test", "check", "bench", "images", "manifests", "clean"}
+TARGETS = {"demo", "serve", "test", "test-quick", "check", "bench", "images", "manifests", "clean"}
 
 
 def pins(lock: str) -> dict[str, str]:
@@ -38,13 +40,13 @@ def test_torch_is_pinned_and_xformers_is_only_in_the_gpu_lock() -> None:
         assert not [name for name in pins(lock) if name.startswith("nvidia-")]
 
 
-def test_the_downloaders_lock_holds_no_torch() -> None:
+def test_the_downloaders_lock_excludes_torch() -> None:
     assert pins("downloader.lock").keys().isdisjoint({"torch", "diffusers", "transformers"})
     assert "huggingface-hub" in pins("downloader.lock")
 
 
 @pytest.mark.parametrize("lock", ["predictor.lock", "predictor-cpu.lock", "downloader.lock"])
-def test_every_pin_of_an_image_has_a_hash(lock: str) -> None:
+def test_every_pin_in_an_images_lock_has_a_hash(lock: str) -> None:
     text = (ROOT / "requirements" / lock).read_text("utf-8")
 
     assert all(
@@ -52,7 +54,7 @@ def test_every_pin_of_an_image_has_a_hash(lock: str) -> None:
     )
 
 
-def test_what_is_tested_is_what_is_shipped() -> None:
+def test_the_tested_versions_are_the_shipped_ones() -> None:
     tested = pins("dev.lock")
     for lock in ("predictor.lock", "predictor-cpu.lock", "downloader.lock"):
         shipped = pins(lock)
@@ -74,7 +76,25 @@ def test_ci_runs_the_tests_and_the_checks() -> None:
     assert re.findall(r"^make (\w+)$", script, re.MULTILINE) == ["test", "check"]
 
 
-def test_one_version_everywhere() -> None:
+@pytest.mark.parametrize(
+    ("file", "quick"),
+    [
+        ("platform/test_rules.py", True),
+        ("predictor/test_step_loop.py", True),
+        ("downloader/test_spec.py", True),
+        # These use the shared server, the demo model, a pipeline in a helper, and the downloader.
+        ("predictor/test_seeds.py", False),
+        ("predictor/test_families.py", False),
+        ("predictor/test_refiner_pictures.py", False),
+        ("downloader/test_resume.py", False),
+        ("cluster/test_cpu_demo.py", False),
+    ],
+)
+def test_slow_files_are_recognised(file: str, quick: bool) -> None:
+    assert is_quick(ROOT / "tests" / file) is quick
+
+
+def test_the_version_is_the_same_everywhere() -> None:
     version = PROJECT["project"]["version"]
 
     assert f"appVersion: {version}" in (ROOT / "helm" / "Chart.yaml").read_text().replace('"', "")

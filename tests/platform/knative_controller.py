@@ -1,6 +1,6 @@
-"""Knative's controller: the pod that it makes of a revision, queue-proxy's container included.
+"""Knative's controller: the pod of a revision, including queue-proxy's container.
 
-After knative/serving 1.21, pkg/reconciler/revision/resources: `deploy.go` and `queue.go`.
+Source: knative/serving 1.21, pkg/reconciler/revision/resources, `deploy.go` and `queue.go`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from .knative_webhook import REVISION_FIELDS
 
 Object = dict[str, Any]
 QUEUE_PROXY = "queue-proxy"
-# What queue-proxy waits for after the last arrival before the predictor gets SIGTERM
+# The time that queue-proxy waits after the last request before the predictor gets SIGTERM
 # (`drainSleepDuration`, pkg/queue/sharedmain).
 QUIET_SECONDS = 30
 _PREFIX = "queue.sidecar.serving.knative.dev"
-# `queueproxy.resource-defaults` switches these on; the CPU request is always set.
+# Enabled by `queueproxy.resource-defaults`; the CPU request is always set.
 _RESOURCE_DEFAULTS = {
     ("requests", "memory"): "400Mi",
     ("limits", "cpu"): "1000m",
@@ -27,12 +27,12 @@ _RESOURCE_DEFAULTS = {
 
 
 def pod_of(template: Object, flags: Mapping[str, str]) -> Object:
-    """The pod of a revision, before webhooks for pods see it."""
+    """The pod of a revision, before the webhooks for pods."""
     spec = copy.deepcopy(template["spec"])
     pod = {key: value for key, value in spec.items() if key not in REVISION_FIELDS}
     (container,) = pod["containers"]
     user_port = container["ports"][0]["containerPort"]
-    # Queue-proxy asks the readiness probe, and the kubelet asks queue-proxy.
+    # Queue-proxy runs the readiness probe, and the kubelet probes queue-proxy.
     readiness = container.pop("readinessProbe")
     container["ports"] = [{"name": "user-port", "containerPort": user_port}]
     container["env"] += [
@@ -43,13 +43,13 @@ def pod_of(template: Object, flags: Mapping[str, str]) -> Object:
     hook = {"httpGet": {"port": 8022, "path": "/wait-for-drain"}}
     container["lifecycle"] = {"preStop": hook}
     pod["containers"].append(_queue_proxy(template, readiness, flags))
-    # The request's timeout is the time to stop, too.
+    # The request timeout is also the grace period.
     pod["terminationGracePeriodSeconds"] = spec["timeoutSeconds"]
     return pod
 
 
 def queue_proxy_resources(annotations: Mapping[str, str], flags: Mapping[str, str]) -> Object:
-    """The resources of queue-proxy: annotations, over `config-deployment`, over the code's."""
+    """The resources of queue-proxy: annotations override `config-deployment` and the code."""
     resources: Object = {}
     if flags["queueproxy.resource-defaults"] == "enabled":
         for (section, name), quantity in _RESOURCE_DEFAULTS.items():

@@ -1,7 +1,7 @@
-"""Knative's webhooks for a revision: what they fill in, and what they refuse.
+"""Knative's webhooks for a revision: defaults and validation.
 
-After knative/serving 1.21: pkg/apis/serving/v1/revision_defaults.go, pkg/apis/serving/fieldmask.go
-and k8s_validation.go, pkg/apis/autoscaling/annotation_validation.go.
+Source: knative/serving 1.21, pkg/apis/serving/v1/revision_defaults.go,
+pkg/apis/serving/fieldmask.go and k8s_validation.go, pkg/apis/autoscaling/annotation_validation.go.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LONGEST_WINDOW_SECONDS = 3600
 
 
 def with_defaults(template: Object, flags: Flags) -> Object:
-    """The template as the defaulting webhook leaves it."""
+    """The template after the defaulting webhook."""
     result, defaults = copy.deepcopy(template), stock("config-defaults")
     spec = result["spec"]
     spec.setdefault("timeoutSeconds", int(defaults["revision-timeout-seconds"]))
@@ -74,7 +74,7 @@ def with_defaults(template: Object, flags: Flags) -> Object:
 
 
 def refusals(template: Object, flags: Flags) -> Iterator[str]:
-    """What the validating webhook has against a template, with each flag that would admit it."""
+    """The validating webhook's errors, each with the flag that would allow the field."""
     spec = template["spec"]
     yield from annotation_refusals(template["metadata"]["annotations"])
     yield from _time_refusals(spec)
@@ -92,7 +92,7 @@ def refusals(template: Object, flags: Flags) -> Iterator[str]:
 
 
 def annotation_refusals(annotations: Mapping[str, str]) -> Iterator[str]:
-    """What Knative has against the annotations of a revision."""
+    """The validating webhook's errors about the annotations of a revision."""
     limits = stock("config-autoscaler")
     scale = {
         end: int(annotations[f"autoscaling.knative.dev/{end}-scale"]) for end in ("min", "max")
@@ -115,7 +115,7 @@ def annotation_refusals(annotations: Mapping[str, str]) -> Iterator[str]:
 
 
 def seconds(duration: str) -> float:
-    """A duration of Go in seconds; raises ValueError where it is none."""
+    """A Go duration in seconds; raises ValueError if it is not valid."""
     parts = re.findall(r"([0-9.]+)(h|m|s)", duration)
     if "".join(map("".join, parts)) != duration or not parts:
         raise ValueError(f"{duration!r} is not a duration")

@@ -1,6 +1,6 @@
-"""KServe's controller and its webhook for pods: what they make of a stored InferenceService.
+"""KServe's controller and its webhook for pods: from a stored InferenceService to a pod.
 
-After kserve/kserve 0.20: `reconcilers/knative/ksvc_reconciler.go`, `reconcilers/deployment/`,
+Source: kserve/kserve 0.20, `reconcilers/knative/ksvc_reconciler.go`, `reconcilers/deployment/`,
 `pkg/webhook/admission/pod/storage_initializer_injector.go`.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from .kserve_webhook import CONTAINER
 
 Object = dict[str, Any]
-# Fields of a predictor that are KServe's own and not those of a pod.
+# Fields of a predictor that are not fields of a pod.
 EXTENSIONS = {
     "minReplicas",
     "maxReplicas",
@@ -27,7 +27,7 @@ EXTENSIONS = {
 
 
 def revision_template(service: Object) -> Object:
-    """In Knative mode: the template of the Knative Service."""
+    """The template of the Knative Service, in Knative mode."""
     predictor = service["spec"]["predictor"]
     annotations = service["metadata"].get("annotations", {}) | {
         "autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev",
@@ -38,7 +38,7 @@ def revision_template(service: Object) -> Object:
         annotations["autoscaling.knative.dev/metric"] = predictor["scaleMetric"]
     if "scaleTarget" in predictor:
         annotations["autoscaling.knative.dev/target"] = str(predictor["scaleTarget"])
-    # Both from one field, so that an answer may begin as late as it may end.
+    # Both come from one field, so a response may start as late as it may end.
     timeouts = dict.fromkeys(
         ("timeoutSeconds", "responseStartTimeoutSeconds"), predictor["timeout"]
     )
@@ -50,7 +50,7 @@ def revision_template(service: Object) -> Object:
 
 
 def deployment_pod(service: Object) -> Object:
-    """In Standard mode: the pod of the Deployment."""
+    """The pod of the Deployment, in Standard mode."""
     pod = {"terminationGracePeriodSeconds": 30, **_pod_fields(service)}
     for container in pod["containers"]:
         port = container["ports"][0]["containerPort"]
@@ -59,7 +59,7 @@ def deployment_pod(service: Object) -> Object:
 
 
 def mount_storage(pod: Object) -> Object:
-    """The pod with the claim of STORAGE_URI mounted, as the webhook for pods does it."""
+    """The pod after the webhook mounts the claim of STORAGE_URI."""
     result = copy.deepcopy(pod)
     for container in result["containers"]:
         if container["name"] != CONTAINER:

@@ -1,6 +1,6 @@
-"""KServe's webhooks for InferenceServices: what they write into the object, and what they refuse.
+"""KServe's webhooks for InferenceServices: defaults and validation.
 
-After kserve/kserve 0.20, pkg/apis/serving/v1beta1: `inference_service_defaults.go`,
+Source: kserve/kserve 0.20, pkg/apis/serving/v1beta1, `inference_service_defaults.go`,
 `predictor_custom.go`, `inference_service_validation.go`, `component.go`; and the CRD's defaults.
 """
 
@@ -28,7 +28,7 @@ DEFAULTS = {
 
 
 def stored(service: Object, config: Object) -> Object:
-    """The object that the cluster keeps of one that is applied."""
+    """The object that the cluster stores for an applied one."""
     result = copy.deepcopy(service)
     predictor = result["spec"]["predictor"]
     default_mode = config["deploy"]["defaultDeploymentMode"]
@@ -46,7 +46,7 @@ def stored(service: Object, config: Object) -> Object:
 
 
 def refusals(service: Object) -> Iterator[str]:
-    """What the validating webhook and the CRD's keyed lists have against a stored object."""
+    """The errors of the validating webhook and of the CRD's keyed lists for a stored object."""
     name, predictor = service["metadata"]["name"], service["spec"]["predictor"]
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
         yield f"the name {name!r} is invalid"
@@ -74,7 +74,7 @@ def _fill_resources(container: Object, defaults: Object) -> None:
 
 
 def _write_as_go_does(predictor: Object) -> None:
-    """The webhook reads the object into Go's types and writes it back: quantities change form."""
+    """Normalise quantities: the webhook parses the object into Go types and serialises it again."""
     for container in predictor["containers"]:
         for quantities in container["resources"].values():
             _replace(quantities, canonical)

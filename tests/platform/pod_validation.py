@@ -1,6 +1,6 @@
-"""The API server's validation of a pod's spec: what no schema can say.
+"""The API server's validation of a pod's spec, beyond its schema.
 
-After kubernetes/kubernetes, pkg/apis/core/validation/validation.go.
+Source: kubernetes/kubernetes, pkg/apis/core/validation/validation.go.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECTIONS = ("limits", "requests")
 
 
 def refusals(pod: Object) -> Iterator[str]:
-    """What the API server has against the pod, with the place of each."""
+    """The validation errors of the pod, each with its location."""
     volumes = [item["name"] for item in pod.get("volumes", [])]
     names = [item["name"] for item in pod["containers"]]
     yield from (f"containers: Duplicate value: {name}" for name in repeated(names))

@@ -1,4 +1,4 @@
-"""Kubernetes quantities: how they parse, and the form in which the API server writes them."""
+"""Kubernetes quantities: parsing and canonical form."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ BINARY = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
 
 
 def number(quantity: Quantity) -> Decimal:
-    """The value; raises ValueError where Kubernetes reads no quantity."""
+    """The value; raises ValueError if Kubernetes cannot parse the quantity."""
     value = parse_quantity(str(quantity))
     assert isinstance(value, Decimal)
     return value
 
 
 def canonical(quantity: Quantity) -> str:
-    """The form that Go writes after it has read a quantity: `1` for 1, `500m` for 0.5.
+    """The form in which Go serialises a quantity: `1` for 1, `500m` for 0.5.
 
     https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
     """

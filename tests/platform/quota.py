@@ -1,6 +1,6 @@
-"""The arithmetic of ResourceQuotas: what a pod counts, and whether a quota admits it.
+"""The arithmetic of ResourceQuotas: a pod's usage, and whether a quota admits it.
 
-After kubernetes/kubernetes, pkg/quota/v1/evaluator/core/pods.go.
+Source: kubernetes/kubernetes, pkg/quota/v1/evaluator/core/pods.go.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Object = dict[str, Any]
 
 
 def usage(pod: Object) -> dict[str, Decimal]:
-    """What the pod counts, by a quota's names. The API server fills a request in from its limit."""
+    """The pod's usage by a quota's names. The API server defaults a request to its limit."""
     total: dict[str, Decimal] = {"pods": Decimal(1)}
     for container in pod["containers"]:
         for key, quantity in _counted(container).items():
@@ -24,10 +24,10 @@ def usage(pod: Object) -> dict[str, Decimal]:
 
 
 def refusals(pod: Object, hard: Mapping[str, Quantity]) -> Iterator[str]:
-    """What a quota without any use has against the pod."""
+    """The reasons why an unused quota rejects the pod."""
     for container in pod["containers"]:
         for key in hard.keys() - _counted(container).keys() - {"pods"}:
-            # An extended resource counts where it is asked for; of CPU and memory each must say.
+            # Each container must set CPU and memory; extended resources are optional.
             if "/" not in key:
                 yield f"must specify {key} for: {container['name']}"
     for key, used in usage(pod).items():

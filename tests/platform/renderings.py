@@ -1,4 +1,4 @@
-"""Everything that the project renders: manifests, the chart's matrix, the examples."""
+"""All renderings of the project: the manifests, the chart's cases and values, the examples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .kserve_controller import deployment_pod, mount_storage, revision_template
 from .kserve_webhook import DEPLOYMENT_MODE, stored
 
 Object = dict[str, Any]
-# Values that need a flag of Knative, as docs/operations.md says. All others suit a stock one.
+# Renderings that need a Knative flag (see docs/operations.md). All others work with stock Knative.
 FLAGS = {
     "value predictor.nodeSelector": "kubernetes.podspec-nodeselector",
     "value predictor.tolerations": "kubernetes.podspec-tolerations",
@@ -32,24 +32,24 @@ FLAGS = {
 
 @dataclass(frozen=True)
 class Made:
-    """A pod that a cluster makes of one of our objects."""
+    """A pod that a cluster creates from one of our objects."""
 
     maker: Object
     pod: Object
 
     @property
     def mode(self) -> str:
-        """`Knative`, `Standard`, or an empty text for a Job's or a test's pod."""
+        """`Knative`, `Standard`, or an empty string for the pod of a Job or of `helm test`."""
         return str(self.maker["metadata"].get("annotations", {}).get(DEPLOYMENT_MODE, ""))
 
 
 def overlay(name: str) -> str:
-    """The name of an example's overlay among the renderings."""
+    """The name of the rendering of an example's overlay."""
     return f"overlay {name}"
 
 
 def names() -> list[str]:
-    """The names of all renderings; those of overlays need kubectl."""
+    """The names of all renderings; overlays need kubectl."""
     charts = [f"chart {name}" for name in ("default", *CASES)]
     examples = [*map(overlay, NAMES), *(f"values {name}" for name in NAMES)]
     return ["manifests", *charts, *examples, *(f"value {key}" for key in SWITCHES)]
@@ -57,7 +57,7 @@ def names() -> list[str]:
 
 @cache
 def objects(name: str) -> list[Object]:
-    """The objects of a rendering, the pod of `helm test` included."""
+    """The objects of a rendering, including the pod of `helm test`."""
     kind, _, which = name.partition(" ")
     if kind == "manifests":
         files = sorted((ROOT / "manifests").glob("*.yaml"))
@@ -79,17 +79,17 @@ def services(name: str) -> list[Object]:
 
 
 def flags_of(name: str) -> dict[str, str]:
-    """The flags of a Knative that admits the rendering."""
+    """The Knative flags that the rendering needs."""
     return features(*([FLAGS[name]] if name in FLAGS else []))
 
 
 def template_of(name: str, service: Object) -> Object:
-    """The Knative revision's template, as its controller reads it."""
+    """The template of the Knative revision, after the webhooks."""
     return with_defaults(revision_template(stored(service, kserve())), flags_of(name))
 
 
 def pods(name: str) -> list[Made]:
-    """Every pod that a cluster makes of a rendering, as the API server is asked for it."""
+    """Every pod that a cluster creates for a rendering, as sent to the API server."""
     made = []
     for item in objects(name):
         if item["kind"] == "Job":

@@ -1,4 +1,4 @@
-"""A stock cluster admits every rendering, keeps it as written, and makes valid pods of it."""
+"""A stock cluster admits every rendering, stores it unchanged, and creates valid pods from it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RENDERINGS = [
     )
     for name in names()
 ]
-# A quota that bounds everything that a quota can bound of CPU and memory.
+# Limits CPU and memory in every way that a quota can.
 QUOTA = {
     f"{section}.{name}": "1000Gi"
     for section in ("requests", "limits")
@@ -50,8 +50,8 @@ def test_kserve_admits_the_service(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERINGS)
-def test_kserve_keeps_the_service_as_it_was_written(name: str) -> None:
-    """Otherwise `kubectl apply` never says "unchanged"."""
+def test_kserve_stores_the_service_unchanged(name: str) -> None:
+    """Otherwise `kubectl apply` never reports "unchanged"."""
     for service in services(name):
         kept = dict(leaves(kserve_webhook.stored(service, kserve())))
         changed = {path: kept.get(path) for path, value in leaves(service) if kept[path] != value}
@@ -59,7 +59,7 @@ def test_kserve_keeps_the_service_as_it_was_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERINGS)
-def test_another_manager_may_apply_the_same_on_the_server(name: str) -> None:
+def test_another_field_manager_can_apply_the_same_object(name: str) -> None:
     for service in services(name):
         kept = kserve_webhook.stored(service, kserve())
         owners = {path: "kubectl" for path, _ in leaves(kept)}
@@ -77,14 +77,14 @@ def test_knative_admits_the_revision(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FLAGS)
-def test_a_stock_knative_refuses_what_the_documents_say_it_refuses(name: str) -> None:
+def test_stock_knative_rejects_the_values_that_need_a_flag(name: str) -> None:
     template = template_of(name, services(name)[0])
     (refusal,) = knative_webhook.refusals(template, features())
     assert FLAGS[name] in refusal
 
 
 @pytest.mark.parametrize("name", RENDERINGS)
-def test_knatives_secure_defaults_have_nothing_to_fill_in(name: str) -> None:
+def test_knatives_secure_defaults_change_nothing(name: str) -> None:
     for made in pods(name):
         if made.mode == "Knative":
             before = template_of(name, made.maker)
@@ -109,7 +109,7 @@ def test_a_quota_on_requests_and_limits_admits_every_pod(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERINGS)
-def test_the_kubelet_does_not_kill_a_pod_that_stops(name: str) -> None:
+def test_a_pod_stops_within_its_grace_period(name: str) -> None:
     for made in pods(name):
         if made.maker["kind"] == "InferenceService":
             env = plain_env(made.pod["containers"][0])
@@ -118,7 +118,7 @@ def test_the_kubelet_does_not_kill_a_pod_that_stops(name: str) -> None:
             assert stop <= made.pod["terminationGracePeriodSeconds"]
 
 
-def test_the_pods_of_the_manifests_take_what_the_documents_count() -> None:
+def test_the_pods_of_the_manifests_use_the_documented_resources() -> None:
     job, predictor = (made.pod for made in pods("manifests"))
     assert [item["name"] for item in predictor["containers"]] == ["kserve-container", QUEUE_PROXY]
     assert {key: str(value) for key, value in quota.usage(job).items()} == {
@@ -136,7 +136,7 @@ def test_the_pods_of_the_manifests_take_what_the_documents_count() -> None:
     assert used["requests.nvidia.com/gpu"] == 1
 
 
-def test_the_renderings_hold_every_kind_of_pod() -> None:
+def test_the_renderings_contain_every_kind_of_pod() -> None:
     kinds = {
         (made.maker["kind"], made.mode)
         for name in ("manifests", "chart standard")

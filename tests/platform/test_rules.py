@@ -1,4 +1,4 @@
-"""Each rule refuses what it is there for; otherwise a green rendering would say nothing."""
+"""Each rule rejects what it should; otherwise the tests of the renderings would prove nothing."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def predictor_pod() -> Object:
         *(("16Gi", "16Gi"), ("16384Mi", "16Gi"), ("1.5Gi", "1536Mi"), ("1e3", "1k"), ("0", "0")),
     ],
 )
-def test_quantities_are_kept_in_their_canonical_form(written: Any, kept: str) -> None:
+def test_quantities_are_stored_in_canonical_form(written: Any, kept: str) -> None:
     assert canonical(written) == kept
 
 
 @pytest.mark.parametrize("text", ["16GB", "plenty", "", "1Gib"])
-def test_what_is_not_a_quantity_is_refused(text: str) -> None:
+def test_an_invalid_quantity_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"quantity|number"):
         number(text)
 
@@ -61,7 +61,7 @@ def test_what_is_not_a_quantity_is_refused(text: str) -> None:
         ("requests", "memory", "2Gi"),
     ],
 )
-def test_kserve_fills_in_what_is_missing(section: str, name: str, filled_in: str) -> None:
+def test_kserve_fills_in_missing_resources(section: str, name: str, filled_in: str) -> None:
     item = service()
     del container_of(item)["resources"][section][name]
     kept = kserve_webhook.stored(item, kserve())
@@ -76,13 +76,13 @@ def test_kserves_cpu_limit_of_one_makes_the_pod_invalid() -> None:
     assert "requests.cpu: '2': must be less than or equal to cpu limit of 1" in refusal
 
 
-def test_kserve_writes_a_number_back_as_text() -> None:
+def test_kserve_stores_numbers_as_strings() -> None:
     item = service()
     container_of(item)["resources"]["limits"]["nvidia.com/gpu"] = 1
     assert kserve_webhook.stored(item, kserve()) != item
 
 
-def test_a_cluster_may_have_other_defaults() -> None:
+def test_a_cluster_can_have_other_defaults() -> None:
     config = kserve() | {"security": {"autoMountServiceAccountToken": False}}
     config["inferenceService"] = {"resource": {"cpuLimit": "", "memoryLimit": "4Gi"}}
     item = service()
@@ -107,7 +107,7 @@ KSERVE: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("said", KSERVE)
-def test_kserve_refuses(said: str) -> None:
+def test_kserve_rejects(said: str) -> None:
     item = service()
     KSERVE[said](item)
     (refusal,) = kserve_webhook.refusals(item)
@@ -120,7 +120,7 @@ def user_container(template: Object) -> Object:
 
 
 def annotate(name: str, value: str) -> Change:
-    """Set an annotation of a revision's template."""
+    """A change that sets an annotation of a revision's template."""
     return lambda template: template["metadata"]["annotations"].update({name: value})
 
 
@@ -176,7 +176,7 @@ KNATIVE: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("said", KNATIVE)
-def test_knative_refuses(said: str) -> None:
+def test_knative_rejects(said: str) -> None:
     template = copy.deepcopy(template_of("manifests", service()))
     KNATIVE[said](template)
     (refusal,) = knative_webhook.refusals(template, features())
@@ -194,7 +194,7 @@ def test_a_writable_claim_needs_two_flags() -> None:
     assert "podspec-persistent-volume-write" in write
 
 
-def test_knatives_secure_defaults_fill_a_container_without_any() -> None:
+def test_knatives_secure_defaults_fill_an_empty_security_context() -> None:
     template = copy.deepcopy(template_of("manifests", service()))
     del user_container(template)["securityContext"]
     secured = knative_webhook.with_defaults(template, features("secure-pod-defaults"))
@@ -252,14 +252,14 @@ POD: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("said", POD)
-def test_the_api_server_refuses(said: str) -> None:
+def test_the_api_server_rejects(said: str) -> None:
     pod = predictor_pod()
     POD[said](pod)
     (refusal,) = pod_validation.refusals(pod)
     assert said in refusal
 
 
-def test_stock_queue_proxy_is_refused_by_a_quota_on_limits() -> None:
+def test_a_quota_on_limits_rejects_stock_queue_proxy() -> None:
     pod = predictor_pod()
     pod["containers"][1]["resources"] = queue_proxy_resources({}, features())
     assert list(quota.refusals(pod, {"limits.cpu": "100", "requests.cpu": "100"})) == [
@@ -267,7 +267,7 @@ def test_stock_queue_proxy_is_refused_by_a_quota_on_limits() -> None:
     ]
 
 
-def test_knative_can_give_queue_proxy_resources_everywhere() -> None:
+def test_a_knative_flag_gives_queue_proxy_default_resources() -> None:
     flags = features("queueproxy.resource-defaults")
     assert queue_proxy_resources({}, flags) == {
         "requests": {"cpu": "25m", "memory": "400Mi"},
