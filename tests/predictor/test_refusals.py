@@ -1,4 +1,4 @@
-"""Bad requests: each is a 400 that names field, value and bound, and tells no secrets."""
+"""Bad requests: each gets a 400 that names field, value and bound, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -77,36 +77,38 @@ def refusal(response: httpx.Response, status: int = 400) -> str:
     error = response.json()["error"]
     assert isinstance(error, str)
     assert "Traceback" not in error
-    assert "/" not in error, "a path leaves the server"
+    assert "/" not in error, "the message leaks a path"
     return error
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"), [case[1:] for case in PARAMETERS], ids=[case[0] for case in PARAMETERS]
+    ("parameters", "expected"),
+    [case[1:] for case in PARAMETERS],
+    ids=[case[0] for case in PARAMETERS],
 )
 def test_a_wrong_parameter_is_named(
-    client: httpx.Client, parameters: dict[str, Any], told: list[str]
+    client: httpx.Client, parameters: dict[str, Any], expected: list[str]
 ) -> None:
     nested = refusal(client.post(PREDICT, json={"prompt": PROMPT, "parameters": parameters}))
     flat = refusal(client.post(PREDICT, json={"prompt": PROMPT, **parameters}))
 
-    assert [word for word in told if word not in nested] == []
-    assert [word for word in told if word not in flat] == []
+    assert [word for word in expected if word not in nested] == []
+    assert [word for word in expected if word not in flat] == []
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
 @pytest.mark.parametrize(
-    ("body", "told"), [case[1:] for case in BODIES], ids=[case[0] for case in BODIES]
+    ("body", "expected"), [case[1:] for case in BODIES], ids=[case[0] for case in BODIES]
 )
 def test_a_wrong_body_is_explained(
-    client: httpx.Client, body: bytes, told: list[str], content_type: str
+    client: httpx.Client, body: bytes, expected: list[str], content_type: str
 ) -> None:
     response = client.post(PREDICT, content=body, headers={"content-type": content_type})
 
     error = refusal(response)
-    # KServe itself parses what calls itself JSON, and says it in its own words.
+    # KServe parses a body of type JSON itself and has a message of its own.
     error = error.replace("Unrecognized request format", "no JSON")
-    assert [word for word in told if word not in error] == []
+    assert [word for word in expected if word not in error] == []
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client: httpx.Client) -> None:
@@ -116,12 +118,12 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(client: httpx.Client
 
 
 def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
-    error = refusal(client.post("/v1/models/nobody:predict", json={"prompt": "x"}), status=404)
+    error = refusal(client.post("/v1/models/unknown:predict", json={"prompt": "x"}), status=404)
 
-    assert "nobody" in error
+    assert "unknown" in error
 
 
-def test_a_refused_request_leaves_the_server_well(client: httpx.Client) -> None:
+def test_the_server_works_after_a_refused_request(client: httpx.Client) -> None:
     client.post(PREDICT, json={"prompt": PROMPT, "scheduler": "nonsense"})
 
     assert client.post(PREDICT, json={"prompt": PROMPT}).status_code == 200
