@@ -38,7 +38,9 @@ def run_isolated(
             items[0].fail(error)
             return
         is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        logger.warning("a batch of %d failed; retrying in smaller batches: %s", len(items), error)
+        logger.warning(
+            "a batch of %d failed; the engine tries fewer together: %s", len(items), error
+        )
     else:
         return
     # Outside the handler, whose traceback keeps the tensors of the failed attempt alive.

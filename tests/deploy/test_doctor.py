@@ -19,7 +19,6 @@ from tests.deploy.api_server import KNATIVE, KSERVE
 from tests.deploy.conftest import ROOT, Deployment
 
 Object = dict[str, Any]
-QUEUE_PROXY = "queue.sidecar.serving.knative.dev/"
 
 
 def change(deployment: Deployment, tmp_path: Path, name: str, **predictor: Any) -> None:
@@ -29,20 +28,6 @@ def change(deployment: Deployment, tmp_path: Path, name: str, **predictor: Any) 
     path = folder / name
     item = yaml.safe_load(path.read_text())
     item["spec"]["predictor"].update(predictor)
-    path.write_text(yaml.safe_dump(item))
-    deployment.manifests = folder
-
-
-def leave_queue_proxy_to_knative(deployment: Deployment) -> None:
-    """Deploy the manifests without the annotations that set queue-proxy's resources."""
-    folder = deployment.folder / "without-queue-proxy"
-    shutil.copytree(deployment.manifests, folder)
-    path = folder / "03-inference-service.yaml"
-    item = yaml.safe_load(path.read_text())
-    annotations = item["metadata"]["annotations"]
-    item["metadata"]["annotations"] = {
-        name: value for name, value in annotations.items() if not name.startswith(QUEUE_PROXY)
-    }
     path.write_text(yaml.safe_dump(item))
     deployment.manifests = folder
 
@@ -311,11 +296,10 @@ def limit_range(**limits: Any) -> Object:
     }
 
 
-def test_a_quota_refuses_pods_with_a_container_that_does_not_set_the_resource(
+def test_a_quota_on_what_a_container_does_not_set_refuses_every_pod(
     deployment: Deployment,
 ) -> None:
     """Knative gives queue-proxy a CPU request and nothing else."""
-    leave_queue_proxy_to_knative(deployment)
     deployment.api.put(quota(limits_cpu="100"))
 
     refused = deployment.run("doctor")
@@ -333,7 +317,6 @@ def test_the_quota_counts_what_knative_gives_queue_proxy(deployment: Deployment)
         out = deployment.run("doctor").out
         return next(line for line in out.splitlines() if wanted in line)
 
-    leave_queue_proxy_to_knative(deployment)
     specs = [spec for _, spec in pod_specs(load_objects(deployment.manifests))]
     ours = sum(requests_of(spec)["requests.cpu"] for spec in specs)
     deployment.api.put(quota(requests_cpu="100m"))
@@ -347,14 +330,14 @@ def test_the_quota_counts_what_knative_gives_queue_proxy(deployment: Deployment)
     folder = deployment.folder / "annotated"
     shutil.copytree(deployment.manifests, folder)
     item = yaml.safe_load(path.read_text())
-    item["metadata"]["annotations"][f"{QUEUE_PROXY}cpu-resource-request"] = "475m"
+    name = "queue.sidecar.serving.knative.dev/cpu-resource-request"
+    item["metadata"]["annotations"][name] = "475m"
     (folder / path.name).write_text(yaml.safe_dump(item))
     deployment.manifests = folder
     assert f"wanted {ours + Decimal('0.475')}" in line("requests.cpu wanted")
 
 
 def test_the_bounds_of_a_limit_range(deployment: Deployment) -> None:
-    leave_queue_proxy_to_knative(deployment)
     deployment.api.put(limit_range(min={"cpu": "50m"}, max={"memory": "64Gi"}))
 
     done = deployment.run("doctor")

@@ -92,7 +92,7 @@ def test_no_request_waits_for_a_compilation(
 
     assert graphs() == at_ready > 0
     # The engine would make each picture alone, where their common batch had not been compiled.
-    assert [one for one in caplog.messages if "retrying in smaller batches" in one] == []
+    assert [one for one in caplog.messages if "tries fewer" in one] == []
     for pair in zip(itertools.chain(*drawn), itertools.chain(*expected), strict=True):
         assert largest_difference(*pair) <= 2
 

@@ -18,10 +18,10 @@ from tests.predictor.fake_denoiser import (
     Conditioning,
     FakeDenoiser,
     FakeScheduler,
-    Scene,
     request,
-    run_story,
 )
+from tests.predictor.fake_denoiser import Scene as Story
+from tests.predictor.fake_denoiser import run_story as tell
 
 
 class TwoExperts(FakeDenoiser):
@@ -82,7 +82,7 @@ def refined(prompt: str, steps: int, end: float) -> GenerationRequest:
 
 
 def test_experts_take_turns_and_each_steps_those_it_has_together() -> None:
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 4, 0.5), refined("b", 4, 0.5), request("plain", 6))
         await asyncio.sleep(0.05)
@@ -90,7 +90,7 @@ def test_experts_take_turns_and_each_steps_those_it_has_together() -> None:
         await asyncio.gather(*blocker, *tasks)
 
     denoiser = TwoExperts()
-    run_story(story, denoiser)
+    tell(story, denoiser)
 
     passes = list(zip(denoiser.by, denoiser.passes, strict=True))[1:]
     assert passes == [
@@ -101,7 +101,7 @@ def test_experts_take_turns_and_each_steps_those_it_has_together() -> None:
 
 
 def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(
             *(refined(f"refined {index}", 8, 0.25 + index / 8) for index in range(4)),
@@ -112,7 +112,7 @@ def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
         await asyncio.gather(*blocker, *tasks)
 
     # Two lanes: each turn has room for a single job.
-    passes = run_story(story, TwoExperts(), lanes=2).passes[1:]
+    passes = tell(story, TwoExperts(), lanes=2).passes[1:]
     for name in {prompt for prompts in passes for prompt in prompts}:
         turns = [turn for turn, prompts in enumerate(passes) if name in prompts]
         assert len(turns) == 8
@@ -120,7 +120,7 @@ def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
 
 
 def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 4, 0.5), request("b"), refined("c", 4, 0.5))
         await asyncio.sleep(0.05)
@@ -128,7 +128,7 @@ def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
         await asyncio.gather(*blocker, *tasks)
 
     denoiser = TwoExperts()
-    run_story(story, denoiser)
+    tell(story, denoiser)
 
     assert denoiser.encoders[2:] == [((), ["a", "b", "c"]), ("other", ["", "a", "c"])]
 
@@ -136,19 +136,19 @@ def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
 def test_progress_counts_the_steps_of_both() -> None:
     told: list[tuple[int, int]] = []
 
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         scene.run_free()
         await scene.engine.submit(
             refined("a", 5, 0.6), lambda step, steps: told.append((step, steps))
         )
 
-    run_story(story, TwoExperts())
+    tell(story, TwoExperts())
     assert told == [(step, 5) for step in range(1, 6)]
 
 
 @pytest.mark.parametrize("culprit", ["no refiner", "no refiner step"])
 def test_who_fails_at_the_second_expert_fails_alone(culprit: str) -> None:
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 6, 0.5), refined(culprit, 6, 0.5), request("b", 6))
         await asyncio.sleep(0.05)
@@ -160,7 +160,7 @@ def test_who_fails_at_the_second_expert_fails_alone(culprit: str) -> None:
         assert isinstance(second, GenerationResult)
         await asyncio.gather(*blocker)
 
-    passes = run_story(story, TwoExperts()).passes
+    passes = tell(story, TwoExperts()).passes
     assert [sum(name in prompts for prompts in passes) for name in "ab"] == [6, 6]
 
 
@@ -170,7 +170,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
             self.memory_in_lanes = 5 if lanes[0].denoising.kind == "second" else 10_000
             return super().predict(lanes)
 
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         # Held up, so that the eight are admitted in one turn and reach their hand-over together.
         (held,) = await scene.submit_all(request("held", 1))
         tasks = scene.submit(*(refined(f"{index}", 4, 0.5) for index in range(8)))
@@ -179,7 +179,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
         assert len(await asyncio.gather(held, *tasks)) == 9
 
     denoiser = Small()
-    run_story(story, denoiser)
+    tell(story, denoiser)
     lanes = [count for count, by in zip(denoiser.lanes, denoiser.by, strict=True) if by == "second"]
     assert max(lanes) == 4
     assert sum(lanes) == 8 * 2 * 2
@@ -187,7 +187,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
 
 @pytest.mark.parametrize("steps_before", [1, 3])
 def test_a_caller_may_leave_in_either_half(steps_before: int) -> None:
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         (task,) = await scene.submit_all(refined("a", 4, 0.5))
         for _ in range(steps_before):
             scene.denoiser.gate.release()
@@ -197,13 +197,13 @@ def test_a_caller_may_leave_in_either_half(steps_before: int) -> None:
         scene.run_free()
         await scene.engine.submit(request("next", 1))
 
-    passes = run_story(story, TwoExperts()).passes
+    passes = tell(story, TwoExperts()).passes
     # One step was under way.
     assert passes == [["a"]] * (steps_before + 1) + [["next"]]
 
 
 def test_closing_stops_the_second_half() -> None:
-    async def story(scene: Scene) -> None:
+    async def story(scene: Story) -> None:
         (task,) = await scene.submit_all(refined("a", 1_000, 0.001))
         scene.denoiser.gate.release(3)
         for _ in range(3):
@@ -215,4 +215,4 @@ def test_closing_stops_the_second_half() -> None:
         with pytest.raises(GenerationCancelledError):
             await task
 
-    assert len(run_story(story, TwoExperts()).passes) < 1_000
+    assert len(tell(story, TwoExperts()).passes) < 1_000

@@ -41,7 +41,7 @@ def make(pipeline: DiffusersPipeline, *requests: GenerationRequest) -> list[Imag
     return [result.image for result in results]
 
 
-def test_a_picture_in_a_batch_equals_the_one_generated_alone(pipeline: DiffusersPipeline) -> None:
+def test_a_picture_in_a_batch_equals_the_one_made_alone(pipeline: DiffusersPipeline) -> None:
     (alone,) = make(pipeline, REQUEST)
     together = make(pipeline, OTHERS[0], REQUEST, OTHERS[1])
 
