@@ -123,12 +123,12 @@ def test_an_idle_engine_measures_once_again() -> None:
 
     def use(found: int) -> None:
         used.append(found)
-        inbox.put(Ticket(request("any")))
+        inbox.put(Ticket(request("any"), None))
 
     again = SecondMeasurement(lambda before_run: next(measured), idle_seconds=0)
     again.wait(inbox, use)
     inbox.take(2, 1)
-    inbox.put(Ticket(request("any")))
+    inbox.put(Ticket(request("any"), None))
     again.wait(inbox, use)
 
     assert used == [7]
@@ -136,7 +136,7 @@ def test_an_idle_engine_measures_once_again() -> None:
 
 def test_the_engine_does_not_measure_while_a_request_waits() -> None:
     inbox = Inbox(1)
-    inbox.put(Ticket(request("any")))
+    inbox.put(Ticket(request("any"), None))
 
     SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0).wait(inbox, print)
 
@@ -149,7 +149,7 @@ def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None
             before_run()
             runs.append(run)
             if len(runs) == 1:
-                inbox.put(Ticket(request("any")))
+                inbox.put(Ticket(request("any"), None))
         return 5
 
     def use(found: int) -> None:
