@@ -44,7 +44,7 @@ def admitted(item: Object, spec: Object, mode: str, platform: Platform) -> Objec
     is_service = item["kind"] == "InferenceService"
     if is_service and spec.get("containers"):
         # Only the first container (kserve/kserve, pkg/apis/serving/v1beta1/predictor_custom.go).
-        _fill(spec["containers"][0], kserve_defaults(platform.inference_service_config))
+        _fill(spec["containers"][0], kserve_defaults(platform.inference_service_config) or {})
     if is_service and mode == "Knative":
         annotations = dig(item, "metadata", "annotations") or {}
         resources = _queue_proxy(annotations, platform)
@@ -59,15 +59,23 @@ def admitted(item: Object, spec: Object, mode: str, platform: Platform) -> Objec
     return spec
 
 
-def kserve_defaults(config: Object | None) -> Resources:
-    """What KServe's webhook sets where a container sets nothing (`inferenceservice-config`)."""
+def kserve_defaults(config: Object | None) -> Resources | None:
+    """What KServe's webhook sets where the first container sets nothing.
+
+    ``config`` is `inferenceservice-config`; None if its key `inferenceService` is not valid JSON.
+    (kserve/kserve, pkg/apis/serving/v1beta1/inference_service_defaults.go)
+    """
     try:
-        found = json.loads(dig(config, "data", "inferenceService") or "{}").get("resource") or {}
+        found = json.loads(dig(config, "data", "inferenceService") or "{}")
     except ValueError:
-        found = {}
+        return None
     return {
-        section: {name: found[key] for name in ("cpu", "memory") if found.get(key := name + suffix)}
-        for section, suffix in (("requests", "Request"), ("limits", "Limit"))
+        section: {
+            name: str(value)
+            for name in ("cpu", "memory")
+            if (value := dig(found, "resource", f"{name}{kind.title()}"))
+        }
+        for kind, section in _SECTIONS.items()
     }
 
 

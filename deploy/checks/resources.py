@@ -1,14 +1,14 @@
 """Resources: what KServe's webhook fills into our containers, and whether the result is valid.
 
-The webhook sets each of four resources that the first container lacks, from the ConfigMap
-`inferenceservice-config` (kserve/kserve, pkg/apis/serving/v1beta1/inference_service_defaults.go).
+The webhook sets the requests and limits of CPU and memory that the first container lacks, from the
+ConfigMap `inferenceservice-config`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
+from deploy.admission import Resources, kserve_defaults
 from deploy.checks.finding import Finding
 from deploy.checks.kserve import NAMESPACE
 from deploy.cluster import Cluster
@@ -16,13 +16,6 @@ from deploy.objects import Object, dig, title
 from deploy.workload import INFERENCE_SERVICE, MODEL_CONTAINER, containers, quantity, services
 
 TITLE = "resources"
-# The webhook's names for what it fills in.
-_FILLED = {
-    "limits.cpu": "cpuLimit",
-    "limits.memory": "memoryLimit",
-    "requests.cpu": "cpuRequest",
-    "requests.memory": "memoryRequest",
-}
 _CONFIG = "inferenceservice-config"
 
 
@@ -30,7 +23,7 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     """Nothing where KServe is absent: the kinds say so."""
     if not services(objects) or not cluster.knows(*INFERENCE_SERVICE):
         return
-    defaults = _defaults(cluster.get("v1", "ConfigMap", _CONFIG, NAMESPACE))
+    defaults = kserve_defaults(cluster.get("v1", "ConfigMap", _CONFIG, NAMESPACE))
     if defaults is None:
         yield Finding(
             "warn",
@@ -44,21 +37,11 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     ]
 
 
-def _defaults(config: Object | None) -> dict[str, str] | None:
-    """What the webhook fills in, by resource (`limits.cpu`); None where it cannot be read."""
-    try:
-        section = json.loads(dig(config, "data", "inferenceService") or "{}")
-    except ValueError:
-        return None
-    configured = {key: dig(section, "resource", name) for key, name in _FILLED.items()}
-    return {key: str(value) for key, value in configured.items() if value}
-
-
-def _findings(service: Object, defaults: dict[str, str]) -> Iterator[Finding]:
+def _findings(service: Object, defaults: Resources) -> Iterator[Finding]:
     first = containers(dig(service, "spec", "predictor") or {})[:1]
     for container in first:
-        ours = _set_resources(container)
-        filled = {key: value for key, value in defaults.items() if key not in ours}
+        ours = _by_key(container.get("resources") or {})
+        filled = {key: value for key, value in _by_key(defaults).items() if key not in ours}
         exceeded = list(_exceeded(ours | filled))
         for name in exceeded:
             request, limit = (
@@ -81,8 +64,8 @@ def _findings(service: Object, defaults: dict[str, str]) -> Iterator[Finding]:
             )
 
 
-def _set_resources(container: Object) -> dict[str, str]:
-    resources = container.get("resources") or {}
+def _by_key(resources: Resources) -> dict[str, str]:
+    """`{"limits": {"cpu": 1}}` as `{"limits.cpu": "1"}`."""
     return {
         f"{section}.{name}": str(value)
         for section in ("limits", "requests")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from kserve import ModelRepository
 from kserve.errors import ModelNotFound, ModelNotReady
-from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 
 from modelstore import MARKER_NAME, ModelStore
+from predictor.edge.kserve_internals import OpenRepositoryExtension
 from predictor.edge.model import DiffusionModel
 from predictor.errors import ModelLoadError, ModelUnavailableError
 from predictor.loading.loader import ModelLoader
@@ -138,7 +138,7 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
                 self.update(DiffusionModel(name, self._settings, self.residency))
 
 
-class RepositoryExtension(ModelRepositoryExtension):  # type: ignore[misc]
+class RepositoryExtension(OpenRepositoryExtension):
     """The Open Inference Protocol's model repository extension, with its own words for states.
 
     https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
@@ -146,27 +146,27 @@ class RepositoryExtension(ModelRepositoryExtension):  # type: ignore[misc]
 
     async def index(self, filter_ready: bool | None = False) -> list[dict[str, str]]:
         """Each model's name, state, reason, and revision where one is loaded."""
-        await self._model_registry.refresh()
-        entries = [self._entry(name) for name in sorted(self._model_registry.get_models())]
+        await self.model_registry.refresh()
+        entries = [self._entry(name) for name in sorted(self.model_registry.get_models())]
         return [entry for entry in entries if not filter_ready or entry["state"] == "READY"]
 
     async def load(self, model_name: str) -> None:
         """Load a model and wait for it."""
         await self._look_for(model_name)
-        await self._model_registry.load(model_name)
+        await self.model_registry.load(model_name)
 
     async def unload(self, model_name: str) -> None:
         """Take a model out of memory, and wait for that."""
         await self._look_for(model_name)
-        await self._model_registry.unload(model_name)
+        await self.model_registry.unload(model_name)
 
     async def _look_for(self, name: str) -> None:
-        await self._model_registry.look_for(name)
-        if self._model_registry.get_model(name) is None:
+        await self.model_registry.look_for(name)
+        if self.model_registry.get_model(name) is None:
             raise ModelNotFound(name)
 
     def _entry(self, name: str) -> dict[str, str]:
-        resident = self._model_registry.residency[name]
+        resident = self.model_registry.residency[name]
         entry = {"name": name, "state": resident.state, "reason": resident.reason}
         if resident.loaded is not None:
             entry["version"] = resident.loaded.profile.revision

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import signal
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import FastAPIDeprecationWarning
-from kserve import ModelRepository, ModelServer
+from kserve import ModelRepository
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
+from predictor.edge.kserve_internals import HookedModelServer
 from predictor.edge.middleware import (
     BodyLimitMiddleware,
     HangUpMiddleware,
@@ -28,8 +29,6 @@ from predictor.edge.middleware import (
 )
 from predictor.edge.repository import (
     AwaitedModels,
-    OneModel,
-    PublishedModels,
     RepositoryExtension,
     is_published,
     open_repository,
@@ -83,7 +82,7 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         return metadata
 
 
-class DiffusionServer(ModelServer):  # type: ignore[misc]
+class DiffusionServer(HookedModelServer):
     """Serves models over HTTP until a signal, or until one that must be loaded turns out not to."""
 
     def __init__(
@@ -132,20 +131,20 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
     def register_signal_handler(self) -> None:
         """Left out: KServe's handler unloads the models while requests are still under way."""
 
-    async def _serve(self) -> None:
-        http = self._rest_server
-        http.config.host = self._settings.host
-        http.config.app = MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served)
-        # KServe's own handlers log a trace for each failed probe and show exception texts.
-        http._add_exception_handlers = register_error_responses
-        # Uvicorn would install handlers of its own and close the port at once.
-        http._server.capture_signals = contextlib.nullcontext
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Handle signals and load the models while the server answers."""
+        self.configure_http(
+            host=self._settings.host,
+            app=MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
+            add_exception_handlers=register_error_responses,
+        )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)
         loading = asyncio.create_task(self._preload())
         try:
-            await super()._serve()
+            yield
         finally:
             loading.cancel()
 
@@ -156,7 +155,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         try:
             if isinstance(self.registered_models, AwaitedModels):
                 await wait_for_download(self._settings)
-                self._adopt(self._open_models())
+                self.replace_models(self._open_models())
             residency = self.registered_models.residency
             await residency.prepare()
             await residency.preload(self.registered_models.preload_names)
@@ -166,13 +165,6 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
             self._ending = self._ending or asyncio.create_task(self._close())
         else:
             self.dataplane.is_preloaded = True
-
-    def _adopt(self, models: OneModel | PublishedModels) -> None:
-        """Serve these instead of those that were awaited."""
-        self.registered_models = models
-        self.dataplane._model_registry = models
-        self.model_repository_extension._model_registry = models
-        self._register_and_check_atleast_one_model_is_ready(list(models.models.values()))
 
     def _begin_end(self, pause: Callable[[float], Awaitable[object]]) -> None:
         """What a first signal does; later ones change nothing."""
@@ -187,11 +179,10 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
 
     async def _close(self) -> None:
         """Close the port; requests under way have ``shutdown_seconds`` to end."""
-        server, now = self._rest_server._server, asyncio.get_running_loop().time
+        now = asyncio.get_running_loop().time
         deadline = now() + self._settings.shutdown_seconds
         self._drain.is_draining = True
-        for listener in server.servers if server.started else ():
-            listener.close()
+        self.close_port()
         if not await self._clients_leave(self._settings.shutdown_seconds, _QUIET_SECONDS):
             # In a thread, as it waits for a step; begun first, so that no caller is logged as gone.
             asyncio.get_running_loop().run_in_executor(None, self._close_engines)
@@ -203,8 +194,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
                     unfinished,
                 )
         # Answers that are on their way to slow clients may use the rest of the time.
-        server.config.timeout_graceful_shutdown = max(_FLUSH_SECONDS, deadline - now())
-        server.should_exit = True
+        self.stop_within(max(_FLUSH_SECONDS, deadline - now()))
 
     def _close_engines(self) -> None:
         if not isinstance(self.registered_models, AwaitedModels):
@@ -212,10 +202,9 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
 
     async def _clients_leave(self, seconds: float, quiet_seconds: float = math.inf) -> bool:
         """Whether within ``seconds`` no client is connected, or all idle for ``quiet_seconds``."""
-        connections = self._rest_server._server.server_state.connections
         try:
             async with asyncio.timeout(seconds):
-                await self._drain.wait_until_quiet(lambda: bool(connections), quiet_seconds)
+                await self._drain.wait_until_quiet(self.has_connections, quiet_seconds)
         except TimeoutError:
             return False
         return True

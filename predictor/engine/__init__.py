@@ -1,6 +1,6 @@
-"""The engine: validated requests in, pictures out; decides what runs when. Never sees HTTP.
+"""The engine turns validated requests into pictures and schedules the work. It never sees HTTP.
 
-The two engines are left to be imported by name: they need torch, which takes seconds.
+Import the two engines from their own modules: they load torch, which takes seconds.
 """
 
 from predictor.engine.interfaces import Engine, EngineState, Pipeline, StepListener

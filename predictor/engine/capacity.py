@@ -1,4 +1,4 @@
-"""How much fits into one turn of the engine: measured when the model is loaded, not guessed."""
+"""How much work fits into one turn of the engine, measured when the model is loaded."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from predictor.requests import GenerationRequest
 
 logger = logging.getLogger(__name__)
 
-# A doubled batch doubles the wait for a place in the next one, so it must bring this much more
-# pictures a second. One that does not may have met noise: the search looks one doubling further.
+# A doubled batch doubles the wait for the next one, so it must raise throughput by at least this
+# share. A single miss may be noise: the search tries one more doubling.
 _LEAST_GAIN = 0.1
-# Where batches bring no throughput, jobs still take turns: a short one need not wait for long ones.
+# Even where batching gains nothing, jobs take turns so that short ones do not wait for long ones.
 _MIN_JOBS_IN_FLIGHT = 8
-# A decoder takes more memory than a step, and gains little from batches.
-_MOST_DECODED_TOGETHER = 4
+# Decoding takes more memory than a step and gains little from batching.
+_MAX_DECODE_BATCH = 4
 
 
 @dataclass
 class Capacity:
-    """Bounds of one turn.
+    """The bounds of one turn.
 
     ``lanes`` fit into one forward pass at ``latent_pixels``, the model's default shape.
-    ``steps_per_decode`` is the time of decoding a picture, in the step time of a guided picture.
+    ``steps_per_decode`` is the time to decode a picture, in steps of one guided picture.
     ``out_of_memory`` counts the batches that did not fit.
     """
 
@@ -46,11 +46,11 @@ class Capacity:
 
     @property
     def jobs_in_flight(self) -> int:
-        """The most guided pictures that are denoised in turns."""
+        """The largest number of guided pictures that share the denoiser."""
         return max(self.lanes // 2, _MIN_JOBS_IN_FLIGHT)
 
     def fitting(self, jobs: Iterable[Job]) -> list[Job]:
-        """The first of the jobs, all of one shape, that fit into one forward pass; at least one."""
+        """The first jobs that fit into one forward pass, at least one; all have the same shape."""
         batch: list[Job] = []
         used = 0.0
         for job in jobs:
@@ -61,29 +61,33 @@ class Capacity:
         return batch
 
     def decodes(self, stepped: int) -> int:
-        """How many pictures to decode after a step of so many, so as to take no longer than it."""
-        return max(1, min(_MOST_DECODED_TOGETHER, int(stepped / self.steps_per_decode)))
+        """How many pictures to decode after a step of ``stepped`` pictures, in at most its time."""
+        return max(1, min(_MAX_DECODE_BATCH, int(stepped / self.steps_per_decode)))
 
     def encodes(self, in_flight: int) -> int:
-        """How many input pictures to encode before a step of so many: that takes about as long as
-        decoding them. Where nobody is held up, those that come together step together.
+        """How many input pictures to encode before a step of ``in_flight`` pictures.
+
+        Encoding takes about as long as decoding. On an idle engine it delays no other request, so
+        requests that arrive together start together.
         """
-        return self.decodes(in_flight) if in_flight else _MOST_DECODED_TOGETHER
+        return self.decodes(in_flight) if in_flight else _MAX_DECODE_BATCH
 
     def improve(self, measured: Capacity) -> None:
-        """Take a later measurement where it found more; never after memory has run out."""
+        """Adopt a later measurement if it is larger, unless memory has run out since."""
         if not self.out_of_memory and measured.lanes > self.lanes:
             self.lanes, self.steps_per_decode = measured.lanes, measured.steps_per_decode
-            logger.info("more fits than was measured at first: %d lanes from now on", self.lanes)
+            logger.info(
+                "the second measurement found more capacity: %d lanes from now on", self.lanes
+            )
 
     def shrink(self, jobs: list[Job]) -> None:
-        """These did not fit: half of them is the bound from now on."""
+        """Set the bound to half of the lanes of these jobs, which did not fit."""
         self.out_of_memory += 1
         self.lanes = max(1, int(min(self.lanes, sum(map(self._cost, jobs)) / 2)))
         logger.warning("out of memory: at most %d lanes from now on", self.lanes)
 
     def _cost(self, job: Job) -> float:
-        """The job's lanes, counted in those of the default shape."""
+        """The job's lanes, in lanes of the default shape."""
         pixels = job.shape[-1] * job.shape[-2]
         return job.lanes * max(1.0, pixels / self.latent_pixels)
 
@@ -93,20 +97,20 @@ def measure_capacity(
     denoiser: Denoiser,
     request: GenerationRequest,
     max_lanes: int,
-    go_on: Callable[[], None] = lambda: None,
+    before_run: Callable[[], None] = lambda: None,
 ) -> Capacity:
-    """Step and decode at the shape of ``request``, the model's default.
+    """Time steps and decoding at the shape of ``request``, the model's default.
 
-    ``go_on`` is called before each run of the denoiser; what it raises ends the measuring.
+    ``before_run`` is called before each run of the denoiser; an exception from it propagates.
     """
     lanes = _guided_lanes(denoiser, request)
     latents = lanes[0].denoising.latents
 
     def seconds_of(pairs: int) -> float:
-        return _seconds(lambda: denoiser.predict(lanes * pairs), go_on)
+        return _seconds(lambda: denoiser.predict(lanes * pairs), before_run)
 
     pairs, seconds = find_best_batch(seconds_of, max_lanes // 2)
-    decode_seconds = _seconds(lambda: denoiser.decode(latents), go_on)
+    decode_seconds = _seconds(lambda: denoiser.decode(latents), before_run)
     capacity = Capacity(
         lanes=2 * pairs,
         latent_pixels=latents.shape[-1] * latents.shape[-2],
@@ -118,7 +122,7 @@ def measure_capacity(
 
 @torch.inference_mode()
 def step_once(denoiser: Denoiser, request: GenerationRequest, lanes: int) -> None:
-    """One forward pass of one lane or two at the shape of ``request``."""
+    """Run one forward pass of one or two lanes at the shape of ``request``."""
     denoiser.predict(_guided_lanes(denoiser, request)[:lanes])
 
 
@@ -132,28 +136,33 @@ def _guided_lanes(denoiser: Denoiser, request: GenerationRequest) -> list[Lane]:
 def measure_whole_batch(
     pipeline: Pipeline,
     request: GenerationRequest,
-    most: int,
-    go_on: Callable[[], None] = lambda: None,
+    max_pictures: int,
+    before_run: Callable[[], None] = lambda: None,
 ) -> int:
-    """How many pictures like ``request`` one call of the pipeline should make at most.
+    """The largest number of pictures like ``request`` that one call of the pipeline should make.
 
-    ``go_on`` is called at each step; what it raises ends the measuring.
+    ``before_run`` is called before each run and at each step; an exception from it propagates.
     """
 
-    def make(pictures: int) -> float:
+    def seconds_of(pictures: int) -> float:
         requests = [request] * pictures
-        return _seconds(lambda: pipeline.generate(requests, lambda step, steps: go_on()), go_on)
+        return _seconds(
+            lambda: pipeline.generate(requests, lambda step, steps: before_run()), before_run
+        )
 
-    size, seconds = find_best_batch(make, most)
+    size, seconds = find_best_batch(seconds_of, max_pictures)
     logger.info("up to %d pictures in one call: %.0f ms of warm-up", size, seconds * 1000)
     return size
 
 
-def find_best_batch(seconds_of: Callable[[int], float], most: int) -> tuple[int, float]:
-    """Double the batch until that has twice brought no more a second; the best and its seconds."""
+def find_best_batch(seconds_of: Callable[[int], float], max_size: int) -> tuple[int, float]:
+    """Double the batch until throughput has not grown twice.
+
+    Returns the best size and its seconds.
+    """
     best, seconds = 1, seconds_of(1)
     size = 2
-    while size <= min(most, 4 * best):
+    while size <= min(max_size, 4 * best):
         try:
             taken = seconds_of(size)
         except torch.OutOfMemoryError:
@@ -165,14 +174,14 @@ def find_best_batch(seconds_of: Callable[[int], float], most: int) -> tuple[int,
     return best, seconds
 
 
-def _seconds(work: Callable[[], object], go_on: Callable[[], None]) -> float:
-    """The best of three runs, or of fewer where they take seconds."""
-    # The first run of a new size chooses kernels and asks the system for memory.
-    go_on()
+def _seconds(work: Callable[[], object], before_run: Callable[[], None]) -> float:
+    """The shortest of three runs, or of fewer if they take more than a second together."""
+    # The first run of a new size selects kernels and allocates memory.
+    before_run()
     work()
     times: list[float] = []
     while len(times) < 3 and sum(times) < 1:
-        go_on()
+        before_run()
         started = time.perf_counter()
         work()
         if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""What lies outside the mask of an inpainted picture: put back as it was sent."""
+"""Restores the pixels outside the mask of an inpainted picture."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from predictor.requests import GenerationRequest, GenerationResult
 
 
 class CompositeEngine:
-    """An ``Engine`` over another one, after which inpainting changes only what the mask says.
+    """An ``Engine`` around another one that limits inpainting to the masked area.
 
-    Latents stand for 8x8 pixels each, and a VAE does not give back what it was given: without this
-    every pixel of an inpainted picture would be a little off.
+    A latent covers 8x8 pixels, and a VAE does not reproduce its input exactly: without this, every
+    pixel of an inpainted picture would change a little.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -29,7 +29,7 @@ class CompositeEngine:
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
-        """Make one picture; see ``Engine.submit``."""
+        """Generate one picture; see ``Engine.submit``."""
         result = await self._engine.submit(request, on_step)
         if request.mask_image is None:
             return result
@@ -41,9 +41,9 @@ class CompositeEngine:
 
 
 def composed(result: GenerationResult) -> GenerationResult:
-    """The result with the input's own pixels where the mask is black.
+    """The result with the pixels of the input where the mask is black.
 
-    Where it is grey the two are mixed by it, so that a soft mask has a soft edge.
+    Grey blends the two, so that a soft mask has a soft edge.
     """
     request = result.request
     if result.image is None or request.image is None or request.mask_image is None:

@@ -1,4 +1,4 @@
-"""One picture's way from noise to latents, by a scheduler object of its own."""
+"""Denoises one picture with a scheduler of its own."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch
 
 
 class Denoising:
-    """The state of one picture between two steps, with the interface of diffusers' schedulers.
+    """The state of one picture between two steps, over a diffusers scheduler.
 
-    ``timesteps`` are what the scheduler, set to its steps, is taken through; they stay on the CPU,
-    so that no step waits for a GPU to tell them. ``latents`` are as the scheduler scales them.
-    ``kind`` and ``encoders`` are the denoiser's own words: jobs share a forward pass where their
-    kinds are equal, and prompts their encoding where the encoders are. ``control`` is what it keeps
-    for itself from step to step: that by which a ControlNet steers the picture.
+    ``timesteps`` are those of the scheduler. They stay on the CPU, so that no step waits for the
+    GPU to read them. ``latents`` are scaled as the scheduler scales them. The denoiser sets
+    ``kind``, ``encoders`` and ``control``: jobs of equal ``kind`` share a forward pass, prompts
+    with equal ``encoders`` share an encoding, and ``control`` holds a ControlNet's state of the
+    picture.
 
-    ``extra_channels``, ``(1, channels, height, width)``, are what the denoiser sees behind the
-    latents; ``after_step`` takes these and the number of steps done, and says what they become.
+    ``extra_channels``, ``(1, channels, height, width)``, are appended to the latents in the
+    denoiser's input. ``after_step`` takes the latents and the number of steps done, and returns the
+    new latents.
 
-    ``step`` of its ``steps`` forward passes are done. Where another expert goes on after them,
-    ``hand_over_after`` says so; both draw from one ``generator``, one after the other.
+    ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
+    continues after them; both draw from the same ``generator``.
     """
 
     def __init__(
@@ -58,25 +59,25 @@ class Denoising:
         noise: torch.Tensor,
         generator: torch.Generator,
     ) -> Self:
-        """All the way, from noise with the variance 1 to a picture."""
+        """Start from noise of variance 1."""
         scheduler.set_timesteps(num_inference_steps)
-        # Heun and PNDM take more forward passes than they were asked for steps.
+        # Heun and PNDM take more forward passes than ``num_inference_steps``.
         latents = noise * scheduler.init_noise_sigma
         return cls(scheduler, scheduler.timesteps, latents, generator)
 
     def hand_over_after(self, steps: int, successor: Denoising) -> None:
-        """Let another expert go on after so many steps, from the latents as they are by then."""
+        """Continue with another expert after ``steps`` steps, from the latents at that point."""
         self.steps = steps
         self._successor = successor
         successor._steps_before = steps
 
     @property
     def experts(self) -> tuple[Denoising, ...]:
-        """This one and who goes on after it."""
+        """This denoising and its successors, in order."""
         return (self,) if self._successor is None else (self, *self._successor.experts)
 
     def next_stage(self) -> Denoising:
-        """What takes the next step: the successor, once this one has taken all of its own."""
+        """The denoising that takes the next step: the successor once this one is done."""
         if self._successor is None or self.step < self.steps:
             return self
         self._successor.latents = self.latents
@@ -84,31 +85,31 @@ class Denoising:
 
     @property
     def steps_done(self) -> int:
-        """How many forward passes are done, those of the experts before included."""
+        """The number of forward passes done, including those of earlier experts."""
         return self._steps_before + self.step
 
     @property
     def total_steps(self) -> int:
-        """How many forward passes the picture takes, by all of its experts."""
+        """The number of forward passes of all experts."""
         return self._steps_before + sum(expert.steps for expert in self.experts)
 
     @property
     def is_done(self) -> bool:
-        """Whether all steps are taken."""
+        """Whether all steps of this expert are done."""
         return self.step == self.steps
 
     @property
     def timesteps(self) -> torch.Tensor:
-        """Where each forward pass stands, to the end of the way, whoever takes it."""
+        """The timestep of each forward pass, including those of later experts."""
         return self._timesteps
 
     @property
     def timestep(self) -> float:
-        """Where the next forward pass stands."""
+        """The timestep of the next forward pass."""
         return float(self._timesteps[self.step])
 
     def model_input(self) -> torch.Tensor:
-        """The latents as the denoiser is to see them."""
+        """The denoiser's input: scaled latents and the extra channels."""
         scaled: torch.Tensor = self._scheduler.scale_model_input(
             self.latents, self._timesteps[self.step]
         )
@@ -117,7 +118,7 @@ class Denoising:
         return torch.cat([scaled, self.extra_channels], dim=1)
 
     def advance(self, noise_prediction: torch.Tensor) -> None:
-        """Go one step."""
+        """Take one step with the denoiser's prediction."""
         self.latents = self._scheduler.step(
             noise_prediction,
             self._timesteps[self.step],
@@ -131,6 +132,6 @@ class Denoising:
 
 
 def _accepted(step: Any, **arguments: Any) -> dict[str, Any]:
-    """Those of the arguments that this scheduler's ``step`` has."""
+    """The arguments that this scheduler's ``step`` accepts."""
     parameters = inspect.signature(step).parameters
     return {name: value for name, value in arguments.items() if name in parameters}

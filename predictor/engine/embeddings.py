@@ -1,4 +1,4 @@
-"""Prompts that were encoded before: kept up to a bound in bytes, the least recently used go."""
+"""An LRU cache of encoded prompts, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from predictor.engine.interfaces import Conditioning
 
-# SDXL: 0.3 MiB a prompt in half precision.
+# An SDXL prompt takes 0.3 MiB in half precision.
 MAX_BYTES = 128 * 2**20
 
 
 class Prompt(NamedTuple):
-    """A prompt and what encodes it; see ``Denoising.encoders``."""
+    """A prompt and the encoders for it; see ``Denoising.encoders``."""
 
     text: str
     encoders: Hashable = ()
@@ -25,7 +25,7 @@ _PINNED = Prompt("")
 
 
 class EmbeddingCache:
-    """What ``encode`` made of each prompt; the new ones of the same encoders in one call."""
+    """Caches the result of ``encode``, which gets all new prompts of the same encoders at once."""
 
     def __init__(
         self,

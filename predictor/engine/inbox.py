@@ -1,4 +1,4 @@
-"""Where requests wait: put there by the event loop, taken by the engine's thread."""
+"""The queue of requests between the event loop and the engine's thread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Ticket:
-    """One caller's claim to a picture; the caller gives it up by cancelling the future."""
+    """One request in the queue; the caller cancels it by cancelling the future."""
 
     def __init__(self, request: GenerationRequest, on_step: StepListener | None) -> None:
         self.request = request
@@ -33,61 +33,61 @@ class Ticket:
 
     @property
     def lanes(self) -> int:
-        """Guidance takes a lane without the prompt beside the one with it."""
+        """Two with guidance, which adds a lane for the negative prompt; else one."""
         return 2 if self.request.guidance_scale > 1 else 1
 
     @property
     def input_images(self) -> int:
-        """Pictures to be encoded before the first step."""
+        """How many pictures to encode before the first step."""
         return int(self.request.image is not None)
 
     @property
     def is_over(self) -> bool:
-        """Whether the caller has an answer, or has left."""
+        """Whether the caller has a response or has left."""
         return self.future.done()
 
-    def stepped(self, step: int, steps: int) -> None:
-        """Tell the caller that ``step`` of ``steps`` are done."""
+    def report_step(self, step: int, steps: int) -> None:
+        """Report to the caller that ``step`` of ``steps`` are done."""
         if not self._first_step_seconds:
             self._first_step_seconds = time.perf_counter() - self.arrived
         if self._on_step is not None:
             self._on_step(step, steps)
 
     def succeed(self, result: GenerationResult) -> None:
-        """Hand the picture over."""
+        """Return the picture to the caller."""
         result = replace(result, first_step_seconds=self._first_step_seconds)
         with self._answering:
             if not self.is_over and self.future.set_running_or_notify_cancel():
                 self.future.set_result(result)
 
     def fail(self, error: Exception) -> None:
-        """Tell the log the cause and the caller what is fit to be told."""
+        """Log the cause, and raise an error without internals for the caller."""
         if self.is_over:
             return
         if not isinstance(error, GenerationCancelledError):
             logger.error("a picture failed", exc_info=error)
-            error = _told(error)
+            error = _public_error(error)
         with self._answering:
             if not self.is_over and self.future.set_running_or_notify_cancel():
                 self.future.set_exception(error)
 
 
-def _told(error: Exception) -> GenerationFailedError:
+def _public_error(error: Exception) -> GenerationFailedError:
     if isinstance(error, GenerationFailedError):
         return error
     if isinstance(error, torch.OutOfMemoryError):
         return GenerationFailedError(
-            "the picture does not fit into the device's memory; ask for fewer pixels"
+            "the picture does not fit into the device's memory; request fewer pixels"
         )
     if isinstance(error, ArithmeticError):
         return GenerationFailedError(
             f"{error}; try another scheduler, more steps or a lower guidance_scale"
         )
-    return GenerationFailedError("the picture could not be made; the server's log has the cause")
+    return GenerationFailedError("generating the picture failed; the server's log has the cause")
 
 
 class Inbox:
-    """A queue in order of arrival, for one thread that takes."""
+    """A first-in, first-out queue with one consumer thread."""
 
     def __init__(self, max_queue_length: int) -> None:
         self._max_queue_length = max_queue_length
@@ -98,19 +98,20 @@ class Inbox:
 
     @property
     def unfinished(self) -> int:
-        """How many pictures wait or are in flight."""
+        """The number of pictures that wait or are in flight."""
         return len(self._unfinished)
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None, in_flight: int
     ) -> GenerationResult:
-        """Wait for the picture; on the event loop. The engine runs up to ``in_flight``
-        pictures in addition to the queue.
+        """Wait for the picture, on the event loop.
+
+        The engine runs up to ``in_flight`` pictures in addition to the queue.
 
         Raises:
             OverloadedError: too many are unfinished.
         """
-        # Whether the thread has looked into the queue yet is chance: all unfinished ones count.
+        # Count all unfinished tickets: when the thread takes them from the queue is a race.
         if self.unfinished >= self._max_queue_length + in_flight:
             raise OverloadedError(
                 f"{self._max_queue_length} pictures are waiting already; try again later"
@@ -126,7 +127,7 @@ class Inbox:
                 self._unfinished.remove(ticket)
 
     def put(self, ticket: Ticket) -> None:
-        """Let a ticket wait; after ``close`` it fails at once."""
+        """Add a ticket to the queue; after ``close`` it fails at once."""
         with self._changed:
             if not self.is_closed:
                 self._tickets.append(ticket)
@@ -135,7 +136,7 @@ class Inbox:
         ticket.fail(GenerationCancelledError())
 
     def take(self, lanes: int, input_images: int) -> list[Ticket]:
-        """The longest waiting tickets that fit; none overtakes another, so that none starves."""
+        """The oldest tickets that fit, strictly in order of arrival, so that none starves."""
         taken: list[Ticket] = []
         with self._changed:
             while self._tickets:
@@ -150,26 +151,26 @@ class Inbox:
         return taken
 
     def take_batch(
-        self, batch_key: Callable[[GenerationRequest], Hashable], most: int
+        self, batch_key: Callable[[GenerationRequest], Hashable], max_size: int
     ) -> list[Ticket]:
-        """The longest waiting ticket, and up to ``most - 1`` others with the same ``batch_key``."""
+        """The oldest ticket, and up to ``max_size - 1`` others with the same ``batch_key``."""
         with self._changed:
             waiting = [ticket for ticket in self._tickets if not ticket.is_over]
             key = batch_key(waiting[0].request) if waiting else None
-            taken = [ticket for ticket in waiting if batch_key(ticket.request) == key][:most]
+            taken = [ticket for ticket in waiting if batch_key(ticket.request) == key][:max_size]
             self._tickets = deque(ticket for ticket in waiting if ticket not in taken)
         return taken
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Return True when a ticket waits, or at the end; False after so many seconds."""
+        """Return True once a ticket waits or the inbox is closed, or False after ``seconds``."""
         with self._changed:
-            return self._changed.wait_for(self._has_news, seconds)
+            return self._changed.wait_for(self._should_wake, seconds)
 
-    def _has_news(self) -> bool:
+    def _should_wake(self) -> bool:
         return bool(self._tickets) or self.is_closed
 
     def fail_all(self, error: Exception) -> None:
-        """Fail every unfinished ticket, taken or not, after a bug in the engine."""
+        """Fail every unfinished ticket, taken or not, after an internal error in the engine."""
         with self._changed:
             unfinished = list(self._unfinished)
             self._tickets.clear()
@@ -177,7 +178,7 @@ class Inbox:
             ticket.fail(error)
 
     def close(self) -> None:
-        """Fail what waits and let nothing more in."""
+        """Fail all waiting tickets and accept no more."""
         with self._changed:
             self.is_closed = True
             waiting = list(self._tickets)

@@ -1,4 +1,4 @@
-"""The interfaces of the engine: what it offers the server, and what it needs of a model."""
+"""The engine's interfaces: to the server above it and to the models below it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from predictor.requests import GenerationRequest, GenerationResult, ModelProfile
 
-# Told how many steps are done and how many there are, on the engine's own thread.
+# Called on the engine's thread with the number of steps done and their total.
 StepListener: TypeAlias = Callable[[int, int], None]
 
 if TYPE_CHECKING:
-    # The server imports this module before its port opens; torch takes seconds.
+    # The server imports this module before its port opens, and importing torch takes seconds.
     import torch
     from PIL import Image
 
     from predictor.engine.denoising import Denoising
 
-    # What a text encoder made of one prompt: the tensors that the denoiser takes, one row of each.
+    # One encoded prompt: the tensors that the denoiser takes, one row of each.
     Conditioning: TypeAlias = tuple[torch.Tensor, ...]
 
 
 class GenerationCancelledError(Exception):
-    """Nobody waits for the picture any more; never seen outside the engine."""
+    """The caller has left, or the engine stops; never raised outside the engine."""
 
 
 class EngineState(NamedTuple):
-    """What an engine is busy with.
+    """An engine's current load.
 
-    ``waiting`` and ``in_flight`` are pictures, ``lanes`` is the most samples of one forward pass,
-    ``out_of_memory`` counts the batches that did not fit and were halved; ``safety`` how often a
-    safety layer did what, by its name and ``pass``, ``error`` or its action.
+    ``waiting`` and ``in_flight`` count pictures. ``lanes`` is the largest number of samples in one
+    forward pass. ``out_of_memory`` counts the batches that did not fit and were halved. ``safety``
+    counts the outcomes of the safety layers, by layer and ``pass``, ``error`` or its action.
     """
 
     waiting: int
@@ -44,7 +44,7 @@ class EngineState(NamedTuple):
 class Lane(NamedTuple):
     """One sample of a forward pass; ``model_input`` is ``(1, channels, height, width)``.
 
-    ``is_negative``: it is the one without the prompt of a picture under guidance.
+    ``is_negative`` marks the negative prompt's lane of a picture with guidance.
     """
 
     denoising: Denoising
@@ -54,69 +54,69 @@ class Lane(NamedTuple):
 
 
 class Engine(Protocol):
-    """Makes pictures for many callers at once."""
+    """Generates pictures for many callers at once."""
 
     @property
     def state(self) -> EngineState:
-        """How it fares at the moment."""
+        """The current load."""
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
-        """Make one picture; cancelling the await drops it from the queue or stops it at a step.
+        """Generate one picture; cancellation removes it from the queue or stops it after a step.
 
         Raises:
             OverloadedError: too many pictures are waiting.
-            GenerationFailedError: this picture could not be made; others are not touched.
+            GenerationFailedError: this picture failed; others are not affected.
         """
 
     def close(self) -> None:
-        """Drop what waits, stop what runs, free the pipeline's thread."""
+        """Fail all unfinished requests and end the engine's thread."""
 
 
 class Pipeline(Protocol):
-    """A model that makes whole pictures; called from a single thread."""
+    """A model that generates whole pictures; called from a single thread."""
 
     @property
     def profile(self) -> ModelProfile:
-        """What the protocol must know of the model."""
+        """What the protocol needs to know about the model."""
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_step: StepListener
     ) -> list[GenerationResult]:
-        """Make the pictures of requests that differ in prompt and seed alone, in one call.
+        """Generate the pictures of requests that differ only in prompt and seed, in one call.
 
-        What ``on_step`` raises ends the call.
+        An exception from ``on_step`` ends the call and propagates.
         """
 
 
 class Denoiser(Protocol):
-    """A model whose steps the engine runs itself; all but ``finish`` from a single thread.
+    """A model that the engine runs step by step; only ``finish`` is called from other threads.
 
-    A lane is one sample of a batch. A picture under classifier-free guidance takes two.
+    A lane is one sample of a batch. A picture with classifier-free guidance takes two.
     """
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
-        """Encode all prompts at once; an empty one stands for no prompt at all.
+        """Encode all prompts at once; an empty string means no prompt.
 
-        ``encoders`` is what a denoising of this denoiser names.
+        ``encoders`` is the attribute of the prompts' ``Denoising``.
         """
 
     def begin(self, request: GenerationRequest) -> Denoising:
-        """What the picture begins as, with a scheduler of its own."""
+        """The initial state of the picture, with a scheduler of its own."""
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
-        """One forward pass over lanes of one kind and shape, each at its own timestep."""
+        """Run one forward pass over lanes of one kind and shape, each at its own timestep."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents of one shape to images; on a GPU it need not be over when this returns."""
+        """Decode latents of one shape; on a GPU the work may still run when this returns."""
 
     def finish(self, image: torch.Tensor) -> Image.Image:
-        """One decoded image as a picture; called from other threads than the rest.
+        """Convert one decoded image; called from other threads.
 
         Raises:
-            ArithmeticError: it holds NaN or infinity.
+            ArithmeticError: the image holds NaN or infinity.
         """
 
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
-        """What the caller should know of what the model makes of the request."""
+        """Warnings for the caller about how the model treats the request."""

@@ -1,4 +1,4 @@
-"""Work on many at once that fails for one: the others go on."""
+"""Isolates the failure of one item in a batch from the others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class Fallible(Protocol):
-    """Somebody to tell of a failure."""
+    """An item of a batch that can fail."""
 
     def fail(self, error: Exception) -> None:
-        """Tell the caller."""
+        """Report the failure to the caller."""
 
 
 Item = TypeVar("Item", bound=Fallible)
@@ -26,10 +26,10 @@ def run_isolated(
     items: list[Item],
     on_out_of_memory: Callable[[list[Item]], None] = lambda _: None,
 ) -> None:
-    """Do the work for all items together; where that raises, for fewer of them.
+    """Run ``work`` on all items together, and retry on fewer of them if it raises.
 
-    Out of memory, halves are tried; after any other error, each alone. An item that fails alone is
-    told so. ``work`` either raises with nothing done, or is done.
+    When out of memory, retry each half; after any other error, retry each item alone. An item that
+    fails alone gets the error. ``work`` must have no effect if it raises.
     """
     try:
         work(items)
@@ -38,10 +38,12 @@ def run_isolated(
             items[0].fail(error)
             return
         is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        logger.warning("failed for %d together, tries fewer: %s", len(items), error)
+        logger.warning(
+            "a batch of %d failed; the engine tries fewer together: %s", len(items), error
+        )
     else:
         return
-    # Past the handler: its traceback would keep the tensors of the failed attempt.
+    # Outside the handler, whose traceback keeps the tensors of the failed attempt alive.
     if is_out_of_memory:
         torch.cuda.empty_cache()
         on_out_of_memory(items)

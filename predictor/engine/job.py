@@ -1,4 +1,4 @@
-"""A request under way: the caller's ticket, and the state of its denoising."""
+"""A request in flight: the caller's ticket and the state of its denoising."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Job:
-    """``conditioning`` holds one entry a lane: without the prompt first, where there are two.
+    """A picture that takes steps in the engine.
 
-    There is one such list for each of the ``encoders`` that the denoising's experts name.
-    ``waiting_since`` is the first of the engine's turns in which the next step could be taken.
+    ``conditioning`` holds a list for each ``encoders`` of the denoising's experts, with one entry
+    per lane; with two lanes, the negative prompt comes first. ``waiting_since`` is the first turn
+    of the engine in which the job could take its next step.
     """
 
     ticket: Ticket
@@ -34,22 +35,22 @@ class Job:
 
     @property
     def lanes(self) -> int:
-        """How many samples of a batch the job takes."""
+        """The number of samples that the job adds to a batch."""
         return self.ticket.lanes
 
     @property
     def shape(self) -> torch.Size:
-        """The latents' shape: jobs that share it can be decoded together."""
+        """The latents' shape; jobs of equal shape can be decoded together."""
         shape: torch.Size = self.denoising.latents.shape
         return shape
 
     @property
     def kind(self) -> Hashable:
-        """Jobs of one kind can share a forward pass."""
+        """Jobs of equal kind can share a forward pass."""
         return self.denoising.kind, self.shape
 
     def next_lanes(self) -> list[Lane]:
-        """What the next forward pass is to see of this job."""
+        """The job's lanes of the next forward pass."""
         model_input = self.denoising.model_input()
         return [
             Lane(self.denoising, model_input, conditioning, is_negative=index < self.lanes - 1)
@@ -57,13 +58,13 @@ class Job:
         ]
 
     def advance(self, predictions: torch.Tensor) -> None:
-        """Go one step by the predictions of the job's own lanes; the next may be another's."""
+        """Take one step with the predictions for the job's lanes; hand over after the last."""
         self.denoising.advance(self._guided(predictions))
         self.denoising = self.denoising.next_stage()
-        self.ticket.stepped(self.denoising.steps_done, self.denoising.total_steps)
+        self.ticket.report_step(self.denoising.steps_done, self.denoising.total_steps)
 
     def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
-        """Classifier-free guidance."""
+        """Combine the lanes by classifier-free guidance (Ho and Salimans, arXiv:2207.12598)."""
         if self.lanes == 1:
             return predictions
         unconditional, conditional = predictions.chunk(2)
@@ -71,7 +72,7 @@ class Job:
         return unconditional + scale * (conditional - unconditional)
 
     def fail(self, error: Exception) -> None:
-        """Tell the caller."""
+        """Report the failure to the caller."""
         self.ticket.fail(error)
 
     def __str__(self) -> str:

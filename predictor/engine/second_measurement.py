@@ -1,7 +1,7 @@
-"""A second measurement, once an engine is idle: the first one may have met a busy node.
+"""Measures the capacity again once the engine is idle, as the node may be busy at the start.
 
-A rolling update starts pods while others load models on the same node. What one of them measures
-then would bound it for as long as it lives.
+During a rolling update, pods start while others load models on the same node. Without a second
+measurement, the low result would bound the engine until the pod restarts.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from predictor.engine.inbox import Inbox
 
 logger = logging.getLogger(__name__)
 
-# Longer than the loading of other pods takes as a rule, shorter than most pauses between callers.
+# Usually longer than other pods take to load, and shorter than most pauses between requests.
 _IDLE_SECONDS = 60.0
 
 Found = TypeVar("Found")
 
 
 class _RequestArrivedError(Exception):
-    """Ends the measuring; the next idle time begins it again."""
+    """Interrupts the measurement, which restarts when the engine is next idle."""
 
 
 class SecondMeasurement(Generic[Found]):
-    """Runs ``measure`` once, on the engine's own thread, while nothing waits.
+    """Runs ``measure`` once, on the engine's thread, while the queue is empty.
 
-    ``measure`` takes a function that it calls before each run, and that raises when a request has
-    arrived: a request waits for one run at most.
+    ``measure`` calls its argument before each run. That raises once a request has arrived, so a
+    request waits for one run at most.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class SecondMeasurement(Generic[Found]):
         self._is_done = False
 
     def wait(self, inbox: Inbox, use: Callable[[Found], None]) -> None:
-        """Return when a ticket waits, or at the end; ``use`` gets what is measured meanwhile."""
+        """Return once a ticket waits or the inbox is closed; pass a measurement to ``use``."""
         while not self._is_done and not inbox.wait(self._idle_seconds):
             try:
-                use(self._measure(lambda: _raise_at_news(inbox)))
+                use(self._measure(lambda: _raise_if_woken(inbox)))
             except _RequestArrivedError:
                 continue
             except Exception:
-                logger.exception("the second measurement failed; the first one holds")
+                logger.exception("the second measurement failed; keeping the first one")
             self._is_done = True
         inbox.wait()
 
 
-def _raise_at_news(inbox: Inbox) -> None:
+def _raise_if_woken(inbox: Inbox) -> None:
     if inbox.wait(0):
         raise _RequestArrivedError

@@ -1,7 +1,7 @@
 """Continuous batching: requests share the denoiser step by step.
 
-A request joins at any step and leaves when it is done, whatever its number of steps, guidance,
-scheduler and prompt. One thread takes turns; each turn drops, admits, chooses, steps and decodes.
+A request joins at any step and leaves when it is done. The number of steps, guidance, scheduler and
+prompt may differ between requests. One thread runs turns: drop, admit, choose, step, decode.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Read before any thread asks for fewer: that changes what threads begin with.
+# Read at import: a later ``set_num_threads`` in any thread changes the default of new threads.
 _THREADS = torch.get_num_threads()
 
 
@@ -58,8 +58,8 @@ class StepEngine:
         self._in_flight: list[Job] = []
         self._denoised: list[Job] = []
         self._turn = 0
-        # One thread each: pools of OpenMP threads beside the engine's own slow down every step on a
-        # CPU while they idle, by a sixth at 256x256.
+        # One OpenMP thread per finisher: larger idle pools slow down every step on a CPU, by a
+        # sixth at 256x256.
         self._finishers = ThreadPoolExecutor(
             2, "finisher", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -76,11 +76,11 @@ class StepEngine:
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
-        """Make one picture; see ``Engine.submit``."""
+        """Generate one picture; see ``Engine.submit``."""
         return await self._inbox.submit(request, on_step, self._capacity.jobs_in_flight)
 
     def close(self) -> None:
-        """Drop what waits and stop what runs at its next step."""
+        """Fail all unfinished requests; those in flight stop after the current step."""
         self._inbox.close()
         self._worker.join()
         self._finishers.shutdown(wait=True)
@@ -92,7 +92,7 @@ class StepEngine:
             try:
                 self._take_turn()
             except Exception as error:
-                # A bug of ours must not leave callers waiting forever.
+                # An internal error (a bug) must not leave callers waiting forever.
                 self._in_flight, self._denoised = [], []
                 self._inbox.fail_all(error)
         for job in [*self._in_flight, *self._denoised]:
@@ -118,7 +118,7 @@ class StepEngine:
             self._second_measurement.wait(self._inbox, self._capacity.improve)
 
     def _drop(self) -> None:
-        """Forget the jobs that failed, and those whose callers have left."""
+        """Drop the jobs that failed and those whose callers have left."""
         for job in self._in_flight:
             if job.ticket.future.cancelled():
                 logger.info("the caller left at %s", job)
@@ -126,9 +126,9 @@ class StepEngine:
         self._denoised = [job for job in self._denoised if not job.ticket.is_over]
 
     def _admit(self) -> None:
-        """Let waiting requests join, as many as there is room for.
+        """Admit as many waiting requests as fit.
 
-        Those that wait to be decoded count too: else they would pile up behind a slow decoder.
+        Jobs that wait for the decoder count too, or they would pile up behind a slow one.
         """
         used = sum(job.lanes for job in [*self._in_flight, *self._denoised])
         tickets = self._inbox.take(
@@ -139,12 +139,12 @@ class StepEngine:
             run_isolated(self._begin, tickets)
 
     def _begin(self, tickets: list[Ticket]) -> None:
-        """Encode the prompts of all in one call and give each its noise and its scheduler.
+        """Encode the prompts of all tickets in one call and create their schedulers and noise.
 
-        For all experts at once: a hand-over then costs the others nothing.
+        This encodes for all experts, so that a later hand-over does not delay other jobs.
         """
         begun = [self._denoiser.begin(ticket.request) for ticket in tickets]
-        prompts = [_prompts(*both) for both in zip(tickets, begun, strict=True)]
+        prompts = [_prompts(*pair) for pair in zip(tickets, begun, strict=True)]
         encoded = self._embeddings.get(prompt for own in prompts for prompt in own)
         self._in_flight += [
             Job(
@@ -158,15 +158,15 @@ class StepEngine:
         ]
 
     def _choose(self) -> list[Job]:
-        """The job that has waited longest, with as many others of its kind and shape as fit.
+        """The job that has waited longest, and as many others of its kind as fit.
 
-        So whatever the kinds, none waits for more turns than there are jobs under way.
+        A job therefore waits for at most as many turns as there are jobs in flight.
         """
         in_turn = sorted(self._in_flight, key=lambda job: job.waiting_since)
         return self._capacity.fitting(job for job in in_turn if job.kind == in_turn[0].kind)
 
     def _step(self, batch: list[Job]) -> None:
-        """One forward pass for all lanes of the batch, then each job by its own scheduler."""
+        """Run one forward pass for all lanes, then each job's own scheduler."""
         predictions = self._denoiser.predict([lane for job in batch for lane in job.next_lanes()])
         own = predictions.split_with_sizes([job.lanes for job in batch])
         for job, prediction in zip(batch, own, strict=True):
@@ -177,12 +177,12 @@ class StepEngine:
                 job.fail(error)
 
     def _retire(self) -> None:
-        """Free the lanes of the jobs that are denoised."""
+        """Free the lanes of the denoised jobs."""
         self._denoised += [job for job in self._in_flight if job.denoising.is_done]
         self._in_flight = [job for job in self._in_flight if not job.denoising.is_done]
 
     def _decode(self, stepped: int) -> None:
-        """Decode a few pictures: no more than hold up the next step by the time of one."""
+        """Decode a few pictures, in at most the time of one step."""
         shape = next((job.shape for job in self._denoised), None)
         ready = [job for job in self._denoised if job.shape == shape]
         ready = ready[: self._capacity.decodes(stepped)]
@@ -196,7 +196,7 @@ class StepEngine:
             self._finishers.submit(self._finish, job, image)
 
     def _finish(self, job: Job, image: torch.Tensor) -> None:
-        """Hand the picture over; on a thread of its own, as steps need not wait for it."""
+        """Return the picture to the caller, on another thread so that steps do not wait."""
         try:
             picture = self._denoiser.finish(image)
         except Exception as error:
@@ -213,13 +213,13 @@ class StepEngine:
 
 
 def _texts(ticket: Ticket) -> list[str]:
-    """One for each lane: that without the prompt first, where the picture is guided."""
+    """One text per lane; with guidance, the negative prompt comes first."""
     request = ticket.request
     return [request.negative_prompt, request.prompt] if ticket.lanes == 2 else [request.prompt]
 
 
 def _prompts(ticket: Ticket, denoising: Denoising) -> list[Prompt]:
-    """The ticket's texts for each of the encoders that the experts of its denoising name."""
+    """The ticket's texts for the encoders of each expert."""
     encoders = dict.fromkeys(expert.encoders for expert in denoising.experts)
     return [Prompt(text, one) for one in encoders for text in _texts(ticket)]
 
@@ -227,8 +227,8 @@ def _prompts(ticket: Ticket, denoising: Denoising) -> list[Prompt]:
 def _by_encoders(
     encoded: Iterable[tuple[Prompt, Conditioning]],
 ) -> dict[Hashable, list[Conditioning]]:
-    """In the order given."""
-    found: dict[Hashable, list[Conditioning]] = {}
+    """Group by encoders, in the given order."""
+    grouped: dict[Hashable, list[Conditioning]] = {}
     for prompt, conditioning in encoded:
-        found.setdefault(prompt.encoders, []).append(conditioning)
-    return found
+        grouped.setdefault(prompt.encoders, []).append(conditioning)
+    return grouped

@@ -1,4 +1,4 @@
-"""The engine for pipelines that the step loop does not know: alike requests in one call."""
+"""The engine for pipelines that the step loop does not support: requests share whole calls."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 class WholeBatchEngine:
-    """An ``Engine`` over a pipeline's own call, which runs a batch from its first step to its last.
+    """An ``Engine`` over a pipeline's own call, which runs a batch from its first to its last step.
 
-    Requests are alike where they differ in prompt and seed alone. Those that wait join the one that
-    has waited longest, up to ``max_batch``; nobody is waited for.
+    A batch is the oldest request and waiting ones that differ from it only in prompt and seed, up
+    to ``max_batch``. The engine never waits for a batch to fill.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class WholeBatchEngine:
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
-        """Make one picture; see ``Engine.submit``."""
+        """Generate one picture; see ``Engine.submit``."""
         return await self._inbox.submit(request, on_step, self._max_batch)
 
     def close(self) -> None:
-        """Drop what waits and stop what runs at its next step."""
+        """Fail all unfinished requests; those in flight stop after the current step."""
         self._inbox.close()
         self._worker.join()
 
@@ -67,7 +67,7 @@ class WholeBatchEngine:
             try:
                 self._take_turn()
             except Exception as error:
-                # A bug of ours must not leave callers waiting forever.
+                # An internal error (a bug) must not leave callers waiting forever.
                 self._inbox.fail_all(error)
 
     def _take_turn(self) -> None:
@@ -87,7 +87,7 @@ class WholeBatchEngine:
             self._second_measurement.wait(self._inbox, self._improve)
 
     def _improve(self, measured: int) -> None:
-        """Take a later measurement where it found more; never after memory has run out."""
+        """Adopt a later measurement if it is larger, unless memory has run out since."""
         if not self._out_of_memory:
             self._max_batch = max(self._max_batch, measured)
 
@@ -95,14 +95,14 @@ class WholeBatchEngine:
         return self._inbox.take_batch(batch_key, self._max_batch)
 
     def _generate(self, tickets: list[Ticket]) -> None:
-        """Make the pictures of all in one call, and give up where nobody waits for any of them."""
-        begun = time.perf_counter()
+        """Generate all pictures in one call; stop it once every caller has left."""
+        started = time.perf_counter()
 
         def on_step(step: int, steps: int) -> None:
             if self._inbox.is_closed or all(ticket.is_over for ticket in tickets):
                 raise GenerationCancelledError
             for ticket in tickets:
-                ticket.stepped(step, steps)
+                ticket.report_step(step, steps)
 
         try:
             results = self._pipeline.generate([ticket.request for ticket in tickets], on_step)
@@ -111,17 +111,19 @@ class WholeBatchEngine:
                 ticket.fail(error)
             return
         for ticket, result in zip(tickets, results, strict=True):
-            ticket.succeed(replace(result, queue_seconds=begun - ticket.arrived))
+            ticket.succeed(replace(result, queue_seconds=started - ticket.arrived))
 
     def _shrink(self, tickets: list[Ticket]) -> None:
-        """So many did not fit: half of them is the bound from now on."""
+        """Set the bound to half of these tickets, which did not fit."""
         self._out_of_memory += 1
         self._max_batch = max(1, len(tickets) // 2)
-        logger.warning("out of memory: at most %d pictures together from now on", self._max_batch)
+        logger.warning(
+            "out of memory: at most %d pictures in one call from now on", self._max_batch
+        )
 
 
 def batch_key(request: GenerationRequest) -> GenerationRequest:
-    """Equal for requests that one call of a pipeline can make together."""
-    # Whether there is a negative prompt counts: SDXL takes zeros where there is none.
+    """Equal for requests that can share one call of a pipeline."""
+    # SDXL replaces a missing negative prompt with zeros, so it cannot share a call.
     negative_prompt = "any" if request.negative_prompt else ""
     return replace(request, prompt="", negative_prompt=negative_prompt, seed=0)

@@ -1,4 +1,4 @@
-"""Which engine runs a loaded pipeline: the step loop where it knows the family."""
+"""Starts the engine for a loaded pipeline: the step loop if it supports the family."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from predictor.settings import Settings
 
 
 class Measured:
-    """What the device can do with each model, by folder: one that comes back is not measured again.
+    """The measured capacity of each model, by folder; a model that is reloaded is not remeasured.
 
-    Neither would the figures be right, with other models at work meanwhile. For the same reason
-    only a model that is alone ``is_measured_again`` once its engine is idle.
+    Measurements are only right while no other model runs. For the same reason,
+    ``is_measured_again`` (once the engine is idle) is only for a model that is alone.
     """
 
     def __init__(self, *, is_measured_again: bool = False) -> None:
@@ -33,13 +33,13 @@ class Measured:
         self._batches: dict[Path, int] = {}
 
     def capacity(self, folder: Path, measure: Callable[[], Capacity]) -> Capacity:
-        """Of the step loop; a copy, as an engine shrinks its own."""
+        """The capacity of the step loop; a copy, as an engine shrinks its own."""
         if folder not in self._capacities:
             self._capacities[folder] = measure()
         return replace(self._capacities[folder])
 
     def batch(self, folder: Path, measure: Callable[[], int]) -> int:
-        """Of a pipeline's own call."""
+        """The largest batch of a pipeline's own call."""
         if folder not in self._batches:
             self._batches[folder] = measure()
         return self._batches[folder]
@@ -48,10 +48,10 @@ class Measured:
 def open_engine(
     pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
 ) -> Engine:
-    """Start the engine; measure first what ``measured`` lacks for the model in ``folder``.
+    """Start the engine, after measuring what ``measured`` lacks for the model in ``folder``.
 
     Raises:
-        ModelLoadError: the denoiser's own parts do not run.
+        ModelLoadError: a warm-up step failed.
     """
     try:
         if supports(pipeline.diffusers):
@@ -79,16 +79,18 @@ def _open_step_engine(
 def _open_whole_batch_engine(
     pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
 ) -> WholeBatchEngine:
-    compile_denoiser(pipeline, settings, [partial(_make, pipeline, 2), partial(_make, pipeline, 1)])
-    request, most = pipeline.warm_up_request(), settings.max_lanes // 2
-    measure = partial(measure_whole_batch, pipeline, request, most)
+    compile_denoiser(
+        pipeline, settings, [partial(_warm_up, pipeline, 2), partial(_warm_up, pipeline, 1)]
+    )
+    request, max_pictures = pipeline.warm_up_request(), settings.max_lanes // 2
+    measure = partial(measure_whole_batch, pipeline, request, max_pictures)
     batch = measured.batch(folder, measure)
     second = SecondMeasurement(measure) if measured.is_measured_again else None
     return WholeBatchEngine(pipeline, batch, settings.max_queue_length, second)
 
 
-def _make(pipeline: DiffusersPipeline, pictures: int, request: GenerationRequest) -> None:
-    """Pictures with guidance, and without where that is left out by asking for none."""
+def _warm_up(pipeline: DiffusersPipeline, pictures: int, request: GenerationRequest) -> None:
+    """Generate pictures with guidance and without."""
     for guidance_scale in (request.guidance_scale, 0.0):
         alike = replace(request, guidance_scale=guidance_scale, num_inference_steps=WARM_UP_STEPS)
         pipeline.generate([alike] * pictures, lambda step, steps: None)

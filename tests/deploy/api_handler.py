@@ -1,4 +1,4 @@
-"""The paths of the Kubernetes API server that the deploy command uses, over a state of tests.
+"""The paths of the Kubernetes API server that the deploy command uses, over an ``ApiServer``.
 
 Discovery, get, list, watch, server-side apply with field managers and dry run, delete, pod logs
 with follow, SelfSubjectAccessReview.
@@ -24,7 +24,7 @@ Object = dict[str, Any]
 
 class ApiHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Head and body in one packet: else each answer waits for the client's delayed acknowledgement.
+    # Send head and body in one packet, to avoid waiting for the client's delayed acknowledgement.
     disable_nagle_algorithm = True
     api: ApiServer
 
@@ -96,8 +96,8 @@ class ApiHandler(BaseHTTPRequestHandler):
         ]
 
     def _review(self, review: Object) -> None:
-        asked = review["spec"]["resourceAttributes"]
-        allowed = (asked["verb"], asked["resource"]) not in self.api.denied
+        attributes = review["spec"]["resourceAttributes"]
+        allowed = (attributes["verb"], attributes["resource"]) not in self.api.denied
         self._answer({**review, "status": {"allowed": allowed}}, 201)
 
     def _on_object(

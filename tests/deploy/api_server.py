@@ -1,4 +1,4 @@
-"""A cluster for tests: its objects, its faults and its controllers, served by ``api_handler``.
+"""A fake cluster for tests: objects, faults and controllers, served by ``api_handler``.
 
 Faults are data: refusals, denied verbs, stored objects and events.
 """
@@ -51,27 +51,27 @@ KNATIVE = {
 
 @dataclass
 class ApiServer:
-    """The cluster's state, and every request that it got."""
+    """The state of the cluster and all requests to it."""
 
     kinds: dict[str, dict[str, tuple[str, bool]]]
     objects: dict[Key, Object] = field(default_factory=dict)
     owners: dict[Key, Owners] = field(default_factory=dict)
     logs: dict[str, Callable[[], Iterable[str]]] = field(default_factory=dict)
-    # Called after an object of the kind is applied: what its controller would do.
+    # By kind: called after an object is applied, in place of its controller.
     controllers: dict[str, Callable[[ApiServer, Object], None]] = field(default_factory=dict)
-    # kind -> (status, message): what a webhook or the quota says to an apply of that kind.
+    # kind -> (status, message): the refusal of a webhook or the quota for an apply of that kind.
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     denied: set[tuple[str, str]] = field(default_factory=set)  # (verb, plural)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     token: str = "a-token-of-the-test"
-    # The number of further requests that fail as if the server restarts.
+    # The number of further requests that fail as if the server were restarting.
     failures: int = 0
     version: int = 100
     git_version: str = "v1.32.4"
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def start(self, folder: Path, tls: ssl.SSLContext | None = None) -> Path:
-        """Serve on a free port; returns a kubeconfig for it, which trusts any certificate."""
+        """Serve on a free port; return a kubeconfig that trusts any certificate."""
         handler = type("Handler", (ApiHandler,), {"api": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True
@@ -106,7 +106,7 @@ class ApiServer:
             return item
 
     def update(self, kind: str, name: str, **fields: Any) -> None:
-        """Set top-level fields, such as the status, of an object that is there."""
+        """Set top-level fields of an existing object, for example the status."""
         item = self.find(kind, name)
         assert item, (kind, name)
         self.put({**item, **copy.deepcopy(fields)})
@@ -123,8 +123,8 @@ class ApiServer:
                 self.changed.notify_all()
             return item
 
-    def asked(self, method: str) -> list[str]:
-        """The paths that were asked for by ``method``, dry runs left out."""
+    def requested(self, method: str) -> list[str]:
+        """The paths requested with ``method``, except in dry runs."""
         return [p for m, p, query in self.requests if m == method and "dryRun" not in query]
 
     def resource(self, kind: str) -> tuple[str, bool]:

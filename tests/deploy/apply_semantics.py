@@ -1,6 +1,6 @@
 """Server-side apply as the API server does it: owners, conflicts, removal.
 
-Lists are taken as wholes, where the real server merges those that have keys.
+Lists are replaced as a whole; the real server merges lists that have keys.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Owners = dict[Path, str]
 
 
 class FieldConflictError(Exception):
-    """Fields that another manager has set to another value."""
+    """Another manager has set these fields to another value."""
 
     def __init__(self, fields: dict[Path, str]) -> None:
         super().__init__(str(fields))
         self.fields = fields
 
     def status(self) -> Object:
-        """The answer of a real server."""
+        """The response of a real server."""
         causes = [
             {
                 "reason": "FieldManagerConflict",

@@ -1,4 +1,4 @@
-"""A cluster that works, and the deploy command run against it in this process."""
+"""A working cluster, and the deploy command run against it in this process."""
 
 from __future__ import annotations
 
@@ -62,26 +62,26 @@ class Deployment:
 
 
 def complete_download(api: ApiServer, item: dict[str, Any]) -> None:
-    """What the Job controller and a downloader do when all goes well."""
+    """Act as the Job controller and a downloader that succeed."""
     api.put(shapes.job_pod())
     api.logs[shapes.JOB_POD] = lambda: downloading(api)
 
 
 def downloading(api: ApiServer) -> Iterator[str]:
-    """A log that grows while it is read; the Job is complete at its end."""
+    """A log that grows while it is read; the Job completes at its end."""
     yield from PROGRESS
     api.put(shapes.job_pod(0))
     api.update("Job", shapes.JOB, status={"conditions": [shapes.condition("Complete", "True")]})
 
 
 def become_ready(api: ApiServer, item: dict[str, Any]) -> None:
-    """What KServe does when all goes well."""
+    """Act as KServe that succeeds."""
     status = shapes.ready_status(generation=item["metadata"]["generation"])
     api.update("InferenceService", shapes.SERVICE, status=status)
 
 
 def bind(api: ApiServer, item: dict[str, Any]) -> None:
-    """What a provisioner does when all goes well."""
+    """Act as a provisioner that succeeds."""
     api.update(
         "PersistentVolumeClaim",
         shapes.CLAIM,
@@ -94,7 +94,7 @@ def bind(api: ApiServer, item: dict[str, Any]) -> None:
 
 
 def good_cluster() -> ApiServer:
-    """KServe 0.21 on a stock Knative, a GPU node, file storage."""
+    """A cluster with KServe 0.21, stock Knative, a GPU node and file storage."""
     api = ApiServer({**CORE, **KSERVE, **KNATIVE})
     for item in (
         shapes.namespace("default"),

@@ -1,4 +1,4 @@
-"""A tiny server that answers the v1 protocol with a picture, as a predictor behind a gateway."""
+"""A small server that answers the v1 protocol with a picture, like a predictor behind a gateway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODEL = "stable-diffusion-v1-5"
 
 
 class Predictor:
-    """Answers only for one host name, as a gateway would."""
+    """Answers only for one host name, like a gateway."""
 
     def __init__(self, host: str) -> None:
         self.host = host

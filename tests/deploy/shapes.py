@@ -1,8 +1,7 @@
-"""Objects and events in the shapes that Kubernetes, KServe and Knative write them.
+"""Objects and events as Kubernetes, KServe and Knative write them.
 
-Messages are those of the kubelet, the scheduler, the controllers and the webhooks, as their
-sources form them and as issues of kubernetes/kubernetes, kserve/kserve and knative/serving quote
-them.
+The messages follow the sources of the kubelet, the scheduler, the controllers and the webhooks, and
+issues of kubernetes/kubernetes, kserve/kserve and knative/serving.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def pod(
     labels: Object | None = None,
     owner: Object | None = None,
 ) -> Object:
-    """A pod; ``scheduled`` is the scheduler's message where it could not place it."""
+    """A pod; ``scheduled`` is the scheduler's message if it could not place the pod."""
     conditions = [
         condition("PodScheduled", "False", "Unschedulable", scheduled)
         if scheduled is not None
@@ -129,7 +128,7 @@ def revision(number: int = 1, *conditions: Object) -> Object:
 
 
 def deployment(*conditions: Object, generation: int = 1, observed: int = 1) -> Object:
-    """The Deployment that KServe makes in Standard mode."""
+    """The Deployment that KServe creates in Standard mode."""
     name = f"{SERVICE}-predictor"
     return {
         "apiVersion": "apps/v1",

@@ -8,7 +8,7 @@ from deploy.errors import EXIT_CODES, DeployError, UsageError, exit_code
 from deploy.settings import Down, Logs, Up, read_verb, seconds_of
 
 
-def test_flags_are_spelled_as_kubectls() -> None:
+def test_flags_have_the_names_of_kubectls_flags() -> None:
     verb = read_verb(["up", "there", "-n", "images", "--dry-run", "--force-conflicts"])
 
     assert isinstance(verb, Up)
@@ -48,7 +48,7 @@ def test_durations(text: str, seconds: int) -> None:
     assert seconds_of(text) == seconds
 
 
-def test_the_environment_gives_no_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_no_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UP", '{"namespace": "elsewhere"}')
     monkeypatch.setenv("NAMESPACE", "elsewhere")
 

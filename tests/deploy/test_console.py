@@ -1,4 +1,4 @@
-"""What the operator sees."""
+"""The console output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_reason_is_printed_once_until_it_changes() -> None:
     assert [line[6:] for line in out.getvalue().splitlines()] == ["no GPU", "loading", "no GPU"]
 
 
-def test_a_wait_differs_from_a_finished_step_and_from_a_problem() -> None:
+def test_a_wait_and_a_problem_have_different_labels() -> None:
     out = io.StringIO()
 
     reporter(out).waits(Explanation("the image is pulled"))
@@ -39,7 +39,7 @@ def test_a_wait_differs_from_a_finished_step_and_from_a_problem() -> None:
     ]
 
 
-def test_a_command_to_copy_is_neither_broken_nor_taken_for_markup() -> None:
+def test_a_command_to_copy_is_not_wrapped_or_parsed_as_markup() -> None:
     out = io.StringIO()
     command = f"kubectl patch [red]{'x' * 300}[/red]"
 

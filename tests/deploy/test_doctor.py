@@ -1,4 +1,4 @@
-"""``doctor``: finds what a cluster lacks before anything is applied, and says what to do."""
+"""``doctor`` finds what a cluster lacks before anything is applied, and gives advice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUEUE_PROXY = "queue.sidecar.serving.knative.dev/"
 
 
 def change(deployment: Deployment, tmp_path: Path, name: str, **predictor: Any) -> None:
-    """Deploy the manifests with further fields of the predictor."""
+    """Deploy the manifests with additional fields of the predictor."""
     folder = tmp_path / "changed"
     shutil.copytree(deployment.manifests, folder)
     path = folder / name
@@ -74,7 +74,7 @@ def test_without_kserve_nothing_is_applied(deployment: Deployment) -> None:
     assert (doctor.code, up.code) == (5, 5)
     assert "KServe is not installed" in doctor.out
     assert "https://kserve.github.io" in doctor.out
-    assert deployment.api.asked("PATCH") == []
+    assert deployment.api.requested("PATCH") == []
 
 
 def test_knative_mode_without_knative(deployment: Deployment) -> None:
@@ -101,7 +101,7 @@ def test_knatives_flags_are_computed_from_our_objects(
         shapes.config_map(
             "config-features",
             "knative-serving",
-            # `allowed` admits a field, and is not enough for a claim.
+            # `allowed` is enough for a field such as tolerations, but not for a claim.
             {
                 "kubernetes.podspec-tolerations": "Allowed",
                 "kubernetes.podspec-persistent-volume-claim": "allowed",
@@ -176,7 +176,7 @@ def test_kserves_own_state(
         ([("cephfs", "rook-ceph.cephfs.csi.ceph.com", True)], "ok", "supports ReadWriteMany"),
     ],
 )
-def test_the_storage_class_must_give_the_access_mode(
+def test_the_storage_class_must_support_the_access_mode(
     deployment: Deployment, classes: list[tuple[str, str, bool]], level: str, expected: str
 ) -> None:
     deployment.api.remove("StorageClass", "nfs")
@@ -189,7 +189,7 @@ def test_the_storage_class_must_give_the_access_mode(
     assert done.code == (5 if level == "fail" else 0)
 
 
-def test_a_bound_claim_is_judged_by_itself(deployment: Deployment) -> None:
+def test_a_bound_claim_is_checked_by_its_own_access_modes(deployment: Deployment) -> None:
     bound = {
         **shapes.claim("Bound"),
         "status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"]},
@@ -202,7 +202,7 @@ def test_a_bound_claim_is_judged_by_itself(deployment: Deployment) -> None:
     assert "is bound as ReadWriteOnce" in done.out
 
 
-def test_a_claim_of_others_must_exist(deployment: Deployment, tmp_path: Path) -> None:
+def test_a_claim_outside_the_manifests_must_exist(deployment: Deployment, tmp_path: Path) -> None:
     folder = tmp_path / "without-claim"
     folder.mkdir()
     for path in deployment.manifests.glob("0[123]*.yaml"):
@@ -361,7 +361,7 @@ def test_the_bounds_of_a_limit_range(deployment: Deployment) -> None:
     assert "container queue-proxy sets no limit of memory, and the maximum is 64Gi" in done.out
 
 
-def test_a_quota_with_a_scope_may_be_about_other_pods(deployment: Deployment) -> None:
+def test_a_quota_with_a_scope_may_apply_to_other_pods(deployment: Deployment) -> None:
     scoped = quota(limits_cpu="100")
     scoped["spec"]["scopes"] = ["BestEffort"]
     deployment.api.put(scoped)
@@ -369,7 +369,7 @@ def test_a_quota_with_a_scope_may_be_about_other_pods(deployment: Deployment) ->
     assert deployment.run("doctor").code == 0
 
 
-def test_a_volume_made_by_hand_may_reach_many_nodes(deployment: Deployment) -> None:
+def test_a_volume_created_by_hand_may_reach_many_nodes(deployment: Deployment) -> None:
     deployment.api.remove("StorageClass", "nfs")
     by_hand = shapes.storage_class("local", "kubernetes.io/no-provisioner", default=True)
     deployment.api.put(by_hand)
@@ -394,7 +394,9 @@ def test_a_check_can_be_skipped(deployment: Deployment) -> None:
     assert "the checks are kubernetes, permissions, kserve" in unknown.err
 
 
-def test_what_we_may_not_do_fails_and_what_we_may_not_read_warns(deployment: Deployment) -> None:
+def test_a_missing_write_permission_fails_and_a_missing_read_permission_warns(
+    deployment: Deployment,
+) -> None:
     deployment.api.denied |= {("patch", "inferenceservices"), ("list", "nodes"), ("list", "events")}
 
     done = deployment.run("doctor")

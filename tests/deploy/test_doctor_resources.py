@@ -1,4 +1,4 @@
-"""``doctor``: what KServe's webhook fills into our containers, by the cluster's own ConfigMap."""
+"""``doctor``: what KServe's webhook fills into our containers, from the cluster's ConfigMap."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.deploy import shapes
 from tests.deploy.conftest import Deployment
 
 Object = dict[str, Any]
-# That of a stock KServe.
+# The defaults of a stock KServe.
 STOCK = {"cpuLimit": "1", "memoryLimit": "2Gi", "cpuRequest": "1", "memoryRequest": "2Gi"}
 FILE = "03-inference-service.yaml"
 
 
 def configure(deployment: Deployment, resource: Object | str) -> None:
-    """Write the webhook's defaults into the cluster's ConfigMap; a text is written as it is."""
+    """Write the webhook's defaults into the cluster's ConfigMap; write a string unchanged."""
     text = resource if isinstance(resource, str) else json.dumps({"resource": resource})
     deployment.api.put(
         shapes.config_map("inferenceservice-config", "kserve", {"inferenceService": text})
@@ -47,7 +47,7 @@ def test_the_manifests_leave_nothing_to_fill_in(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("resources", "level", "said"),
+    ("resources", "level", "expected"),
     [
         (
             {"requests": {"cpu": "2", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
@@ -77,8 +77,8 @@ def test_the_manifests_leave_nothing_to_fill_in(deployment: Deployment) -> None:
     ],
     ids=str,
 )
-def test_what_kserve_fills_in_is_judged(
-    deployment: Deployment, tmp_path: Path, resources: Object, level: str, said: str
+def test_what_kserve_fills_in_is_checked(
+    deployment: Deployment, tmp_path: Path, resources: Object, level: str, expected: str
 ) -> None:
     configure(deployment, STOCK)
     deploy_with(deployment, tmp_path, resources)
@@ -86,8 +86,8 @@ def test_what_kserve_fills_in_is_judged(
     done = deployment.run("doctor")
 
     assert done.code == (5 if level == "fail" else 0)
-    assert said in done.out
-    (line,) = [line for line in done.out.splitlines() if said.strip() in line]
+    assert expected in done.out
+    (line,) = [line for line in done.out.splitlines() if expected.strip() in line]
     assert line.startswith(f"{level}  inferenceservice/stable-diffusion: ")
 
 

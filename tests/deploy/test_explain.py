@@ -1,4 +1,4 @@
-"""Each failure, in the form that the cluster reports it, becomes a reason and what to do."""
+"""Each failure that the cluster reports becomes a reason and advice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def explain(
     claims: list[Object] | None = None,
     conditions: tuple[Object, ...] = NOT_READY,
 ) -> str:
-    """What is said of the InferenceService, reason and advice."""
+    """The explanation of the InferenceService, reason and advice."""
     seen = Snapshot(shapes.service(*conditions), pods or [], claims or [], events or [])
     explanation = explain_service(seen)
     assert explanation
@@ -279,7 +279,7 @@ def test_a_quota_that_is_exceeded(who: str) -> None:
     )
 
 
-def test_a_quota_that_wants_every_limit_set() -> None:
+def test_a_quota_that_requires_limits() -> None:
     text = explain(
         events=[
             event(
@@ -392,7 +392,7 @@ def test_each_exit_code_of_the_downloader_says_what_to_do(
     assert expected in text
 
 
-def test_the_exit_code_is_known_also_when_the_pods_are_gone() -> None:
+def test_the_exit_code_is_known_when_the_pods_are_deleted() -> None:
     assert "(exit code 3)" in explain_download(shapes.failed_job(3))
 
 

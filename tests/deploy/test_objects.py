@@ -1,4 +1,4 @@
-"""From a folder to objects: plain files, Kustomizations, one file; and invalid content."""
+"""Reading objects from plain files, Kustomizations and one file; and invalid content."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_kustomization_may_leave_a_file_out(tmp_path: Path) -> None:
     assert [title(item) for item in load_objects(tmp_path)] == ["configmap/b"]
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl on this machine")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_an_overlay_is_built_by_kubectl(tmp_path: Path) -> None:
     shutil.copytree(MANIFESTS, tmp_path / "base")
     overlay = tmp_path / "overlay"
@@ -51,7 +51,7 @@ def test_an_overlay_is_built_by_kubectl(tmp_path: Path) -> None:
     assert "inferenceservice/my-stable-diffusion" in titles
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl on this machine")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_an_overlay_that_cannot_be_built_has_kubectls_message(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [../nowhere]\nnamePrefix: my-\n")
 

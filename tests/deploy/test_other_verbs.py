@@ -15,7 +15,7 @@ from tests.deploy.conftest import PROGRESS, ROOT, Deployment
 COUNT = len(load_objects(ROOT / "manifests"))
 
 
-def test_predict_asks_with_the_seed_and_prints_the_curl(deployment: Deployment) -> None:
+def test_predict_sends_the_seed_and_prints_the_curl_command(deployment: Deployment) -> None:
     deployment.run("up")
 
     done = deployment.run(
@@ -53,7 +53,7 @@ def test_an_unreachable_service_comes_with_the_port_forward_command(
     assert "--address http://127.0.0.1:8080" in done.err
 
 
-def test_a_gateway_that_does_not_know_the_host_is_suspected(deployment: Deployment) -> None:
+def test_a_gateway_that_does_not_know_the_host_is_reported(deployment: Deployment) -> None:
     deployment.run("up")
     deployment.predictor.host = "another.example.com"
 
@@ -74,7 +74,7 @@ def test_an_output_that_cannot_be_written_is_a_usage_error(deployment: Deploymen
     assert "--output" in done.err
 
 
-def test_several_services_must_be_chosen_from(deployment: Deployment, tmp_path: Path) -> None:
+def test_one_of_several_services_must_be_chosen(deployment: Deployment, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     folder.mkdir()
     source = (deployment.manifests / "03-inference-service.yaml").read_text()
@@ -132,13 +132,13 @@ def test_down_without_a_terminal_and_without_yes_deletes_nothing(deployment: Dep
 
     assert done.code == 12
     assert "--keep-weights" in done.err
-    assert deployment.api.asked("DELETE") == []
+    assert deployment.api.requested("DELETE") == []
 
 
 @pytest.mark.parametrize(
     ("flags", "weights"), [(["--yes"], False), (["--keep-weights"], True)], ids=["yes", "keep"]
 )
-def test_down_deletes_all_but_the_weights_that_are_to_stay(
+def test_down_deletes_all_but_kept_weights(
     deployment: Deployment, flags: list[str], weights: bool
 ) -> None:
     deployment.run("up")
@@ -149,7 +149,7 @@ def test_down_deletes_all_but_the_weights_that_are_to_stay(
     left = {kind for kind in ("InferenceService", "Job", "Secret") if _ours(deployment, kind)}
     assert left == set()
     assert bool(_ours(deployment, "PersistentVolumeClaim")) == weights
-    deleted = [path.split("/")[-2] for path in deployment.api.asked("DELETE")]
+    deleted = [path.split("/")[-2] for path in deployment.api.requested("DELETE")]
     assert deleted[0] == "inferenceservices"
     assert "deletes them in the background" in done.out
 

@@ -1,4 +1,4 @@
-"""``python -m deploy`` as people run it: a process, a kubeconfig by the environment, Ctrl-C."""
+"""``python -m deploy`` as a process: KUBECONFIG from the environment, TLS and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(deployment: Deployment, *arguments: str) -> subprocess.Popen[str]:
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """A server's side of TLS, with a self-signed certificate."""
+    """A server-side TLS context with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
@@ -51,7 +51,7 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     return context
 
 
-def test_a_kubeconfig_that_verifies_nothing_is_followed_without_complaint(
+def test_a_kubeconfig_without_verification_causes_no_warnings(
     deployment: Deployment,
 ) -> None:
     deployment.api.stop()
@@ -63,7 +63,7 @@ def test_a_kubeconfig_that_verifies_nothing_is_followed_without_complaint(
     assert err == ""
 
 
-def test_up_from_the_repository_with_nothing_but_the_environment(deployment: Deployment) -> None:
+def test_up_needs_only_the_environment(deployment: Deployment) -> None:
     output = deployment.folder / "out.png"
 
     process = command(
@@ -78,7 +78,7 @@ def test_up_from_the_repository_with_nothing_but_the_environment(deployment: Dep
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """A shell starts what runs in the background with Ctrl-C ignored, and children inherit that."""
+    """Enable Ctrl-C: shells start background jobs with SIGINT ignored, and children inherit it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -103,4 +103,4 @@ def test_ctrl_c_leaves_everything_and_says_so(deployment: Deployment) -> None:
     assert "Everything stays as it is on the cluster" in err
     assert "Traceback" not in err
     assert deployment.api.find("InferenceService", shapes.SERVICE)
-    assert deployment.api.asked("DELETE") == []
+    assert deployment.api.requested("DELETE") == []

@@ -1,4 +1,4 @@
-"""The latest Revision, Deployment and ReplicaSet decide; what former ones left behind does not.
+"""The latest Revision, Deployment and ReplicaSet decide, not leftovers of former ones.
 
 The conditions and messages are those of Kubernetes 1.36 with KServe and Knative of August 2026.
 """
@@ -55,7 +55,7 @@ def explain(
     conditions: tuple[Object, ...] = WITHOUT_REVISION,
     known: frozenset[str] = frozenset(),
 ) -> Explanation:
-    """What is said of the InferenceService."""
+    """The explanation of the InferenceService."""
     service = shapes.service(*conditions)
     seen = Snapshot(service, pods or [], [], events or [], known, owners)
     explanation = explain_service(seen)
@@ -68,7 +68,7 @@ def crashed_pod(**fields: Any) -> Object:
     return shapes.pod(phase="Running", statuses=[status], **fields)
 
 
-def test_a_revision_that_missed_its_deadline_is_the_end_and_says_what_the_container_said() -> None:
+def test_a_revision_that_missed_its_deadline_is_fatal_and_quotes_the_container() -> None:
     explanation = explain([shapes.revision(1, *FAILED_REVISION)])
 
     assert explanation.fatal
@@ -84,7 +84,7 @@ def test_without_a_failed_revision_the_condition_is_quoted_whole() -> None:
     assert NO_REVISION in explanation.reason
 
 
-def test_a_former_revision_that_failed_says_nothing_of_the_latest() -> None:
+def test_a_failed_former_revision_does_not_affect_the_latest() -> None:
     latest = shapes.revision(10, condition("Ready", "Unknown", "Deploying"))
 
     explanation = explain([shapes.revision(9, *FAILED_REVISION), latest])
@@ -110,7 +110,7 @@ def test_a_failure_from_before_the_change_does_not_end_the_wait() -> None:
     ],
     ids=["crashes", "loads"],
 )
-def test_a_deployment_after_its_deadline_is_given_up_only_where_the_container_crashes(
+def test_a_deployment_after_its_deadline_is_fatal_only_if_the_container_crashes(
     statuses: list[Object], fatal: bool
 ) -> None:
     deployment = shapes.deployment(TIMED_OUT)
@@ -123,7 +123,7 @@ def test_a_deployment_after_its_deadline_is_given_up_only_where_the_container_cr
     assert "has timed out progressing" in explanation.reason
 
 
-def test_a_deadline_of_the_deployments_former_spec_is_not_this_ones() -> None:
+def test_a_missed_deadline_of_the_former_spec_does_not_count() -> None:
     deployment = shapes.deployment(TIMED_OUT, generation=2, observed=1)
 
     explanation = explain([deployment])
@@ -131,7 +131,7 @@ def test_a_deadline_of_the_deployments_former_spec_is_not_this_ones() -> None:
     assert "progress deadline" not in explanation.reason
 
 
-def test_only_the_newest_replica_set_and_its_pods_are_looked_at() -> None:
+def test_only_the_newest_replica_set_and_its_pods_count() -> None:
     deployment = shapes.deployment()
     failed = condition("ReplicaFailure", "True", "FailedCreate", EXCEEDED)
     former = shapes.replica_set(deployment, 9)
@@ -188,7 +188,7 @@ def test_the_same_limit_in_standard_mode() -> None:
     assert explain([], events=[refused]).fatal
 
 
-def test_an_unknown_refusal_is_the_same_reason_each_time_it_is_tried() -> None:
+def test_an_unknown_refusal_gives_the_same_reason_on_each_retry() -> None:
     message = 'fails to reconcile: dry run failed with pods "dry-run-validation{}" is forbidden: no'
     explanations = {
         explain([], events=[event("InferenceService", "stable-diffusion", "InternalError", said)])
@@ -221,7 +221,7 @@ def test_a_write_conflict_is_never_a_reason() -> None:
         ("ReplicaSet", {}),
     ],
 )
-def test_events_of_a_former_service_are_not_this_ones(kind: str, about: Object) -> None:
+def test_events_of_a_former_service_do_not_count(kind: str, about: Object) -> None:
     service = shapes.service(*WITHOUT_REVISION)
     service["metadata"] |= {"uid": "uid", "creationTimestamp": "2026-11-21T11:00:00Z"}
     name = "stable-diffusion" if kind == "InferenceService" else "stable-diffusion-predictor-1c8c"
@@ -236,7 +236,7 @@ def test_events_of_a_former_service_are_not_this_ones(kind: str, about: Object) 
 
 
 def test_queue_proxy_loads_no_weights() -> None:
-    """Knative gives it the predictor's readiness probe: it is the one that is unready."""
+    """Knative gives queue-proxy the predictor's readiness probe, so it is the unready container."""
     running = {"state": {"running": {}}}
     starts = [container(ready=True, **running), container("queue-proxy", **running)]
     sidecar = [container(ready=True, **running), container("istio-proxy", **running)]
@@ -248,7 +248,7 @@ def test_queue_proxy_loads_no_weights() -> None:
     assert waiting == f"Pod {shapes.POD} runs; istio-proxy is not ready yet."
 
 
-def test_what_the_scheduler_says_of_claims_and_preemption_is_left_out() -> None:
+def test_the_scheduler_s_remarks_on_claims_and_preemption_are_left_out() -> None:
     message = (
         "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. no new claims to deallocate, "
         "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."

@@ -1,4 +1,4 @@
-"""``up``: from a folder to a picture, once and repeatedly, and what stops it."""
+"""``up``: from a folder to a picture, on the first run and later ones, and its failures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy import shapes
 from tests.deploy.conftest import PROGRESS, Deployment, downloading
 
 
-def test_up_ends_with_a_picture_and_a_curl_line_that_makes_the_same(
+def test_up_ends_with_a_picture_and_an_equivalent_curl_command(
     deployment: Deployment,
 ) -> None:
     done = deployment.run("up")
@@ -41,7 +41,7 @@ def test_up_applies_in_order_and_the_service_only_after_the_download(
 ) -> None:
     deployment.run("up")
 
-    applied = [path.split("/")[-2] for path in deployment.api.asked("PATCH")]
+    applied = [path.split("/")[-2] for path in deployment.api.requested("PATCH")]
     needed = [applied.index(kind) for kind in ("secrets", "persistentvolumeclaims", "jobs")]
     assert needed == sorted(needed)
     assert applied[-1] == "inferenceservices"
@@ -86,10 +86,12 @@ def test_a_folder_without_a_download_is_applied_at_once(
     done = deployment.run("up")
 
     assert done.code == 0
-    assert [path.split("/")[-2] for path in deployment.api.asked("PATCH")] == ["inferenceservices"]
+    assert [path.split("/")[-2] for path in deployment.api.requested("PATCH")] == [
+        "inferenceservices"
+    ]
 
 
-def test_the_download_is_plain_lines_without_a_terminal(
+def test_the_download_prints_plain_lines_without_a_terminal(
     deployment: Deployment,
 ) -> None:
     done = deployment.run("up")
@@ -98,7 +100,7 @@ def test_the_download_is_plain_lines_without_a_terminal(
     assert "\x1b" not in done.out
 
 
-def test_the_download_is_a_bar_on_a_terminal(deployment: Deployment) -> None:
+def test_the_download_shows_a_progress_bar_on_a_terminal(deployment: Deployment) -> None:
     done = deployment.run("up", terminal=True)
 
     assert done.code == 0
@@ -160,11 +162,11 @@ def test_a_dry_run_changes_nothing_and_says_what_would_happen(deployment: Deploy
 
     assert done.code == 0
     assert deployment.api.objects == before
-    assert deployment.api.asked("PATCH") == []
+    assert deployment.api.requested("PATCH") == []
     assert f"inferenceservice/{shapes.SERVICE} created (dry run)" in done.out
 
 
-def test_what_the_cluster_refuses_is_refused_before_anything_is_applied(
+def test_a_refused_object_is_reported_before_anything_is_applied(
     deployment: Deployment,
 ) -> None:
     deployment.api.refusals["InferenceService"] = (
@@ -177,7 +179,7 @@ def test_what_the_cluster_refuses_is_refused_before_anything_is_applied(
 
     assert done.code == 6
     assert "minReplicas cannot be greater" in done.err
-    assert deployment.api.asked("PATCH") == []
+    assert deployment.api.requested("PATCH") == []
 
 
 def test_a_conflict_names_the_field_and_its_owner_and_can_be_forced(deployment: Deployment) -> None:
@@ -323,7 +325,7 @@ def test_credentials_that_the_cluster_does_not_know(deployment: Deployment) -> N
     assert "a-token-of-the-test" not in done.out + done.err
 
 
-def test_a_cluster_that_does_not_answer_is_its_own_exit_code(deployment: Deployment) -> None:
+def test_a_cluster_that_does_not_answer_has_its_own_exit_code(deployment: Deployment) -> None:
     deployment.api.stop()
 
     done = deployment.run("status")

@@ -1,4 +1,4 @@
-"""The verbs report failures on the cluster, which decide their exit code."""
+"""The verbs report failures of the cluster and derive their exit codes from them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_status_says_why_the_service_waits(
     assert "is not ready" in done.err
 
 
-def test_status_of_what_works(deployment: Deployment) -> None:
+def test_status_of_a_working_deployment(deployment: Deployment) -> None:
     deployment.run("up")
 
     done = deployment.run("status")
@@ -81,7 +81,7 @@ def test_status_of_what_works(deployment: Deployment) -> None:
     assert f"ready at http://{shapes.HOST}" in done.out
 
 
-def test_status_of_what_is_not_deployed(deployment: Deployment) -> None:
+def test_status_before_up(deployment: Deployment) -> None:
     done = deployment.run("status")
 
     assert done.code == 10
@@ -94,7 +94,7 @@ def gated(api: ApiServer, _: Object) -> None:
     api.update("Job", shapes.JOB, status=shapes.failed_job(3)["status"])
 
 
-def test_a_gated_model_ends_up_before_a_gpu_is_requested(deployment: Deployment) -> None:
+def test_a_gated_model_fails_up_before_a_gpu_is_requested(deployment: Deployment) -> None:
     deployment.api.controllers["Job"] = gated
 
     up, status = deployment.run("up"), deployment.run("status")
@@ -133,7 +133,7 @@ def miss_deadline(api: ApiServer, _: Object) -> None:
     ("controller", "expected"),
     [(refuse, "kubernetes.podspec-runtimeclassname"), (miss_deadline, "progress-deadline")],
 )
-def test_a_problem_that_waiting_cannot_solve_ends_up_at_once(
+def test_a_problem_that_waiting_cannot_solve_fails_up_at_once(
     deployment: Deployment, controller: Any, expected: str
 ) -> None:
     deployment.api.controllers["InferenceService"] = controller
@@ -145,7 +145,7 @@ def test_a_problem_that_waiting_cannot_solve_ends_up_at_once(
 
 
 def test_an_old_refusal_is_reported_and_does_not_end_the_wait(deployment: Deployment) -> None:
-    """The flag is enabled by now, but KServe has not retried yet."""
+    """The flag is enabled, but KServe has not retried yet."""
     good = deployment.api.controllers["InferenceService"]
     deployment.api.controllers["InferenceService"] = refuse
     first = deployment.run("up")
@@ -198,7 +198,7 @@ def miss_the_revisions_deadline(api: ApiServer, _: Object) -> None:
     api.update("InferenceService", shapes.SERVICE, status=status)
 
 
-def test_a_revision_that_failed_ends_up_and_is_a_failure_of_status(deployment: Deployment) -> None:
+def test_a_failed_revision_fails_up_and_status(deployment: Deployment) -> None:
     deployment.api.controllers["InferenceService"] = miss_the_revisions_deadline
 
     up, status = deployment.run("up"), deployment.run("status")
@@ -209,7 +209,7 @@ def test_a_revision_that_failed_ends_up_and_is_a_failure_of_status(deployment: D
 
 
 def test_a_problem_that_passes_by_itself_is_not_reported(deployment: Deployment) -> None:
-    """KServe's controller takes a moment before it looks at a new InferenceService."""
+    """KServe's controller needs a moment to process a new InferenceService."""
     good = deployment.api.controllers["InferenceService"]
     later: list[threading.Timer] = []
 

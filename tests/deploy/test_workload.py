@@ -1,4 +1,4 @@
-"""What our objects need from a cluster is read from the objects."""
+"""Reading the needs of our objects from the objects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OBJECTS = load_objects(ROOT / "manifests")
 PREDICTOR = SERVICE["spec"]["predictor"]
 
 
-def test_the_manifests_ask_for_one_gpu() -> None:
+def test_the_manifests_request_one_gpu() -> None:
     assert extended_resources(PREDICTOR) == {"nvidia.com/gpu": 1}
 
 
@@ -97,7 +97,7 @@ def test_quantities(text: object, number: float) -> None:
     assert quantity(text) == number
 
 
-def test_a_limit_without_a_request_counts_as_one() -> None:
+def test_a_limit_without_a_request_counts_as_a_request() -> None:
     counted = requests_of(PREDICTOR)
 
     assert counted["requests.nvidia.com/gpu"] == 1
@@ -105,7 +105,7 @@ def test_a_limit_without_a_request_counts_as_one() -> None:
     assert counted["limits.memory"] == 16 * 2**30
 
 
-def test_an_init_container_counts_only_where_it_needs_more_than_all_others() -> None:
+def test_an_init_container_counts_only_if_it_needs_more_than_the_others_together() -> None:
     def container(cpu: str) -> dict[str, object]:
         return {"resources": {"requests": {"cpu": cpu}}}
 

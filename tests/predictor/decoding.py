@@ -1,4 +1,4 @@
-"""A body to the call it asks for, both halves of the protocol's decoding at once."""
+"""Decodes a request body in one step, where the server takes two."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from predictor.protocol import Call, parse, settle
 
 
 def decode(body: dict[str, Any], limits: Limits) -> Call:
-    """As the server does for a caller who names no media type."""
+    """Decode as the server does for a request without an `Accept` header."""
     return settle(parse(body, None, limits), limits)

@@ -1,4 +1,4 @@
-"""A denoiser that computes nothing: it counts turns, runs out of memory and fails when told to."""
+"""A fake denoiser that counts passes, and runs out of memory or fails on demand."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Conditioning = tuple[torch.Tensor, ...]
 def request(
     prompt: str, steps: int = 3, *, guidance_scale: float = 2.0, width: int = 64, height: int = 64
 ) -> GenerationRequest:
-    """A request that the fake knows again by its prompt."""
+    """A request that the fake identifies by its prompt."""
     return GenerationRequest(prompt, "", 0, width, height, steps, guidance_scale, "fake")
 
 
 class FakeScheduler:
-    """Counts down; fails where the prompt says so."""
+    """Counts down; fails for certain prompts."""
 
     init_noise_sigma = 1.0
 
@@ -51,9 +51,9 @@ class FakeScheduler:
 
 
 class FakeDenoiser:
-    """``gate`` lets one forward pass through each time it is released.
+    """Each release of ``gate`` lets one forward pass through.
 
-    ``passes`` lists the prompts of each, ``events`` passes and decodings as they came.
+    ``passes`` lists the prompts of each pass; ``events`` lists passes and decodings in order.
     """
 
     def __init__(self, memory_in_lanes: int = 10_000) -> None:
@@ -106,8 +106,8 @@ class FakeDenoiser:
         return ()
 
 
-class Story:
-    """An engine over a fake, and what a test does with both."""
+class Scene:
+    """An engine over a fake denoiser, and what a test needs to drive both."""
 
     def __init__(self, denoiser: FakeDenoiser, lanes: int, queue: int) -> None:
         self.denoiser = denoiser
@@ -122,25 +122,25 @@ class Story:
         assert await asyncio.to_thread(self.denoiser.waiting.acquire, timeout=5)
 
     async def submit_all(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
-        """Submit so that the second forward pass has them all before it."""
+        """Submit so that all requests are queued before the second forward pass."""
         tasks = self.submit(*requests)
         await self.stepping()
         return tasks
 
     def run_free(self) -> None:
-        """Let all forward passes through from now on."""
+        """Let all further forward passes through."""
         self.denoiser.gate.release(100_000)
 
 
-def tell(
-    story: Callable[[Story], Awaitable[None]],
+def run_story(
+    story: Callable[[Scene], Awaitable[None]],
     denoiser: FakeDenoiser | None = None,
     *,
     lanes: int = 16,
     queue: int = 64,
 ) -> FakeDenoiser:
-    """Run a story to its end."""
-    scene = Story(denoiser or FakeDenoiser(), lanes, queue)
+    """Run a test's coroutine against an engine, and close the engine."""
+    scene = Scene(denoiser or FakeDenoiser(), lanes, queue)
     try:
         asyncio.run(asyncio.wait_for(story(scene), 30))
     finally:

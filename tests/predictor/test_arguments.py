@@ -1,4 +1,4 @@
-"""The command line: our flags and KServe's, and the environment under them."""
+"""The command line: our flags, KServe's flags and environment variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from predictor.__main__ import parse_arguments
 from predictor.settings import Settings
 
 
-def test_our_flags_and_kserves_are_read_together() -> None:
+def test_our_flags_and_kserves_can_be_combined() -> None:
     settings, flags = parse_arguments(
         ["--max_pixels=65536", "--embed_metadata=false", "--http_port=9001", "--model_name=sd"]
     )
@@ -17,7 +17,7 @@ def test_our_flags_and_kserves_are_read_together() -> None:
     assert (flags.http_port, flags.model_name) == (9001, "sd")
 
 
-def test_a_flag_outranks_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREDICTOR_MAX_SIDE", "512")
     monkeypatch.setenv("PREDICTOR_MAX_PIXELS", "4096")
 
@@ -38,7 +38,7 @@ def test_every_setting_has_a_flag_and_a_description(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["--max_pixels=many"], ["--max_pixels", "'many'", "integer"]),
         (["--device=tpu"], ["--device", "'tpu'", "'cuda'"]),
@@ -47,11 +47,11 @@ def test_every_setting_has_a_flag_and_a_description(
     ],
 )
 def test_a_wrong_flag_ends_the_process_with_one_sentence(
-    arguments: list[str], told: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         parse_arguments(arguments)
 
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
-    assert [word for word in told if word not in last_line] == []
+    assert [word for word in expected if word not in last_line] == []

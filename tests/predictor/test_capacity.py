@@ -1,4 +1,4 @@
-"""The measured bounds: where batches stop to pay, and what fits beside what."""
+"""Measuring the capacity: the best batch size, and when an idle engine measures again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.predictor.fake_denoiser import FakeDenoiser, request
 
 
 @pytest.mark.parametrize(
-    ("seconds", "most", "best"),
+    ("seconds", "max_size", "best"),
     [
         ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, 8, 8),
         ({1: 1.0, 2: 1.1, 4: 2.15, 8: 4.3}, 8, 2),
@@ -26,13 +26,13 @@ from tests.predictor.fake_denoiser import FakeDenoiser, request
         ({1: 1.0, 2: 1.0, 4: 1.0}, 7, 4),
     ],
 )
-def test_the_batch_is_doubled_while_that_brings_more(
-    seconds: dict[int, float], most: int, best: int
+def test_the_batch_doubles_while_throughput_grows(
+    seconds: dict[int, float], max_size: int, best: int
 ) -> None:
-    assert find_best_batch(seconds.__getitem__, most) == (best, seconds[best])
+    assert find_best_batch(seconds.__getitem__, max_size) == (best, seconds[best])
 
 
-def test_what_does_not_fit_ends_the_search() -> None:
+def test_out_of_memory_ends_the_search() -> None:
     def seconds_of(size: int) -> float:
         if size > 4:
             raise torch.OutOfMemoryError
@@ -52,13 +52,13 @@ def test_a_denoiser_is_measured_without_a_request() -> None:
     assert capacity.steps_per_decode > 0
 
 
-def test_the_log_reads_the_capacity_as_a_sentence() -> None:
+def test_the_log_states_the_capacity_in_words() -> None:
     assert str(Capacity(16, 64, steps_per_decode=1.96)) == (
         "up to 16 lanes in a forward pass, decoding a picture takes as long as 2.0 steps"
     )
 
 
-def test_a_slow_decoder_is_let_one_picture_and_a_fast_one_a_few() -> None:
+def test_a_slow_decoder_gets_one_picture_and_a_fast_one_a_few() -> None:
     assert Capacity(16, 64, steps_per_decode=10.0).decodes(stepped=5) == 1
     assert Capacity(16, 64, steps_per_decode=2.0).decodes(stepped=5) == 2
     assert Capacity(16, 64, steps_per_decode=0.1).decodes(stepped=5) == 4
@@ -73,7 +73,7 @@ def test_the_first_run_of_a_size_does_not_count(monkeypatch: pytest.MonkeyPatch)
     seen: set[int] = set()
 
     def predict_in_time(latents: torch.Tensor, *others: object) -> torch.Tensor:
-        # A step takes as long for any number of lanes, but for the first of its size.
+        # Every step takes the same time, except for the first of its size.
         clock[0] += 0.1 if len(latents) in seen else 10.0
         seen.add(len(latents))
         return predict(latents, *others)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ class StoppedError(Exception):
     pass
 
 
-def test_measuring_can_be_stopped_before_each_run() -> None:
+def test_a_measurement_can_be_interrupted_before_each_run() -> None:
     denoiser = FakeDenoiser()
     denoiser.gate.release(1_000)
 
@@ -100,7 +100,7 @@ def test_measuring_can_be_stopped_before_each_run() -> None:
     assert len(denoiser.lanes) == 2
 
 
-def test_measuring_whole_pictures_can_be_stopped_at_a_step() -> None:
+def test_a_measurement_of_whole_pictures_can_be_interrupted_at_a_step() -> None:
     steps = []
 
     class Pipeline:
@@ -118,38 +118,38 @@ def test_measuring_whole_pictures_can_be_stopped_at_a_step() -> None:
     assert steps == [1, 2, 3]
 
 
-def test_an_idle_engine_measures_once_more() -> None:
+def test_an_idle_engine_measures_once_again() -> None:
     inbox, measured, used = Inbox(1), iter([7, 8]), []
 
     def use(found: int) -> None:
         used.append(found)
-        inbox.put(Ticket(request("any")))
+        inbox.put(Ticket(request("any"), None))
 
-    again = SecondMeasurement(lambda go_on: next(measured), idle_seconds=0)
+    again = SecondMeasurement(lambda before_run: next(measured), idle_seconds=0)
     again.wait(inbox, use)
     inbox.take(2, 1)
-    inbox.put(Ticket(request("any")))
+    inbox.put(Ticket(request("any"), None))
     again.wait(inbox, use)
 
     assert used == [7]
 
 
-def test_a_request_that_waits_keeps_the_engine_from_measuring() -> None:
+def test_the_engine_does_not_measure_while_a_request_waits() -> None:
     inbox = Inbox(1)
-    inbox.put(Ticket(request("any")))
+    inbox.put(Ticket(request("any"), None))
 
-    SecondMeasurement(lambda go_on: pytest.fail("measured"), idle_seconds=0).wait(inbox, print)
+    SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0).wait(inbox, print)
 
 
-def test_a_request_ends_the_measuring_and_the_next_idle_time_begins_it_again() -> None:
+def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None:
     inbox, runs, used = Inbox(1), [], []
 
-    def measure(go_on) -> int:  # type: ignore[no-untyped-def]
+    def measure(before_run) -> int:  # type: ignore[no-untyped-def]
         for run in range(3):
-            go_on()
+            before_run()
             runs.append(run)
             if len(runs) == 1:
-                inbox.put(Ticket(request("any")))
+                inbox.put(Ticket(request("any"), None))
         return 5
 
     def use(found: int) -> None:
@@ -173,7 +173,7 @@ def test_a_second_measurement_raises_the_bound_and_never_lowers_it() -> None:
     assert capacity == Capacity(16, 64, steps_per_decode=1.0)
 
 
-def test_a_second_measurement_does_not_raise_what_memory_has_bounded() -> None:
+def test_a_second_measurement_does_not_raise_a_bound_set_by_out_of_memory() -> None:
     capacity = Capacity(4, 64, steps_per_decode=2.0, out_of_memory=1)
     capacity.improve(Capacity(16, 64, steps_per_decode=2.0))
     assert capacity.lanes == 4

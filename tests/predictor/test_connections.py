@@ -1,4 +1,4 @@
-"""Callers who leave, crowds, the end of the process: nothing is lost, nothing made for nobody."""
+"""Callers that disconnect, overload, timeouts and shutdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG = {
     "prompt": "a red star",
     "parameters": {"num_inference_steps": 150, "width": 128, "height": 128},
 }
-# Of a number of steps that no other test asks this server for.
+# No other test requests this number of steps.
 ENDLESS = {
     "prompt": "a red star",
     "parameters": {
@@ -33,7 +33,7 @@ LARGE = {
 }
 
 
-def test_a_caller_who_hangs_up_frees_the_engine(client: httpx.Client, server: Server) -> None:
+def test_a_disconnected_caller_frees_the_engine(client: httpx.Client, server: Server) -> None:
     with (
         pytest.raises(httpx.ReadTimeout),
         httpx.Client(base_url=server.url, timeout=1) as leaver,
@@ -48,9 +48,7 @@ def test_a_caller_who_hangs_up_frees_the_engine(client: httpx.Client, server: Se
     assert "the caller hung up" in server.log.read_text()
 
 
-def test_a_full_queue_refuses_instead_of_letting_callers_wait(
-    demo_model: Path, tmp_path: Path
-) -> None:
+def test_a_full_queue_refuses_requests_at_once(demo_model: Path, tmp_path: Path) -> None:
     settings = {"max_queue_length": 2, "max_lanes": 2}
     with Server.started(demo_model, tmp_path / "log", **settings) as server:
         server.wait_until_ready()
@@ -61,7 +59,7 @@ def test_a_full_queue_refuses_instead_of_letting_callers_wait(
                 )
             )
 
-    # Eight take turns whatever fits into one forward pass, and two wait.
+    # Eight take turns, however few fit into one forward pass, and two wait.
     statuses = sorted(answer.status_code for answer in answers)
     assert statuses == [200] * 10 + [429] * 4
     refused = next(answer for answer in answers if answer.status_code == 429)
@@ -69,7 +67,7 @@ def test_a_full_queue_refuses_instead_of_letting_callers_wait(
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_a_request_that_takes_too_long_is_given_up(demo_model: Path, tmp_path: Path) -> None:
+def test_a_request_that_takes_too_long_times_out(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log", request_timeout_seconds=2) as server:
         server.wait_until_ready()
         late = httpx.post(server.url + PREDICT, json=ENDLESS, timeout=120)
@@ -77,14 +75,14 @@ def test_a_request_that_takes_too_long_is_given_up(demo_model: Path, tmp_path: P
         log = server.log.read_text()
 
     assert late.status_code == 504
-    told = re.fullmatch(r"not done within 2 s: at step (\d+) of 1788", late.json()["error"])
-    assert told
-    assert int(told[1]) > 0
+    match = re.fullmatch(r"not done within 2 s: at step (\d+) of 1788", late.json()["error"])
+    assert match
+    assert int(match[1]) > 0
     assert in_time.status_code == 200
     assert "the caller left at step" in log
 
 
-def test_sigterm_fails_the_probes_serves_what_arrives_and_ends_well(
+def test_sigterm_fails_the_probes_and_still_serves_requests(
     demo_model: Path, tmp_path: Path
 ) -> None:
     with Server.started(demo_model, tmp_path / "log", drain_seconds=6) as server:
@@ -104,7 +102,7 @@ def test_sigterm_fails_the_probes_serves_what_arrives_and_ends_well(
     assert status == 0
 
 
-def test_sigterm_while_loading_ends_well(demo_model: Path, tmp_path: Path) -> None:
+def test_sigterm_while_loading_exits_cleanly(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log") as server:
         server.wait_for("/")
         server.terminate()

@@ -1,4 +1,4 @@
-"""A predictor that starts before its download is done: it waits inside the pod, then serves."""
+"""A predictor that starts before its download is complete: it waits, then serves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_model_that_is_published_later_is_served_without_a_restart(
     assert log.count("waiting for the download") == 1
 
 
-def test_a_download_that_does_not_come_in_time_ends_the_process(tmp_path: Path) -> None:
+def test_a_download_that_takes_too_long_ends_the_process(tmp_path: Path) -> None:
     with Server.started(
         tmp_path / MODEL_NAME, tmp_path / "log", max_download_wait_seconds=1
     ) as server:
@@ -67,7 +67,7 @@ def test_sigterm_ends_the_wait(tmp_path: Path) -> None:
         assert server.process.wait(timeout=60) == 0
 
 
-def test_a_contradiction_is_found_after_the_wait_too(tmp_path: Path) -> None:
+def test_contradicting_settings_end_the_process_after_the_wait(tmp_path: Path) -> None:
     folder = tmp_path / "volume" / MODEL_NAME
     settings = {"max_download_wait_seconds": 600, "preload": MODEL_NAME}
     with Server.started(folder, tmp_path / "log", **settings) as server:

@@ -1,4 +1,4 @@
-"""The end of the process as clients see it: real signals, kept connections, cut requests."""
+"""Shutdown as clients see it: signals, keep-alive connections and requests that are cut off."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ EVENTS = {"accept": "text/event-stream"}
 CLIENTS = 20
 
 
-class KeptConnection:
-    """One connection that is used again and again, until the server asks to close it."""
+class KeepAliveConnection:
+    """One connection that is reused until the server closes it."""
 
     def __init__(self, server: Server, is_in_use: threading.Barrier) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", httpx.URL(server.url).port)
         self._is_in_use = is_in_use
         self.answers: list[int] = []
 
-    def ask_until_closed(self, body: dict[str, Any] | None) -> list[int]:
-        """The statuses; a reset or an answer that is cut raises."""
+    def request_until_closed(self, body: dict[str, Any] | None) -> list[int]:
+        """Return the statuses; a reset or a truncated response raises."""
         is_closing = False
         while not is_closing:
             method, path = ("POST", PREDICT) if body else ("GET", "/v2/health/live")
@@ -65,19 +65,20 @@ class KeptConnection:
         return self.answers
 
 
-# After SIGINT the server waits no longer than its clients stay.
+# After SIGINT the server exits once its clients have left.
 @pytest.mark.parametrize(("sent", "drain_seconds"), [(signal.SIGTERM, 5), (signal.SIGINT, 60)])
-def test_no_kept_connection_breaks_while_the_server_ends(
+def test_no_keep_alive_connection_breaks_during_shutdown(
     demo_model: Path, tmp_path: Path, sent: signal.Signals, drain_seconds: int
 ) -> None:
     in_use = threading.Barrier(CLIENTS + 1)
     with Server.started(demo_model, tmp_path / "log", drain_seconds=drain_seconds) as server:
         server.wait_until_ready()
         with ThreadPoolExecutor(CLIENTS) as clients:
-            # Some make pictures, and so have a request under way when the signal comes.
+            # Some request pictures, so that a request is in flight when the signal arrives.
             asking = [
                 clients.submit(
-                    KeptConnection(server, in_use).ask_until_closed, None if index % 4 else SHORT
+                    KeepAliveConnection(server, in_use).request_until_closed,
+                    None if index % 4 else SHORT,
                 )
                 for index in range(CLIENTS)
             ]
@@ -94,7 +95,7 @@ def test_no_kept_connection_breaks_while_the_server_ends(
     assert "Traceback" not in log
 
 
-def test_a_connection_that_idles_through_the_signal_is_answered_and_closed(
+def test_an_idle_connection_is_answered_and_closed_after_the_signal(
     demo_model: Path, tmp_path: Path
 ) -> None:
     with Server.started(demo_model, tmp_path / "log", drain_seconds=60) as server:
@@ -109,7 +110,7 @@ def test_a_connection_that_idles_through_the_signal_is_answered_and_closed(
     assert (after.status_code, after.headers["connection"]) == (200, "close")
 
 
-def test_ctrl_c_ends_a_server_without_clients_at_once(demo_model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_server_without_clients_at_once(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log", drain_seconds=600) as server:
         server.wait_until_ready()
         server.process.send_signal(signal.SIGINT)
@@ -117,9 +118,7 @@ def test_ctrl_c_ends_a_server_without_clients_at_once(demo_model: Path, tmp_path
         assert server.process.wait(timeout=60) == 0
 
 
-def test_what_outlives_shutdown_seconds_is_answered_with_503(
-    demo_model: Path, tmp_path: Path
-) -> None:
+def test_requests_that_exceed_shutdown_seconds_get_503(demo_model: Path, tmp_path: Path) -> None:
     def read_stream() -> list[tuple[str, Any]]:
         with httpx.stream(
             "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
@@ -134,7 +133,7 @@ def test_what_outlives_shutdown_seconds_is_answered_with_503(
             wait_for_pictures(server, 32)
             server.terminate()
             server.terminate()
-            cut, told = picture.result(), stream.result()
+            cut, streamed = picture.result(), stream.result()
         status = server.process.wait(timeout=60)
         log = server.log.read_text()
 
@@ -143,7 +142,7 @@ def test_what_outlives_shutdown_seconds_is_answered_with_503(
     assert cut.json() == {"error": sentence}
     assert int(cut.headers["retry-after"]) > 0
     assert cut.headers["connection"] == "close"
-    assert told[-1] == ("error", {"error": sentence})
+    assert streamed[-1] == ("error", {"error": sentence})
     assert status == 0
     assert log.count("shutdown_seconds=1 ran out: 2 unfinished requests") == 1
     assert "Traceback" not in log
@@ -151,7 +150,7 @@ def test_what_outlives_shutdown_seconds_is_answered_with_503(
 
 
 async def cut_after(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is sent by an application that hangs after these messages and is cut then."""
+    """Cut off an application that hangs after these messages; return all messages sent."""
     drain, hangs, sent = Drain(), asyncio.Event(), []
 
     async def hanging(scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,7 +179,7 @@ EVENT_START = {
 
 
 @pytest.mark.parametrize("messages", [[], [EVENT_START]], ids=["nothing sent", "stream"])
-def test_what_is_cut_is_counted_as_503(messages: list[dict[str, Any]]) -> None:
+def test_a_request_that_is_cut_off_counts_as_503(messages: list[dict[str, Any]]) -> None:
     before = REQUESTS.labels("cut", 503)._value.get()
 
     sent = asyncio.run(cut_after(messages))
@@ -190,14 +189,14 @@ def test_what_is_cut_is_counted_as_503(messages: list[dict[str, Any]]) -> None:
     assert not sent[-1].get("more_body", False)
 
 
-def test_what_was_complete_is_not_answered_again() -> None:
+def test_a_complete_response_is_not_followed_by_another() -> None:
     start = {"type": "http.response.start", "status": 204, "headers": []}
     messages = [start, {"type": "http.response.body", "body": b""}]
 
     assert asyncio.run(cut_after(messages)) == messages
 
 
-def test_an_error_that_nobody_expected_closes_its_connection_too() -> None:
+def test_an_unexpected_error_closes_its_connection() -> None:
     drain, sent = Drain(), []
     drain.is_draining = True
 
@@ -220,11 +219,11 @@ def test_an_error_that_nobody_expected_closes_its_connection_too() -> None:
 
 
 def wait_for_pictures(server: Server, count: int) -> None:
-    """Poll until so many pictures wait or are under way."""
+    """Poll until ``count`` pictures wait or are in flight."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         found = samples(httpx.get(f"{server.url}/metrics").text, "diffusion_pictures")
         if sum(sample.value for sample in found) == count:
             return
         time.sleep(0.05)
-    raise AssertionError(f"never {count} pictures in work")
+    raise AssertionError(f"there were never {count} unfinished pictures")

@@ -1,4 +1,4 @@
-"""The cache of prompt embeddings: what is encoded, what is kept, what goes."""
+"""The cache of prompt embeddings: what it encodes, keeps and evicts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def prompts(texts: Iterable[str], encoders: Hashable = ()) -> list[Prompt]:
     return [Prompt(text, encoders) for text in texts]
 
 
-def test_new_prompts_are_encoded_together_and_known_ones_not_again() -> None:
+def test_new_prompts_are_encoded_in_one_call_and_known_ones_not_again() -> None:
     encoder = Encoder()
     cache = EmbeddingCache(encoder)
 
@@ -43,7 +43,7 @@ def test_new_prompts_are_encoded_together_and_known_ones_not_again() -> None:
     assert encoder.calls == [[""], ["a", "bb"], ["ccc"]]
 
 
-def test_the_least_recently_used_goes_when_the_bytes_are_too_many() -> None:
+def test_the_least_recently_used_prompt_is_evicted() -> None:
     encoder = Encoder()
     cache = EmbeddingCache(encoder, max_bytes=2 * BYTES_EACH)
     for prompt in ("a", "b", "a", "c"):
@@ -57,7 +57,7 @@ def test_the_least_recently_used_goes_when_the_bytes_are_too_many() -> None:
     assert encoder.calls == [["b"]]
 
 
-def test_the_empty_prompt_stays_and_more_than_fits_is_still_answered() -> None:
+def test_the_empty_prompt_is_never_evicted_and_an_oversized_batch_is_answered() -> None:
     encoder = Encoder()
     cache = EmbeddingCache(encoder, max_bytes=BYTES_EACH)
 
@@ -69,7 +69,7 @@ def test_the_empty_prompt_stays_and_more_than_fits_is_still_answered() -> None:
     assert encoder.calls == []
 
 
-def test_one_text_of_two_encoders_is_encoded_by_each() -> None:
+def test_each_encoder_encodes_the_same_text() -> None:
     encoder = Encoder()
     cache = EmbeddingCache(encoder)
     encoder.calls.clear()

@@ -18,10 +18,10 @@ from tests.predictor.fake_denoiser import (
     Conditioning,
     FakeDenoiser,
     FakeScheduler,
-    Story,
     request,
-    tell,
 )
+from tests.predictor.fake_denoiser import Scene as Story
+from tests.predictor.fake_denoiser import run_story as tell
 
 
 class TwoExperts(FakeDenoiser):

@@ -1,4 +1,4 @@
-"""Formats: by ``output_format`` or ``Accept``, with what made the picture inside the file."""
+"""Formats, chosen by ``output_format`` or ``Accept``, and the metadata inside the files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARAMETERS = {
 }
 
 
-def ask(client: httpx.Client, accept: str = "*/*", **parameters: object) -> httpx.Response:
+def generate(client: httpx.Client, accept: str = "*/*", **parameters: object) -> httpx.Response:
     return client.post(
         PREDICT,
         json={"prompt": SCENE.prompt, "parameters": {"seed": 11, **parameters}},
@@ -33,8 +33,8 @@ def ask(client: httpx.Client, accept: str = "*/*", **parameters: object) -> http
 
 
 @pytest.mark.parametrize("name", ["png", "jpeg", "webp"])
-def test_the_output_format_is_the_one_asked_for(client: httpx.Client, name: str) -> None:
-    response = ask(client, output_format=name)
+def test_the_output_format_is_the_requested_one(client: httpx.Client, name: str) -> None:
+    response = generate(client, output_format=name)
 
     picture = picture_of(response)
     assert response.headers["content-type"] == f"image/{name}"
@@ -54,20 +54,20 @@ def test_the_output_format_is_the_one_asked_for(client: httpx.Client, name: str)
         ("application/json;q=0, image/png", {}, "image/png"),
     ],
 )
-def test_accept_chooses_where_the_request_does_not(
+def test_accept_chooses_the_format_if_the_request_does_not(
     client: httpx.Client, accept: str, parameters: dict[str, str], expected: str
 ) -> None:
-    assert ask(client, accept, **parameters).headers["content-type"] == expected
+    assert generate(client, accept, **parameters).headers["content-type"] == expected
 
 
-def test_json_carries_the_format_asked_for(client: httpx.Client) -> None:
-    response = ask(client, "application/json", output_format="webp")
+def test_json_carries_the_requested_format(client: httpx.Client) -> None:
+    response = generate(client, "application/json", output_format="webp")
 
     assert response.json()["predictions"][0]["image"]["format"] == "webp"
 
 
-def test_a_png_tells_what_made_it(client: httpx.Client, demo_model) -> None:
-    text = picture_of(ask(client)).info
+def test_a_png_holds_its_parameters(client: httpx.Client, demo_model) -> None:
+    text = picture_of(generate(client)).info
 
     assert text["prompt"] == SCENE.prompt
     assert text["seed"] == "11"
@@ -77,8 +77,10 @@ def test_a_png_tells_what_made_it(client: httpx.Client, demo_model) -> None:
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
-def test_the_other_formats_tell_it_in_exif(client: httpx.Client, demo_model, name: str) -> None:
-    exif = picture_of(ask(client, output_format=name)).getexif()
+def test_other_formats_hold_their_parameters_in_exif(
+    client: httpx.Client, demo_model, name: str
+) -> None:
+    exif = picture_of(generate(client, output_format=name)).getexif()
 
     comment = exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment]
     assert json.loads(comment.removeprefix(b"ASCII\0\0\0")) == {
@@ -90,12 +92,12 @@ def test_the_other_formats_tell_it_in_exif(client: httpx.Client, demo_model, nam
     }
 
 
-def test_a_setting_keeps_the_file_silent(demo_model, tmp_path) -> None:
+def test_a_setting_leaves_the_metadata_out(demo_model, tmp_path) -> None:
     with Server.started(demo_model, tmp_path / "log", embed_metadata=False) as server:
         server.wait_until_ready()
         with httpx.Client(base_url=server.url, timeout=60) as client:
-            png: Image.Image = picture_of(ask(client))
-            jpeg = picture_of(ask(client, output_format="jpeg"))
+            png: Image.Image = picture_of(generate(client))
+            jpeg = picture_of(generate(client, output_format="jpeg"))
 
     assert png.info == {}
     assert dict(jpeg.getexif()) == {}

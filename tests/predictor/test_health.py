@@ -1,4 +1,4 @@
-"""Probes and KServe's own routes: at once, honest, and quick while a picture is being made."""
+"""Probes and KServe's routes, before the model is loaded and while the engine is busy."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_the_port_answers_before_the_model_is_loaded(demo_model: Path, tmp_path:
     assert late.status_code == 200
 
 
-def test_health_answers_while_a_picture_is_being_made(client: httpx.Client, server: Server) -> None:
-    def make_a_long_one() -> tuple[httpx.Response, float]:
+def test_health_answers_while_a_picture_is_generated(client: httpx.Client, server: Server) -> None:
+    def send_a_long_request() -> tuple[httpx.Response, float]:
         parameters = {"num_inference_steps": 60, "width": 256, "height": 256}
         body = {"prompt": "a red star", "parameters": parameters}
         return client.post(PREDICT, json=body), time.perf_counter()
 
     with ThreadPoolExecutor(1) as caller, httpx.Client(base_url=server.url) as prober:
-        work = caller.submit(make_a_long_one)
+        work = caller.submit(send_a_long_request)
         latencies, answered = [], []
         while not work.done():
             started = time.perf_counter()
@@ -58,7 +58,7 @@ def test_health_answers_while_a_picture_is_being_made(client: httpx.Client, serv
 
     assert response.status_code == 200
     assert sum(moment < finished for moment in answered) > 10
-    # The loop is free: a blocked one would answer once, after the whole picture.
+    # A blocked event loop would answer once, after the whole picture.
     assert statistics.median(latencies) < 0.1
 
 
@@ -89,7 +89,7 @@ def test_metrics_count_predictions(client: httpx.Client) -> None:
     assert count() == before + 1
 
 
-def test_settings_that_forbid_the_models_own_defaults_end_the_process(
+def test_settings_that_forbid_the_models_defaults_end_the_process(
     demo_model: Path, tmp_path: Path
 ) -> None:
     with Server.started(demo_model, tmp_path / "log", max_num_inference_steps=10) as server:
@@ -99,7 +99,7 @@ def test_settings_that_forbid_the_models_own_defaults_end_the_process(
     assert "own defaults: num_inference_steps: 20 is not between 1 and 10" in last_line
 
 
-def test_nobody_can_take_the_model_away_over_http(client: httpx.Client) -> None:
+def test_the_model_cannot_be_unloaded_over_http(client: httpx.Client) -> None:
     response = client.post(f"/v2/repository/models/{MODEL_NAME}/unload")
 
     assert response.status_code == 501
@@ -121,7 +121,7 @@ def with_a_truncated_file(folder: Path) -> None:
 
 def with_wrong_defaults(folder: Path) -> None:
     (folder / "generation_defaults.json").write_text('{"num_inference_steps": "20"}')
-    list_sizes_anew(folder)
+    update_sizes(folder)
 
 
 def with_weights_of_another_shape(folder: Path) -> None:
@@ -129,7 +129,7 @@ def with_weights_of_another_shape(folder: Path) -> None:
     document = json.loads(config.read_text())
     document["block_out_channels"] = [64, 64, 96]
     config.write_text(json.dumps(document))
-    list_sizes_anew(folder)
+    update_sizes(folder)
 
 
 def without_a_class(folder: Path) -> None:
@@ -137,17 +137,17 @@ def without_a_class(folder: Path) -> None:
     document = json.loads(index.read_text())
     del document["_class_name"]
     index.write_text(json.dumps(document))
-    list_sizes_anew(folder)
+    update_sizes(folder)
 
 
-def list_sizes_anew(folder: Path) -> None:
+def update_sizes(folder: Path) -> None:
     marker = json.loads((folder / MARKER_NAME).read_text())
     for entry in marker["files"]:
         entry["size"] = (folder / entry["path"]).stat().st_size
     (folder / MARKER_NAME).write_text(json.dumps(marker))
 
 
-def test_a_broken_installation_ends_the_process_too(demo_model: Path, tmp_path: Path) -> None:
+def test_a_broken_installation_ends_the_process(demo_model: Path, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text('raise ValueError("libcuda is not where it should be")')
 
     with Server.started(demo_model, tmp_path / "log", python_path=tmp_path) as server:
@@ -158,7 +158,7 @@ def test_a_broken_installation_ends_the_process_too(demo_model: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "expected"),
     [
         (without_marker, ["its download did not finish", "python -m downloader"]),
         (with_a_truncated_file, ["unet/diffusion_pytorch_model", "bytes", "python -m downloader"]),
@@ -168,7 +168,7 @@ def test_a_broken_installation_ends_the_process_too(demo_model: Path, tmp_path: 
     ],
 )
 def test_a_model_that_cannot_be_served_ends_the_process_with_the_reason(
-    demo_model: Path, tmp_path: Path, damage, told: list[str]
+    demo_model: Path, tmp_path: Path, damage, expected: list[str]
 ) -> None:
     model = broken(demo_model, tmp_path / "model")
     damage(model)
@@ -178,4 +178,4 @@ def test_a_model_that_cannot_be_served_ends_the_process_with_the_reason(
 
     last_line = server.log.read_text().splitlines()[-1]
     assert last_line.startswith("predictor: ")
-    assert [word for word in told if word not in last_line] == []
+    assert [word for word in expected if word not in last_line] == []

@@ -1,4 +1,4 @@
-"""Pictures that a request brings: read in every form that callers send, refused in every other."""
+"""Input pictures of a request: which files and pixel formats are read, and which are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RED, BLUE = (220, 30, 30), (40, 70, 220)
 
 
 def halves(left: Any = RED, right: Any = BLUE, mode: str = "RGB") -> Image.Image:
-    """32x16: two squares, so that a turned picture is told from an upright one."""
+    """Two squares, 32x16 together, so that a rotation shows."""
     image = Image.new(mode, (32, 16), left)
     image.paste(right, (16, 0, 32, 16))
     return image
@@ -66,7 +66,7 @@ def test_every_readable_format_is_read(file_format: str) -> None:
     assert features.check("webp")
     assert features.check("avif")
 
-    # The lossy ones smear colours where they meet, and round them.
+    # Lossy formats blur edges and round colours.
     assert shows(read(file_of(halves(), file_format)), within=12)
 
 
@@ -85,7 +85,7 @@ def test_a_data_uri_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("http://169.254.169.254/latest/meta-data", "nothing is fetched"),
         ("HTTPS://example.com/a.png", "nothing is fetched"),
@@ -100,12 +100,12 @@ def test_a_data_uri_is_read() -> None:
         (as_text(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "is no picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_with_the_reason(text: str, told: str) -> None:
-    assert told in refusal(text)
+def test_a_value_that_is_not_a_picture_is_refused_with_the_reason(text: str, expected: str) -> None:
+    assert expected in refusal(text)
 
 
 @pytest.mark.parametrize("file_format", READABLE_FORMATS)
-def test_half_a_file_is_refused(file_format: str) -> None:
+def test_a_truncated_file_is_refused(file_format: str) -> None:
     content = file_of(Image.radial_gradient("L").resize((64, 48)).convert("RGB"), file_format)
 
     reason = refusal(as_text(content[: len(content) // 2]))
@@ -115,7 +115,7 @@ def test_half_a_file_is_refused(file_format: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_a_camera_s_rotation_is_honoured(file_format: str, orientation: int) -> None:
+def test_the_exif_orientation_is_applied(file_format: str, orientation: int) -> None:
     turned = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -148,13 +148,13 @@ def test_a_camera_s_rotation_is_honoured(file_format: str, orientation: int) -> 
     ],
     ids=["grey", "one bit", "16 bits", "16 bits, dark", "palette", "alpha", "grey+alpha", "half"],
 )
-def test_pixels_of_every_kind_become_rgb_over_white(
+def test_every_pixel_format_becomes_rgb_over_white(
     image: Image.Image, left: tuple[int, ...], right: tuple[int, ...]
 ) -> None:
     assert shows(read(file_of(image)), left, right)
 
 
-def test_a_palette_s_transparency_lies_over_white() -> None:
+def test_a_transparent_palette_entry_becomes_white() -> None:
     image = halves(0, 1, "P")
     image.putpalette([*RED, *BLUE])
 
@@ -175,7 +175,7 @@ def test_pixels_without_a_known_range_are_refused(mode: str) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
-def test_of_an_animation_the_first_frame_is_read(file_format: str) -> None:
+def test_the_first_frame_of_an_animation_is_read(file_format: str) -> None:
     content = file_of(
         halves(), file_format, save_all=True, append_images=[halves(BLUE, RED)], lossless=True
     )
@@ -185,27 +185,27 @@ def test_of_an_animation_the_first_frame_is_read(file_format: str) -> None:
     assert shows(read(content), within=3)
 
 
-def test_a_picture_is_resized_and_known_again_by_its_pixels() -> None:
+def test_a_picture_is_resized_and_compared_by_its_pixels() -> None:
     images = InputImages(MAX_PIXELS)
     png, gif = as_text(file_of(halves())), as_text(file_of(halves(), "GIF"))
 
-    made = images.picture("image", png, (64, 64))
+    picture = images.picture("image", png, (64, 64))
 
-    assert made.image.size == (64, 64)
-    assert made == InputImages(MAX_PIXELS).picture("image", gif, (64, 64))
-    assert made != images.picture("image", png, (32, 16))
-    assert made.parameters() == {"sha256": made.sha256, "width": 64, "height": 64}
-    # Rows of other lengths with the same bytes are other pictures.
+    assert picture.image.size == (64, 64)
+    assert picture == InputImages(MAX_PIXELS).picture("image", gif, (64, 64))
+    assert picture != images.picture("image", png, (32, 16))
+    assert picture.parameters() == {"sha256": picture.sha256, "width": 64, "height": 64}
+    # The same bytes in rows of another length are another picture.
     assert InputImage.of(Image.new("RGB", (8, 16))) != InputImage.of(Image.new("RGB", (16, 8)))
 
 
-def test_a_picture_that_instances_share_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_shared_by_instances_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
-    pillows = Image.open
+    original = Image.open
 
     def counted(*arguments: Any, **options: Any) -> Image.Image:
         opened.append(arguments)
-        return pillows(*arguments, **options)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(Image, "open", counted)
     images = InputImages(MAX_PIXELS)
@@ -218,7 +218,7 @@ def test_a_picture_that_instances_share_is_decoded_once(monkeypatch: pytest.Monk
     assert len(opened) == 2
 
 
-def test_white_and_opaque_is_what_a_mask_marks() -> None:
+def test_a_mask_marks_white_and_opaque_pixels() -> None:
     coloured = read_mask(file_of(halves("white", "black")))
     grey = read_mask(file_of(halves((200, 255), (255, 0), "LA")))
 
@@ -235,7 +235,7 @@ def test_a_mask_that_marks_nothing_is_refused(mask: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("file_format", READABLE_FORMATS)
-def test_too_many_pixels_are_refused_before_any_is_decoded(
+def test_too_many_pixels_are_refused_before_decoding(
     file_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = as_text(file_of(Image.new("RGB", (200, 51)), file_format))
@@ -248,9 +248,9 @@ def test_too_many_pixels_are_refused_before_any_is_decoded(
     assert "10200 pixels, at most 10000" in refusal(text)
 
 
-# Pillow itself refuses those, and warns of the others, whatever our own bound is.
+# Pillow itself warns about the first and refuses the second, independent of our bound.
 @pytest.mark.parametrize("side", [9_500, 20_000])
-def test_a_bomb_is_refused(side: int) -> None:
+def test_a_decompression_bomb_is_refused(side: int) -> None:
     header = file_of(Image.new("1", (8, 8)), "BMP")
     sized = header[:18] + side.to_bytes(4, "little") * 2 + header[26:]
 

@@ -1,4 +1,4 @@
-"""KServe's own form of ``:predict``: ``instances`` in, ``predictions`` out, in order."""
+"""KServe's form of ``:predict``: ``instances`` in, ``predictions`` out, in the same order."""
 
 from __future__ import annotations
 

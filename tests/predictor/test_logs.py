@@ -1,4 +1,4 @@
-"""The log of a pod: what it did, not how often it was asked whether it is well."""
+"""The log of a pod: its work, without the probes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.serving import MODEL_NAME, PREDICT, Server
 
 
-def test_the_start_tells_what_is_read_and_what_was_found(server: Server) -> None:
+def test_the_start_logs_the_model_and_the_device(server: Server) -> None:
     log = server.log.read_text()
 
     found = [log.index(words) for words in ("reading file://", "loaded on cpu", "is ready after")]
@@ -31,7 +31,7 @@ def test_the_start_tells_what_is_read_and_what_was_found(server: Server) -> None
         f"/v2/models/{MODEL_NAME}/ready",
     ],
 )
-def test_probes_leave_no_line(client: httpx.Client, server: Server, path: str) -> None:
+def test_probes_are_not_logged(client: httpx.Client, server: Server, path: str) -> None:
     before = server.log.read_text()
 
     assert client.get(path).status_code == 200
@@ -41,7 +41,7 @@ def test_probes_leave_no_line(client: httpx.Client, server: Server, path: str) -
     assert '"GET /no-such-path HTTP/1.1" 404' in line
 
 
-def test_a_request_leaves_its_line_and_a_picture_its_time(
+def test_each_request_is_logged_and_each_picture_with_its_time(
     client: httpx.Client, server: Server
 ) -> None:
     before = server.log.read_text()

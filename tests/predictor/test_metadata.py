@@ -1,4 +1,4 @@
-"""``GET /v2/models/{name}``: the Open Inference Protocol's fields, and what may be asked for."""
+"""``GET /v2/models/{name}``: the Open Inference Protocol's fields and the model's parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ ROUTE = f"/v2/models/{MODEL_NAME}"
 DEFAULTS = GenerationDefaults(64, 64, 4, 0.0, "default")
 
 
-def test_a_model_says_what_it_is_and_takes(client: httpx.Client, demo_model: Path) -> None:
+def test_the_metadata_describe_the_model_and_its_inputs(
+    client: httpx.Client, demo_model: Path
+) -> None:
     response = client.get(ROUTE)
     answer = response.json()
 
@@ -35,8 +37,8 @@ def test_a_model_says_what_it_is_and_takes(client: httpx.Client, demo_model: Pat
     assert (answer["adapters"], answer["controlnets"], answer["has_refiner"]) == ([], [], False)
 
 
-def test_what_it_lists_is_what_it_takes(client: httpx.Client) -> None:
-    """Every scheduler listed is accepted, and the refusal of another lists them all."""
+def test_exactly_the_listed_schedulers_are_accepted(client: httpx.Client) -> None:
+    """The refusal of another scheduler lists them too."""
     schedulers = client.get(ROUTE).json()["schedulers"]
     body = {"prompt": "a red star", "num_inference_steps": 2}
 
@@ -58,17 +60,17 @@ def test_more_steps_than_lcm_has_are_refused(client: httpx.Client) -> None:
     assert refused.json()["error"].startswith("num_inference_steps: 51 is more than the 50")
 
 
-def test_another_model_is_not_there(client: httpx.Client) -> None:
+def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
     assert client.get("/v2/models/other").status_code == 404
 
 
-def test_the_first_protocols_route_is_as_it_was(client: httpx.Client) -> None:
+def test_the_v1_route_is_unchanged(client: httpx.Client) -> None:
     expected = {"name": MODEL_NAME, "ready": True}
 
     assert client.get(f"/v1/models/{MODEL_NAME}").json() == expected
 
 
-def test_a_model_that_loads_says_so(demo_model: Path, tmp_path: Path) -> None:
+def test_a_loading_model_gets_503(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log") as server:
         server.wait_for("/")
         early = httpx.get(server.url + ROUTE)
@@ -77,7 +79,7 @@ def test_a_model_that_loads_says_so(demo_model: Path, tmp_path: Path) -> None:
     assert "retry-after" in early.headers
 
 
-def test_every_field_of_one_value_has_a_type() -> None:
+def test_every_scalar_field_has_a_type() -> None:
     composite = {"adapters", "controlnet", "parameters"}
 
     assert set(Instance.model_fields) - composite == set(INPUT_TYPES)
@@ -91,7 +93,7 @@ def test_every_field_of_one_value_has_a_type() -> None:
         (("text-to-image", "inpainting"), set()),
     ],
 )
-def test_fields_that_would_be_refused_are_no_inputs(
+def test_fields_that_would_be_refused_are_not_listed(
     tasks: tuple[str, ...], absent: set[str]
 ) -> None:
     unused = {"negative_prompt": "why"}

@@ -1,4 +1,4 @@
-"""The metrics of a running server: calls by status, and what the engine is busy with."""
+"""The metrics of a running server: calls by status, and the engine's load."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def test_calls_are_counted_by_status(client: httpx.Client, server: Server) -> No
     assert 'model_name="another"' not in httpx.get(f"{server.url}/metrics").text
 
 
-def test_pictures_are_told_while_they_wait_and_are_made(server: Server) -> None:
+def test_pictures_are_counted_while_they_wait_and_are_in_flight(server: Server) -> None:
     left = metric(server.url, "diffusion_requests_total", code="499")
     with ThreadPoolExecutor(1) as caller:
-        asked = caller.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=5)
+        pending = caller.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=5)
         wait_for_metric(server.url, "diffusion_pictures", 1, state="under_way")
         total = sum(
             metric(server.url, "diffusion_pictures", state=state)
             for state in ("waiting", "under_way")
         )
         with pytest.raises(httpx.ReadTimeout):
-            asked.result()
+            pending.result()
     wait_for_metric(server.url, "diffusion_requests_total", left + 1, code="499")
 
     assert total <= 12
@@ -98,7 +98,7 @@ def ending(status: HTTPStatus) -> dict[str, Any]:
         ([], 499),
     ],
 )
-def test_a_call_counts_by_what_its_response_ended_with(
+def test_a_call_is_counted_by_the_end_of_its_response(
     messages: list[dict[str, Any]], code: int
 ) -> None:
     name = f"model-{code}-{len(messages)}"

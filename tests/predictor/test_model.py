@@ -1,4 +1,4 @@
-"""How a model is loaded: the thread that does it, and what is remembered of it."""
+"""Loading a model: its thread, the remembered capacity and the size of the weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from predictor.residency.room import in_own_thread
 from predictor.settings import Settings
 
 
-def test_the_loading_thread_ends_with_its_work() -> None:
+def test_the_loading_thread_ends_after_its_work() -> None:
     assert asyncio.run(in_own_thread(lambda name: threading.current_thread().name, "any"))
 
     deadline = time.monotonic() + 5
@@ -30,12 +30,12 @@ def test_the_loading_thread_ends_with_its_work() -> None:
         time.sleep(0.01)
 
 
-def test_a_model_that_comes_back_is_not_measured_again() -> None:
+def test_a_reloaded_model_is_not_measured_again() -> None:
     measured, found = Measured(), Capacity(lanes=8, latent_pixels=256, steps_per_decode=1.0)
     folder, other = Path("/volume/one"), Path("/volume/other")
 
     first = measured.capacity(folder, lambda: found)
-    first.lanes = 2  # as after a batch that did not fit
+    first.lanes = 2  # as if a batch did not fit
     again = measured.capacity(folder, lambda: replace(found, lanes=99))
     elsewhere = measured.capacity(other, lambda: replace(found, lanes=4))
 
@@ -43,7 +43,7 @@ def test_a_model_that_comes_back_is_not_measured_again() -> None:
     assert [measured.batch(folder, lambda size=size: size) for size in (3, 5)] == [3, 3]
 
 
-def test_the_expected_bytes_are_those_of_the_weights_in_the_type_that_they_run_in(
+def test_the_expected_bytes_are_those_of_the_weights_in_their_run_time_type(
     demo_model: Path,
 ) -> None:
     checkpoint = Checkpoint.read(demo_model)

@@ -1,4 +1,4 @@
-"""PNG files: whichever encoder wrote them, Pillow reads the same pixels and the same text."""
+"""PNG files: Pillow reads the same pixels and text from both encoders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gradient(width: int, height: int) -> Image.Image:
 
 @pytest.fixture(params=["isal", "pillow"])
 def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the two; the installation decides outside of the tests."""
+    """Both encoders; outside the tests, the installed packages decide."""
     if request.param == "pillow":
         monkeypatch.setattr(png, "isal_zlib", None)
     elif png.isal_zlib is None:

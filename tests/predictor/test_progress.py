@@ -1,4 +1,4 @@
-"""Progress as a stream of events: steps that grow, then the answer or the reason."""
+"""Progress as a stream of events: increasing steps, then the result or an error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LONG = {
 
 
 def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    """Name and data of each event, as they come."""
+    """Yield the name and data of each event."""
     name = ""
     for line in lines:
         field, _, value = line.partition(": ")
@@ -42,21 +42,21 @@ def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
 
 
 def counts(server: Server) -> dict[str, float]:
-    """The predict calls that have ended, by code; 200 and 500 are there from the beginning."""
+    """The finished predict calls by code; 200 and 500 exist from the start."""
     ended = samples(httpx.get(f"{server.url}/metrics").text, "diffusion_requests_total")
     return {sample.labels["code"]: sample.value for sample in ended}
 
 
-def test_the_steps_are_told_and_the_answer_comes_last(client: httpx.Client) -> None:
+def test_progress_events_precede_the_result(client: httpx.Client) -> None:
     body = {
         "prompt": SCENE.prompt,
         "parameters": {"seed": 5, "num_images_per_prompt": 2, "num_inference_steps": 15},
     }
     with client.stream("POST", PREDICT, json=body, headers=EVENTS) as response:
-        told = list(events(response.iter_lines()))
+        received = list(events(response.iter_lines()))
 
     assert response.headers["content-type"].startswith("text/event-stream")
-    *progress, (name, answer) = told
+    *progress, (name, answer) = received
     assert {name for name, _ in progress} == {"progress"}
     steps = [data["step"] for _, data in progress]
     assert steps == sorted(steps)
@@ -68,22 +68,22 @@ def test_the_steps_are_told_and_the_answer_comes_last(client: httpx.Client) -> N
     assert look_at(Image.open(io.BytesIO(file))).shows(SCENE)
 
 
-def test_what_is_wrong_from_the_start_has_its_status(client: httpx.Client) -> None:
+def test_an_invalid_request_gets_its_own_status(client: httpx.Client) -> None:
     refused = client.post(PREDICT, json={"prompt": ""}, headers=EVENTS)
 
     assert refused.status_code == 400
     assert refused.json() == {"error": "prompt: is empty"}
 
 
-def test_what_goes_wrong_later_is_the_last_event(demo_model: Path, tmp_path: Path) -> None:
+def test_a_later_failure_is_the_last_event(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log", request_timeout_seconds=2) as server:
         server.wait_until_ready()
         with httpx.stream(
             "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
         ) as response:
             *progress, (name, data) = events(response.iter_lines())
-        brief = {"prompt": "a red star", "num_inference_steps": 1}
-        again = httpx.post(server.url + PREDICT, json=brief, timeout=120)
+        short = {"prompt": "a red star", "num_inference_steps": 1}
+        again = httpx.post(server.url + PREDICT, json=short, timeout=120)
         ended = counts(server)
 
     assert ended == {"200": 1, "500": 0, "504": 1}
@@ -94,7 +94,7 @@ def test_what_goes_wrong_later_is_the_last_event(demo_model: Path, tmp_path: Pat
     assert again.status_code == 200
 
 
-def test_a_reader_who_leaves_stops_the_work(demo_model: Path, tmp_path: Path) -> None:
+def test_a_disconnected_reader_stops_the_work(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log") as server:
         server.wait_until_ready()
         with httpx.stream(

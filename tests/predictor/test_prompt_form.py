@@ -1,4 +1,4 @@
-"""The prompt form of ``:predict``: a picture comes back, and it is the one that was asked for."""
+"""The prompt form of ``:predict`` returns the requested picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_picture_shows_what_the_prompt_says(client: httpx.Client, scene: Sce
     assert look_at(picture).shows(scene), look_at(picture)
 
 
-def test_a_body_without_a_json_content_type_is_read_all_the_same(client: httpx.Client) -> None:
+def test_a_body_without_a_json_content_type_is_accepted(client: httpx.Client) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
     body = '{"prompt": "a red circle on a blue background", "parameters": {"seed": 7}}'
 
@@ -37,7 +37,7 @@ def test_a_body_without_a_json_content_type_is_read_all_the_same(client: httpx.C
     assert np.array_equal(picture_of(as_form), picture_of(as_json))
 
 
-def test_the_headers_tell_seed_model_revision_and_seconds(
+def test_the_headers_hold_seed_model_revision_and_seconds(
     client: httpx.Client, server: Server, demo_model
 ) -> None:
     response = client.post(PREDICT, json={"prompt": "a red star", "parameters": {"seed": 424242}})
@@ -52,7 +52,7 @@ def test_the_headers_tell_seed_model_revision_and_seconds(
     assert 0 < first_step < picture < 60
 
 
-def test_the_size_and_the_steps_are_those_asked_for(client: httpx.Client) -> None:
+def test_the_size_and_the_steps_are_the_requested_ones(client: httpx.Client) -> None:
     response = client.post(
         PREDICT,
         json={
@@ -67,7 +67,7 @@ def test_the_size_and_the_steps_are_those_asked_for(client: httpx.Client) -> Non
     assert prediction["num_inference_steps"] == 3
 
 
-def test_a_negative_prompt_may_stand_at_the_top_and_changes_the_picture(
+def test_a_negative_prompt_at_the_top_or_in_parameters_changes_the_picture(
     client: httpx.Client,
 ) -> None:
     prompt = {"prompt": "a red star on a white background", "parameters": {"seed": 1}}
@@ -81,7 +81,7 @@ def test_a_negative_prompt_may_stand_at_the_top_and_changes_the_picture(
     assert not np.array_equal(plain, picture_of(top))
 
 
-def test_more_than_one_picture_comes_as_json(client: httpx.Client) -> None:
+def test_several_pictures_are_returned_as_json(client: httpx.Client) -> None:
     response = client.post(
         PREDICT, json={"prompt": "a red star", "parameters": {"num_images_per_prompt": 2}}
     )
@@ -90,7 +90,7 @@ def test_more_than_one_picture_comes_as_json(client: httpx.Client) -> None:
     assert len(response.json()["predictions"]) == 2
 
 
-def test_a_prompt_beyond_the_window_is_answered_with_what_was_dropped(
+def test_a_too_long_prompt_gets_a_warning_that_quotes_the_dropped_words(
     client: httpx.Client,
 ) -> None:
     sentence = "a red star on a white background"
@@ -98,10 +98,10 @@ def test_a_prompt_beyond_the_window_is_answered_with_what_was_dropped(
     prompt = f"{kept} Überlange Zebras, dropped"
 
     response = client.post(PREDICT, json={"prompt": prompt})
-    told = client.post(PREDICT, json={"prompt": prompt}, headers={"accept": "application/json"})
+    as_json = client.post(PREDICT, json={"prompt": prompt}, headers={"accept": "application/json"})
 
     assert response.headers["x-warning"].isascii()
-    warning = told.json()["predictions"][0]["warnings"][0]
+    warning = as_json.json()["predictions"][0]["warnings"][0]
     assert warning == (
         "prompt is longer than the text encoder reads; dropped: 'Überlange Zebras, dropped'"
     )

@@ -1,4 +1,4 @@
-"""The step loop over a fake denoiser: who is stepped when, and what one request does to others."""
+"""The step loop over a fake denoiser: the order of steps, and isolation between requests."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.step_loop import StepEngine
 from predictor.errors import GenerationFailedError, OverloadedError
 from predictor.requests import GenerationRequest, GenerationResult, InputImage
-from tests.predictor.fake_denoiser import FakeDenoiser, Story, request, tell
+from tests.predictor.fake_denoiser import FakeDenoiser, Scene, request, run_story
 
 
 def test_a_request_joins_at_the_next_step_and_leaves_when_it_is_done() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         first = await scene.submit_all(request("long", 4))
         second = scene.submit(request("short", 2))
         await asyncio.sleep(0.05)
         scene.run_free()
         await asyncio.gather(*first, *second)
 
-    assert tell(story).passes == [["long"], ["long", "short"], ["long", "short"], ["long"]]
+    assert run_story(story).passes == [["long"], ["long", "short"], ["long", "short"], ["long"]]
 
 
-def test_a_short_request_among_long_ones_is_done_first() -> None:
-    async def story(scene: Story) -> None:
+def test_a_short_request_finishes_before_long_ones() -> None:
+    async def story(scene: Scene) -> None:
         long = await scene.submit_all(*(request(f"long {index}", 50) for index in range(4)))
         (short,) = scene.submit(request("short", 4))
         await asyncio.sleep(0.05)
@@ -43,33 +43,33 @@ def test_a_short_request_among_long_ones_is_done_first() -> None:
         assert result.request.prompt == "short"
         assert not any(task.done() for task in long)
 
-    tell(story)
+    run_story(story)
 
 
-def test_guidance_takes_a_second_lane_and_its_absence_does_not() -> None:
-    async def story(scene: Story) -> None:
+def test_only_guidance_takes_a_second_lane() -> None:
+    async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(
             request("guided", 2), request("unguided", 2, guidance_scale=1.0)
         )
         scene.run_free()
         await asyncio.gather(*tasks)
 
-    assert max(tell(story).lanes) == 3
+    assert max(run_story(story).lanes) == 3
 
 
-def test_prompts_that_arrive_together_are_encoded_together_and_once() -> None:
-    async def story(scene: Story) -> None:
+def test_prompts_that_arrive_together_are_encoded_once_and_in_one_call() -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker"))
         tasks = scene.submit(*(request(prompt) for prompt in ("a", "b", "a")))
         await asyncio.sleep(0.05)
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
-    assert tell(story).encoded == [[""], ["blocker"], ["a", "b"]]
+    assert run_story(story).encoded == [[""], ["blocker"], ["a", "b"]]
 
 
 def test_shapes_take_turns() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(
             request("small 1", 3), request("small 2", 3), request("wide", 3, width=128)
@@ -78,14 +78,14 @@ def test_shapes_take_turns() -> None:
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
-    passes = tell(story).passes
+    passes = run_story(story).passes
     assert passes[1:] == [["small 1", "small 2"], ["wide"]] * 3
 
 
-def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
+def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
     names = [f"{width} {index}" for width in (64, 128, 192) for index in range(width // 32)]
 
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         requests = (request(name, 6, width=int(name.split()[0])) for name in names)
         tasks = scene.submit(*requests)
@@ -93,8 +93,8 @@ def test_nobody_waits_for_more_turns_than_there_are_jobs() -> None:
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
-    # Two lanes: each turn has room for a single job.
-    passes = tell(story, lanes=2).passes[1:]
+    # With two lanes, each turn fits a single job.
+    passes = run_story(story, lanes=2).passes[1:]
     for name in names:
         turns = [turn for turn, prompts in enumerate(passes) if name in prompts]
         assert len(turns) == 6
@@ -106,16 +106,16 @@ def with_image(prompt: str, steps: int) -> GenerationRequest:
     return replace(request(prompt, steps), image=picture, strength=1.0)
 
 
-def test_encoding_holds_up_the_steps_of_others_by_a_few_pictures_at_a_time() -> None:
-    async def story(scene: Story) -> None:
+def test_encoding_delays_other_steps_by_only_a_few_pictures() -> None:
+    async def story(scene: Scene) -> None:
         first = await scene.submit_all(request("long", 6))
         burst = scene.submit(*(with_image(name, 4) for name in "abc"), request("behind", 2))
         await asyncio.sleep(0.05)
         scene.run_free()
         await asyncio.gather(*first, *burst)
 
-    # Decoding a picture takes the time of two steps here; encoding one is taken for as slow.
-    assert tell(story).passes[:4] == [
+    # Decoding takes the time of two steps here, and the engine assumes the same of encoding.
+    assert run_story(story).passes[:4] == [
         ["long"],
         ["long", "a"],
         ["long", "a", "b"],
@@ -123,31 +123,31 @@ def test_encoding_holds_up_the_steps_of_others_by_a_few_pictures_at_a_time() -> 
     ]
 
 
-def test_pictures_that_hold_up_nobody_are_encoded_together() -> None:
-    async def story(scene: Story) -> None:
+def test_pictures_that_delay_no_other_request_are_encoded_together() -> None:
+    async def story(scene: Scene) -> None:
         first = await scene.submit_all(request("first", 1))
         burst = scene.submit(*(with_image(name, 4) for name in "abcdef"))
         await asyncio.sleep(0.05)
         scene.run_free()
         await asyncio.gather(*first, *burst)
 
-    assert tell(story).passes[:3] == [["first"], [*"abcd"], [*"abcdef"]]
+    assert run_story(story).passes[:3] == [["first"], [*"abcd"], [*"abcdef"]]
 
 
-def test_larger_pictures_share_a_pass_with_fewer() -> None:
-    async def story(scene: Story) -> None:
+def test_larger_pictures_share_a_pass_with_fewer_others() -> None:
+    async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(
             *(request(f"large {index}", 4, width=128, height=128) for index in range(5))
         )
         scene.run_free()
         await asyncio.gather(*tasks)
 
-    assert max(tell(story, lanes=16).lanes) == 4
+    assert max(run_story(story, lanes=16).lanes) == 4
 
 
-def test_out_of_memory_halves_the_batch_and_fails_nobody() -> None:
-    async def story(scene: Story) -> None:
-        # Held up, so that the eight are admitted in one turn.
+def test_out_of_memory_halves_the_batch_and_fails_no_request() -> None:
+    async def story(scene: Scene) -> None:
+        # This pass blocks, so that the eight requests are admitted in one turn.
         (held,) = await scene.submit_all(request("held", 1))
         tasks = scene.submit(*(request(f"{index}", 5) for index in range(8)))
         await asyncio.sleep(0.05)
@@ -157,13 +157,13 @@ def test_out_of_memory_halves_the_batch_and_fails_nobody() -> None:
         assert scene.capacity.lanes == 4
         await held
 
-    denoiser = tell(story, FakeDenoiser(memory_in_lanes=5))
+    denoiser = run_story(story, FakeDenoiser(memory_in_lanes=5))
     assert max(denoiser.lanes) == 4
     assert sum(map(len, denoiser.passes)) == 1 + 8 * 5
 
 
 def test_a_picture_that_does_not_fit_alone_fails_alone() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(request("pair"), request("single", guidance_scale=1.0))
         scene.run_free()
         pair, single = await asyncio.gather(*tasks, return_exceptions=True)
@@ -171,12 +171,12 @@ def test_a_picture_that_does_not_fit_alone_fails_alone() -> None:
         assert "does not fit into the device's memory" in str(pair)
         assert isinstance(single, GenerationResult)
 
-    tell(story, FakeDenoiser(memory_in_lanes=1))
+    run_story(story, FakeDenoiser(memory_in_lanes=1))
 
 
 @pytest.mark.parametrize("culprit", ["no timesteps", "no step", "no prediction", "nan"])
-def test_who_fails_fails_alone(culprit: str) -> None:
-    async def story(scene: Story) -> None:
+def test_a_failing_request_fails_alone(culprit: str) -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker"))
         tasks = scene.submit(request("a", 6), request(culprit), request("b", 6))
         await asyncio.sleep(0.05)
@@ -189,13 +189,13 @@ def test_who_fails_fails_alone(culprit: str) -> None:
         assert isinstance(second, GenerationResult)
         await asyncio.gather(*blocker)
 
-    # Each of the others was stepped as often as it had to be, and no more.
-    passes = tell(story).passes
+    # Each of the others took exactly its number of steps.
+    passes = run_story(story).passes
     assert [sum(name in prompts for prompts in passes) for name in "ab"] == [6, 6]
 
 
 def test_a_cancelled_job_makes_room_at_the_next_step() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(*(request(f"{index}", 50) for index in range(9)))
         tasks[3].cancel()
         await asyncio.sleep(0.05)
@@ -205,14 +205,14 @@ def test_a_cancelled_job_makes_room_at_the_next_step() -> None:
         for task in tasks:
             task.cancel()
 
-    # What the first pass had depends on the moment of its beginning.
-    second = tell(story).passes[1]
+    # The content of the first pass depends on timing.
+    second = run_story(story).passes[1]
     assert "3" not in second
     assert len(second) == 8
 
 
-def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
-    async def story(scene: Story) -> None:
+def test_a_full_queue_refuses_requests_until_there_is_room() -> None:
+    async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(*(request(f"{index}") for index in range(9)))
         with pytest.raises(OverloadedError, match="1 pictures"):
             await scene.engine.submit(request("one too many"))
@@ -220,11 +220,11 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
         await asyncio.gather(*tasks)
         assert (await scene.engine.submit(request("later"))).request.prompt == "later"
 
-    tell(story, lanes=2, queue=1)
+    run_story(story, lanes=2, queue=1)
 
 
-def test_who_waits_for_a_lane_is_told_how_long() -> None:
-    async def story(scene: Story) -> None:
+def test_the_result_reports_the_wait_for_a_lane() -> None:
+    async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(*(request(f"{index}", 2) for index in range(9)))
         await asyncio.sleep(0.05)
         scene.run_free()
@@ -232,11 +232,11 @@ def test_who_waits_for_a_lane_is_told_how_long() -> None:
         assert results[8].queue_seconds >= 0.05
         assert results[0].seconds >= 0.05
 
-    tell(story)
+    run_story(story)
 
 
-def test_decoding_holds_up_the_steps_of_others_by_a_few_pictures_at_a_time() -> None:
-    async def story(scene: Story) -> None:
+def test_decoding_delays_other_steps_by_only_a_few_pictures() -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(
             request("long", 40), *(request(f"short {index}", 2) for index in range(7))
@@ -245,15 +245,16 @@ def test_decoding_holds_up_the_steps_of_others_by_a_few_pictures_at_a_time() -> 
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
-    events = tell(story).events
+    events = run_story(story).events
     decodings = [event for event in events[4:] if event != "step"]
-    # Eight were stepped and decoding takes the time of two steps; then only one is stepped.
+    # Decoding takes the time of two steps: a step of eight allows four pictures, a step of one
+    # allows one.
     assert events[3:8] == ["step", "decode 4", "step", "decode 1", "step"]
     assert decodings == ["decode 4"] + ["decode 1"] * 4
 
 
-def test_closing_stops_what_runs_and_what_waits() -> None:
-    async def story(scene: Story) -> None:
+def test_close_stops_running_and_waiting_requests() -> None:
+    async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(*(request(f"{index}", 1_000) for index in range(12)))
         closing = asyncio.to_thread(scene.engine.close)
         scene.denoiser.gate.release(3)
@@ -266,10 +267,10 @@ def test_closing_stops_what_runs_and_what_waits() -> None:
         with pytest.raises(GenerationCancelledError):
             await scene.engine.submit(request("late"))
 
-    assert len(tell(story).passes) < 1_000
+    assert len(run_story(story).passes) < 1_000
 
 
-def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
+def test_a_bug_in_the_engine_fails_waiting_requests_and_serves_later_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own, poisoned = step_loop.run_isolated, iter([True])
@@ -281,9 +282,9 @@ def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
 
     monkeypatch.setattr(step_loop, "run_isolated", broken)
 
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         scene.run_free()
-        (lost,) = scene.submit(request("taken from the queue, and then the engine raises"))
+        (lost,) = scene.submit(request("the engine raises after taking this from the queue"))
         with pytest.raises(GenerationFailedError) as failure:
             await asyncio.wait_for(lost, 5)
         assert "secret" not in str(failure.value)
@@ -291,11 +292,11 @@ def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
         assert (await later).image is not None
         assert scene.engine.state[:2] == (0, 0)
 
-    tell(story)
+    run_story(story)
 
 
-def test_a_bug_in_the_engine_fails_who_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(scene: Story) -> None:
+def test_a_bug_in_the_engine_fails_requests_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(scene: Scene) -> None:
         running = await scene.submit_all(request("a", 50), request("b", 50))
 
         def broken(jobs: Any) -> list[Any]:
@@ -310,21 +311,21 @@ def test_a_bug_in_the_engine_fails_who_is_in_flight(monkeypatch: pytest.MonkeyPa
         (later,) = scene.submit(request("later"))
         assert (await later).image is not None
 
-    tell(story)
+    run_story(story)
 
 
-def test_an_idle_engine_takes_what_it_measures_then() -> None:
+def test_an_idle_engine_adopts_its_second_measurement() -> None:
     denoiser, is_measured = FakeDenoiser(), threading.Event()
     denoiser.gate.release(100)
 
-    def measure(go_on: Callable[[], None]) -> Capacity:
+    def measure(before_run: Callable[[], None]) -> Capacity:
         is_measured.set()
         return Capacity(16, latent_pixels=64, steps_per_decode=2.0)
 
     first = Capacity(2, latent_pixels=64, steps_per_decode=2.0)
     engine = StepEngine(denoiser, first, 8, SecondMeasurement(measure, idle_seconds=0))
     assert is_measured.wait(10)
-    # The engine's thread has taken the result before it begins a picture.
+    # The engine adopts the result before it starts a picture.
     picture = asyncio.run(engine.submit(request("any")))
     engine.close()
 

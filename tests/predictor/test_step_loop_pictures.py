@@ -30,7 +30,7 @@ from tests.predictor.random_pipelines import build_sd3, build_sdxl
 
 SCHEDULERS = scheduler_names(UniPCMultistepScheduler())
 REQUEST = GenerationRequest("a red circle on a yellow background", "", 3, 64, 64, 12, 2.0, "unipc")
-# As far as sums in another order may take a channel, of 255.
+# The largest difference, of 255, that another order of summation may cause in a channel.
 TOLERANCE = 2
 
 
@@ -41,7 +41,7 @@ def demo(demo_model: Path) -> DiffusersPipeline:
 
 @pytest.fixture(scope="module")
 def epsilon(demo: DiffusersPipeline) -> DiffusersPipeline:
-    """The demo model taken for what it is not: it draws noise, the same in both ways."""
+    """The demo model with the wrong prediction type: both ways must draw the same noise."""
     pipeline = copy.copy(demo.diffusers)
     own = pipeline.scheduler
     pipeline.scheduler = type(own).from_config(own.config, prediction_type="epsilon")
@@ -62,11 +62,11 @@ def test_every_scheduler_draws_what_diffusers_own_call_draws(
     request: pytest.FixtureRequest, family: str, scheduler: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
-    asked = replace(REQUEST, scheduler=scheduler)
+    wanted = replace(REQUEST, scheduler=scheduler)
 
-    (picture,) = make(pipeline, asked)
+    (picture,) = make(pipeline, wanted)
 
-    assert largest_difference(picture, own_call(pipeline, asked)) <= TOLERANCE
+    assert largest_difference(picture, own_call(pipeline, wanted)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
@@ -85,12 +85,12 @@ def test_every_parameter_means_what_it_means_to_diffusers(
     request: pytest.FixtureRequest, family: str, changes: dict[str, object]
 ) -> None:
     pipeline = request.getfixturevalue(family)
-    asked = replace(REQUEST, **changes)  # type: ignore[arg-type]
+    wanted = replace(REQUEST, **changes)  # type: ignore[arg-type]
 
-    (picture,) = make(pipeline, asked)
+    (picture,) = make(pipeline, wanted)
 
-    assert picture.size == (asked.width, asked.height)
-    assert largest_difference(picture, own_call(pipeline, asked)) <= TOLERANCE
+    assert picture.size == (wanted.width, wanted.height)
+    assert largest_difference(picture, own_call(pipeline, wanted)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("family", ["demo", "sdxl"])
@@ -99,7 +99,7 @@ def test_a_crowd_does_not_change_a_picture(
     request: pytest.FixtureRequest, family: str, scheduler: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
-    asked = replace(REQUEST, scheduler=scheduler)
+    wanted = replace(REQUEST, scheduler=scheduler)
     crowd = [
         replace(
             REQUEST,
@@ -116,8 +116,8 @@ def test_a_crowd_does_not_change_a_picture(
         )
     ]
 
-    (alone,) = make(pipeline, asked)
-    together = make(pipeline, *crowd[:4], asked, *crowd[4:])
+    (alone,) = make(pipeline, wanted)
+    together = make(pipeline, *crowd[:4], wanted, *crowd[4:])
 
     assert largest_difference(alone, together[4]) <= TOLERANCE
     for other, picture in zip(crowd, [*together[:4], *together[5:]], strict=True):
@@ -167,18 +167,18 @@ def test_a_picture_of_nan_fails_alone(
         assert largest_difference(result.image, expected) <= TOLERANCE  # type: ignore[attr-defined]
 
 
-def test_a_prompt_that_is_cut_off_is_told(demo: DiffusersPipeline) -> None:
-    asked = replace(REQUEST, prompt="a red star " * 40, num_inference_steps=1)
+def test_a_truncated_prompt_gets_a_warning(demo: DiffusersPipeline) -> None:
+    wanted = replace(REQUEST, prompt="a red star " * 40, num_inference_steps=1)
 
     async def story() -> tuple[str, ...]:
         with engine_over(demo) as engine:
-            return (await engine.submit(asked)).warnings
+            return (await engine.submit(wanted)).warnings
 
     (warning,) = asyncio.run(story())
     assert warning.startswith("prompt is longer than the text encoder reads")
 
 
-def test_only_pipelines_of_the_two_families_are_run_step_by_step(
+def test_the_step_loop_supports_only_stable_diffusion_and_sdxl(
     demo: DiffusersPipeline, sdxl: DiffusersPipeline
 ) -> None:
     parts = demo.diffusers.components

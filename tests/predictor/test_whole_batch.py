@@ -1,4 +1,4 @@
-"""The engine of whole batches over a pipeline of the tests' own: who is made with whom."""
+"""The whole-batch engine over a fake pipeline: which requests share a call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 20, 2.0, "unipc"), 8, ("
 
 
 class GatedPipeline:
-    """Makes a step each time the gate opens; fails for the prompt "fail"."""
+    """Takes one step for each release of the gate; fails for the prompt "fail"."""
 
     profile = PROFILE
 
@@ -31,7 +31,7 @@ class GatedPipeline:
         self.started = threading.Semaphore(0)
         self.batches: list[list[str]] = []
         self.stopped: list[list[str]] = []
-        self.most = 100
+        self.max_batch = 100
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_step: StepListener
@@ -39,7 +39,7 @@ class GatedPipeline:
         prompts = [request.prompt for request in requests]
         self.batches.append(prompts)
         self.started.release()
-        if len(requests) > self.most:
+        if len(requests) > self.max_batch:
             raise torch.OutOfMemoryError("secret detail")
         for step in (1, 2):
             self.gate.acquire()
@@ -82,7 +82,7 @@ def run(
 async def submit_behind_one(
     engine: WholeBatchEngine, pipeline: GatedPipeline, *requests: GenerationRequest
 ) -> list[GenerationResult | BaseException]:
-    """Let all of the requests wait behind one that runs, then let everything run."""
+    """Queue all requests behind one that runs, then let everything run."""
     while pipeline.gate.acquire(blocking=False):
         pass
     while pipeline.started.acquire(blocking=False):
@@ -96,30 +96,30 @@ async def submit_behind_one(
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_alike_requests_are_made_together_and_others_in_their_turn() -> None:
+def test_matching_requests_share_a_call_and_others_wait_for_their_turn() -> None:
     longer = replace(request("longer"), num_inference_steps=30)
     negative = replace(request("negative"), negative_prompt="blurry")
     seeded = replace(request("seeded"), seed=7)
 
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
-        asked = [request("a"), longer, seeded, negative, request("b")]
-        results = await submit_behind_one(engine, pipeline, *asked)
-        assert [result.request for result in results] == asked  # type: ignore[union-attr]
+        requests = [request("a"), longer, seeded, negative, request("b")]
+        results = await submit_behind_one(engine, pipeline, *requests)
+        assert [result.request for result in results] == requests  # type: ignore[union-attr]
 
     batches = run(story).batches
     assert batches == [["first"], ["a", "seeded", "b"], ["longer"], ["negative"]]
 
 
-def test_no_more_are_made_together_than_the_bound() -> None:
+def test_a_batch_is_bounded() -> None:
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
         await submit_behind_one(engine, pipeline, *(request(name) for name in "abc"))
 
     assert run(story, batch=2).batches == [["first"], ["a", "b"], ["c"]]
 
 
-def test_what_does_not_fit_is_made_in_halves_from_then_on() -> None:
+def test_out_of_memory_halves_this_and_later_batches() -> None:
     pipeline = GatedPipeline()
-    pipeline.most = 2
+    pipeline.max_batch = 2
 
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
         for _ in range(2):
@@ -131,14 +131,14 @@ def test_what_does_not_fit_is_made_in_halves_from_then_on() -> None:
     ]
 
 
-def test_the_waits_and_the_steps_are_told() -> None:
-    told: list[tuple[int, int]] = []
+def test_results_report_waits_and_listeners_get_each_step() -> None:
+    reported: list[tuple[int, int]] = []
 
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
         first = asyncio.create_task(engine.submit(request("a")))
         await next_start(pipeline)
         second = asyncio.create_task(
-            engine.submit(request("b"), lambda step, steps: told.append((step, steps)))
+            engine.submit(request("b"), lambda step, steps: reported.append((step, steps)))
         )
         await asyncio.sleep(0.2)
         pipeline.gate.release(4)
@@ -147,10 +147,10 @@ def test_the_waits_and_the_steps_are_told() -> None:
         assert results[1].first_step_seconds >= results[1].queue_seconds
 
     run(story)
-    assert told == [(1, 2), (2, 2)]
+    assert reported == [(1, 2), (2, 2)]
 
 
-def test_a_failure_is_told_without_its_detail_and_its_batch_mates_are_made() -> None:
+def test_a_failure_hides_its_detail_and_spares_the_rest_of_the_batch() -> None:
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
         failed, done = await submit_behind_one(engine, pipeline, request("fail"), request("b"))
         assert isinstance(failed, GenerationFailedError)
@@ -160,7 +160,7 @@ def test_a_failure_is_told_without_its_detail_and_its_batch_mates_are_made() -> 
     run(story)
 
 
-def test_a_batch_stops_only_when_nobody_waits_for_any_of_it() -> None:
+def test_a_batch_stops_only_when_all_its_callers_have_left() -> None:
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
         first = asyncio.create_task(engine.submit(request("first")))
         await next_start(pipeline)
@@ -182,7 +182,7 @@ def test_a_batch_stops_only_when_nobody_waits_for_any_of_it() -> None:
     assert pipeline.batches == [["first"], ["a", "b"]]
 
 
-def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
+def test_a_full_queue_refuses_requests_until_there_is_room() -> None:
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
         running, waiting = (asyncio.create_task(engine.submit(request(name))) for name in "ab")
         await next_start(pipeline)
@@ -198,7 +198,7 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room() -> None:
     run(story, batch=1, queue=1)
 
 
-def test_closing_stops_what_runs_and_what_waits() -> None:
+def test_close_stops_running_and_waiting_requests() -> None:
     async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
         running = asyncio.create_task(engine.submit(request("a")))
         await next_start(pipeline)
@@ -215,7 +215,7 @@ def test_closing_stops_what_runs_and_what_waits() -> None:
     assert run(story).stopped == [["a"]]
 
 
-def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
+def test_a_bug_in_the_engine_fails_waiting_requests_and_serves_later_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own_key = whole_batch.batch_key
@@ -238,16 +238,16 @@ def test_a_bug_in_the_engine_fails_who_waits_and_later_callers_are_served(
     run(story)
 
 
-@pytest.mark.parametrize(("most", "expected"), [(100, 8), (1, 1)])
-def test_an_idle_engine_takes_what_it_measures_then_unless_memory_ran_out(
-    most: int, expected: int
+@pytest.mark.parametrize(("max_batch", "expected"), [(100, 8), (1, 1)])
+def test_an_idle_engine_adopts_its_second_measurement_unless_memory_ran_out(
+    max_batch: int, expected: int
 ) -> None:
     pipeline, may_end, has_ended = GatedPipeline(), threading.Event(), threading.Event()
-    pipeline.most = most
+    pipeline.max_batch = max_batch
 
-    def measure(go_on: Callable[[], None]) -> int:
+    def measure(before_run: Callable[[], None]) -> int:
         while not may_end.wait(0.001):
-            go_on()
+            before_run()
         has_ended.set()
         return 8
 
@@ -258,7 +258,7 @@ def test_an_idle_engine_takes_what_it_measures_then_unless_memory_ran_out(
     asyncio.run(story(engine))
     may_end.set()
     assert has_ended.wait(10)
-    # The engine's thread has taken the result before it begins a picture.
+    # The engine adopts the result before it starts a picture.
     pipeline.gate.release(2)
     asyncio.run(engine.submit(request("c")))
     engine.close()

@@ -1,4 +1,4 @@
-"""Families that the step loop does not know, made in whole batches: nobody's picture changes."""
+"""Whole batches over real pipelines: sharing a call does not change a picture."""
 
 from __future__ import annotations
 
