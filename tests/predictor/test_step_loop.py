@@ -290,6 +290,8 @@ def test_a_bug_in_the_engine_fails_waiting_requests_and_serves_later_ones(
         assert "secret" not in str(failure.value)
         (later,) = scene.submit(request("later"))
         assert (await later).image is not None
+        # The engine's thread updates its state only after the answer.
+        await asyncio.to_thread(scene.engine.close)
         assert scene.engine.state[:2] == (0, 0)
 
     run_story(story)

@@ -233,6 +233,8 @@ def test_a_bug_in_the_engine_fails_waiting_requests_and_serves_later_ones(
             await asyncio.wait_for(engine.submit(request("poison")), 5)
         assert "secret" not in str(failure.value)
         assert (await engine.submit(request("later"))).image is not None
+        # The engine's thread updates its state only after the answer.
+        await asyncio.to_thread(engine.close)
         assert engine.state[:2] == (0, 0)
 
     run(story)
