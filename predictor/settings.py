@@ -8,9 +8,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from predictor.requests import SafetyAction
-
-# ``auto`` is ``block`` where there is something to judge by, and ``off`` elsewhere.
+# What a safety layer does with a finding, from the mildest to the strictest.
+SafetyAction = Literal["flag", "blur", "block"]
+# ``auto`` is ``block`` if the layer has something to judge by, else ``off``.
 SafetyPolicy = Literal["auto", "off", SafetyAction]
 
 

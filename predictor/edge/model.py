@@ -14,11 +14,10 @@ from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError
-from predictor.limits import Limits
 from predictor.loading.loader import Loaded
 from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
 from predictor.protocol.metadata import model_metadata
-from predictor.requests import GenerationResult
+from predictor.requests import GenerationResult, Limits
 from predictor.residency import Residency
 from predictor.settings import Settings
 

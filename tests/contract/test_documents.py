@@ -20,7 +20,7 @@ from hack import document_families
 from hack.document_settings import documented
 from predictor.edge.error_responses import STATUS
 from predictor.pipelines.schedulers import OWN, scheduler_names
-from predictor.protocol.fields import Instance
+from predictor.protocol.body import Instance
 from tests.serving import Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -93,7 +93,7 @@ def test_what_is_wrong_with_an_adapter_is_named(
 
 
 def test_a_model_without_adapters_says_so(client: httpx.Client) -> None:
-    assert "there are none beside the model" in refusal(ask(client, {"name": "sketch"}))
+    assert "the model has none" in refusal(ask(client, {"name": "sketch"}))
 
 
 def test_a_picture_says_which_adapters_it_was_made_with(styled: httpx.Client) -> None:
