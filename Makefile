@@ -33,6 +33,7 @@ check: $(INSTALLED) ## Lint, formatting, types, and manifests that equal the cha
 	$(BIN)/python hack/render_manifests.py --check
 	$(BIN)/python hack/document_settings.py --check
 	$(BIN)/python hack/document_families.py --check
+	$(BIN)/python hack/document_parameters.py --check
 	$(BIN)/python hack/document_figures.py --check
 
 format: $(INSTALLED) ## Format the code and mend what the linter can
@@ -56,10 +57,11 @@ images: ## Build both images; REGISTRY=host/ goes in front, IMAGE_TOOL=buildah w
 	$(IMAGE_TOOL) build --file Dockerfile.downloader \
 	    --tag $(REGISTRY)stable-diffusion-downloader:$(VERSION) $(BUILD_ARGS) .
 
-manifests: $(INSTALLED) ## Write what derives from the chart, the settings and the measurements
+manifests: $(INSTALLED) ## Write what derives from the chart, the code and the measurements
 	$(BIN)/python hack/render_manifests.py
 	$(BIN)/python hack/document_settings.py
 	$(BIN)/python hack/document_families.py
+	$(BIN)/python hack/document_parameters.py
 	$(BIN)/python hack/document_figures.py
 
 deploy: $(INSTALLED) ## Deploy manifests/ on the kubeconfig's cluster; FLAGS="--namespace images" and so on

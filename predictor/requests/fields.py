@@ -190,11 +190,10 @@ FIELDS: tuple[RequestField, ...] = (
         datatype="BYTES",
         type_in_words="string",
         default="the model's, else its family's",
-        bounds_in_words="`unipc`, `dpmpp_2m`, `dpmpp_2m_karras`, `dpmpp_2m_sde`, "
+        bounds_in_words="[fewer](models.md#schedulers) for SD3, FLUX and others",
+        help="The noise scheduler: `unipc`, `dpmpp_2m`, `dpmpp_2m_karras`, `dpmpp_2m_sde`, "
         "`dpmpp_2m_sde_karras`, `dpmpp_sde`, `dpmpp_sde_karras`, `euler`, `euler_a`, `heun`, "
-        "`lms`, `ddim`, `ddpm`, `pndm`, `lcm`, `default` (the checkpoint's own); "
-        "[fewer](models.md#schedulers) for SD3, FLUX and others",
-        help="The noise scheduler.",
+        "`lms`, `ddim`, `ddpm`, `pndm`, `lcm` or `default`, which is the checkpoint's own.",
         aliases=("sampler",),
         choices=lambda profile: profile.schedulers,
     ),
@@ -204,9 +203,9 @@ FIELDS: tuple[RequestField, ...] = (
         datatype="BYTES",
         type_in_words="base64 or data URI",
         default="none",
-        bounds_in_words="a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file of up to "
-        "`max_image_pixels`",
-        help="The picture to start from; see [image to image](#image-to-image).",
+        bounds_in_words="up to `max_image_pixels`",
+        help="The picture to start from: a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file. See "
+        "[image to image](#image-to-image).",
         unsupported=_needs_task("image-to-image", "inpainting"),
     ),
     RequestField(
