@@ -15,8 +15,9 @@ class Denoising:
     ``timesteps`` are what the scheduler, set to its steps, is taken through; they stay on the CPU,
     so that no step waits for a GPU to tell them. ``latents`` are as the scheduler scales them.
     ``kind`` and ``encoders`` are the denoiser's own words: jobs share a forward pass where their
-    kinds are equal, and prompts their encoding where the encoders are. ``control`` is what it keeps
-    for itself from step to step: that by which a ControlNet steers the picture.
+    kinds are equal, and prompts their encoding where the encoders are; ``negative_encoders`` are
+    those of the negative prompt. ``control`` is what it keeps for itself from step to step: that by
+    which a ControlNet steers the picture.
 
     ``extra_channels``, ``(1, channels, height, width)``, are what the denoiser sees behind the
     latents; ``after_step`` takes these and the number of steps done, and says what they become.
@@ -41,6 +42,7 @@ class Denoising:
         self.latents = latents
         self.kind = kind
         self.encoders = encoders
+        self.negative_encoders = encoders
         self.generator = generator
         self.control: Any = None
         self.extra_channels: torch.Tensor | None = None

@@ -106,6 +106,12 @@ def _needs_refiner(profile: ModelProfile) -> str | None:
     return None if profile.has_refiner else "the model has no refiner"
 
 
+def _needs_clip_skip(profile: ModelProfile) -> str | None:
+    if profile.max_clip_skip is not None:
+        return None
+    return "only Stable Diffusion 1.x, 2.x and SDXL support it"
+
+
 FIELDS: tuple[RequestField, ...] = (
     RequestField(
         name="prompt",
@@ -260,6 +266,19 @@ FIELDS: tuple[RequestField, ...] = (
         # Diffusers reads 0 as 1.
         bounds=lambda settings, profile: Bounds(0, 1, is_open=True),
         unsupported=_needs_refiner,
+    ),
+    RequestField(
+        name="clip_skip",
+        type=int,
+        datatype="INT64",
+        type_in_words="integer",
+        default="0",
+        bounds_in_words="0 to one below the layers of a text encoder",
+        help="Layers to skip at the end of the text encoders, for the prompt alone; see "
+        "[CLIP skip](#clip-skip). SD 1.x, 2.x and SDXL only.",
+        bounds=lambda settings, profile: Bounds(0, profile.max_clip_skip or 0),
+        limits=("", "max_clip_skip"),
+        unsupported=_needs_clip_skip,
     ),
     RequestField(
         name="num_images_per_prompt",

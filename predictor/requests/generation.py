@@ -89,6 +89,7 @@ class GenerationRequest:
     adapters: tuple[Adapter, ...] = ()
     controlnet: ControlNetInput | None = None
     denoising_end: float | None = None
+    clip_skip: int | None = None
 
     @property
     def task(self) -> Task:

@@ -30,6 +30,7 @@ class ModelProfile:
     are the names that a request may use. ``unused_fields`` maps each request field that the
     pipeline cannot use to the reason. ``most_steps`` limits the steps of some schedulers.
     ``max_sequence_length`` is the number of tokens that the T5 encoder reads, None without one.
+    ``max_clip_skip`` is the largest ``clip_skip``, None if the model does not support it.
     """
 
     revision: str
@@ -44,6 +45,7 @@ class ModelProfile:
     unused_fields: Mapping[str, str] = field(default_factory=dict)
     most_steps: Mapping[str, int] = field(default_factory=dict)
     max_sequence_length: int | None = None
+    max_clip_skip: int | None = None
 
     def default_request(self, prompt: str) -> GenerationRequest:
         """The request that a prompt alone stands for, with seed 0.
