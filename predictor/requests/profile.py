@@ -1,4 +1,4 @@
-"""What the loaded model supports, as far as a request depends on it."""
+"""The defaults, tasks and bounds that the loaded model gives a request."""
 
 from __future__ import annotations
 
