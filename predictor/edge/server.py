@@ -1,4 +1,4 @@
-"""KServe's ``ModelServer``, with the truth about readiness and an orderly end."""
+"""KServe's ``ModelServer``, with accurate readiness and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ from predictor.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# An idle connection may carry a request that was sent before the client could know of the end.
+# A client may have sent a request on an idle connection before it knew of the shutdown.
 _QUIET_SECONDS = 1.0
-# For the last answers to leave the process, once nothing is under way.
+# Time for the last responses to leave the process once no request is in flight.
 _FLUSH_SECONDS = 5.0
 
 
 class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
-    """KServe's data plane, whose server readiness is a constant True."""
+    """KServe's data plane, which always reports the server as ready."""
 
     is_preloaded = False
 
@@ -55,16 +55,16 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         self._drain = drain
 
     async def ready(self) -> bool:
-        """Whether this pod should be sent requests: loaded, warm and not on its way out."""
+        """Whether the pod should get requests: loaded, warmed up and not draining."""
         return self.is_preloaded and not self._drain.is_draining
 
     async def model_ready(
         self, model_name: str, disable_predictor_health_check: bool = False
     ) -> bool:
-        """KServe asks with the flag set before a prediction, and without it for a probe.
+        """KServe sets the flag before a prediction, and not for a probe.
 
-        A draining pod fails its probes and still serves what arrives. A model that is loaded on
-        demand takes predictions while it is not ready.
+        A draining pod fails its probes and still serves requests. A model that is loaded on demand
+        accepts predictions while it is not ready.
         """
         await self.model_registry.look_for(model_name)
         is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
@@ -73,14 +73,14 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         return is_ready and not self._drain.is_draining
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """What a loaded model says of itself; KServe's own answer has empty lists."""
+        """The metadata of a loaded model; KServe's own response has empty lists."""
         await self.model_registry.look_for(model_name)
         metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
         return metadata
 
 
 class DiffusionServer(ModelServer):  # type: ignore[misc]
-    """Serves models over HTTP until a signal, or until one that must be loaded turns out not to."""
+    """Serves models over HTTP until a signal, or until a required model fails to load."""
 
     def __init__(
         self, model_name: str, settings: Settings, *, http_port: int, enable_grpc: bool
@@ -110,9 +110,9 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
         """Run until a signal.
 
         Raises:
-            ModelLoadError: a model that the pod is not ready without could not be loaded.
+            ModelLoadError: a model that readiness requires failed to load.
         """
-        # KServe answers through a FastAPI class that is deprecated: not for our log to say.
+        # KServe uses a deprecated FastAPI class; operators cannot act on the warning.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
         self.start(list(self.registered_models.models.values()))
         self._close_engines()
@@ -120,15 +120,15 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
             raise self._load_error
 
     def register_signal_handler(self) -> None:
-        """Left out: KServe's handler unloads the models while requests are still under way."""
+        """Do nothing: KServe's handler would unload the models while requests are in flight."""
 
     async def _serve(self) -> None:
         http = self._rest_server
         http.config.host = self._settings.host
         http.config.app = MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served)
-        # KServe's own handlers log a trace for each failed probe and show exception texts.
+        # KServe's own handlers log a traceback for each failed probe and expose exception texts.
         http._add_exception_handlers = register_error_responses
-        # Uvicorn would install handlers of its own and close the port at once.
+        # Uvicorn would install its own handlers and close the port at once.
         http._server.capture_signals = contextlib.nullcontext
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
@@ -151,48 +151,48 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
             await residency.prepare()
             await residency.preload(self.registered_models.preload_names)
         except ModelLoadError as error:
-            # Left alone, the pod would stay not ready for ever.
+            # Otherwise the pod would never become ready.
             self._load_error = error
             self._ending = self._ending or asyncio.create_task(self._close())
         else:
             self.dataplane.is_preloaded = True
 
     def _adopt(self, models: OneModel | PublishedModels) -> None:
-        """Serve these instead of those that were awaited."""
+        """Replace the awaited models by the published ones."""
         self.registered_models = models
         self.dataplane._model_registry = models
         self.model_repository_extension._model_registry = models
         self._register_and_check_atleast_one_model_is_ready(list(models.models.values()))
 
     def _begin_end(self, pause: Callable[[float], Awaitable[object]]) -> None:
-        """What a first signal does; later ones change nothing."""
+        """Begin the shutdown; further signals change nothing."""
         self._ending = self._ending or asyncio.create_task(self._end(pause))
 
     async def _end(self, pause: Callable[[float], Awaitable[object]]) -> None:
-        """Leave the endpoints first, close the port later: requests arrive until both are known."""
-        logger.info("draining for %g s at most", self._settings.drain_seconds)
+        """Fail the probes first and close the port later: requests arrive until clients notice."""
+        logger.info("draining for at most %g s", self._settings.drain_seconds)
         self._drain.is_draining = True
         await pause(self._settings.drain_seconds)
         await self._close()
 
     async def _close(self) -> None:
-        """Close the port; requests under way have ``shutdown_seconds`` to end."""
+        """Close the port; requests in flight have ``shutdown_seconds`` to finish."""
         server, now = self._rest_server._server, asyncio.get_running_loop().time
         deadline = now() + self._settings.shutdown_seconds
         self._drain.is_draining = True
         for listener in server.servers if server.started else ():
             listener.close()
         if not await self._clients_leave(self._settings.shutdown_seconds, _QUIET_SECONDS):
-            # In a thread, as it waits for a step; begun first, so that no caller is logged as gone.
+            # In a thread, because it waits for a step; first, so that no caller is logged as gone.
             asyncio.get_running_loop().run_in_executor(None, self._close_engines)
-            # None, where only idle connections were left.
+            # 0 if only idle connections are left.
             if unfinished := self._drain.cut():
                 logger.warning(
-                    "shutdown_seconds=%d ran out: %d unfinished requests are answered with 503",
+                    "shutdown_seconds=%d ran out: %d unfinished requests get 503",
                     self._settings.shutdown_seconds,
                     unfinished,
                 )
-        # Answers that are on their way to slow clients may use the rest of the time.
+        # Responses to slow clients may use the rest of the time.
         server.config.timeout_graceful_shutdown = max(_FLUSH_SECONDS, deadline - now())
         server.should_exit = True
 
@@ -201,7 +201,7 @@ class DiffusionServer(ModelServer):  # type: ignore[misc]
             self.registered_models.residency.close()
 
     async def _clients_leave(self, seconds: float, quiet_seconds: float = math.inf) -> bool:
-        """Whether within ``seconds`` no client is connected, or all idle for ``quiet_seconds``."""
+        """Whether, within ``seconds``, all clients leave or are idle for ``quiet_seconds``."""
         connections = self._rest_server._server.server_state.connections
         try:
             async with asyncio.timeout(seconds):
