@@ -36,6 +36,7 @@ check: $(INSTALLED) ## Check lint, formatting, types and generated files; write 
 	$(BIN)/python hack/render_manifests.py --check
 	$(BIN)/python hack/document_settings.py --check
 	$(BIN)/python hack/document_families.py --check
+	$(BIN)/python hack/document_parameters.py --check
 	$(BIN)/python hack/document_figures.py --check
 
 format: $(INSTALLED) ## Format the code and apply the linter's fixes
@@ -63,6 +64,7 @@ manifests: $(INSTALLED) ## Generate manifests, schema and tables from the chart,
 	$(BIN)/python hack/render_manifests.py
 	$(BIN)/python hack/document_settings.py
 	$(BIN)/python hack/document_families.py
+	$(BIN)/python hack/document_parameters.py
 	$(BIN)/python hack/document_figures.py
 
 deploy: $(INSTALLED) ## Deploy manifests/ to the current cluster; FLAGS="--namespace images" adds flags

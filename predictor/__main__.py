@@ -1,6 +1,6 @@
-"""``python -m predictor``: read flags and settings, wire the parts, serve.
+"""``python -m predictor``: read the flags and serve.
 
-The command line has KServe's flags and one flag for each setting.
+The command line has KServe's flags and one flag per setting.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
-    """Read flags, then the environment; the namespace holds KServe's flags.
+    """Read the settings and KServe's flags.
 
-    A wrong flag or value ends the process with status 2 and one sentence.
+    An unknown flag or an invalid value ends the process with status 2 and one sentence.
     """
     parser = argparse.ArgumentParser(prog="python -m predictor", parents=[kserve_parser])
-    # Nothing here speaks gRPC's v2 tensors, and Knative routes one port.
+    # The server does not support gRPC, and Knative routes a single port.
     parser.set_defaults(enable_grpc=False, model_name="stable-diffusion")
     for name, field in Settings.model_fields.items():
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=field.description)

@@ -1,27 +1,27 @@
-"""Everything the predictor refuses or fails at; ``error_responses`` maps each to one HTTP status.
+"""All errors of the predictor; ``edge/error_responses.py`` maps each to one HTTP status.
 
 PredictorError
-├── InvalidRequestError   the caller's request is wrong: names the field and the reason
+├── InvalidRequestError   a field of the request is invalid: names the field and the reason
 ├── RefusedBySafetyError  a safety layer blocks the only picture of a call
 ├── BodyTooLargeError     the body is longer than the limit
-├── OverloadedError       the queue is full; a retry helps
-├── DeadlineExceededError the pictures took longer than a request may
-├── GenerationFailedError the engine could not make this picture; the log has the cause
-├── ModelUnavailableError the model is not in memory, and could not be brought there in time
+├── OverloadedError       the queue is full; retry later
+├── DeadlineExceededError the pictures took longer than ``request_timeout_seconds``
+├── GenerationFailedError the engine could not generate this picture; the log has the cause
+├── ModelUnavailableError the model is not in memory and could not be loaded in time
 ├── ShuttingDownError     the process ends before the request is done; a retry reaches another pod
-└── ModelLoadError        the model folder cannot be served; ends a process that serves it alone
-    └── ModelTooLargeError it does not fit into ``memory_budget_gib``
+└── ModelLoadError        the model folder cannot be served; ends a server of a single model
+    └── ModelTooLargeError the model does not fit into ``memory_budget_gib``
 """
 
 from __future__ import annotations
 
 
 class PredictorError(Exception):
-    """Base of every error of this package; its text is safe to show to a caller."""
+    """Base of all errors of this package; the text is safe to show to a caller."""
 
 
 class InvalidRequestError(PredictorError):
-    """A field of the request is wrong."""
+    """A field of the request is invalid."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -29,12 +29,12 @@ class InvalidRequestError(PredictorError):
         self.reason = reason
 
     def within(self, where: str) -> InvalidRequestError:
-        """The same error told from one level up: ``width`` becomes ``instances[2].width``."""
+        """The same error one level up: ``width`` becomes ``instances[2].width``."""
         return InvalidRequestError(f"{where}.{self.field}" if self.field else where, self.reason)
 
 
 class RefusedBySafetyError(PredictorError):
-    """A safety layer blocks the picture, or the prompt, and there is nothing else to answer."""
+    """A safety layer blocks the picture or the prompt, and the call has no other picture."""
 
 
 class BodyTooLargeError(PredictorError):
@@ -50,15 +50,15 @@ class DeadlineExceededError(PredictorError):
 
 
 class GenerationFailedError(PredictorError):
-    """The engine raised while it made the picture."""
+    """The engine failed while it generated the picture."""
 
 
 class ModelLoadError(PredictorError):
-    """The model folder is incomplete or does not load; the text says how to mend it."""
+    """The model folder is incomplete or does not load; the text says how to fix it."""
 
 
 class ModelTooLargeError(ModelLoadError):
-    """The model would not fit if it were alone."""
+    """The model does not fit even if it is the only one."""
 
 
 class ShuttingDownError(PredictorError):
@@ -66,7 +66,7 @@ class ShuttingDownError(PredictorError):
 
 
 class ModelUnavailableError(PredictorError):
-    """The model did not load, is still being loaded, or is too busy to be unloaded."""
+    """The model failed to load, is still loading, or is too busy to unload."""
 
     def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
         super().__init__(reason)

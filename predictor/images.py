@@ -1,6 +1,6 @@
-"""Pictures to files: PNG, JPEG or WebP, with what made the picture written inside.
+"""Encodes pictures as PNG, JPEG or WebP files that contain their generation parameters.
 
-PNG goes through ISA-L's deflate where the ``isal`` wheel is installed, else through Pillow.
+PNG uses ISA-L's deflate if the ``isal`` wheel is installed, else Pillow's.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ except ImportError:
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
-# Media types (RFC 2046, RFC 9649) to the formats they ask for.
+# Media types (RFC 2046, RFC 9649) to formats.
 FORMATS: dict[str, OutputFormat] = {f"image/{name}": name for name in get_args(OutputFormat)}
 
 _LOSSY_QUALITY = 92
 
-# Level 1 takes a quarter of the time of Pillow's default and adds a few per cent of bytes.
+# Level 1 takes a quarter of the time of Pillow's default; files grow by a few percent.
 _LEVEL = 1
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -39,7 +39,7 @@ _UP_FILTER = 2
 def encode_image(
     image: Image.Image, output_format: OutputFormat, metadata: dict[str, Any] | None
 ) -> bytes:
-    """Encode an RGB picture; ``metadata`` goes into PNG text chunks, or EXIF for the others."""
+    """Encode an RGB picture; ``metadata`` goes into PNG text chunks, or EXIF in other formats."""
     if output_format == "png":
         return encode_png(image, _png_text(metadata or {}))
     stream = io.BytesIO()
@@ -49,7 +49,7 @@ def encode_image(
 
 
 def _png_text(metadata: dict[str, Any]) -> PngInfo:
-    """One international text chunk a field: prompts are UTF-8 (PNG specification, 11.3.3.4)."""
+    """One international text chunk per field, in UTF-8 (PNG specification, 11.3.3.4)."""
     text = PngInfo()
     for name, value in metadata.items():
         text.add_itxt(name, value if isinstance(value, str) else json.dumps(value))
@@ -65,7 +65,7 @@ def _exif(metadata: dict[str, Any]) -> bytes:
 
 
 def encode_png(image: Image.Image, text: PngInfo) -> bytes:
-    """Encode an RGB picture with its text chunks."""
+    """Encode an RGB picture with text chunks."""
     if isal_zlib is None:
         return encode_with_pillow(image, text)
     header = struct.pack(">II5B", *image.size, *_RGB8)
@@ -76,20 +76,20 @@ def encode_png(image: Image.Image, text: PngInfo) -> bytes:
 
 
 def encode_with_pillow(image: Image.Image, text: PngInfo) -> bytes:
-    """The same picture and text, several times slower."""
+    """The same picture and text; several times slower."""
     stream = io.BytesIO()
     image.save(stream, "png", compress_level=_LEVEL, pnginfo=text)
     return stream.getvalue()
 
 
 def _filtered_rows(image: Image.Image) -> bytes:
-    """Each row as its difference from the one above it (PNG specification, 9.2), filter first."""
+    """Each row as the filter type and its difference from the row above (PNG, 9.2)."""
     pixels = np.asarray(image)
     height, width, channels = pixels.shape
     rows = np.empty((height, 1 + width * channels), np.uint8)
     rows[:, 0] = _UP_FILTER
     rows[:, 1:] = pixels.reshape(height, -1)
-    # Unsigned bytes wrap around, which is the arithmetic modulo 256 of the specification.
+    # Unsigned bytes wrap around, as the arithmetic modulo 256 of the specification requires.
     rows[1:, 1:] -= pixels.reshape(height, -1)[:-1]
     return rows.tobytes()
 

@@ -1,4 +1,4 @@
-"""Logging: our loggers beside KServe's, on standard error, in KServe's form."""
+"""Logs to standard error in KServe's format."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import re
 
 from kserve.logging import KSERVE_LOGGER_DATE_FORMAT, KSERVE_LOGGER_FORMAT, KSERVE_TRACE_LOGGER_NAME
 
-# What a kubelet, KServe and Prometheus ask every few seconds.
+# The routes that the kubelet, KServe and Prometheus call every few seconds.
 _PROBES = re.compile(
     r"/|/metrics|/v2/health/\w+|/v1/models(/[^/:]+)?|/v2/models/[^/]+/ready", re.ASCII
 )
 
 
 def configure_logging() -> None:
-    """Show our messages from INFO on; KServe configures only its own loggers and uvicorn's.
+    """Show messages of this package from INFO up; KServe configures only its own and uvicorn's.
 
-    What drowns them is left out: probes, and KServe's two lines for each response, whose times the
-    metrics have.
+    Excludes probes and KServe's two timing lines per response; the metrics have the times.
     """
-    # Warns at each start that torchvision is absent, for image processors that nobody asks for.
+    # transformers warns at each start that torchvision is missing, which nothing here uses.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(KSERVE_LOGGER_FORMAT, KSERVE_LOGGER_DATE_FORMAT))
@@ -28,15 +27,15 @@ def configure_logging() -> None:
     ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
-    logging.getLogger("uvicorn.access").addFilter(_is_no_probe)
-    logging.getLogger(KSERVE_TRACE_LOGGER_NAME).addFilter(_is_no_timing)
+    logging.getLogger("uvicorn.access").addFilter(_is_not_a_probe)
+    logging.getLogger(KSERVE_TRACE_LOGGER_NAME).addFilter(_is_not_timing)
 
 
-def _is_no_probe(record: logging.LogRecord) -> bool:
+def _is_not_a_probe(record: logging.LogRecord) -> bool:
     # Uvicorn's arguments: client, method, path with query, HTTP version, status.
     _, method, path, *_ = record.args or (None, "", "")
     return method != "GET" or not _PROBES.fullmatch(str(path).partition("?")[0])
 
 
-def _is_no_timing(record: logging.LogRecord) -> bool:
+def _is_not_timing(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("kserve.io.")

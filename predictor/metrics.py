@@ -1,4 +1,4 @@
-"""What Prometheus is told beside KServe's own metrics, whose buckets end at 10 seconds."""
+"""Prometheus metrics in addition to KServe's own, whose buckets end at 10 seconds."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from predictor.engine import Engine
 
 REQUESTS = Counter(
     "diffusion_requests",
-    "Predict calls by HTTP status, streams by what they ended with; 499: the caller left.",
+    "Predict calls by HTTP status, streams by their final status; 499: the caller disconnected.",
     ["model_name", "code"],
 )
 REQUEST_SECONDS = Histogram(
     "diffusion_request_seconds",
-    "Duration of predict calls, waiting included.",
+    "Duration of predict calls, including the wait.",
     ["model_name"],
     buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
 )
 BLOCK_LIST_FAILURES = Counter(
     "diffusion_block_list_failures",
-    "How often the block list's file could not be read again; the last good list holds.",
+    "Failed reloads of the block list; the last good list stays in force.",
 )
 MODEL_LOADS = Counter(
     "diffusion_model_loads",
-    "Models brought into memory, and tries that failed.",
+    "Model loads, by outcome.",
     ["model_name", "outcome"],
 )
 MODEL_LOAD_SECONDS = Histogram(
     "diffusion_model_load_seconds",
-    "Duration of a load, from the turn to load to the end of the warm-up.",
+    "Duration of a load, from the start of making room to the end of the warm-up.",
     ["model_name"],
     buckets=(1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
 )
-MODEL_UNLOADS = Counter("diffusion_model_unloads", "Models taken out of memory.", ["model_name"])
+MODEL_UNLOADS = Counter("diffusion_model_unloads", "Models removed from memory.", ["model_name"])
 MODEL_BYTES = Gauge(
     "diffusion_model_bytes",
-    "What the model's weights take; 0 while it is not in memory.",
+    "Size of the model's weights; 0 while it is not in memory.",
     ["model_name"],
 )
 
 
 def begin_series(model_name: str) -> None:
-    """A series that begins at 1 shows no increase: Prometheus would miss the first failure."""
+    """Start the series at 0: Prometheus sees no increase in a series that begins at 1."""
     for code in (200, 500):
         REQUESTS.labels(model_name, code)
     for outcome in ("loaded", "failed"):
@@ -55,37 +55,37 @@ def begin_series(model_name: str) -> None:
 
 
 class EngineCollector(Collector):
-    """Asks the engines when Prometheus asks."""
+    """Reads the state of the engines at each scrape."""
 
     def __init__(self) -> None:
         self._engines: dict[str, Engine] = {}
 
     def watch(self, model_name: str, engine: Engine) -> None:
-        """Tell of this engine from now on."""
+        """Report this engine from now on."""
         self._engines[model_name] = engine
 
     def unwatch(self, model_name: str) -> None:
-        """Let go of the engine."""
+        """Stop reporting the model's engine."""
         self._engines.pop(model_name, None)
 
     def collect(self) -> Iterable[Metric]:
         """The state of each engine; see ``EngineState``."""
         pictures = GaugeMetricFamily(
             "diffusion_pictures",
-            "Pictures waiting for the engine and under way in it.",
+            "Pictures waiting for the engine (waiting) and in flight in it (under_way).",
             labels=["model_name", "state"],
         )
         lanes = GaugeMetricFamily(
-            "diffusion_lanes", "The most samples of one forward pass.", labels=["model_name"]
+            "diffusion_lanes", "The most samples in one forward pass.", labels=["model_name"]
         )
         out_of_memory = CounterMetricFamily(
             "diffusion_out_of_memory",
-            "Batches that did not fit and were halved.",
+            "Batches that did not fit into memory and were halved.",
             labels=["model_name"],
         )
         safety = CounterMetricFamily(
             "diffusion_safety",
-            "What the safety layers did; pass: they found nothing; error: they could not judge.",
+            "Results of the safety layers; pass: found nothing; error: could not judge.",
             labels=["model_name", "layer", "action"],
         )
         for name, engine in list(self._engines.items()):

@@ -1,1 +1,1 @@
-"""What answers HTTP: KServe's server, routes, middleware, streams and statuses."""
+"""The HTTP edge: KServe's server, routes, middleware, streams and statuses."""

@@ -1,4 +1,4 @@
-"""The wait for a download that is not complete when the server starts."""
+"""Waits at start for a download to complete."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _LOG_SECONDS = 300.0
 
 
 async def wait_for_download(settings: Settings) -> None:
-    """Return once the models are published, or after ``max_download_wait_seconds``."""
+    """Wait until the models are published, for at most ``max_download_wait_seconds``."""
     now = asyncio.get_running_loop().time
     deadline = now() + settings.max_download_wait_seconds
     next_log = now()
     while not await asyncio.to_thread(_is_there, settings):
         if now() >= deadline:
             logger.error(
-                "gave up after max_download_wait_seconds=%g", settings.max_download_wait_seconds
+                "no complete download within max_download_wait_seconds=%g",
+                settings.max_download_wait_seconds,
             )
             return
         if now() >= next_log:
@@ -33,17 +34,17 @@ async def wait_for_download(settings: Settings) -> None:
 
 def _missing(settings: Settings) -> str:
     names = " and ".join(settings.preload_names)
-    what = f"{names} of preload" if names else "a published model"
+    what = f"{names} from preload" if names else "a published model"
     return (
-        f"{settings.model_dir} does not hold {what} yet; `kubectl get jobs` shows the download; "
-        f"waiting {settings.max_download_wait_seconds:g} s at most"
+        f"{settings.model_dir} does not contain {what} yet; `kubectl get jobs` shows the download; "
+        f"waiting for at most {settings.max_download_wait_seconds:g} s"
     )
 
 
 def _is_there(settings: Settings) -> bool:
-    """A network volume may fail for a moment: then the models are not there yet."""
+    """Whether the models are published; False while a network volume fails."""
     try:
         return is_published(settings)
     except OSError as error:
-        logger.warning("looking for the models failed: %s", error)
+        logger.warning("cannot look for the models: %s", error)
         return False

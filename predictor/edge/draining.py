@@ -1,4 +1,4 @@
-"""How a server ends: connections are closed in good order, and no request is left unanswered."""
+"""Shutdown: close connections in order, and leave no request without a response."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _POLL_SECONDS = 0.05
 
 
 class Drain:
-    """The requests under way, and whether they may still finish.
+    """The requests in flight, and whether they may finish.
 
-    Lives on the event loop. ``is_draining``: answers close their connections, so that clients open
-    the next one to another pod.
+    Used on the event loop only. While ``is_draining``, responses close their connections, so that
+    clients open the next one to another pod.
     """
 
     def __init__(self) -> None:
@@ -33,8 +33,8 @@ class Drain:
         self._last_end = -math.inf
 
     @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """Count the current task as one that handles a request."""
+    def in_flight(self) -> Iterator[None]:
+        """Register the current task as the handler of a request."""
         handler = asyncio.current_task()
         assert handler is not None
         self._handlers.add(handler)
@@ -47,7 +47,7 @@ class Drain:
     async def wait_until_quiet(
         self, has_connections: Callable[[], bool], quiet_seconds: float = math.inf
     ) -> None:
-        """Return once no connection is open, or no request was under way for so long."""
+        """Wait until no connection is open, or no request was in flight for ``quiet_seconds``."""
         now = asyncio.get_running_loop().time
         began = now()
         while has_connections() and (  # noqa: ASYNC110 - uvicorn has no event for this
@@ -56,7 +56,7 @@ class Drain:
             await asyncio.sleep(_POLL_SECONDS)
 
     def cut(self) -> int:
-        """Answer what is under way with an error, and what still comes; returns the number cut."""
+        """End all requests in flight with an error, and later ones too; return how many it ends."""
         self.is_cut = True
         for handler in self._handlers:
             handler.cancel()
@@ -64,10 +64,9 @@ class Drain:
 
 
 class DrainMiddleware:
-    """Close connections while the server drains, and answer the requests that are cut with 503.
+    """Close connections while the server drains, and answer requests that are cut with 503.
 
-    It belongs around the whole application: then errors that the application did not expect close
-    their connections too.
+    It wraps the whole application, so that unexpected errors close their connections too.
     """
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
@@ -75,11 +74,11 @@ class DrainMiddleware:
         self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request, or the part of it for which there is time."""
+        """Handle one request until it is done or cut."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         answer = _Answer(send, self._drain)
-        with self._drain.under_way():
+        with self._drain.in_flight():
             if self._drain.is_cut:
                 return await answer.cut(scope, receive)
             try:
@@ -91,7 +90,7 @@ class DrainMiddleware:
 
 
 class _Answer:
-    """One response, and how far it has come."""
+    """One response, and how much of it is sent."""
 
     def __init__(self, send: Send, drain: Drain) -> None:
         self._send = send
@@ -112,7 +111,7 @@ class _Answer:
         await self._send(message)
 
     async def cut(self, scope: Scope, receive: Receive) -> None:
-        """End it with an error, in the form that it has begun in."""
+        """End the response with an error, as an event if a stream has begun."""
         error = ShuttingDownError("the server shuts down before the request is done; send it again")
         if not self._is_started:
             await response_to(error)(scope, receive, self.send)

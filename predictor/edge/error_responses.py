@@ -1,4 +1,4 @@
-"""The one table from an error, ours or KServe's, to an HTTP status, and the body it is told in."""
+"""The table from errors, ours and KServe's, to HTTP statuses, and the body of an error."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ _RETRY_AFTER_SECONDS = 5
 
 
 def register_error_responses(app: FastAPI) -> None:
-    """Answer every error by the table, and any other one without a word of its text."""
+    """Answer errors according to the table; any other error without its text."""
     for error_type in STATUS:
         app.add_exception_handler(error_type, _respond)
     app.add_exception_handler(Exception, _respond_unexpected)
 
 
 def status_of(error: Exception) -> HTTPStatus:
-    """The table's status for an error that is in it."""
+    """The status of an error in the table."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
 def response_to(error: Exception) -> JSONResponse:
-    """The answer to an error that is in the table."""
+    """The response to an error in the table."""
     status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
@@ -72,7 +72,7 @@ async def _respond(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:
-    """Starlette raises the error again for the server to log, so it is not logged here."""
+    """Not logged here: Starlette raises the error again, and the server logs it."""
     return JSONResponse(
         {"error": "the request failed in the server; its log has the cause"},
         status_code=HTTPStatus.INTERNAL_SERVER_ERROR,

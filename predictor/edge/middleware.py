@@ -1,4 +1,4 @@
-"""What KServe's server leaves out: limits on bodies, the type of streams, hang-ups, metrics."""
+"""ASGI middleware: body limit, content type of streams, disconnects, metrics."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
 
 class BodyLimitMiddleware:
-    """Refuse a body over ``max_bytes`` as soon as that is known, without keeping it."""
+    """Reject a body of more than ``max_bytes`` while it arrives, without keeping it."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the bytes of the body while the application reads them."""
+        """Count the bytes of the body as the application reads them."""
         received = 0
 
         async def bounded_receive() -> Message:
@@ -39,20 +39,20 @@ class BodyLimitMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise BodyTooLargeError(f"the request body is over {self._max_bytes} bytes")
+                raise BodyTooLargeError(f"the request body is longer than {self._max_bytes} bytes")
             return message
 
         await self._app(scope, bounded_receive if scope["type"] == "http" else receive, send)
 
 
 class StreamTypeMiddleware:
-    """Name the type of a stream: KServe sends one without, and all of ours are events."""
+    """Set the content type of streams: KServe sends none, and all of ours are event streams."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the header where a response has neither a type nor a length."""
+        """Add the header if a response has neither a type nor a length."""
 
         async def typed_send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -66,13 +66,13 @@ class StreamTypeMiddleware:
 
 
 class HangUpMiddleware:
-    """Cancel the handling of a request whose caller has gone: nothing is made for nobody."""
+    """Cancel the handler of a request when its caller disconnects."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Watch the connection from the end of the body to the end of the response."""
+        """Watch the connection from the end of the request body to the end of the response."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         watch = _Watch(receive, send)
@@ -81,8 +81,8 @@ class HangUpMiddleware:
         except asyncio.CancelledError:
             if not watch.hung_up:
                 raise
-            watch.forgive()
-            logger.info("the caller hung up: %s %s", scope["method"], scope["path"])
+            watch.uncancel()
+            logger.info("the caller disconnected: %s %s", scope["method"], scope["path"])
         finally:
             watch.stop()
 
@@ -101,7 +101,7 @@ class _Watch:
         return message
 
     async def send(self, message: Message) -> None:
-        # The server reports a finished response as a disconnect too: look no further.
+        # The server also reports a finished response as a disconnect, so stop watching.
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.stop()
         await self._send(message)
@@ -113,8 +113,8 @@ class _Watch:
         assert self._handler is not None
         self._handler.cancel()
 
-    def forgive(self) -> None:
-        """Take the cancellation back: the server's own task goes on to close the connection."""
+    def uncancel(self) -> None:
+        """Undo the cancellation: the server's task still has to close the connection."""
         assert self._handler is not None
         self._handler.uncancel()
 
@@ -124,9 +124,9 @@ class _Watch:
 
 
 class MetricsMiddleware:
-    """Count and time the predict calls of models that there are.
+    """Count and time the predict calls of existing models.
 
-    Other names would make labels without end.
+    Other names would create an unlimited number of labels.
     """
 
     def __init__(self, app: ASGIApp, is_served: Callable[[str], bool]) -> None:
@@ -134,7 +134,7 @@ class MetricsMiddleware:
         self._is_served = is_served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the status once the whole response is sent: a caller who leaves before gets 499."""
+        """Count the status once the response is sent, or 499 if the caller disconnects before."""
         found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if found is None:
             return await self._app(scope, receive, send)
@@ -157,7 +157,7 @@ class MetricsMiddleware:
             code = _SERVER_ERROR
             raise
         finally:
-            # Asked at the end: the request itself may have brought a new model to light.
+            # Checked at the end, because the request itself may have discovered a new model.
             if self._is_served(name):
                 REQUESTS.labels(name, int(code)).inc()
                 REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)

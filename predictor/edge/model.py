@@ -1,4 +1,4 @@
-"""The KServe model: a call comes in decoded, goes through the engine and leaves encoded."""
+"""The KServe model: decodes a call, runs it through the engine and encodes the response."""
 
 from __future__ import annotations
 
@@ -14,41 +14,40 @@ from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError
-from predictor.limits import Limits
 from predictor.loading.loader import Loaded
 from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
 from predictor.protocol.metadata import model_metadata
-from predictor.requests import GenerationResult
+from predictor.requests import GenerationResult, Limits
 from predictor.residency import Residency
 from predictor.settings import Settings
 
-# Few: a picture under way takes hundreds of megabytes where ``max_image_pixels`` are sent.
+# Few, because decoding a picture of ``max_image_pixels`` takes hundreds of megabytes.
 _DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decoder")
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
-    """One model under KServe's server, loaded or not."""
+    """One model of KServe's server, loaded or not."""
 
     def __init__(self, name: str, settings: Settings, residency: Residency) -> None:
         super().__init__(name, return_response_headers=True)
         self._settings = settings
         self._residency = residency
-        # KServe opens its port only for a model that says so; ``healthy`` tells the truth.
+        # KServe opens its port only if a model claims to be ready; ``healthy`` is accurate.
         self.ready = True
 
     def load(self) -> bool:
-        """Whether the model is loaded; KServe calls this where it finds a model not ready."""
+        """Whether the model is loaded; KServe calls this if a model is not ready."""
         return self._residency[self.name].is_open
 
     async def healthy(self) -> bool:
-        """Whether a request would be served at once."""
+        """Whether the model is loaded and serves requests."""
         return self._residency[self.name].is_open
 
     def metadata(self) -> dict[str, Any]:
-        """What ``GET /v2/models/{name}`` answers.
+        """The response to ``GET /v2/models/{name}``.
 
         Raises:
-            ModelNotReady: it is not loaded.
+            ModelNotReady: the model is not loaded.
         """
         loaded = self._residency[self.name].loaded
         if loaded is None:
@@ -61,7 +60,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
     ) -> bytes | dict[str, Any] | AsyncIterator[bytes]:
-        """Answer one ``:predict`` call; ``response_headers`` is filled for KServe to send."""
+        """Answer one ``:predict`` call; KServe sends what is added to ``response_headers``."""
         async with self._residency.use(self.name) as loaded:
             limits = Limits(self._settings, loaded.profile)
             call = await _decoded(payload, (headers or {}).get("accept"), limits)
@@ -75,9 +74,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         return response.body
 
     async def _answer(self, loaded: Loaded, call: Call, progress: Progress) -> EncodedResponse:
-        # A stream goes on after ``predict`` has returned.
+        # A stream continues after ``predict`` returns.
         with self._residency.keep(self.name):
-            results = await self._make_in_time(loaded.engine, call.pictures, progress)
+            results = await self._generate_in_time(loaded.engine, call.pictures, progress)
             return await asyncio.to_thread(
                 encode,
                 call,
@@ -87,7 +86,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
                 embed_metadata=self._settings.embed_metadata,
             )
 
-    async def _make_in_time(
+    async def _generate_in_time(
         self, engine: Engine, pictures: Sequence[Picture], progress: Progress
     ) -> list[GenerationResult]:
         seconds = self._settings.request_timeout_seconds
@@ -99,19 +98,17 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
 
 async def _decoded(payload: Any, accept: str | None, limits: Limits) -> Call:
-    """The call that a body asks for; pictures are decoded off the event loop, so that probes are
-    answered meanwhile.
-    """
-    asked = parse(payload, accept, limits)
-    if not asked.has_images:
-        return settle(asked, limits)
-    return await asyncio.get_running_loop().run_in_executor(_DECODERS, settle, asked, limits)
+    """Decode a body; pictures are decoded in another thread, so that probes get a response."""
+    body = parse(payload, accept, limits)
+    if not body.has_images:
+        return settle(body, limits)
+    return await asyncio.get_running_loop().run_in_executor(_DECODERS, settle, body, limits)
 
 
 async def _submit_all(
     engine: Engine, pictures: Sequence[Picture], progress: Progress
 ) -> list[GenerationResult]:
-    """Make all pictures of a call; the first failure, or a caller who left, drops the others."""
+    """Generate all pictures of a call; a failure or a disconnect cancels the others."""
     tasks = [
         asyncio.create_task(engine.submit(picture.request, progress.listener(index)))
         for index, picture in enumerate(pictures)

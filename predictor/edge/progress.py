@@ -1,4 +1,4 @@
-"""How far the pictures of a call have come: told by the engine's thread, awaited by the server."""
+"""The progress of a call: the engine's thread reports it, the event loop awaits it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from predictor.requests import GenerationRequest
 
 
 class Progress:
-    """Steps done and steps in all, over all pictures; made and awaited on the event loop.
+    """Done and total steps over all pictures of a call.
 
-    ``is_watched``: whether somebody awaits ``change``; else no step wakes the event loop.
+    Created and awaited on the event loop. If ``is_watched`` is False, steps do not wake the loop.
     """
 
     def __init__(self, requests: Sequence[GenerationRequest], is_watched: bool) -> None:
@@ -23,16 +23,16 @@ class Progress:
 
     @property
     def step(self) -> int:
-        """How many steps are done."""
+        """The number of steps done."""
         return sum(step for step, _ in self._steps)
 
     @property
     def steps(self) -> int:
-        """How many there are; a scheduler may take more passes than it was asked for steps."""
+        """The total; some schedulers take more passes than ``num_inference_steps``."""
         return sum(steps for _, steps in self._steps)
 
     def listener(self, picture: int) -> StepListener:
-        """What the engine is to tell of the picture of that index."""
+        """The listener that the engine calls at each step of the picture with this index."""
 
         def on_step(step: int, steps: int) -> None:
             self._steps[picture] = step, steps
@@ -42,7 +42,7 @@ class Progress:
         return on_step
 
     async def change(self) -> None:
-        """Return when there is something new."""
+        """Wait for the next step."""
         await self._changed.wait()
         self._changed.clear()
 

@@ -1,4 +1,4 @@
-"""KServe's registry: which models there are, one folder's, all of a volume's, or none yet."""
+"""KServe's model registry: the model of one folder, all models of a volume, or none yet."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _DOWNLOAD_RETRY_SECONDS = 30.0
 
 
 class AwaitedModels(ModelRepository):  # type: ignore[misc]  # kserve ships no types
-    """No models yet: each request is answered that the download is not complete."""
+    """No models yet: every request fails because the download is not complete."""
 
     loads_on_demand = False
 
     async def look_for(self, name: str) -> NoReturn:
-        """Refuse.
+        """Reject the request.
 
         Raises:
             ModelUnavailableError: always.
@@ -44,11 +44,11 @@ class AwaitedModels(ModelRepository):  # type: ignore[misc]  # kserve ships no t
         )
 
     async def refresh(self) -> None:
-        """Nothing: the server looks at the volume."""
+        """Do nothing: the server itself checks the volume."""
 
 
 class OneModel(ModelRepository):  # type: ignore[misc]
-    """A published folder, loaded with the process and kept: no caller can take the model away."""
+    """A published folder, loaded at start and kept: callers cannot unload it."""
 
     loads_on_demand = False
 
@@ -57,7 +57,7 @@ class OneModel(ModelRepository):  # type: ignore[misc]
         if settings.preload_names:
             raise ModelLoadError(
                 f"preload={settings.preload}, but model_dir is a single model's folder, which is "
-                "always loaded: leave preload empty, or let model_dir be the volume's root"
+                "always loaded: leave preload empty, or set model_dir to the root of the volume"
             )
         self.residency = residency
         self.residency.add(name, settings.model_dir)
@@ -65,23 +65,23 @@ class OneModel(ModelRepository):  # type: ignore[misc]
         self.preload_names: tuple[str, ...] = (name,)
 
     async def look_for(self, name: str) -> None:
-        """Nothing: the one model is known."""
+        """Do nothing: the model is known."""
 
     async def refresh(self) -> None:
-        """Nothing: the one model stays."""
+        """Do nothing: the model stays."""
 
     async def load(self, name: str) -> None:
-        """See that it is loaded; that began with the process."""
+        """Check that it is loaded; the load begins with the process."""
         if not self.residency[name].is_open:
             raise ModelNotReady(name)
 
     async def unload(self, name: str) -> None:
-        """Refuse."""
-        raise NotImplementedError("this server keeps its model for as long as it runs")
+        """Not supported."""
+        raise NotImplementedError("a server of a single model does not unload it")
 
 
 class PublishedModels(ModelRepository):  # type: ignore[misc]
-    """All models of a volume; they come and go as the downloader publishes them."""
+    """All models of a volume, as the downloader publishes and removes them."""
 
     loads_on_demand = True
 
@@ -101,13 +101,13 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
                 )
 
     async def look_for(self, name: str) -> None:
-        """Look at the volume where the name is not known."""
+        """Check the volume if the name is unknown."""
         if name not in self.models:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Look at the volume for new names, and for those that are gone."""
-        # One at a time: of two, the one that looked first must not have the last word.
+        """Check the volume for added and removed names."""
+        # One at a time: an older listing must not overwrite a newer one.
         async with self._refreshing:
             names = await asyncio.to_thread(published_names, self._store)
             self._add(names)
@@ -118,16 +118,16 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
                 leaving.add_done_callback(self._leaving.discard)
 
     async def load(self, name: str) -> None:
-        """Load it, anew where another revision was published since."""
+        """Load the model; reload it if a new revision has been published."""
         await self.residency.load(name)
 
     async def unload(self, name: str) -> None:
-        """Take it out of memory once it is idle; the next request for it loads it again."""
+        """Unload the model once it is idle; its next request loads it again."""
         await self.residency.unload(name)
 
     async def _let_go(self, name: str) -> None:
-        logger.info("model %s is published no more", name)
-        # One that stays busy goes later, when its room is needed.
+        logger.info("model %s is no longer published", name)
+        # A model that stays busy is unloaded later, when its memory is needed.
         with contextlib.suppress(ModelUnavailableError):
             await self.residency.unload(name)
 
@@ -139,24 +139,24 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
 
 
 class RepositoryExtension(OpenRepositoryExtension):
-    """The Open Inference Protocol's model repository extension, with its own words for states.
+    """The Open Inference Protocol's model repository extension, with its own state names.
 
     https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
     """
 
     async def index(self, filter_ready: bool | None = False) -> list[dict[str, str]]:
-        """Each model's name, state, reason, and revision where one is loaded."""
+        """Each model's name, state, reason and, if loaded, revision."""
         await self.model_registry.refresh()
         entries = [self._entry(name) for name in sorted(self.model_registry.get_models())]
         return [entry for entry in entries if not filter_ready or entry["state"] == "READY"]
 
     async def load(self, model_name: str) -> None:
-        """Load a model and wait for it."""
+        """Load a model and wait until it is loaded."""
         await self._look_for(model_name)
         await self.model_registry.load(model_name)
 
     async def unload(self, model_name: str) -> None:
-        """Take a model out of memory, and wait for that."""
+        """Unload a model and wait until it is unloaded."""
         await self._look_for(model_name)
         await self.model_registry.unload(model_name)
 
@@ -176,12 +176,12 @@ class RepositoryExtension(OpenRepositoryExtension):
 def open_repository(
     model_name: str, settings: Settings, open_engine: OpenEngine | None = None
 ) -> OneModel | PublishedModels:
-    """One model where its marker lies in the folder; many where the folder holds published ones.
+    """The model of a folder with a marker, or all published models of a volume's root.
 
     See ``predictor.loading.loader.load`` for ``open_engine``.
 
     Raises:
-        ModelLoadError: the settings contradict what is there.
+        ModelLoadError: the settings contradict the contents of the folder.
     """
     folder = settings.model_dir
     is_volume = not (folder / MARKER_NAME).exists() and bool(published_names(ModelStore(folder)))
@@ -196,7 +196,7 @@ def open_repository(
 
 
 def is_published(settings: Settings) -> bool:
-    """Whether ``model_dir`` holds a model, and all that ``preload`` names."""
+    """Whether ``model_dir`` contains a model, and all models that ``preload`` names."""
     if (settings.model_dir / MARKER_NAME).is_file():
         return True
     names = set(published_names(ModelStore(settings.model_dir)))
@@ -204,5 +204,5 @@ def is_published(settings: Settings) -> bool:
 
 
 def published_names(store: ModelStore) -> tuple[str, ...]:
-    """The names whose download is complete."""
+    """The names of the models whose download is complete."""
     return tuple(name for name in store.names() if (store.model(name) / MARKER_NAME).is_file())

@@ -1,4 +1,4 @@
-"""Routes that KServe's server lacks, or that must look at the volume before they answer."""
+"""Routes that KServe's server lacks, or that must check the volume first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from predictor.errors import InvalidRequestError
 
 
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
-    """To be added before KServe's own, of which the first that matches answers."""
+    """Add these before KServe's own routes: the first match answers."""
     routes = APIRouter()
 
     @routes.get("/v1/models")
@@ -23,13 +23,13 @@ def repository_routes(extension: RepositoryExtension) -> APIRouter:
 
     @routes.post("/v2/repository/index")
     async def index(request: Request) -> list[dict[str, str]]:
-        return await extension.index(filter_ready=_asks_for_ready(await request.body()))
+        return await extension.index(filter_ready=_only_ready(await request.body()))
 
     return routes
 
 
 def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> APIRouter:
-    """To be added before KServe's own route, which drops every field that the protocol lacks."""
+    """Add this before KServe's own route, which drops the fields that the protocol lacks."""
     routes = APIRouter()
 
     @routes.get("/v2/models/{name}")
@@ -39,13 +39,13 @@ def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> 
     return routes
 
 
-def _asks_for_ready(body: bytes) -> bool:
-    """The request's one field, where it has a body at all."""
+def _only_ready(body: bytes) -> bool:
+    """The only field of the request; False without a body."""
     try:
         document = json.loads(body or "{}")
     except ValueError:
-        raise InvalidRequestError("", "the body is no JSON") from None
+        raise InvalidRequestError("", "the body is not valid JSON") from None
     ready = document.get("ready", False) if isinstance(document, dict) else None
     if not isinstance(ready, bool):
-        raise InvalidRequestError("ready", "is not true or false")
+        raise InvalidRequestError("ready", "is neither true nor false")
     return ready

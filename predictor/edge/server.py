@@ -1,4 +1,4 @@
-"""KServe's ``ModelServer``, with the truth about readiness and an orderly end."""
+"""KServe's ``ModelServer``, with accurate readiness and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# An idle connection may carry a request that was sent before the client could know of the end.
+# A client may have sent a request on an idle connection before it knew of the shutdown.
 _QUIET_SECONDS = 1.0
-# For the last answers to leave the process, once nothing is under way.
+# Time for the last responses to leave the process once no request is in flight.
 _FLUSH_SECONDS = 5.0
 
 
 class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
-    """KServe's data plane, whose server readiness is a constant True."""
+    """KServe's data plane, which always reports the server as ready."""
 
     is_preloaded = False
 
@@ -58,16 +58,16 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         self._drain = drain
 
     async def ready(self) -> bool:
-        """Whether this pod should be sent requests: loaded, warm and not on its way out."""
+        """Whether the pod should get requests: loaded, warmed up and not draining."""
         return self.is_preloaded and not self._drain.is_draining
 
     async def model_ready(
         self, model_name: str, disable_predictor_health_check: bool = False
     ) -> bool:
-        """KServe asks with the flag set before a prediction, and without it for a probe.
+        """KServe sets the flag before a prediction, and not for a probe.
 
-        A draining pod fails its probes and still serves what arrives. A model that is loaded on
-        demand takes predictions while it is not ready.
+        A draining pod fails its probes and still serves requests. A model that is loaded on demand
+        accepts predictions while it is not ready.
         """
         await self.model_registry.look_for(model_name)
         is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
@@ -76,14 +76,14 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         return is_ready and not self._drain.is_draining
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """What a loaded model says of itself; KServe's own answer has empty lists."""
+        """The metadata of a loaded model; KServe's own response has empty lists."""
         await self.model_registry.look_for(model_name)
         metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
         return metadata
 
 
 class DiffusionServer(HookedModelServer):
-    """Serves models over HTTP until a signal, or until one that must be loaded turns out not to."""
+    """Serves models over HTTP until a signal, or until a required model fails to load."""
 
     def __init__(
         self,
@@ -119,9 +119,9 @@ class DiffusionServer(HookedModelServer):
         """Run until a signal.
 
         Raises:
-            ModelLoadError: a model that the pod is not ready without could not be loaded.
+            ModelLoadError: a model that readiness requires failed to load.
         """
-        # KServe answers through a FastAPI class that is deprecated: not for our log to say.
+        # KServe uses a deprecated FastAPI class; operators cannot act on the warning.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
         self.start(list(self.registered_models.models.values()))
         self._close_engines()
@@ -129,7 +129,7 @@ class DiffusionServer(HookedModelServer):
             raise self._load_error
 
     def register_signal_handler(self) -> None:
-        """Left out: KServe's handler unloads the models while requests are still under way."""
+        """Do nothing: KServe's handler would unload the models while requests are in flight."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -160,40 +160,40 @@ class DiffusionServer(HookedModelServer):
             await residency.prepare()
             await residency.preload(self.registered_models.preload_names)
         except ModelLoadError as error:
-            # Left alone, the pod would stay not ready for ever.
+            # Otherwise the pod would never become ready.
             self._load_error = error
             self._ending = self._ending or asyncio.create_task(self._close())
         else:
             self.dataplane.is_preloaded = True
 
     def _begin_end(self, pause: Callable[[float], Awaitable[object]]) -> None:
-        """What a first signal does; later ones change nothing."""
+        """Begin the shutdown; further signals change nothing."""
         self._ending = self._ending or asyncio.create_task(self._end(pause))
 
     async def _end(self, pause: Callable[[float], Awaitable[object]]) -> None:
-        """Leave the endpoints first, close the port later: requests arrive until both are known."""
-        logger.info("draining for %g s at most", self._settings.drain_seconds)
+        """Fail the probes first and close the port later: requests arrive until clients notice."""
+        logger.info("draining for at most %g s", self._settings.drain_seconds)
         self._drain.is_draining = True
         await pause(self._settings.drain_seconds)
         await self._close()
 
     async def _close(self) -> None:
-        """Close the port; requests under way have ``shutdown_seconds`` to end."""
+        """Close the port; requests in flight have ``shutdown_seconds`` to finish."""
         now = asyncio.get_running_loop().time
         deadline = now() + self._settings.shutdown_seconds
         self._drain.is_draining = True
         self.close_port()
         if not await self._clients_leave(self._settings.shutdown_seconds, _QUIET_SECONDS):
-            # In a thread, as it waits for a step; begun first, so that no caller is logged as gone.
+            # In a thread, because it waits for a step; first, so that no caller is logged as gone.
             asyncio.get_running_loop().run_in_executor(None, self._close_engines)
-            # None, where only idle connections were left.
+            # 0 if only idle connections are left.
             if unfinished := self._drain.cut():
                 logger.warning(
-                    "shutdown_seconds=%d ran out: %d unfinished requests are answered with 503",
+                    "shutdown_seconds=%d ran out: %d unfinished requests get 503",
                     self._settings.shutdown_seconds,
                     unfinished,
                 )
-        # Answers that are on their way to slow clients may use the rest of the time.
+        # Responses to slow clients may use the rest of the time.
         self.stop_within(max(_FLUSH_SECONDS, deadline - now()))
 
     def _close_engines(self) -> None:
@@ -201,7 +201,7 @@ class DiffusionServer(HookedModelServer):
             self.registered_models.residency.close()
 
     async def _clients_leave(self, seconds: float, quiet_seconds: float = math.inf) -> bool:
-        """Whether within ``seconds`` no client is connected, or all idle for ``quiet_seconds``."""
+        """Whether, within ``seconds``, all clients leave or are idle for ``quiet_seconds``."""
         try:
             async with asyncio.timeout(seconds):
                 await self._drain.wait_until_quiet(self.has_connections, quiet_seconds)

@@ -1,4 +1,4 @@
-"""An answer under way as a stream of events: its steps, then itself."""
+"""A response as a stream of events: progress, then the result."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from predictor.errors import PredictorError
 from predictor.protocol import EncodedResponse
 from predictor.protocol.encode import error_event, progress_event, result_event
 
-# A full queue refuses at once: long enough for the caller to get that as a status.
+# Long enough for a full queue to reject the call, so that the caller gets an error status.
 _REFUSAL_SECONDS = 0.05
 
 
 class LastEvent(bytes):
-    """The event that ends a stream, and the status it stands for: headers say 200 by then."""
+    """The event that ends a stream, with its status; the headers have already said 200."""
 
     status: HTTPStatus
 
     def __new__(cls, event: bytes, status: HTTPStatus) -> Self:
-        """The same bytes, with the status."""
+        """Attach the status to the bytes."""
         made = super().__new__(cls, event)
         made.status = status
         return made
@@ -32,10 +32,10 @@ class LastEvent(bytes):
 async def stream(
     answer: Coroutine[Any, Any, EncodedResponse], progress: Progress
 ) -> AsyncIterator[bytes]:
-    """The events of ``answer``, which must have a JSON body; whoever stops to read cancels it.
+    """The events of ``answer``, which must have a JSON body. Closing the stream cancels it.
 
     Raises:
-        PredictorError: it was refused at once.
+        PredictorError: the call is rejected at once.
     """
     answering = asyncio.create_task(answer)
     try:

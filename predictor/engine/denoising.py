@@ -15,8 +15,8 @@ class Denoising:
     ``timesteps`` are those of the scheduler. They stay on the CPU, so that no step waits for the
     GPU to read them. ``latents`` are scaled as the scheduler scales them. The denoiser sets
     ``kind``, ``encoders`` and ``control``: jobs of equal ``kind`` share a forward pass, prompts
-    with equal ``encoders`` share an encoding, and ``control`` holds a ControlNet's state of the
-    picture.
+    with equal ``encoders`` share an encoding (``negative_encoders`` for the negative prompt), and
+    ``control`` holds a ControlNet's state of the picture.
 
     ``extra_channels``, ``(1, channels, height, width)``, are appended to the latents in the
     denoiser's input. ``after_step`` takes the latents and the number of steps done, and returns the
@@ -42,6 +42,7 @@ class Denoising:
         self.latents = latents
         self.kind = kind
         self.encoders = encoders
+        self.negative_encoders = encoders
         self.generator = generator
         self.control: Any = None
         self.extra_channels: torch.Tensor | None = None

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,9 +28,6 @@ from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.requests import GenerationRequest, GenerationResult
-
-if TYPE_CHECKING:
-    from predictor.engine.interfaces import Conditioning
 
 logger = logging.getLogger(__name__)
 
@@ -144,13 +140,15 @@ class StepEngine:
         This encodes for all experts, so that a later hand-over does not delay other jobs.
         """
         begun = [self._denoiser.begin(ticket.request) for ticket in tickets]
-        prompts = [_prompts(*pair) for pair in zip(tickets, begun, strict=True)]
-        encoded = self._embeddings.get(prompt for own in prompts for prompt in own)
+        prompts = [_prompts(*both) for both in zip(tickets, begun, strict=True)]
+        encoded = self._embeddings.get(
+            prompt for own in prompts for lanes in own.values() for prompt in lanes
+        )
         self._in_flight += [
             Job(
                 ticket,
                 denoising.next_stage(),
-                _by_encoders((prompt, encoded[prompt]) for prompt in own),
+                {key: [encoded[prompt] for prompt in lanes] for key, lanes in own.items()},
                 self._denoiser.warnings(ticket.request),
                 self._turn,
             )
@@ -212,23 +210,13 @@ class StepEngine:
         job.ticket.succeed(result)
 
 
-def _texts(ticket: Ticket) -> list[str]:
-    """One text per lane; with guidance, the negative prompt comes first."""
-    request = ticket.request
-    return [request.negative_prompt, request.prompt] if ticket.lanes == 2 else [request.prompt]
+def _prompts(ticket: Ticket, denoising: Denoising) -> dict[Hashable, list[Prompt]]:
+    """The prompts of the ticket's lanes by the encoders of each expert; the negative one first."""
+    return {expert.encoders: _lanes(ticket, expert) for expert in denoising.experts}
 
 
-def _prompts(ticket: Ticket, denoising: Denoising) -> list[Prompt]:
-    """The ticket's texts for the encoders of each expert."""
-    encoders = dict.fromkeys(expert.encoders for expert in denoising.experts)
-    return [Prompt(text, one) for one in encoders for text in _texts(ticket)]
-
-
-def _by_encoders(
-    encoded: Iterable[tuple[Prompt, Conditioning]],
-) -> dict[Hashable, list[Conditioning]]:
-    """Group by encoders, in the given order."""
-    grouped: dict[Hashable, list[Conditioning]] = {}
-    for prompt, conditioning in encoded:
-        grouped.setdefault(prompt.encoders, []).append(conditioning)
-    return grouped
+def _lanes(ticket: Ticket, expert: Denoising) -> list[Prompt]:
+    prompt = Prompt(ticket.request.prompt, expert.encoders)
+    if ticket.lanes == 1:
+        return [prompt]
+    return [Prompt(ticket.request.negative_prompt, expert.negative_encoders), prompt]

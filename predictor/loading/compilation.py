@@ -17,10 +17,9 @@ from dataclasses import replace
 import torch
 
 from predictor.errors import InvalidRequestError, ModelLoadError
-from predictor.limits import Limits
 from predictor.loading.apply import denoiser_of
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.requests import GenerationRequest
+from predictor.requests import GenerationRequest, Limits
 from predictor.settings import Settings
 
 logger = logging.getLogger(__name__)

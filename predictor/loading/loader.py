@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine import Engine
 from predictor.errors import InvalidRequestError, ModelLoadError
-from predictor.limits import Limits
 from predictor.loading import memory
-from predictor.requests import ModelProfile
+from predictor.requests import Limits, ModelProfile
 from predictor.settings import Settings
 
 if TYPE_CHECKING:

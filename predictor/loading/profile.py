@@ -13,6 +13,7 @@ from predictor.checkpoint.families import Family
 from predictor.errors import ModelLoadError
 from predictor.pipelines.schedulers import OWN, most_steps, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures, default_of, unused_fields
+from predictor.pipelines.stepwise import max_clip_skip
 from predictor.pipelines.tasks import tasks_of
 from predictor.requests import GenerationDefaults, ModelProfile
 
@@ -51,6 +52,7 @@ def read_profile(
         unused_fields=unused_fields(pipeline),
         most_steps=_most_steps(pipeline, schedulers),
         max_sequence_length=_max_sequence_length(family, pipeline),
+        max_clip_skip=max_clip_skip(pipeline),
     )
 
 

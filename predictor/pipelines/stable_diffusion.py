@@ -31,6 +31,12 @@ class Kind(NamedTuple):
     controlnet: str | None = None
 
 
+class ClipSkip(NamedTuple):
+    """Among the ``encoders`` of a prompt: how many of their last layers it skips."""
+
+    layers: int
+
+
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
@@ -52,10 +58,14 @@ class StableDiffusionDenoiser:
             self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
-        """See ``Denoiser.encode``; ``encoders`` are the adapters that change them."""
+        """See ``Denoiser.encode``; ``encoders`` holds adapters of the text encoders, and may end
+        with a ``ClipSkip``.
+        """
         self._make_room()
-        self._adapters.use(cast("tuple[Adapter, ...]", encoders), TEXT_ENCODERS)
-        return self._encode(prompts)
+        named = cast("tuple[Adapter | ClipSkip, ...]", encoders)
+        self._adapters.use([one for one in named if isinstance(one, Adapter)], TEXT_ENCODERS)
+        skipped = sum(one.layers for one in named if isinstance(one, ClipSkip))
+        return self._encode(prompts, skipped)
 
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
@@ -64,7 +74,11 @@ class StableDiffusionDenoiser:
             request, make_scheduler(request.scheduler, self._pipeline.scheduler)
         )
         denoising.kind = _kind(request)
-        denoising.encoders = self._adapters.of(request.adapters, TEXT_ENCODERS)
+        adapters = self._adapters.of(request.adapters, TEXT_ENCODERS)
+        skip = (ClipSkip(request.clip_skip),) if request.clip_skip else ()
+        denoising.encoders = (*adapters, *skip)
+        # As in diffusers, the negative prompt takes all layers.
+        denoising.negative_encoders = adapters
         if request.controlnet is not None:
             denoising.control = self._controlnets[request.controlnet.name].look(request)
         return denoising
@@ -107,10 +121,35 @@ class StableDiffusionDenoiser:
                 raise ArithmeticError("the picture came out as NaN or infinity")
             return self._to_picture(image)
 
-    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
-        """Encode with the text encoders and their active adapters."""
+    def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
+        """By the text encoders as they are now, without their last ``clip_skip`` layers."""
+        if clip_skip:
+            return rows(self._skipped(prompts, clip_skip))
         embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
         return rows(embeddings)
+
+    def _skipped(self, prompts: Sequence[str], clip_skip: int) -> torch.Tensor:
+        """What ``encode_prompt(clip_skip=...)`` computes under transformers 4.
+
+        diffusers 0.42 reads ``text_model.final_layer_norm``; a ``CLIPTextModel`` of transformers 5
+        has no ``text_model``.
+        """
+        tokenizer, encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
+        tokens = tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self._device)
+        uses_mask = getattr(encoder.config, "use_attention_mask", False)
+        states = encoder(
+            tokens.input_ids,
+            attention_mask=tokens.attention_mask if uses_mask else None,
+            output_hidden_states=True,
+        ).hidden_states
+        embeddings: torch.Tensor = encoder.final_layer_norm(states[-(clip_skip + 1)])
+        return embeddings.to(encoder.dtype)
 
     def _make_room(self) -> None:
         """Move the UNet and the VAE off the GPU before the text encoders return to it.

@@ -28,9 +28,12 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
             # The VAE overflows in half precision. diffusers casts it back and forth per picture.
             vae.to(torch.float32)
 
-    def _encode(self, prompts: Sequence[str]) -> list[Conditioning]:
+    def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
         embeddings, _, pooled, _ = self._pipeline.encode_prompt(
-            list(prompts), device=self._device, do_classifier_free_guidance=False
+            list(prompts),
+            device=self._device,
+            do_classifier_free_guidance=False,
+            clip_skip=clip_skip,
         )
         if self._pipeline.config.force_zeros_for_empty_prompt:
             empty = [index for index, prompt in enumerate(prompts) if not prompt]

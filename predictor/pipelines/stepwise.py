@@ -13,7 +13,7 @@ from diffusers import (
 from predictor.engine.interfaces import Denoiser
 from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
 from predictor.pipelines.refiner import RefinedDenoiser, Refiner
-from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
+from predictor.pipelines.stable_diffusion import TEXT_ENCODERS, StableDiffusionDenoiser
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
 
@@ -36,6 +36,15 @@ def supports(pipeline: DiffusionPipeline) -> bool:
 def takes_refiner(pipeline: DiffusionPipeline) -> bool:
     """Whether a refiner can continue from its latents, which must be SDXL's."""
     return type(pipeline) is StableDiffusionXLPipeline and supports(pipeline)
+
+
+def max_clip_skip(pipeline: DiffusionPipeline) -> int | None:
+    """The most layers that a request may skip in each text encoder; None if it may skip none."""
+    if not supports(pipeline):
+        return None
+    parts = pipeline.components
+    layers = [parts[name].config.num_hidden_layers for name in TEXT_ENCODERS if parts.get(name)]
+    return int(min(layers)) - 1
 
 
 def denoiser_for(loaded: DiffusersPipeline) -> Denoiser:

@@ -1,4 +1,4 @@
-"""The wire: KServe's v1 ``:predict`` bodies to requests, results to bodies. Never touches torch."""
+"""The wire format: KServe's v1 ``:predict`` bodies to requests, and results to bodies. No torch."""
 
 from predictor.protocol.decode import Call, Picture, parse, settle
 from predictor.protocol.encode import EncodedResponse, encode

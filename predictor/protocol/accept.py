@@ -1,4 +1,4 @@
-"""Which representation an ``Accept`` header prefers (RFC 9110, section 12.5.1)."""
+"""The media type that an ``Accept`` header prefers (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ EVENT_STREAM = "text/event-stream"
 
 
 def preferred(accept: str | None, known: tuple[str, ...]) -> str | None:
-    """The media type of ``known`` with the highest weight, or None where the header names none.
+    """The media type in ``known`` with the highest weight; None if the header names none of them.
 
-    A wildcard is no preference: it leaves the choice to the other fields of the request.
+    A wildcard expresses no preference: other fields of the request decide.
     """
     weights = {kind: weight for kind, weight in _ranges(accept or "") if kind in known}
     best = max(weights.values(), default=0.0)

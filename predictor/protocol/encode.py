@@ -1,4 +1,4 @@
-"""Results to a response: the bare file with headers, KServe's ``predictions``, or events."""
+"""Results to a response: a bare file with headers, KServe's ``predictions``, or events."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from predictor.protocol.accept import JSON
 from predictor.protocol.decode import Call
 from predictor.requests import PROMPT_LAYER, GenerationResult
 
-# Proxies refuse long headers, most of them above 8 KiB for all together.
+# Most proxies reject headers of more than 8 KiB in total.
 _MAX_HEADER_LENGTH = 1024
 
 
 @dataclass(frozen=True)
 class EncodedResponse:
-    """A body and its headers; a dict is left to the server to write as JSON."""
+    """A body and its headers; the server writes a dict as JSON."""
 
     body: bytes | dict[str, Any]
     headers: dict[str, str]
@@ -36,10 +36,10 @@ def encode(
     revision: str,
     embed_metadata: bool,
 ) -> EncodedResponse:
-    """Answer ``call`` with one result for each of its pictures, in order.
+    """Encode one result for each picture of ``call``, in order.
 
     Raises:
-        RefusedBySafetyError: the answer is a bare file, and its picture is blocked.
+        RefusedBySafetyError: the answer is a bare file and its picture is blocked.
     """
     origin = {"model": model_name, "revision": revision}
     files = [
@@ -62,7 +62,7 @@ def encode(
 def _file(
     result: GenerationResult, output_format: OutputFormat, origin: dict[str, str] | None
 ) -> bytes | None:
-    """The picture's file, with what made it where ``origin`` is given; None where blocked."""
+    """The picture's file, with its parameters if ``origin`` is given; None if it is blocked."""
     if result.image is None:
         return None
     metadata = _metadata(result) | origin if origin else None
@@ -70,14 +70,14 @@ def _file(
 
 
 def _refusal(result: GenerationResult) -> str:
-    """By which layers; never for what."""
+    """Names the layers, never the finding."""
     blocking = [verdict.layer for verdict in result.safety if verdict.action == "block"]
     field = "prompt" if PROMPT_LAYER in blocking else "picture"
     return f"{field}: refused by {' and '.join(blocking)}"
 
 
 def _metadata(result: GenerationResult) -> dict[str, Any]:
-    """What a picture says of itself: the prompt and seed on their own, the rest together."""
+    """The metadata of a file: prompt and seed as fields, the rest under ``parameters``."""
     parameters = result.request.parameters()
     return {
         "prompt": parameters.pop("prompt"),
@@ -103,12 +103,12 @@ def _headers(results: Sequence[GenerationResult]) -> dict[str, str]:
 
 
 def _first_step_seconds(results: Sequence[GenerationResult]) -> float:
-    """Of the first picture that took one: a blocked prompt takes none."""
+    """Of the first picture that took a step; a blocked prompt takes none."""
     return min((result.first_step_seconds for result in results if result.seconds), default=0.0)
 
 
 def _as_header(text: str) -> str:
-    """Any text as a header value: control and non-ASCII characters escaped as in JSON."""
+    """Text as a header value: control and non-ASCII characters are escaped as in JSON."""
     return json.dumps(text)[1:-1].replace('\\"', '"')
 
 
@@ -118,7 +118,7 @@ def _prediction(
     image = file and {"format": output_format, "b64": base64.b64encode(file).decode("ascii")}
     parameters = result.request.parameters()
     if "image" in parameters:
-        # The name is taken by the picture that was made.
+        # ``image`` is the generated picture.
         parameters["input_image"] = parameters.pop("image")
     prediction = {"image": image, **parameters}
     if result.warnings:
@@ -129,17 +129,17 @@ def _prediction(
 
 
 def progress_event(step: int, steps: int) -> bytes:
-    """``step`` of ``steps`` are done, over all pictures of the call."""
+    """``step`` of ``steps`` denoising steps are done, over all pictures of the call."""
     return _event("progress", {"step": step, "steps": steps})
 
 
 def result_event(answer: Mapping[str, Any]) -> bytes:
-    """The last event of a call that succeeded: what JSON would have answered."""
+    """The last event of a call that succeeds: the JSON answer."""
     return _event("result", answer)
 
 
 def error_event(reason: str) -> bytes:
-    """The last event of a call that failed."""
+    """The last event of a call that fails."""
     return _event("error", {"error": reason})
 
 

@@ -1,6 +1,6 @@
-"""``GET /v2/models/{name}``: what a model is, what it takes, and what of it may be asked for.
+"""``GET /v2/models/{name}``: what a model is, and which requests it accepts.
 
-The Open Inference Protocol names the first five fields and allows others beside them.
+The Open Inference Protocol defines the first five fields and allows further ones.
 """
 
 from __future__ import annotations
@@ -8,31 +8,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from predictor.limits import MAX_SEED, MIN_SIDE
-from predictor.requests import ModelProfile
+from predictor.requests import Limits, ModelProfile
+from predictor.requests.fields import FIELDS
 from predictor.settings import Settings
-
-# The fields that are one number or text each, as the protocol names their types.
-INPUT_TYPES = {
-    "prompt": "BYTES",
-    "negative_prompt": "BYTES",
-    "seed": "INT64",
-    "width": "INT64",
-    "height": "INT64",
-    "num_inference_steps": "INT64",
-    "guidance_scale": "FP64",
-    "scheduler": "BYTES",
-    "image": "BYTES",
-    "mask_image": "BYTES",
-    "strength": "FP64",
-    "denoising_end": "FP64",
-    "num_images_per_prompt": "INT64",
-    "output_format": "BYTES",
-}
 
 
 def model_metadata(name: str, profile: ModelProfile, settings: Settings) -> dict[str, Any]:
-    """The answer for one loaded model, as JSON has it."""
+    """The answer for one loaded model, as JSON values."""
     return {
         "name": name,
         "versions": [profile.revision],
@@ -47,36 +29,34 @@ def model_metadata(name: str, profile: ModelProfile, settings: Settings) -> dict
         "has_refiner": profile.has_refiner,
         "unused_fields": dict(profile.unused_fields),
         "defaults": asdict(profile.defaults),
-        "limits": _limits(profile, settings),
+        "limits": _limits(Limits(settings, profile)),
     }
 
 
 def _inputs(profile: ModelProfile) -> list[dict[str, Any]]:
-    """Those that this model follows."""
-    absent = set(profile.unused_fields)
-    if "image-to-image" not in profile.tasks and "inpainting" not in profile.tasks:
-        absent |= {"image", "strength"}
-    if "inpainting" not in profile.tasks:
-        absent.add("mask_image")
-    if not profile.has_refiner:
-        absent.add("denoising_end")
-    return [_tensor(name, kind) for name, kind in INPUT_TYPES.items() if name not in absent]
+    """The scalar fields that this model supports."""
+    return [
+        _tensor(field.name, field.datatype)
+        for field in FIELDS
+        if field.datatype and field.reason_against(profile) is None
+    ]
 
 
 def _tensor(name: str, datatype: str) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": [-1]}
 
 
-def _limits(profile: ModelProfile, settings: Settings) -> dict[str, Any]:
-    return {
-        "min_side": MIN_SIDE,
-        "max_side": settings.max_side,
-        "size_multiple": profile.size_multiple,
-        "max_pixels": settings.max_pixels,
-        "max_num_inference_steps": settings.max_num_inference_steps,
-        "most_steps": dict(profile.most_steps),
-        "max_guidance_scale": settings.max_guidance_scale,
-        "max_prompt_length": settings.max_prompt_length,
-        "max_images_per_request": settings.max_images_per_request,
-        "max_seed": MAX_SEED,
+def _limits(limits: Limits) -> dict[str, Any]:
+    """The bounds that the table publishes, and those that join several fields."""
+    published = {
+        name: bound
+        for field in FIELDS
+        if field.reason_against(limits.profile) is None and (bounds := limits.bounds_of(field))
+        for name, bound in zip(field.limits, bounds[:2], strict=True)
+        if name
+    }
+    return published | {
+        "size_multiple": limits.profile.size_multiple,
+        "max_pixels": limits.settings.max_pixels,
+        "most_steps": dict(limits.profile.most_steps),
     }

@@ -16,11 +16,11 @@ from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import Scene
-from hack import document_families
+from hack import document_families, document_parameters
 from hack.document_settings import documented
 from predictor.edge.error_responses import STATUS
 from predictor.pipelines.schedulers import OWN, scheduler_names
-from predictor.protocol.fields import Instance
+from predictor.protocol.body import Instance
 from tests.serving import Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -62,6 +62,10 @@ def test_the_table_of_families_matches_the_code() -> None:
     assert document_families.documented(MODELS) == MODELS, "run `make manifests`"
 
 
+def test_the_table_of_parameters_is_current() -> None:
+    assert document_parameters.documented(API) == API, "run `make manifests`"
+
+
 def test_the_models_document_names_every_flow_scheduler() -> None:
     section = MODELS.partition("## Schedulers")[2]
     listed = {
@@ -92,7 +96,7 @@ def test_the_parameter_table_names_every_scheduler() -> None:
     assert row
 
     names = scheduler_names(EulerDiscreteScheduler())
-    assert set(re.findall(r"`(\w+)`", row[0])) == {"scheduler", *names}
+    assert set(re.findall(r"`(\w+)`", row[0])) == {"scheduler", "sampler", *names}
     assert OWN in names
 
 

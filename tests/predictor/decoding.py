@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from predictor.limits import Limits
 from predictor.protocol import Call, parse, settle
+from predictor.requests import Limits
 
 
 def decode(body: dict[str, Any], limits: Limits) -> Call:

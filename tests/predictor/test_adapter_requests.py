@@ -93,7 +93,7 @@ def test_an_invalid_adapter_is_a_400_that_names_the_field(
 
 
 def test_a_model_without_adapters_says_so(client: httpx.Client) -> None:
-    assert "there are none beside the model" in refusal(ask(client, {"name": "sketch"}))
+    assert "the model has none" in refusal(ask(client, {"name": "sketch"}))
 
 
 def test_the_metadata_of_a_picture_names_its_adapters(styled: httpx.Client) -> None:

@@ -16,12 +16,11 @@ from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import InvalidRequestError, ModelLoadError
-from predictor.limits import Limits
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import OWN, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.requests import GenerationResult
+from predictor.requests import GenerationResult, Limits
 from predictor.settings import Settings
 from tests.downloader.volume import download
 from tests.predictor.checkpoints import measured_engine

@@ -11,9 +11,16 @@ import pytest
 from PIL import ExifTags, Image, features
 
 from predictor.errors import InvalidRequestError
-from predictor.limits import Limits
-from predictor.protocol.input_image import READABLE_FORMATS, InputImages, settle_size
-from predictor.requests import GenerationDefaults, InputImage, ModelProfile
+from predictor.requests import (
+    GenerationDefaults,
+    GenerationRequest,
+    InputImage,
+    Limits,
+    ModelProfile,
+    Task,
+    generation_requests,
+)
+from predictor.requests.input_images import READABLE_FORMATS, InputImages, size_from_image
 from predictor.settings import Settings
 
 MAX_PIXELS = 10_000
@@ -95,9 +102,9 @@ def test_a_data_uri_is_read() -> None:
         ("data:image/png;base64,***", "neither base64"),
         ("kein Bild", "neither base64"),
         ("Bild über base64", "neither base64"),
-        ("", "is no picture"),
-        (as_text(b"GIF89a"), "is no picture"),
-        (as_text(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "is no picture"),
+        ("", "is not a picture"),
+        (as_text(b"GIF89a"), "is not a picture"),
+        (as_text(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "is not a picture"),
     ],
 )
 def test_a_value_that_is_not_a_picture_is_refused_with_the_reason(text: str, expected: str) -> None:
@@ -110,7 +117,7 @@ def test_a_truncated_file_is_refused(file_format: str) -> None:
 
     reason = refusal(as_text(content[: len(content) // 2]))
 
-    assert "damaged or cut off" in reason or "is no picture" in reason
+    assert "damaged or cut off" in reason or "is not a picture" in reason
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -171,7 +178,7 @@ def test_cmyk_becomes_rgb() -> None:
 def test_pixels_without_a_known_range_are_refused(mode: str) -> None:
     content = file_of(Image.new(mode, (32, 16)), "TIFF")
 
-    assert f"of the kind {mode}" in refusal(as_text(content))
+    assert f"in mode {mode}" in refusal(as_text(content))
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -230,7 +237,7 @@ def test_a_mask_marks_white_and_opaque_pixels() -> None:
     "mask", [Image.new("L", (8, 8)), Image.new("LA", (8, 8), (255, 0))], ids=["black", "clear"]
 )
 def test_a_mask_that_marks_nothing_is_refused(mask: Image.Image) -> None:
-    with pytest.raises(InvalidRequestError, match="mask_image: is black all over"):
+    with pytest.raises(InvalidRequestError, match="mask_image: is entirely black"):
         read_mask(file_of(mask))
 
 
@@ -273,25 +280,30 @@ def test_a_decompression_bomb_is_refused(side: int) -> None:
 def test_the_size_follows_the_picture(
     own: tuple[int, int], given: dict[str, int], settled: tuple[int, int]
 ) -> None:
-    size = given | settle_size(own, given, limits())
+    size = given | size_from_image(own, given, limits())
 
     assert (size["width"], size["height"]) == settled
-    limits().check_size(*settled)
+    limits().check(GenerationRequest("any", "", 0, *settled, 20, 7.5, "unipc"))
 
 
 @pytest.mark.parametrize("given", [{"width": 10**400}, {"height": 2056}, {"width": 100}])
 def test_a_side_out_of_bounds_is_named(given: dict[str, int]) -> None:
     (field,) = given
+    picture = as_text(file_of(Image.new("RGB", (64, 64))))
 
     with pytest.raises(InvalidRequestError, match=f"^{field}: "):
-        settle_size((64, 64), given, limits())
+        generation_requests(
+            {"prompt": "any", "image": picture} | given, limits(), InputImages(MAX_PIXELS)
+        )
 
 
 def test_a_picture_too_narrow_for_any_size_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="image: 4000 x 10 is too narrow"):
-        settle_size((4000, 10), {}, limits())
+        size_from_image((4000, 10), {}, limits())
 
 
 def limits() -> Limits:
     defaults = GenerationDefaults(512, 512, 20, 7.5, "unipc")
-    return Limits(Settings(model_dir=Path("/")), ModelProfile("r1", defaults, 8, ("unipc",)))
+    tasks: tuple[Task, ...] = ("text-to-image", "image-to-image")
+    profile = ModelProfile("r1", defaults, 8, ("unipc",), tasks=tasks)
+    return Limits(Settings(model_dir=Path("/")), profile)

@@ -17,9 +17,9 @@ from PIL import Image
 
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import InvalidRequestError, ModelLoadError
-from predictor.limits import Limits
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.whole import DiffusersPipeline
+from predictor.requests import Limits
 from predictor.settings import Settings
 from tests.downloader.volume import download
 from tests.predictor.checkpoints import measured_engine
@@ -135,7 +135,7 @@ def test_inpainting_uses_only_the_base(loaded: DiffusersPipeline) -> None:
     (made,) = decode(body, limits).pictures
 
     assert made.request.denoising_end == 1
-    with pytest.raises(InvalidRequestError, match="and no refiner goes on with inpainting"):
+    with pytest.raises(InvalidRequestError, match="the refiner does not support inpainting"):
         decode(body | {"denoising_end": 0.8}, limits)
 
 

@@ -69,4 +69,4 @@ def test_without_a_refiner_a_hand_over_is_a_400(client: httpx.Client) -> None:
     response = client.post(PREDICT, json={"prompt": "a star", "denoising_end": 0.8})
 
     assert response.status_code == 400
-    assert response.json() == {"error": "denoising_end: there is no refiner beside the model"}
+    assert response.json() == {"error": "denoising_end: the model has no refiner"}

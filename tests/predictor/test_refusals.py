@@ -36,11 +36,11 @@ PARAMETERS: list[tuple[str, dict[str, Any], list[str]]] = [
 ]
 
 BODIES: list[tuple[str, bytes, list[str]]] = [
-    ("no JSON", b"prompt=red", ["no JSON"]),
-    ("NaN", b'{"prompt": "x", "guidance_scale": NaN}', ["no JSON"]),
-    ("infinity", b'{"prompt": "x", "guidance_scale": 1e999}', ["no JSON"]),
-    ("empty", b"", ["no JSON"]),
-    ("not UTF-8", b'{"prompt": "\xff"}', ["no JSON"]),
+    ("no JSON", b"prompt=red", ["not valid JSON"]),
+    ("NaN", b'{"prompt": "x", "guidance_scale": NaN}', ["not valid JSON"]),
+    ("infinity", b'{"prompt": "x", "guidance_scale": 1e999}', ["not valid JSON"]),
+    ("empty", b"", ["not valid JSON"]),
+    ("not UTF-8", b'{"prompt": "\xff"}', ["not valid JSON"]),
     ("a list", b'["a red circle"]', ["JSON object"]),
     ("no prompt", b"{}", ["prompt", "missing"]),
     ("empty prompt", b'{"prompt": "  "}', ["prompt", "empty"]),
@@ -107,7 +107,7 @@ def test_a_wrong_body_is_explained(
 
     error = refusal(response)
     # KServe itself parses what calls itself JSON, and says it in its own words.
-    error = error.replace("Unrecognized request format", "no JSON")
+    error = error.replace("Unrecognized request format", "not valid JSON")
     assert [word for word in told if word not in error] == []
 
 

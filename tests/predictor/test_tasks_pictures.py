@@ -23,13 +23,12 @@ from demo.shapes import Placement, Scene, draw, mask
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.step_loop import StepEngine
 from predictor.errors import GenerationFailedError
-from predictor.limits import Limits
 from predictor.loading.pipeline import load_pipeline
 from predictor.loading.profile import read_profile
 from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stepwise import supports
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.requests import GenerationRequest, InputImage
+from predictor.requests import GenerationRequest, InputImage, Limits
 from predictor.settings import Settings
 from tests.predictor.checkpoints import measured_engine, unpublished
 from tests.predictor.drawing import make

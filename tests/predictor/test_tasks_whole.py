@@ -26,11 +26,10 @@ from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.composite import CompositeEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import InvalidRequestError
-from predictor.limits import Limits
 from predictor.loading.profile import read_profile
 from predictor.pipelines.tasks import pipeline_for, tasks_of
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.requests import GenerationRequest, InputImage, ModelProfile, Task
+from predictor.requests import GenerationRequest, InputImage, Limits, ModelProfile, Task
 from predictor.settings import Settings
 from tests.predictor.checkpoints import unpublished
 from tests.predictor.drawing import submit_all
@@ -199,7 +198,7 @@ def test_an_unsupported_task_is_rejected_with_the_field_that_requests_it(
 
     with pytest.raises(InvalidRequestError, match=f"^{field}: ") as caught:
         limits.check(asked)
-    assert f"{asked.task} is not what this model does, but {', '.join(tasks)}" in str(caught.value)
+    assert f"does not support {asked.task}; it supports {', '.join(tasks)}" in str(caught.value)
 
 
 @pytest.mark.parametrize("task", ["image-to-image", "inpainting"])

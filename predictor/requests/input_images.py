@@ -1,4 +1,4 @@
-"""Pictures that a request brings, as base64 or a data URI, and the size they give the result.
+"""Pictures in a request, as base64 or a data URI, and the size that they give the result.
 
 Nothing is fetched from a URL.
 """
@@ -9,20 +9,22 @@ import base64
 import io
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from predictor.errors import InvalidRequestError
-from predictor.limits import MIN_SIDE, Limits
-from predictor.requests import InputImage
+from predictor.requests.fields import MIN_SIDE
+from predictor.requests.generation import InputImage
+from predictor.requests.limits import Limits
 
-# Of Pillow's formats those that callers send, read by bounded native code. Left out on purpose: EPS
-# starts Ghostscript; ICO and ICNS hold a second file whose size their header does not tell; QOI and
-# PPM are decoded pixel by pixel in Python; TGA takes any bytes for its own. JPEG opens MPO too.
+# Pillow's formats that callers send and that bounded native code reads. Excluded on purpose: EPS
+# starts Ghostscript; ICO and ICNS hold a second file whose size is not in their header; QOI and PPM
+# are decoded pixel by pixel in Python; TGA accepts any bytes. JPEG opens MPO too.
 READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
-# Of Pillow's modes those of 8 bits that become RGB by a rule of its own.
+# Pillow's 8-bit modes that it converts to RGB itself.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
 _URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
@@ -30,14 +32,14 @@ _DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 
 
 class InputImages:
-    """The pictures of one call; one that several instances share is decoded once.
+    """The pictures of one call; a picture that several instances share is decoded once.
 
-    ``max_pixels`` bounds width x height, read from the header before any pixel is decoded.
+    ``max_pixels`` limits width x height, read from the header before any pixel is decoded.
     """
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
-        # Only the last one in full: those of a whole call could fill the memory.
+        # Keep only the last one: all pictures of a call could fill the memory.
         self._last: tuple[str, Image.Image] | None = None
         self._sizes: dict[str, tuple[int, int]] = {}
         self._made: dict[tuple[str, str, tuple[int, int]], InputImage] = {}
@@ -46,14 +48,14 @@ class InputImages:
         """Width and height of the picture in ``field``, upright, in pixels.
 
         Raises:
-            InvalidRequestError: it is no picture, or too large a one.
+            InvalidRequestError: it is not a picture, or it is too large.
         """
         if text not in self._sizes:
             self._sizes[text] = self._opened(field, text).size
         return self._sizes[text]
 
     def picture(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
-        """The picture as RGB of ``size``; what is transparent lies over white.
+        """The picture as RGB of ``size``; transparent areas lie over white.
 
         Raises:
             InvalidRequestError: as for ``size``.
@@ -61,14 +63,14 @@ class InputImages:
         return self._at_size("RGB", field, text, size)
 
     def mask(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
-        """The picture's luminance as L of ``size``; what is transparent is black.
+        """The picture's luminance as L of ``size``; transparent areas are black.
 
         Raises:
-            InvalidRequestError: as for ``size``; or it is black all over.
+            InvalidRequestError: as for ``size``; or it is entirely black.
         """
         mask = self._at_size("L", field, text, size)
         if mask.image.getextrema() == (0, 0):
-            raise InvalidRequestError(field, "is black all over; white is what is made anew")
+            raise InvalidRequestError(field, "is entirely black; white marks the area to repaint")
         return mask
 
     def _at_size(self, mode: str, field: str, text: str, size: tuple[int, int]) -> InputImage:
@@ -89,17 +91,17 @@ def _content(field: str, text: str) -> bytes:
     """The bytes of base64 (RFC 4648, section 4) or of a data URI with it (RFC 2397)."""
     if _URL.match(text):
         raise InvalidRequestError(
-            field, "is a URL, and nothing is fetched: send the picture itself, as base64"
+            field, "is a URL, and nothing is fetched: send the picture itself as base64"
         )
     encoded = text[found.end() :] if (found := _DATA_URI.match(text)) else text
     try:
         return base64.b64decode(encoded, validate=True)
     except ValueError:
-        raise InvalidRequestError(field, "is neither base64 nor a data URI with base64") from None
+        raise InvalidRequestError(field, "is neither base64 nor a base64 data URI") from None
 
 
 def _open(field: str, content: bytes, max_pixels: int) -> Image.Image:
-    """The first frame, upright, in 8 bits a channel."""
+    """The first frame, upright, with 8 bits per channel."""
     try:
         with Image.open(io.BytesIO(content), formats=READABLE_FORMATS) as image:
             _check_pixels(field, image.size, max_pixels)
@@ -110,9 +112,11 @@ def _open(field: str, content: bytes, max_pixels: int) -> Image.Image:
         raise InvalidRequestError(field, f"has more than {max_pixels} pixels") from None
     except UnidentifiedImageError:
         known = ", ".join(READABLE_FORMATS)
-        raise InvalidRequestError(field, f"is no picture of the formats {known}") from None
+        raise InvalidRequestError(
+            field, f"is not a picture in one of the formats {known}"
+        ) from None
     except Exception as error:
-        # Pillow's readers raise whatever a broken file makes them stumble over.
+        # A broken file can make Pillow's readers raise any exception.
         kind = type(error).__name__
         raise InvalidRequestError(field, f"is damaged or cut off ({kind})") from None
 
@@ -126,50 +130,54 @@ def _check_pixels(field: str, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _in_eight_bits(field: str, image: Image.Image) -> Image.Image:
-    """Grey of 16 bits scaled to 8, which Pillow alone would clip to white."""
+    """Scale 16-bit grey to 8 bits; Pillow alone would clip it to white."""
     if image.mode.startswith("I;16"):
         return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
     if image.mode not in _MODES:
         raise InvalidRequestError(
-            field, f"has pixels of the kind {image.mode}; send 8 or 16 bits a channel"
+            field, f"has pixels in mode {image.mode}; send 8 or 16 bits per channel"
         )
     return image
 
 
 def _flattened(image: Image.Image, mode: str) -> Image.Image:
-    """As ``mode``, RGB over white or L over black."""
+    """Convert to ``mode``: RGB over white or L over black."""
     if not image.has_transparency_data:
         return image.convert(mode)
-    ground = Image.new("RGBA", image.size, "white" if mode == "RGB" else "black")
-    return Image.alpha_composite(ground, image.convert("RGBA")).convert(mode)
+    background = Image.new("RGBA", image.size, "white" if mode == "RGB" else "black")
+    return Image.alpha_composite(background, image.convert("RGBA")).convert(mode)
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """By the filter that diffusers takes."""
+    """With the filter that diffusers uses."""
     return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
 
 
-def settle_size(own: tuple[int, int], values: dict[str, Any], limits: Limits) -> dict[str, int]:
-    """Width and height for an input image of the size ``own``, which ``values`` may give.
+def size_from_image(
+    own: tuple[int, int], given: Mapping[str, Any], limits: Limits
+) -> dict[str, int]:
+    """The sides of the result that ``given`` omits, for an input image of the size ``own``.
 
-    One side alone decides the other by the picture's aspect; without any it is the picture's own
-    size, scaled into the limits and rounded down to the model's multiple.
+    One given side sets the other by the picture's aspect ratio. Without any, the result has the
+    picture's own size, scaled into the limits and rounded down to the model's multiple.
 
     Raises:
-        InvalidRequestError: the side given is out of bounds, or no size within them has the
-            picture's aspect.
+        InvalidRequestError: no size within the limits has the picture's aspect ratio.
     """
     width, height = own
-    if "width" in values and "height" in values:
+    if "width" in given and "height" in given:
         return {}
-    if "width" in values:
-        limits.check_side("width", values["width"])
-        return {"height": _rounded(values["width"] * height / width, limits)}
-    if "height" in values:
-        limits.check_side("height", values["height"])
-        return {"width": _rounded(values["height"] * width / height, limits)}
+    # Integers, as a given side that is out of bounds can exceed a float. ``Limits`` refuses it.
+    if "width" in given:
+        return {"height": _rounded(given["width"] * height // width, limits)}
+    if "height" in given:
+        return {"width": _rounded(given["height"] * width // height, limits)}
     scale = _scale(width, height, limits)
-    return {"width": _rounded(width * scale, limits), "height": _rounded(height * scale, limits)}
+    # Compensate for rounding errors of the scale: 64 must not become 56.
+    sides = (int(side * scale + 1e-6) for side in own)
+    return {
+        name: _rounded(side, limits) for name, side in zip(("width", "height"), sides, strict=True)
+    }
 
 
 def _scale(width: int, height: int, limits: Limits) -> float:
@@ -186,7 +194,6 @@ def _scale(width: int, height: int, limits: Limits) -> float:
     return max(min(1.0, most), least)
 
 
-def _rounded(side: float, limits: Limits) -> int:
+def _rounded(side: int, limits: Limits) -> int:
     multiple = limits.profile.size_multiple
-    # Past the error of the division: 64 must not become 56.
-    return max(MIN_SIDE, int(side + 1e-6) // multiple * multiple)
+    return max(MIN_SIDE, side // multiple * multiple)

@@ -1,0 +1,40 @@
+"""What a request is and may be: the table of fields, the limits, and what the fields mean.
+
+A protocol hands over one mapping of field values for each prompt. It gets back one
+``GenerationRequest`` for each picture. No HTTP, no torch.
+"""
+
+from predictor.requests.generation import (
+    DEFAULT_STRENGTH,
+    PROMPT_LAYER,
+    Adapter,
+    ControlNetInput,
+    GenerationRequest,
+    GenerationResult,
+    InputImage,
+    SafetyVerdict,
+    Task,
+)
+from predictor.requests.input_images import InputImages
+from predictor.requests.limits import Limits
+from predictor.requests.meaning import generation_requests
+from predictor.requests.profile import GenerationDefaults, ModelProfile
+from predictor.settings import SafetyAction
+
+__all__ = [
+    "DEFAULT_STRENGTH",
+    "PROMPT_LAYER",
+    "Adapter",
+    "ControlNetInput",
+    "GenerationDefaults",
+    "GenerationRequest",
+    "GenerationResult",
+    "InputImage",
+    "InputImages",
+    "Limits",
+    "ModelProfile",
+    "SafetyAction",
+    "SafetyVerdict",
+    "Task",
+    "generation_requests",
+]

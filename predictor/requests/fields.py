@@ -1,0 +1,309 @@
+"""The table of request fields: one row for each parameter that a caller may send.
+
+Types and names of a body, bounds, ``GET /v2/models/{name}``, error suggestions and the table of
+parameters in docs/api.md are derived from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from predictor.images import OutputFormat
+from predictor.requests.generation import Task
+from predictor.requests.profile import ModelProfile
+from predictor.settings import Settings
+
+MIN_SIDE = 64
+# Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).
+MAX_SEED = 2**53 - 1
+
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class AdapterField(BaseModel):
+    """One entry of ``adapters``."""
+
+    model_config = STRICT
+
+    name: str
+    scale: float = 1.0
+
+
+class ControlNetField(BaseModel):
+    """The value of ``controlnet``."""
+
+    model_config = STRICT
+
+    name: str
+    image: str
+    scale: float = 1.0
+
+
+class Bounds(NamedTuple):
+    """From ``least`` to ``most``, in steps of ``multiple``; ``least`` itself excluded if open.
+
+    For a string they bound the number of characters.
+    """
+
+    least: float
+    most: float
+    multiple: int = 1
+    is_open: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestField:
+    """One parameter of a request.
+
+    ``type`` is what a JSON value must be, and ``datatype`` its name in the Open Inference Protocol;
+    None for a value that is not a scalar. ``limits`` gives the names under which the metadata route
+    publishes the two bounds; an empty name is not published. ``unsupported`` returns the reason why
+    a model does not support the field, or None. The other texts are for docs/api.md.
+    """
+
+    name: str
+    type: Any
+    datatype: str | None
+    type_in_words: str
+    default: str
+    bounds_in_words: str
+    help: str
+    aliases: tuple[str, ...] = ()
+    bounds: Callable[[Settings, ModelProfile], Bounds] | None = None
+    limits: tuple[str, str] = ("", "")
+    choices: Callable[[ModelProfile], tuple[str, ...]] | None = None
+    unsupported: Callable[[ModelProfile], str | None] = lambda profile: None
+
+    def reason_against(self, profile: ModelProfile) -> str | None:
+        """Why the model does not support the field; None if it does."""
+        return profile.unused_fields.get(self.name) or self.unsupported(profile)
+
+
+def _side(settings: Settings, profile: ModelProfile) -> Bounds:
+    return Bounds(MIN_SIDE, settings.max_side, multiple=profile.size_multiple)
+
+
+def _characters(least: int) -> Callable[[Settings, ModelProfile], Bounds]:
+    return lambda settings, _: Bounds(least, settings.max_prompt_length)
+
+
+def _needs_task(*tasks: Task) -> Callable[[ModelProfile], str | None]:
+    """The reason of a field that only these tasks use."""
+
+    def reason(profile: ModelProfile) -> str | None:
+        if set(tasks) & set(profile.tasks):
+            return None
+        return f"this model does not support {tasks[0]}; it supports {', '.join(profile.tasks)}"
+
+    return reason
+
+
+def _needs_refiner(profile: ModelProfile) -> str | None:
+    return None if profile.has_refiner else "the model has no refiner"
+
+
+def _needs_clip_skip(profile: ModelProfile) -> str | None:
+    if profile.max_clip_skip is not None:
+        return None
+    return "only Stable Diffusion 1.x, 2.x and SDXL support it"
+
+
+FIELDS: tuple[RequestField, ...] = (
+    RequestField(
+        name="prompt",
+        type=str,
+        datatype="BYTES",
+        type_in_words="string",
+        default="required",
+        bounds_in_words="1 to `max_prompt_length` characters",
+        help="What the picture shows.",
+        bounds=_characters(1),
+        limits=("", "max_prompt_length"),
+    ),
+    RequestField(
+        name="negative_prompt",
+        type=str,
+        datatype="BYTES",
+        type_in_words="string",
+        default="empty",
+        bounds_in_words="up to `max_prompt_length` characters",
+        help="What the picture should not show.",
+        bounds=_characters(0),
+    ),
+    RequestField(
+        name="seed",
+        type=int,
+        datatype="INT64",
+        type_in_words="integer",
+        default="random, and returned",
+        bounds_in_words="0 to 2⁵³-1",
+        help="The same request with the same seed returns the same picture.",
+        bounds=lambda settings, profile: Bounds(0, MAX_SEED),
+        limits=("", "max_seed"),
+    ),
+    RequestField(
+        name="width",
+        type=int,
+        datatype="INT64",
+        type_in_words="integer, pixels",
+        default="the width of `image`, else the model's own",
+        bounds_in_words="64 to `max_side`, a multiple of 8 (16 for some families)",
+        help="Width x height is at most `max_pixels`.",
+        bounds=_side,
+        limits=("min_side", "max_side"),
+    ),
+    RequestField(
+        name="height",
+        type=int,
+        datatype="INT64",
+        type_in_words="integer, pixels",
+        default="the height of `image`, else the model's own",
+        bounds_in_words="as for `width`",
+        help="See `width`.",
+        bounds=_side,
+    ),
+    RequestField(
+        name="num_inference_steps",
+        type=int,
+        datatype="INT64",
+        type_in_words="integer",
+        default="the model's, else its [family's](models.md#families)",
+        bounds_in_words="1 to `max_num_inference_steps`",
+        help="Denoising steps.",
+        aliases=("steps",),
+        bounds=lambda settings, profile: Bounds(1, settings.max_num_inference_steps),
+        limits=("", "max_num_inference_steps"),
+    ),
+    RequestField(
+        name="guidance_scale",
+        type=float,
+        datatype="FP64",
+        type_in_words="number",
+        default="the model's, else its family's",
+        bounds_in_words="0 to `max_guidance_scale`",
+        help="How closely the picture follows the prompt. Up to 1, guidance is off.",
+        aliases=("cfg_scale",),
+        bounds=lambda settings, profile: Bounds(0, settings.max_guidance_scale),
+        limits=("", "max_guidance_scale"),
+    ),
+    RequestField(
+        name="scheduler",
+        type=str,
+        datatype="BYTES",
+        type_in_words="string",
+        default="the model's, else its family's",
+        bounds_in_words="[fewer](models.md#schedulers) for SD3, FLUX and others",
+        help="The noise scheduler: `unipc`, `dpmpp_2m`, `dpmpp_2m_karras`, `dpmpp_2m_sde`, "
+        "`dpmpp_2m_sde_karras`, `dpmpp_sde`, `dpmpp_sde_karras`, `euler`, `euler_a`, `heun`, "
+        "`lms`, `ddim`, `ddpm`, `pndm`, `lcm` or `default`, which is the checkpoint's own.",
+        aliases=("sampler",),
+        choices=lambda profile: profile.schedulers,
+    ),
+    RequestField(
+        name="image",
+        type=str,
+        datatype="BYTES",
+        type_in_words="base64 or data URI",
+        default="none",
+        bounds_in_words="up to `max_image_pixels`",
+        help="The picture to start from: a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file. See "
+        "[image to image](#image-to-image).",
+        unsupported=_needs_task("image-to-image", "inpainting"),
+    ),
+    RequestField(
+        name="mask_image",
+        type=str,
+        datatype="BYTES",
+        type_in_words="base64 or data URI",
+        default="none",
+        bounds_in_words="as for `image`",
+        help="White marks the area to repaint; requires `image`. See [inpainting](#inpainting).",
+        unsupported=_needs_task("inpainting"),
+    ),
+    RequestField(
+        name="strength",
+        type=float,
+        datatype="FP64",
+        type_in_words="number",
+        default="0.8; 1 with `mask_image`",
+        bounds_in_words="above 0, up to 1, and enough for one step",
+        help="The share of the steps that run; requires `image`.",
+        bounds=lambda settings, profile: Bounds(0, 1),
+        unsupported=_needs_task("image-to-image", "inpainting"),
+    ),
+    RequestField(
+        name="adapters",
+        type=list[AdapterField],
+        datatype=None,
+        type_in_words='list of `{"name", "scale"}`',
+        default="none",
+        bounds_in_words="each name once; scale -5 to 5, 1 by default",
+        help="LoRAs from the model's `adapters/` folder; see [adapters](#adapters).",
+    ),
+    RequestField(
+        name="controlnet",
+        type=ControlNetField,
+        datatype=None,
+        type_in_words='`{"name", "image", "scale"}`',
+        default="none",
+        bounds_in_words="scale 0 to 10, 1 by default",
+        help="A ControlNet from the model's `controlnets/` folder and the picture that guides it; "
+        "see [ControlNet](#controlnet).",
+    ),
+    RequestField(
+        name="denoising_end",
+        type=float,
+        datatype="FP64",
+        type_in_words="number",
+        default="0.8, or the model's",
+        bounds_in_words="above 0, up to 1",
+        help="Where the [refiner](#refiner) takes over; only if the model has one. At 1 the base "
+        "runs alone.",
+        # Diffusers reads 0 as 1.
+        bounds=lambda settings, profile: Bounds(0, 1, is_open=True),
+        unsupported=_needs_refiner,
+    ),
+    RequestField(
+        name="clip_skip",
+        type=int,
+        datatype="INT64",
+        type_in_words="integer",
+        default="0",
+        bounds_in_words="0 to one below the layers of a text encoder",
+        help="Layers to skip at the end of the text encoders, for the prompt alone; see "
+        "[CLIP skip](#clip-skip). SD 1.x, 2.x and SDXL only.",
+        bounds=lambda settings, profile: Bounds(0, profile.max_clip_skip or 0),
+        limits=("", "max_clip_skip"),
+        unsupported=_needs_clip_skip,
+    ),
+    RequestField(
+        name="num_images_per_prompt",
+        type=int,
+        datatype="INT64",
+        type_in_words="integer",
+        default="1",
+        bounds_in_words="1 to `max_images_per_request` over the whole request",
+        help="Pictures of this prompt, with consecutive seeds.",
+        aliases=("n",),
+        bounds=lambda settings, profile: Bounds(1, settings.max_images_per_request),
+        limits=("", "max_images_per_request"),
+    ),
+    RequestField(
+        name="output_format",
+        type=OutputFormat,
+        datatype="BYTES",
+        type_in_words="string",
+        default="from `Accept`, else `png`",
+        bounds_in_words="`png`, `jpeg`, `webp`",
+        help="The file format of the pictures.",
+    ),
+)
+
+CANONICAL: Mapping[str, str] = {
+    name: field.name for field in FIELDS for name in (field.name, *field.aliases)
+}
+"""Each name or alias of a field to its name."""
