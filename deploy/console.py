@@ -48,7 +48,7 @@ class Reporter:
         self.errors.print(Text("error: ", style="bold red") + Text(message))
 
     def confirm(self, question: str) -> bool:
-        """Ask on a terminal; the answer is no if there is none."""
+        """Ask on a terminal; without one the answer is no."""
         return self.is_terminal and Confirm.ask(Text(question), console=self.console, default=False)
 
     @contextmanager

@@ -72,7 +72,7 @@ class EngineCollector(Collector):
         """The state of each engine; see ``EngineState``."""
         pictures = GaugeMetricFamily(
             "diffusion_pictures",
-            "Pictures waiting for the engine (waiting) and in flight in it (under_way).",
+            "Pictures waiting for the engine (waiting) and in flight in it (in_flight).",
             labels=["model_name", "state"],
         )
         lanes = GaugeMetricFamily(
@@ -91,7 +91,7 @@ class EngineCollector(Collector):
         for name, engine in list(self._engines.items()):
             state = engine.state
             pictures.add_metric([name, "waiting"], state.waiting)
-            pictures.add_metric([name, "under_way"], state.in_flight)
+            pictures.add_metric([name, "in_flight"], state.in_flight)
             lanes.add_metric([name], state.lanes)
             out_of_memory.add_metric([name], state.out_of_memory)
             for (layer, action), count in state.safety.items():

@@ -9,13 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Extend this to the whole repository. Still missing: predictor/, downloader/, modelstore/, deploy/,
-# helm/, manifests/, examples/, docs/, README.md and the other folders of tests/.
-COVERED = (
-    *("bench/", "demo/", "hack/", ".ci/", "CONTRIBUTING.md", "Makefile", "Dockerfile*"),
-    *("pyproject.toml", ".pre-commit-config.yaml", "tests/conftest.py", "tests/serving.py"),
-    *("tests/chart/", "tests/cluster/", "tests/contract/", "tests/platform/"),
-)
 SUFFIXES = {"", ".downloader", ".md", ".py", ".sh", ".toml", ".tpl", ".txt", ".yaml"}
 PHRASES = re.compile(
     r"\b(?:nobody|anew|so many|(?:of|by) chance|under way|goes on|beside|mends?|mended"
@@ -25,7 +18,7 @@ PHRASES = re.compile(
     re.IGNORECASE,
 )
 # Correct uses: a phrase with enough context to be unique.
-ALLOWED: tuple[str, ...] = ()
+ALLOWED = ("the answer is no",)
 
 
 def odd_phrases(content: str) -> list[str]:
@@ -37,12 +30,12 @@ def odd_phrases(content: str) -> list[str]:
 
 
 def test_the_prose_has_no_odd_phrases() -> None:
-    command = ["git", "ls-files", *COVERED]
+    command = ["git", "ls-files", ":!requirements", ":!LICENSE"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     paths = {ROOT / name for name in listed.stdout.splitlines()} - {Path(__file__)}
     texts = {path: path.read_text("utf-8") for path in paths if path.suffix in SUFFIXES}
 
-    assert len(texts) > 50
+    assert len(texts) > 400
     assert {path.name: odd for path, text in texts.items() if (odd := odd_phrases(text))} == {}
 
 

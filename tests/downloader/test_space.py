@@ -131,7 +131,7 @@ def run_as_nonroot(job: Job, volume: Path, *groups: int) -> subprocess.Completed
     [(0o755, ".staging"), (0o555, ".staging"), (0o700, ".")],
     ids=["as the kubelet leaves it without fsGroup", "read-only", "private"],
 )
-def test_a_volume_that_may_not_be_written_is_told(
+def test_a_volume_without_write_permission_is_reported(
     hub: Hub, job: Job, open_volume: Path, mode: int, refused: str
 ) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())

@@ -224,7 +224,7 @@ def test_a_switched_revision_is_served_after_the_next_load(
 @pytest.mark.parametrize(
     ("folder", "preload", "message"),
     [
-        ("", "nobody", "preload: 'nobody' is not on the volume; published: first, second, third"),
+        ("", "missing", "preload: 'missing' is not on the volume; published: first, second, third"),
         ("first", "first", "preload=first, but model_dir is a single model's folder"),
     ],
 )

@@ -53,10 +53,10 @@ def test_pictures_are_counted_while_they_wait_and_are_in_flight(server: Server) 
     left = metric(server.url, "diffusion_requests_total", code="499")
     with ThreadPoolExecutor(1) as caller:
         pending = caller.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=5)
-        wait_for_metric(server.url, "diffusion_pictures", 1, state="under_way")
+        wait_for_metric(server.url, "diffusion_pictures", 1, state="in_flight")
         total = sum(
             metric(server.url, "diffusion_pictures", state=state)
-            for state in ("waiting", "under_way")
+            for state in ("waiting", "in_flight")
         )
         with pytest.raises(httpx.ReadTimeout):
             pending.result()
