@@ -44,10 +44,7 @@ class ControlNetField(BaseModel):
 
 
 class Bounds(NamedTuple):
-    """From ``least`` to ``most``, in steps of ``multiple``; ``least`` itself excluded if open.
-
-    For a string they bound the number of characters.
-    """
+    """From ``least`` to ``most``, for a string in characters; ``is_open`` excludes ``least``."""
 
     least: float
     most: float
@@ -87,10 +84,6 @@ def _side(settings: Settings, profile: ModelProfile) -> Bounds:
     return Bounds(MIN_SIDE, settings.max_side, multiple=profile.size_multiple)
 
 
-def _characters(least: int) -> Callable[[Settings, ModelProfile], Bounds]:
-    return lambda settings, _: Bounds(least, settings.max_prompt_length)
-
-
 def _needs_task(*tasks: Task) -> Callable[[ModelProfile], str | None]:
     """The reason of a field that only these tasks use."""
 
@@ -100,10 +93,6 @@ def _needs_task(*tasks: Task) -> Callable[[ModelProfile], str | None]:
         return f"this model does not support {tasks[0]}; it supports {', '.join(profile.tasks)}"
 
     return reason
-
-
-def _needs_refiner(profile: ModelProfile) -> str | None:
-    return None if profile.has_refiner else "the model has no refiner"
 
 
 def _needs_clip_skip(profile: ModelProfile) -> str | None:
@@ -121,7 +110,7 @@ FIELDS: tuple[RequestField, ...] = (
         default="required",
         bounds_in_words="1 to `max_prompt_length` characters",
         help="What the picture shows.",
-        bounds=_characters(1),
+        bounds=lambda settings, profile: Bounds(1, settings.max_prompt_length),
         limits=("", "max_prompt_length"),
     ),
     RequestField(
@@ -132,7 +121,7 @@ FIELDS: tuple[RequestField, ...] = (
         default="empty",
         bounds_in_words="up to `max_prompt_length` characters",
         help="What the picture should not show.",
-        bounds=_characters(0),
+        bounds=lambda settings, profile: Bounds(0, settings.max_prompt_length),
     ),
     RequestField(
         name="seed",
@@ -265,7 +254,7 @@ FIELDS: tuple[RequestField, ...] = (
         "runs alone.",
         # Diffusers reads 0 as 1.
         bounds=lambda settings, profile: Bounds(0, 1, is_open=True),
-        unsupported=_needs_refiner,
+        unsupported=lambda profile: None if profile.has_refiner else "the model has no refiner",
     ),
     RequestField(
         name="clip_skip",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,14 +21,22 @@ from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import InvalidRequestError
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.stable_diffusion import ClipSkip
 from predictor.pipelines.stepwise import denoiser_for, max_clip_skip
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.protocol.metadata import model_metadata
-from predictor.requests import GenerationDefaults, GenerationRequest, Limits, ModelProfile
+from predictor.requests import (
+    Adapter,
+    GenerationDefaults,
+    GenerationRequest,
+    Limits,
+    ModelProfile,
+)
 from predictor.settings import Settings
 from tests.predictor.decoding import decode
 from tests.predictor.drawing import make, own_call
 from tests.predictor.pictures import largest_difference
+from tests.predictor.random_adapters import write_adapter
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 from tests.predictor.random_refiner import build_refiner
 from tests.predictor.test_controlnet import own, steered, with_controlnets
@@ -54,6 +63,12 @@ def sdxl() -> DiffusersPipeline:
 def deep_sd(sd: DiffusersPipeline) -> DiffusersPipeline:
     """The demo model under a text encoder with more layers, of random weights."""
     return served(copy.copy(sd.diffusers))
+
+
+def build_deep_sdxl() -> Any:
+    pipeline = build_sdxl()
+    deepen(pipeline)
+    return pipeline
 
 
 def served(pipeline: Any) -> DiffusersPipeline:
@@ -287,3 +302,30 @@ def test_the_server_reports_it_and_its_bound(client: httpx.Client) -> None:
     assert [one.get("clip_skip") for one in answer["predictions"]] == [0, None]
     assert refused.status_code == 400
     assert refused.json() == {"error": f"clip_skip: {most + 1} is not between 0 and {most}"}
+
+
+@torch.inference_mode()
+def test_adapters_of_a_text_encoder_apply_to_the_layers_that_are_left(tmp_path: Path) -> None:
+    file = write_adapter(build_sdxl(), tmp_path / "style", seed=1, components=("text_encoder",))
+    style = Adapter("style")
+    denoiser = denoiser_for(
+        DiffusersPipeline(
+            build_deep_sdxl(),
+            ModelProfile("r1", GenerationDefaults(128, 128, 3, 5.0, "unipc"), 8, ("unipc",)),
+            adapter_files={"style": file},
+        )
+    )
+    requests = [
+        replace(REQUEST, adapters=adapters, clip_skip=skipped)
+        for adapters in ((), (style,))
+        for skipped in (None, 1)
+    ]
+    begun = [denoiser.begin(one) for one in requests]
+    encoded = [denoiser.encode([REQUEST.prompt], one.encoders)[0][0] for one in begun]
+
+    assert begun[3].encoders == (style, ClipSkip(1))
+    assert begun[3].negative_encoders == (style,)
+    for one, other in itertools.combinations(encoded, 2):
+        assert (one - other).abs().max() > 0.01
+    again = denoiser.encode([REQUEST.prompt], begun[1].encoders)[0][0]
+    assert torch.equal(again, encoded[1])
