@@ -19,9 +19,9 @@ from tests.predictor.fake_denoiser import (
     FakeDenoiser,
     FakeScheduler,
     request,
+    run_story,
 )
 from tests.predictor.fake_denoiser import Scene as Story
-from tests.predictor.fake_denoiser import run_story as tell
 
 
 class TwoExperts(FakeDenoiser):
@@ -90,7 +90,7 @@ def test_experts_take_turns_and_each_batches_its_jobs() -> None:
         await asyncio.gather(*blocker, *tasks)
 
     denoiser = TwoExperts()
-    tell(story, denoiser)
+    run_story(story, denoiser)
 
     passes = list(zip(denoiser.by, denoiser.passes, strict=True))[1:]
     assert passes == [
@@ -112,7 +112,7 @@ def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
         await asyncio.gather(*blocker, *tasks)
 
     # With two lanes, each turn takes a single job.
-    passes = tell(story, TwoExperts(), lanes=2).passes[1:]
+    passes = run_story(story, TwoExperts(), lanes=2).passes[1:]
     for name in {prompt for prompts in passes for prompt in prompts}:
         turns = [turn for turn, prompts in enumerate(passes) if name in prompts]
         assert len(turns) == 8
@@ -128,7 +128,7 @@ def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
         await asyncio.gather(*blocker, *tasks)
 
     denoiser = TwoExperts()
-    tell(story, denoiser)
+    run_story(story, denoiser)
 
     assert denoiser.encoders[2:] == [((), ["a", "b", "c"]), ("other", ["", "a", "c"])]
 
@@ -142,7 +142,7 @@ def test_progress_counts_the_steps_of_both() -> None:
             refined("a", 5, 0.6), lambda step, steps: reported.append((step, steps))
         )
 
-    tell(story, TwoExperts())
+    run_story(story, TwoExperts())
     assert reported == [(step, 5) for step in range(1, 6)]
 
 
@@ -160,7 +160,7 @@ def test_a_failure_at_the_second_expert_affects_only_its_job(culprit: str) -> No
         assert isinstance(second, GenerationResult)
         await asyncio.gather(*blocker)
 
-    passes = tell(story, TwoExperts()).passes
+    passes = run_story(story, TwoExperts()).passes
     assert [sum(name in prompts for prompts in passes) for name in "ab"] == [6, 6]
 
 
@@ -179,7 +179,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
         assert len(await asyncio.gather(held, *tasks)) == 9
 
     denoiser = Small()
-    tell(story, denoiser)
+    run_story(story, denoiser)
     lanes = [count for count, by in zip(denoiser.lanes, denoiser.by, strict=True) if by == "second"]
     assert max(lanes) == 4
     assert sum(lanes) == 8 * 2 * 2
@@ -197,7 +197,7 @@ def test_a_caller_may_disconnect_in_either_half(steps_before: int) -> None:
         scene.run_free()
         await scene.engine.submit(request("next", 1))
 
-    passes = tell(story, TwoExperts()).passes
+    passes = run_story(story, TwoExperts()).passes
     # One step was in flight.
     assert passes == [["a"]] * (steps_before + 1) + [["next"]]
 
@@ -215,4 +215,4 @@ def test_closing_stops_the_second_half() -> None:
         with pytest.raises(GenerationCancelledError):
             await task
 
-    assert len(tell(story, TwoExperts()).passes) < 1_000
+    assert len(run_story(story, TwoExperts()).passes) < 1_000

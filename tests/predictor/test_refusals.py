@@ -82,33 +82,33 @@ def refusal(response: httpx.Response, status: int = 400) -> str:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "expected"),
     [case[1:] for case in PARAMETERS],
     ids=[case[0] for case in PARAMETERS],
 )
 def test_a_wrong_parameter_is_named(
-    client: httpx.Client, parameters: dict[str, Any], told: list[str]
+    client: httpx.Client, parameters: dict[str, Any], expected: list[str]
 ) -> None:
     nested = refusal(client.post(PREDICT, json={"prompt": PROMPT, "parameters": parameters}))
     flat = refusal(client.post(PREDICT, json={"prompt": PROMPT, **parameters}))
 
-    assert [word for word in told if word not in nested] == []
-    assert [word for word in told if word not in flat] == []
+    assert [word for word in expected if word not in nested] == []
+    assert [word for word in expected if word not in flat] == []
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
 @pytest.mark.parametrize(
-    ("body", "told"), [case[1:] for case in BODIES], ids=[case[0] for case in BODIES]
+    ("body", "expected"), [case[1:] for case in BODIES], ids=[case[0] for case in BODIES]
 )
 def test_a_wrong_body_is_explained(
-    client: httpx.Client, body: bytes, told: list[str], content_type: str
+    client: httpx.Client, body: bytes, expected: list[str], content_type: str
 ) -> None:
     response = client.post(PREDICT, content=body, headers={"content-type": content_type})
 
     error = refusal(response)
     # KServe itself parses what calls itself JSON, and says it in its own words.
     error = error.replace("Unrecognized request format", "not valid JSON")
-    assert [word for word in told if word not in error] == []
+    assert [word for word in expected if word not in error] == []
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client: httpx.Client) -> None:
