@@ -18,10 +18,10 @@ from tests.predictor.fake_denoiser import (
     Conditioning,
     FakeDenoiser,
     FakeScheduler,
+    Scene,
     request,
     run_story,
 )
-from tests.predictor.fake_denoiser import Scene as Story
 
 
 class TwoExperts(FakeDenoiser):
@@ -82,7 +82,7 @@ def refined(prompt: str, steps: int, end: float) -> GenerationRequest:
 
 
 def test_experts_take_turns_and_each_batches_its_jobs() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 4, 0.5), refined("b", 4, 0.5), request("plain", 6))
         await asyncio.sleep(0.05)
@@ -101,7 +101,7 @@ def test_experts_take_turns_and_each_batches_its_jobs() -> None:
 
 
 def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(
             *(refined(f"refined {index}", 8, 0.25 + index / 8) for index in range(4)),
@@ -120,7 +120,7 @@ def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
 
 
 def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 4, 0.5), request("b"), refined("c", 4, 0.5))
         await asyncio.sleep(0.05)
@@ -136,7 +136,7 @@ def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
 def test_progress_counts_the_steps_of_both() -> None:
     reported: list[tuple[int, int]] = []
 
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         scene.run_free()
         await scene.engine.submit(
             refined("a", 5, 0.6), lambda step, steps: reported.append((step, steps))
@@ -148,7 +148,7 @@ def test_progress_counts_the_steps_of_both() -> None:
 
 @pytest.mark.parametrize("culprit", ["no refiner", "no refiner step"])
 def test_a_failure_at_the_second_expert_affects_only_its_job(culprit: str) -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         tasks = scene.submit(refined("a", 6, 0.5), refined(culprit, 6, 0.5), request("b", 6))
         await asyncio.sleep(0.05)
@@ -170,7 +170,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
             self.memory_in_lanes = 5 if lanes[0].denoising.kind == "second" else 10_000
             return super().predict(lanes)
 
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         # Paused, so that the eight are admitted in one turn and reach the hand-over together.
         (held,) = await scene.submit_all(request("held", 1))
         tasks = scene.submit(*(refined(f"{index}", 4, 0.5) for index in range(8)))
@@ -187,7 +187,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
 
 @pytest.mark.parametrize("steps_before", [1, 3])
 def test_a_caller_may_disconnect_in_either_half(steps_before: int) -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         (task,) = await scene.submit_all(refined("a", 4, 0.5))
         for _ in range(steps_before):
             scene.denoiser.gate.release()
@@ -203,7 +203,7 @@ def test_a_caller_may_disconnect_in_either_half(steps_before: int) -> None:
 
 
 def test_closing_stops_the_second_half() -> None:
-    async def story(scene: Story) -> None:
+    async def story(scene: Scene) -> None:
         (task,) = await scene.submit_all(refined("a", 1_000, 0.001))
         scene.denoiser.gate.release(3)
         for _ in range(3):
