@@ -15,11 +15,9 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from downloader.errors import UnsuitableModelError
-from downloader.sources.remote import RemoteFile
+from downloader.sources.remote import SMALL_SUFFIXES, RemoteFile
 from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
 
-# Configurations, vocabularies, merges, sentencepiece models, chat templates.
-_SMALL_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx"})
 
 # diffusers and transformers name weights by these two stems, a variant, and a shard number.
@@ -162,7 +160,7 @@ def _small_files(folder: Mapping[str, RemoteFile]) -> list[RemoteFile]:
         file
         for name, file in folder.items()
         # The index of weights is selected with the weights.
-        if PurePosixPath(name).suffix in _SMALL_SUFFIXES and ".index." not in name
+        if PurePosixPath(name).suffix in SMALL_SUFFIXES and ".index." not in name
     ]
 
 
