@@ -15,6 +15,7 @@ from pathlib import Path
 
 from downloader.errors import CorruptFileError, StorageError
 from downloader.fetch.transfer import Transfer
+from downloader.lfs import check_no_pointers
 from downloader.plan import Plan, ResolvedModel, make_plan, resolve_model
 from downloader.repair import repair
 from downloader.settings import Fetch
@@ -183,6 +184,7 @@ def _read_marker(folder: Path) -> Marker | None:
 
 def _check_weights(staging: Path, plan: Plan) -> None:
     by_path = {file.path: file for file in plan.files}
+    check_no_pointers(staging, by_path)
     try:
         check_weights(staging, by_path)
     except BadWeightsError as error:

@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from downloader.errors import UnsuitableModelError
+from downloader.lfs import LFS_REASON, is_lfs_pointer
 from downloader.sources.remote import SMALL_SUFFIXES, RemoteFile
 from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
 
@@ -75,12 +76,19 @@ def read_components(model_index: bytes) -> tuple[Component, ...]:
     Raises:
         UnsuitableModelError: it is not a valid model index.
     """
+    if is_lfs_pointer(model_index):
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} {LFS_REASON}")
     try:
         document = json.loads(model_index)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is not valid JSON") from None
     if not isinstance(document, Mapping):
         raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is not a JSON object")
+    if not isinstance(document.get("_class_name", ""), str):
+        raise UnsuitableModelError(
+            f"{MODEL_INDEX_NAME} names a pipeline class of the repository: "
+            "the code of a repository is never run"
+        )
     components = tuple(_components(document))
     if not any(component.has_weights for component in components):
         raise UnsuitableModelError(f"{MODEL_INDEX_NAME} names no component with weights")

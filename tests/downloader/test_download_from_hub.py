@@ -254,6 +254,17 @@ def test_a_private_repository_is_readable_with_its_token(hub: Hub, job: Job) -> 
     assert not any("Authorization" in request.headers for request in large)
 
 
+@pytest.mark.parametrize("branch", ["_x", "refs/pr/7", "fix#7"])
+def test_any_branch_of_git_is_a_revision(hub: Hub, job: Job, target: Path, branch: str) -> None:
+    commit = hub.repository(REPOSITORY).commit(pipeline_files(), branch)
+
+    result = job.run("--source", f"hf://{REPOSITORY}@{branch}")
+
+    assert result.returncode == 0, result.stderr
+    marker = Marker.read(target / "sd")
+    assert (marker.source, marker.revision) == (f"hf://{REPOSITORY}@{branch}", commit)
+
+
 @pytest.mark.parametrize("revision", ["v2", "a" * 40], ids=["branch", "commit"])
 def test_a_missing_revision_is_named(hub: Hub, job: Job, revision: str) -> None:
     hub.repository(REPOSITORY).commit(pipeline_files())

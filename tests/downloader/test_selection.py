@@ -187,6 +187,15 @@ def test_patterns_exclude_files_but_never_the_index(
         (b"[]", "not a JSON object"),
         (b"{}", "no component with weights"),
         (b'{"scheduler": ["diffusers", "DDIMScheduler"]}', "no component with weights"),
+        (b"[" * 100_000, "not valid JSON$"),
+        (
+            b'{"_class_name": ["pipeline", "Own"], "unet": ["diffusers", "UNet2DConditionModel"]}',
+            "a pipeline class of the repository: the code of a repository is never run",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 582\n",
+            "a Git LFS pointer",
+        ),
         (b'{"unet": ["diffusers"]}', "'unet' is not a component"),
         (b'{"unet": [1, 2]}', "'unet' is not a component"),
         (b'{"../x": ["diffusers", "UNet2DConditionModel"]}', "'../x' is not a component"),
