@@ -116,7 +116,9 @@ class _Download:
     def _matches(self, marker: Marker) -> bool:
         """Whether a plain folder, which an older version published, is what was requested."""
         main = self.model.parts[0]
-        has_more = len(self.model.parts) > 1 or main.spec.allow_patterns or main.spec.deny_patterns
+        spec = main.spec
+        has_more = len(self.model.parts) > 1 or spec.skip_components
+        has_more = has_more or spec.allow_patterns or spec.deny_patterns
         found = (marker.source, marker.revision, marker.asked_variant)
         return not has_more and found == (main.source.uri, main.revision, main.spec.variant)
 
@@ -173,6 +175,13 @@ def _log_plan(plan: Plan) -> None:
         plan.variant_summary,
         extra={"event": "plan", "fields": fields},
     )
+    for component in plan.missing:
+        logger.warning(
+            "%s: the source has no safetensors of the optional component %s, which is left out",
+            model.name,
+            component,
+            extra={"event": "missing", "fields": {"model": model.name, "component": component}},
+        )
 
 
 def _read_marker(folder: Path) -> Marker | None:
@@ -214,4 +223,5 @@ def _marker(plan: Plan, digests: Mapping[str, str]) -> Marker:
             )
             for part in others
         ),
+        left_out=plan.left_out,
     )

@@ -91,6 +91,11 @@ class SourceSettings(VerbSettings):
     deny_patterns: str = Field(
         default="", description="Comma-separated globs: files that match one of them are ignored."
     )
+    skip_components: str = Field(
+        default="",
+        description="Comma-separated components of the pipeline that are not fetched, such as "
+        "`safety_checker` or SD3's `text_encoder_3,tokenizer_3`; the predictor works without them.",
+    )
     max_workers: int = MaxWorkers
     max_retries: int = Field(
         default=10,
@@ -121,12 +126,17 @@ class SourceSettings(VerbSettings):
     @property
     def allowed(self) -> tuple[str, ...]:
         """The patterns of ``allow_patterns``."""
-        return _patterns(self.allow_patterns)
+        return _words(self.allow_patterns)
 
     @property
     def denied(self) -> tuple[str, ...]:
         """The patterns of ``deny_patterns``."""
-        return _patterns(self.deny_patterns)
+        return _words(self.deny_patterns)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The components of ``skip_components``."""
+        return _words(self.skip_components)
 
 
 class Fetch(SourceSettings, LeaseSettings):
@@ -208,5 +218,5 @@ VERBS: dict[str, type[Verb]] = {
 }
 
 
-def _patterns(text: str) -> tuple[str, ...]:
-    return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -28,6 +28,7 @@ from modelstore.layout import (
     CLASSIFIER_FOLDER_NAME,
     CONTROLNETS_FOLDER_NAME,
     REFINER_FOLDER_NAME,
+    SKIPPABLE_COMPONENTS,
     check_name,
 )
 
@@ -54,6 +55,7 @@ class PartSpec:
     variant: str | None = None
     allow_patterns: tuple[str, ...] = ()
     deny_patterns: tuple[str, ...] = ()
+    skip_components: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,17 @@ def _plain_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+def _skippable(component: str) -> str:
+    if component not in SKIPPABLE_COMPONENTS:
+        names = ", ".join(SKIPPABLE_COMPONENTS)
+        raise ValueError(f"{component!r} is not one of {names}")
+    return component
+
+
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
+SkippedComponents = tuple[Annotated[str, AfterValidator(_skippable)], ...]
 
 
 class _Entry(BaseModel):
@@ -147,6 +159,7 @@ class ModelEntry(_Source):
     variant: str | None = None
     allow_patterns: Patterns = ()
     deny_patterns: Patterns = ()
+    skip_components: SkippedComponents = ()
     refiner: str | None = None
     adapters: tuple[AdapterEntry, ...] = ()
     controlnets: tuple[ControlNetEntry, ...] = ()
@@ -168,7 +181,10 @@ class ModelEntry(_Source):
         variant = (default_variant if self.variant is None else self.variant) or None
         source = parse_spec(self.source, self.sha256)
         kind = PartKind.SINGLE_FILE if isinstance(source, FileSpec) else PartKind.PIPELINE
-        parts = [PartSpec("", kind, source, variant, self.allow_patterns, self.deny_patterns)]
+        patterns = (self.allow_patterns, self.deny_patterns)
+        # The order must not distinguish two revisions.
+        skipped = tuple(sorted(set(self.skip_components)))
+        parts = [PartSpec("", kind, source, variant, *patterns, skipped)]
         if self.refiner:
             parts.append(
                 PartSpec(REFINER_FOLDER_NAME, PartKind.PIPELINE, parse_spec(self.refiner), variant)
@@ -233,6 +249,7 @@ def _from_settings(settings: SourceSettings) -> ModelSpec:
         "name": settings.name,
         "allow_patterns": settings.allowed,
         "deny_patterns": settings.denied,
+        "skip_components": settings.skipped,
     }
     return _validated(ModelEntry, given, _flag).model(settings.variant)
 

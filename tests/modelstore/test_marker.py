@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,15 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert Marker.read(folder) == MARKER
     assert MARKER.size == 5
     assert [path.name for path in folder.glob(".*")] == [MARKER_NAME]
+
+
+def test_components_that_were_left_out_are_listed_only_if_there_are_any(folder: Path) -> None:
+    MARKER.write(folder)
+    # An earlier reader refuses a field that it does not know.
+    assert "left_out" not in json.loads((folder / MARKER_NAME).read_text())
+    without = replace(MARKER, left_out=("safety_checker",))
+    without.write(folder)
+    assert Marker.read(folder) == without
 
 
 def test_a_missing_folder_is_incomplete(tmp_path: Path) -> None:
