@@ -20,6 +20,7 @@ from downloader.selection.pipeline import Selection, check_is_pipeline, read_com
 from downloader.sources import RemoteFile, Source, open_source
 from downloader.sources.access import Access
 from downloader.sources.retry import Retries, with_retries
+from downloader.sources.subfolder import SubfolderSource
 from downloader.spec import ModelSpec, PartKind, PartSpec
 from downloader.workers import Stop
 from modelstore.layout import MODEL_INDEX_NAME
@@ -41,8 +42,8 @@ class ResolvedPart:
         spec = self.spec
         patterns = (spec.allow_patterns, spec.deny_patterns)
         # Absent if empty: the names of published revisions stay the same.
-        skipped = [spec.skip_components] if spec.skip_components else []
-        return (spec.folder, spec.source.place, self.revision, spec.variant, *patterns, *skipped)
+        newer = [each for each in (spec.skip_components, spec.subfolder) if each]
+        return (spec.folder, spec.source.place, self.revision, spec.variant, *patterns, *newer)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def list_part(part: ResolvedPart, access: Access, stop: Stop) -> tuple[RemoteFil
 
 
 def _resolve(part: PartSpec, access: Access, stop: Stop) -> ResolvedPart:
-    source = open_source(part.source, access)
+    source: Source = open_source(part.source, access)
+    if part.subfolder:
+        source = SubfolderSource(source, part.subfolder)
     return ResolvedPart(part, source, with_retries(source.resolve, access.retries(stop)))
 
 

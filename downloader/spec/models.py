@@ -47,7 +47,10 @@ class PartKind(Enum):
 
 @dataclass(frozen=True)
 class PartSpec:
-    """A source, and the folder of the model that its files go into; ``""`` for the pipeline."""
+    """A source, and the folder of the model that its files go into; ``""`` for the pipeline.
+
+    ``subfolder`` is the folder of the source that has the files; ``""`` for the whole source.
+    """
 
     folder: str
     kind: PartKind
@@ -56,6 +59,7 @@ class PartSpec:
     allow_patterns: tuple[str, ...] = ()
     deny_patterns: tuple[str, ...] = ()
     skip_components: tuple[str, ...] = ()
+    subfolder: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,10 +135,13 @@ class AdapterEntry(_Source):
 
 
 class ControlNetEntry(_Entry):
-    """One ControlNet: a repository, folder or prefix with its config.json and weights."""
+    """One ControlNet: a repository, folder or prefix with its config.json and weights, or a folder
+    of one.
+    """
 
     name: Name
     source: str
+    subfolder: str = ""
     variant: str | None = None
 
     @field_validator("source")
@@ -142,11 +149,20 @@ class ControlNetEntry(_Entry):
     def _is_a_folder_of_files(cls, text: str) -> str:
         return _folder_of_files(text)
 
+    @field_validator("subfolder")
+    @classmethod
+    def _is_a_subfolder(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if path and ("\\" in path or not {"", ".", ".."}.isdisjoint(path.split("/"))):
+            raise ValueError(f"{path!r} is not a folder within the source, as in 'canny'")
+        return path
+
     def part(self, default_variant: str | None) -> PartSpec:
         """This entry as a part of the model; ``default_variant`` applies if it names none."""
         variant = default_variant if self.variant is None else self.variant or None
         folder = f"{CONTROLNETS_FOLDER_NAME}/{self.name}"
-        return PartSpec(folder, PartKind.CONTROLNET, parse_spec(self.source), variant)
+        source = parse_spec(self.source)
+        return PartSpec(folder, PartKind.CONTROLNET, source, variant, subfolder=self.subfolder)
 
 
 _NamedT = TypeVar("_NamedT", AdapterEntry, ControlNetEntry)
