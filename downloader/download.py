@@ -15,11 +15,11 @@ from pathlib import Path
 
 from downloader.errors import CorruptFileError, StorageError
 from downloader.fetch.transfer import Transfer
-from downloader.lfs import check_no_pointers
 from downloader.plan import Plan, ResolvedModel, make_plan, resolve_model
 from downloader.repair import repair
 from downloader.settings import Fetch
 from downloader.sources.access import Access
+from downloader.sources.lfs import check_no_pointers
 from downloader.spec import ModelSpec
 from downloader.volume.integrity import Findings, inspect
 from downloader.volume.lease import Lease

@@ -18,6 +18,13 @@ MaxWorkers = Field(
 )
 
 
+Variant = Field(
+    default="fp16",
+    description="The variant of the weights to prefer; a component without it gets the plain "
+    "files. Empty: always the plain files.",
+)
+
+
 class VerbSettings(BaseSettings):
     """What every verb reads from flags (``--name``), else from the environment.
 
@@ -79,11 +86,7 @@ class SourceSettings(VerbSettings):
         description="A YAML file with several models, instead of `source`; `name` then selects "
         "one. See docs/downloads.md.",
     )
-    variant: str = Field(
-        default="fp16",
-        description="The variant of the weights to prefer; a component without it gets the plain "
-        "files. Empty: always the plain files.",
-    )
+    variant: str = Variant
     allow_patterns: str = Field(
         default="",
         description="Comma-separated globs: only files that match one of them are considered.",
@@ -182,6 +185,13 @@ class Rollback(LeaseSettings):
     )
 
 
+class Adopt(LeaseSettings):
+    """Publish the pipeline in the folder TARGET/NAME, which something else put on the volume."""
+
+    variant: str = Variant
+    max_workers: int = MaxWorkers
+
+
 class Settings(BaseSettings):
     """Puts Stable Diffusion models on a shared volume."""
 
@@ -193,6 +203,7 @@ class Settings(BaseSettings):
     list: CliSubCommand[ListModels] = Field(description=ListModels.__doc__)
     prune: CliSubCommand[Prune] = Field(description=Prune.__doc__)
     rollback: CliSubCommand[Rollback] = Field(description=Rollback.__doc__)
+    adopt: CliSubCommand[Adopt] = Field(description=Adopt.__doc__)
 
     @classmethod
     def settings_customise_sources(
@@ -207,7 +218,7 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-Verb = Fetch | Plan | Verify | ListModels | Prune | Rollback
+Verb = Fetch | Plan | Verify | ListModels | Prune | Rollback | Adopt
 VERBS: dict[str, type[Verb]] = {
     "fetch": Fetch,
     "plan": Plan,
@@ -215,6 +226,7 @@ VERBS: dict[str, type[Verb]] = {
     "list": ListModels,
     "prune": Prune,
     "rollback": Rollback,
+    "adopt": Adopt,
 }
 
 

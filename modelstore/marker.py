@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modelstore.errors import IncompleteModelError
-from modelstore.layout import MARKER_NAME
+from modelstore.errors import IncompleteModelError, UnpublishedModelError
+from modelstore.layout import MARKER_NAME, MODEL_INDEX_NAME
 
 SCHEMA_VERSION = 2
 # Version 1 has no parts and no requested variant.
@@ -72,6 +72,7 @@ class Marker:
         """Read the marker of ``folder``.
 
         Raises:
+            UnpublishedModelError: the folder has a pipeline but no marker.
             IncompleteModelError: there is no folder, no marker, or one of another version.
         """
         if not folder.is_dir():
@@ -79,6 +80,11 @@ class Marker:
         try:
             document = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if (folder / MODEL_INDEX_NAME).is_file():
+                raise UnpublishedModelError(
+                    f"{folder} has {MODEL_INDEX_NAME} but no {MARKER_NAME}: "
+                    "the downloader did not publish it"
+                ) from None
             raise IncompleteModelError(
                 f"model folder {folder.name!r} has no {MARKER_NAME}: its download did not finish"
             ) from None

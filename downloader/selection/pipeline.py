@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from downloader.errors import UnsuitableModelError
-from downloader.lfs import LFS_REASON, is_lfs_pointer
+from downloader.sources.lfs import LFS_REASON, is_lfs_pointer
 from downloader.sources.remote import SMALL_SUFFIXES, RemoteFile
 from modelstore.layout import (
     GENERATION_DEFAULTS_NAME,

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from modelstore import MARKER_NAME, FileEntry, IncompleteModelError, Marker, PartEntry
+from modelstore import (
+    MARKER_NAME,
+    FileEntry,
+    IncompleteModelError,
+    Marker,
+    PartEntry,
+    UnpublishedModelError,
+)
+from modelstore.layout import MODEL_INDEX_NAME
 
 MARKER = Marker(
     name="sd",
@@ -51,7 +59,13 @@ def test_a_missing_folder_is_incomplete(tmp_path: Path) -> None:
         Marker.read(tmp_path / "sd")
 
 
+def test_a_pipeline_without_a_marker_was_not_published(folder: Path) -> None:
+    with pytest.raises(UnpublishedModelError, match=f"^{folder} has model_index.json but no"):
+        Marker.read(folder)
+
+
 def test_a_folder_without_a_marker_is_incomplete(folder: Path) -> None:
+    (folder / MODEL_INDEX_NAME).unlink()
     with pytest.raises(IncompleteModelError, match="did not finish"):
         Marker.read(folder)
 

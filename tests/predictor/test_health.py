@@ -114,6 +114,11 @@ def without_marker(folder: Path) -> None:
     (folder / MARKER_NAME).unlink()
 
 
+def emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def with_a_truncated_file(folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -160,7 +165,11 @@ def test_a_broken_installation_ends_the_process_too(demo_model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (without_marker, ["its download did not finish", "python -m downloader"]),
+        (emptied, ["its download did not finish", "python -m downloader"]),
+        (
+            without_marker,
+            ["/model has model_index.json", "python -m downloader adopt --name model --target /"],
+        ),
         (with_a_truncated_file, ["unet/diffusion_pytorch_model", "bytes", "python -m downloader"]),
         (with_wrong_defaults, ["generation_defaults.json", "num_inference_steps", "'20'"]),
         (with_weights_of_another_shape, ["does not load"]),
