@@ -114,11 +114,6 @@ def without_marker(folder: Path) -> None:
     (folder / MARKER_NAME).unlink()
 
 
-def emptied(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
 def with_a_truncated_file(folder: Path) -> None:
     weights = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -165,7 +160,6 @@ def test_a_broken_installation_ends_the_process_too(demo_model: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (emptied, ["its download did not finish", "python -m downloader"]),
         (
             without_marker,
             ["/model has model_index.json", "python -m downloader adopt --name model --target /"],
