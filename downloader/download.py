@@ -19,6 +19,7 @@ from downloader.plan import Plan, ResolvedModel, make_plan, resolve_model
 from downloader.repair import repair
 from downloader.settings import Fetch
 from downloader.sources.access import Access
+from downloader.sources.lfs import check_no_pointers
 from downloader.spec import ModelSpec
 from downloader.volume.integrity import Findings, inspect
 from downloader.volume.lease import Lease
@@ -115,7 +116,9 @@ class _Download:
     def _matches(self, marker: Marker) -> bool:
         """Whether a plain folder, which an older version published, is what was requested."""
         main = self.model.parts[0]
-        has_more = len(self.model.parts) > 1 or main.spec.allow_patterns or main.spec.deny_patterns
+        spec = main.spec
+        has_more = len(self.model.parts) > 1 or spec.skip_components
+        has_more = has_more or spec.allow_patterns or spec.deny_patterns
         found = (marker.source, marker.revision, marker.asked_variant)
         return not has_more and found == (main.source.uri, main.revision, main.spec.variant)
 
@@ -172,6 +175,13 @@ def _log_plan(plan: Plan) -> None:
         plan.variant_summary,
         extra={"event": "plan", "fields": fields},
     )
+    for component in plan.missing:
+        logger.warning(
+            "%s: the source has no safetensors of the optional component %s, which is left out",
+            model.name,
+            component,
+            extra={"event": "missing", "fields": {"model": model.name, "component": component}},
+        )
 
 
 def _read_marker(folder: Path) -> Marker | None:
@@ -183,6 +193,7 @@ def _read_marker(folder: Path) -> Marker | None:
 
 def _check_weights(staging: Path, plan: Plan) -> None:
     by_path = {file.path: file for file in plan.files}
+    check_no_pointers(staging, by_path)
     try:
         check_weights(staging, by_path)
     except BadWeightsError as error:
@@ -212,4 +223,5 @@ def _marker(plan: Plan, digests: Mapping[str, str]) -> Marker:
             )
             for part in others
         ),
+        left_out=plan.left_out,
     )

@@ -20,6 +20,7 @@ from downloader.selection.pipeline import Selection, check_is_pipeline, read_com
 from downloader.sources import RemoteFile, Source, open_source
 from downloader.sources.access import Access
 from downloader.sources.retry import Retries, with_retries
+from downloader.sources.subfolder import SubfolderSource
 from downloader.spec import ModelSpec, PartKind, PartSpec
 from downloader.workers import Stop
 from modelstore.layout import MODEL_INDEX_NAME
@@ -40,7 +41,9 @@ class ResolvedPart:
         """Everything that decides which bytes are published."""
         spec = self.spec
         patterns = (spec.allow_patterns, spec.deny_patterns)
-        return (spec.folder, spec.source.place, self.revision, spec.variant, *patterns)
+        # Absent if empty: the names of published revisions stay the same.
+        newer = [each for each in (spec.skip_components, spec.subfolder) if each]
+        return (spec.folder, spec.source.place, self.revision, spec.variant, *patterns, *newer)
 
 
 @dataclass(frozen=True)
@@ -71,19 +74,30 @@ class PlannedFile:
 class Plan:
     """All files of a model, and the variant of each part's weights by the folder of the part.
 
-    ``without_variant`` are the components that have only plain files.
+    ``without_variant`` are the components that have only plain files, ``missing`` the optional ones
+    that the source does not have as safetensors.
     """
 
     model: ResolvedModel
     files: tuple[PlannedFile, ...]
     variants: dict[str, str | None]
     without_variant: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The components that are not fetched, on request or because the source lacks them."""
+        return tuple(sorted({*self.model.parts[0].spec.skip_components, *self.missing}))
 
     @property
     def variant_summary(self) -> str:
-        """The variant and the components that lack it, for people."""
+        """The variant, the components that lack it, and those left out, for people."""
         lacking = f", plain files of {', '.join(self.without_variant)}"
-        return f"variant {self.variants[''] or 'none'}{lacking if self.without_variant else ''}"
+        without = f", without {', '.join(self.left_out)}"
+        return (
+            f"variant {self.variants[''] or 'none'}{lacking if self.without_variant else ''}"
+            f"{without if self.left_out else ''}"
+        )
 
     @property
     def size(self) -> int:
@@ -110,10 +124,12 @@ def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
     files: list[PlannedFile] = []
     variants: dict[str, str | None] = {}
     without: list[str] = []
+    missing: list[str] = []
     for part in model.parts:
         selection = _select(part, access, stop)
         variants[part.spec.folder] = selection.variant
         without += [f"{part.spec.folder}/{name}".strip("/") for name in selection.without_variant]
+        missing += [f"{part.spec.folder}/{name}".strip("/") for name in selection.missing]
         files += [
             PlannedFile(part, file, path_in_model(part.spec, file)) for file in selection.files
         ]
@@ -121,7 +137,7 @@ def make_plan(model: ResolvedModel, access: Access, stop: Stop) -> Plan:
     twice = {path for path in paths if paths.count(path) > 1}
     if twice:
         raise UnsuitableModelError(f"two parts of the model contain the file {min(twice)!r}")
-    return Plan(model, tuple(files), variants, tuple(without))
+    return Plan(model, tuple(files), variants, tuple(without), tuple(missing))
 
 
 def list_part(part: ResolvedPart, access: Access, stop: Stop) -> tuple[RemoteFile, ...]:
@@ -136,7 +152,9 @@ def list_part(part: ResolvedPart, access: Access, stop: Stop) -> tuple[RemoteFil
 
 
 def _resolve(part: PartSpec, access: Access, stop: Stop) -> ResolvedPart:
-    source = open_source(part.source, access)
+    source: Source = open_source(part.source, access)
+    if part.subfolder:
+        source = SubfolderSource(source, part.subfolder)
     return ResolvedPart(part, source, with_retries(source.resolve, access.retries(stop)))
 
 
@@ -154,7 +172,12 @@ def _select(part: ResolvedPart, access: Access, stop: Stop) -> Selection:
         check_is_pipeline(files)
         (index,) = [file for file in files if file.path == MODEL_INDEX_NAME]
         content = _read_index(part, index, access.retries(stop))
-        return select(files, read_components(content), spec.variant)
+        components = [
+            component
+            for component in read_components(content)
+            if component.name not in spec.skip_components
+        ]
+        return select(files, components, spec.variant)
     except UnsuitableModelError as error:
         raise _explained(error, part, len(listed) - len(files)) from None
 

@@ -18,6 +18,13 @@ MaxWorkers = Field(
 )
 
 
+Variant = Field(
+    default="fp16",
+    description="The variant of the weights to prefer; a component without it gets the plain "
+    "files. Empty: always the plain files.",
+)
+
+
 class VerbSettings(BaseSettings):
     """What every verb reads from flags (``--name``), else from the environment.
 
@@ -79,17 +86,18 @@ class SourceSettings(VerbSettings):
         description="A YAML file with several models, instead of `source`; `name` then selects "
         "one. See docs/downloads.md.",
     )
-    variant: str = Field(
-        default="fp16",
-        description="The variant of the weights to prefer; a component without it gets the plain "
-        "files. Empty: always the plain files.",
-    )
+    variant: str = Variant
     allow_patterns: str = Field(
         default="",
         description="Comma-separated globs: only files that match one of them are considered.",
     )
     deny_patterns: str = Field(
         default="", description="Comma-separated globs: files that match one of them are ignored."
+    )
+    skip_components: str = Field(
+        default="",
+        description="Comma-separated components of the pipeline that are not fetched, such as "
+        "`safety_checker` or SD3's `text_encoder_3,tokenizer_3`; the predictor works without them.",
     )
     max_workers: int = MaxWorkers
     max_retries: int = Field(
@@ -121,12 +129,17 @@ class SourceSettings(VerbSettings):
     @property
     def allowed(self) -> tuple[str, ...]:
         """The patterns of ``allow_patterns``."""
-        return _patterns(self.allow_patterns)
+        return _words(self.allow_patterns)
 
     @property
     def denied(self) -> tuple[str, ...]:
         """The patterns of ``deny_patterns``."""
-        return _patterns(self.deny_patterns)
+        return _words(self.deny_patterns)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """The components of ``skip_components``."""
+        return _words(self.skip_components)
 
 
 class Fetch(SourceSettings, LeaseSettings):
@@ -172,6 +185,13 @@ class Rollback(LeaseSettings):
     )
 
 
+class Adopt(LeaseSettings):
+    """Publish the pipeline in the folder TARGET/NAME, which something else put on the volume."""
+
+    variant: str = Variant
+    max_workers: int = MaxWorkers
+
+
 class Settings(BaseSettings):
     """Puts Stable Diffusion models on a shared volume."""
 
@@ -183,6 +203,7 @@ class Settings(BaseSettings):
     list: CliSubCommand[ListModels] = Field(description=ListModels.__doc__)
     prune: CliSubCommand[Prune] = Field(description=Prune.__doc__)
     rollback: CliSubCommand[Rollback] = Field(description=Rollback.__doc__)
+    adopt: CliSubCommand[Adopt] = Field(description=Adopt.__doc__)
 
     @classmethod
     def settings_customise_sources(
@@ -197,7 +218,7 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-Verb = Fetch | Plan | Verify | ListModels | Prune | Rollback
+Verb = Fetch | Plan | Verify | ListModels | Prune | Rollback | Adopt
 VERBS: dict[str, type[Verb]] = {
     "fetch": Fetch,
     "plan": Plan,
@@ -205,8 +226,9 @@ VERBS: dict[str, type[Verb]] = {
     "list": ListModels,
     "prune": Prune,
     "rollback": Rollback,
+    "adopt": Adopt,
 }
 
 
-def _patterns(text: str) -> tuple[str, ...]:
-    return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())

@@ -4,7 +4,7 @@ The downloader publishes a model folder, the predictor opens it, and neither imp
 ``layout`` defines the paths, ``marker`` what makes a folder complete.
 """
 
-from modelstore.errors import IncompleteModelError, ModelStoreError
+from modelstore.errors import IncompleteModelError, ModelStoreError, UnpublishedModelError
 from modelstore.layout import MARKER_NAME, ModelStore
 from modelstore.marker import FileEntry, Marker, PartEntry
 
@@ -16,4 +16,5 @@ __all__ = [
     "ModelStore",
     "ModelStoreError",
     "PartEntry",
+    "UnpublishedModelError",
 ]

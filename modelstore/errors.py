@@ -1,8 +1,9 @@
 """Errors of a model store.
 
 ModelStoreError
-├── InvalidNameError      a model name that is not a valid folder name
-└── IncompleteModelError  a folder that the downloader did not complete
+├── InvalidNameError         a model name that is not a valid folder name
+└── IncompleteModelError     a folder that the downloader did not complete
+    └── UnpublishedModelError  a pipeline that the downloader did not put there
 """
 
 
@@ -16,3 +17,7 @@ class InvalidNameError(ModelStoreError):
 
 class IncompleteModelError(ModelStoreError):
     """The folder has no marker, or does not match its marker."""
+
+
+class UnpublishedModelError(IncompleteModelError):
+    """The folder has a pipeline but no marker: something other than the downloader wrote it."""

@@ -41,6 +41,10 @@ ADAPTERS_FOLDER_NAME = "adapters"
 CONTROLNETS_FOLDER_NAME = "controlnets"
 REFINER_FOLDER_NAME = "refiner"
 CLASSIFIER_FOLDER_NAME = "safety_classifier"
+# Components that diffusers' pipelines accept as None: a folder without one is complete.
+OPTIONAL_COMPONENTS = ("feature_extractor", "image_encoder", "safety_checker")
+# SD3 also works without T5, at the price of worse text in pictures.
+SKIPPABLE_COMPONENTS = (*OPTIONAL_COMPONENTS, "text_encoder_3", "tokenizer_3")
 # The name that diffusers and peft save a LoRA under.
 ADAPTER_WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
 

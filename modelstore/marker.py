@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modelstore.errors import IncompleteModelError
-from modelstore.layout import MARKER_NAME
+from modelstore.errors import IncompleteModelError, UnpublishedModelError
+from modelstore.layout import MARKER_NAME, MODEL_INDEX_NAME
 
 SCHEMA_VERSION = 2
 # Version 1 has no parts and no requested variant.
@@ -48,7 +48,8 @@ class Marker:
     (``"fp16"``) or None for the plain files, ``completed_at`` UTC in ISO 8601.
     ``asked_variant`` is the requested variant, which distinguishes a repeat from a change.
     ``parts`` are the refiner, the adapters, the ControlNets and the safety classifier, if the model
-    has any; their files are among ``files``.
+    has any; their files are among ``files``. ``left_out`` are the components that the model index
+    names and that were not published on purpose.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Marker:
     files: tuple[FileEntry, ...]
     asked_variant: str | None = None
     parts: tuple[PartEntry, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -70,6 +72,7 @@ class Marker:
         """Read the marker of ``folder``.
 
         Raises:
+            UnpublishedModelError: the folder has a pipeline but no marker.
             IncompleteModelError: there is no folder, no marker, or one of another version.
         """
         if not folder.is_dir():
@@ -77,6 +80,11 @@ class Marker:
         try:
             document = json.loads((folder / MARKER_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if (folder / MODEL_INDEX_NAME).is_file():
+                raise UnpublishedModelError(
+                    f"{folder} has {MODEL_INDEX_NAME} but no {MARKER_NAME}: "
+                    "the downloader did not publish it"
+                ) from None
             raise IncompleteModelError(
                 f"model folder {folder.name!r} has no {MARKER_NAME}: its download did not finish"
             ) from None
@@ -96,7 +104,8 @@ class Marker:
         try:
             files = tuple(FileEntry(**entry) for entry in fields.pop("files"))
             parts = tuple(PartEntry(**entry) for entry in fields.pop("parts", ()))
-            return cls(**fields, files=files, parts=parts)
+            left_out = tuple(fields.pop("left_out", ()))
+            return cls(**fields, files=files, parts=parts, left_out=left_out)
         except (KeyError, TypeError):
             raise IncompleteModelError(
                 f"{MARKER_NAME} of {folder_name!r} does not match its schema version"
@@ -105,6 +114,8 @@ class Marker:
     def write(self, folder: Path) -> None:
         """Write the marker into ``folder``; it gets its name once it is on the disk."""
         document = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        if not self.left_out:
+            del document["left_out"]  # earlier readers of version 2 refuse unknown fields
         partial = folder / f"{MARKER_NAME}.partial"
         with partial.open("w", encoding="utf-8") as stream:
             json.dump(document, stream, indent=2)

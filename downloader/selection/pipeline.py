@@ -15,11 +15,14 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from downloader.errors import UnsuitableModelError
-from downloader.sources.remote import RemoteFile
-from modelstore.layout import GENERATION_DEFAULTS_NAME, MODEL_INDEX_NAME
+from downloader.sources.lfs import LFS_REASON, is_lfs_pointer
+from downloader.sources.remote import SMALL_SUFFIXES, RemoteFile
+from modelstore.layout import (
+    GENERATION_DEFAULTS_NAME,
+    MODEL_INDEX_NAME,
+    OPTIONAL_COMPONENTS,
+)
 
-# Configurations, vocabularies, merges, sentencepiece models, chat templates.
-_SMALL_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx"})
 
 # diffusers and transformers name weights by these two stems, a variant, and a shard number.
@@ -53,12 +56,14 @@ class Component:
 class Selection:
     """The files to fetch, by path; ``variant`` is None if no component has the requested one.
 
-    ``without_variant`` are the components whose plain files are fetched instead.
+    ``without_variant`` are the components whose plain files are fetched instead, ``missing`` the
+    optional components that the source does not have as safetensors.
     """
 
     files: tuple[RemoteFile, ...]
     variant: str | None
     without_variant: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 def check_is_pipeline(files: Iterable[RemoteFile]) -> None:
@@ -77,12 +82,19 @@ def read_components(model_index: bytes) -> tuple[Component, ...]:
     Raises:
         UnsuitableModelError: it is not a valid model index.
     """
+    if is_lfs_pointer(model_index):
+        raise UnsuitableModelError(f"{MODEL_INDEX_NAME} {LFS_REASON}")
     try:
         document = json.loads(model_index)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is not valid JSON") from None
     if not isinstance(document, Mapping):
         raise UnsuitableModelError(f"{MODEL_INDEX_NAME} is not a JSON object")
+    if not isinstance(document.get("_class_name", ""), str):
+        raise UnsuitableModelError(
+            f"{MODEL_INDEX_NAME} names a pipeline class of the repository: "
+            "the code of a repository is never run"
+        )
     components = tuple(_components(document))
     if not any(component.has_weights for component in components):
         raise UnsuitableModelError(f"{MODEL_INDEX_NAME} names no component with weights")
@@ -94,20 +106,28 @@ def select(
 ) -> Selection:
     """Select what ``components`` need from a checked listing, preferring ``variant``.
 
+    A component that the listing lacks is left out if diffusers accepts None in its place.
+
     Raises:
         UnsuitableModelError: names the component that cannot be loaded, and why.
     """
     folders = _by_folder(files)
     wanted = [folders[""].get(name) for name in (MODEL_INDEX_NAME, GENERATION_DEFAULTS_NAME)]
     used: dict[str, str | None] = {}
+    missing: list[str] = []
     for component in components:
-        needed, found = select_component(component, folders.get(component.name, {}), variant)
+        folder = folders.get(component.name, {})
+        if component.name in OPTIONAL_COMPONENTS and _is_missing(component, folder):
+            missing.append(component.name)
+            continue
+        needed, found = select_component(component, folder, variant)
         wanted += needed
         if component.has_weights:
             used[component.name] = found
     selected = sorted((file for file in wanted if file), key=lambda file: file.path)
     without = tuple(name for name, found in used.items() if found != variant)
-    return Selection(tuple(selected), variant if variant in used.values() else None, without)
+    chosen = variant if variant in used.values() else None
+    return Selection(tuple(selected), chosen, without, tuple(missing))
 
 
 def select_component(
@@ -145,6 +165,14 @@ def _by_folder(files: Iterable[RemoteFile]) -> dict[str, dict[str, RemoteFile]]:
     return folders
 
 
+def _is_missing(component: Component, folder: Mapping[str, RemoteFile]) -> bool:
+    """Whether there is no folder, or one without safetensors and without code."""
+    if not folder:
+        return True
+    has_code = f"{component.library}.py" in folder
+    return component.has_weights and not has_code and not any(map(_WEIGHTS.fullmatch, folder))
+
+
 def _check_component(component: Component, folder: Mapping[str, RemoteFile]) -> None:
     if not folder:
         raise UnsuitableModelError(
@@ -162,7 +190,7 @@ def _small_files(folder: Mapping[str, RemoteFile]) -> list[RemoteFile]:
         file
         for name, file in folder.items()
         # The index of weights is selected with the weights.
-        if PurePosixPath(name).suffix in _SMALL_SUFFIXES and ".index." not in name
+        if PurePosixPath(name).suffix in SMALL_SUFFIXES and ".index." not in name
     ]
 
 

@@ -14,11 +14,21 @@ __all__ = ["ByteStream", "Digest", "RemoteFile", "Source", "open_source"]
 
 
 def open_source(spec: SourceSpec, access: Access) -> Source:
-    """The source that ``spec`` names. Reads nothing yet, and imports no other source's library."""
+    """The source that ``spec`` names. Sends no request, and imports no other source's library.
+
+    Raises:
+        InvalidSettingError: a variable for certificates or proxies is not valid.
+    """
     if isinstance(spec, FolderSpec):
         from downloader.sources.folder import FolderSource
 
         return FolderSource(spec)
+    from downloader.sources.network_variables import (
+        check_bucket_variables,
+        check_network_variables,
+    )
+
+    check_network_variables()
     if isinstance(spec, FileSpec):
         from downloader.sources.single_file import SingleFileSource
 
@@ -26,6 +36,7 @@ def open_source(spec: SourceSpec, access: Access) -> Source:
     if isinstance(spec, BucketSpec):
         from downloader.sources.bucket import BucketSource
 
+        check_bucket_variables()
         return BucketSource(spec, access)
     from downloader.sources.huggingface import HubSource
 

@@ -130,7 +130,11 @@ class BucketSource:
             max_pool_connections=settings.max_workers,
         )
         region = session.get_config_variable("region") or _DEFAULT_REGION
-        return session.create_client("s3", region_name=region, config=config)
+        # ``botocore`` does not read SSL_CERT_FILE.
+        certificates = session.get_config_variable("ca_bundle") or os.environ.get("SSL_CERT_FILE")
+        return session.create_client(
+            "s3", region_name=region, config=config, verify=certificates or None
+        )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -23,14 +23,18 @@ from downloader.errors import (
 from downloader.sources.http import is_transient, not_reached, retry_after
 from downloader.spec import HubSpec
 
-# ``OSError`` covers the library's own errors, ``ValueError`` a response that is not JSON.
-HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError)
+# ``OSError`` covers the library's own errors; the others mean an answer that is not JSON or lacks a
+# field that the library reads unchecked.
+HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError)
+_LONGEST_REASON = 300
 
 
-def translated(error: Exception, spec: HubSpec, endpoint: str, has_token: bool) -> DownloadError:
+def translated(error: Exception, spec: HubSpec, endpoint: str, token: str | None) -> DownloadError:
     """The error to raise in place of ``error``; contains no address or header of the request."""
     if isinstance(error, HfHubHTTPError):
-        return _refused(error, spec, _page(spec, endpoint), has_token)
+        refused = _refused(error, spec, _page(spec, endpoint), has_token=bool(token))
+        refused.args = (f"{refused}{_reason(error, token)}",)
+        return refused
     if isinstance(error, OfflineModeIsEnabled):
         return NetworkError(f"{spec.uri}: HF_HUB_OFFLINE is set, so the hub cannot be reached")
     if isinstance(error, httpx2.HTTPError):
@@ -39,7 +43,15 @@ def translated(error: Exception, spec: HubSpec, endpoint: str, has_token: bool) 
     return NetworkError(f"{spec.uri}: {urlsplit(endpoint).hostname} does not answer like a hub")
 
 
-def _refused(error: HfHubHTTPError, spec: HubSpec, page: str, has_token: bool) -> DownloadError:
+def _reason(error: HfHubHTTPError, token: str | None) -> str:
+    """The hub's own reason as a clause, on one line and without the token."""
+    text = " ".join((error.server_message or "").split())
+    if token:
+        text = text.replace(token, "***")
+    return f" (the hub says: {text[:_LONGEST_REASON]})" if text else ""
+
+
+def _refused(error: HfHubHTTPError, spec: HubSpec, page: str, *, has_token: bool) -> DownloadError:
     status = error.response.status_code
     secret = f"the Secret (HF_TOKEN, which {'was refused' if has_token else 'is not set'})"
     if isinstance(error, GatedRepoError):

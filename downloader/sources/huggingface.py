@@ -16,13 +16,13 @@ from functools import cached_property
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 
 from downloader.errors import DownloadError, NetworkError, TransientError
 from downloader.sources.access import Access
 from downloader.sources.hub_errors import HUB_ERRORS, translated
-from downloader.sources.remote import ByteStream, Digest, RemoteFile
+from downloader.sources.hub_listing import HubListing
+from downloader.sources.remote import ByteStream, RemoteFile
 from downloader.spec import HubSpec
 
 
@@ -48,13 +48,15 @@ class HubSource:
                 revision=self.spec.revision,
                 timeout=self.access.settings.stall_seconds,
             )
-        return str(info.sha)
+            if not info.sha:
+                raise ValueError("the hub names no commit")
+        return info.sha
 
     def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
         """Every file of the commit ``revision``."""
+        listing = HubListing(self._api, self.access.settings, self.spec.repository, revision)
         with self._errors():
-            tree = self._api.list_repo_tree(self.spec.repository, recursive=True, revision=revision)
-            return tuple(_remote_file(entry) for entry in tree if isinstance(entry, RepoFile))
+            return listing.files()
 
     @contextmanager
     def open(
@@ -100,11 +102,4 @@ class HubSource:
             raise self._translated(error) from error
 
     def _translated(self, error: Exception) -> DownloadError:
-        return translated(error, self.spec, self._api.endpoint, bool(self.access.token))
-
-
-def _remote_file(entry: RepoFile) -> RemoteFile:
-    # For a large file git stores only a pointer, so the blob id does not identify the contents.
-    if entry.lfs is not None:
-        return RemoteFile(entry.path, entry.lfs.size, Digest("sha256", entry.lfs.sha256))
-    return RemoteFile(entry.path, entry.size, Digest("git-blob", entry.blob_id))
+        return translated(error, self.spec, self._api.endpoint, self.access.token)

@@ -9,6 +9,10 @@ from typing import Literal, Protocol
 
 Algorithm = Literal["sha256", "git-blob", "md5"]
 
+# Configurations, vocabularies, merges, sentencepiece models, chat templates; weights.
+SMALL_SUFFIXES = frozenset({".json", ".txt", ".model", ".jinja"})
+FETCHED_SUFFIXES = SMALL_SUFFIXES | {".safetensors"}
+
 
 @dataclass(frozen=True)
 class Digest:

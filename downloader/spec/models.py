@@ -28,6 +28,7 @@ from modelstore.layout import (
     CLASSIFIER_FOLDER_NAME,
     CONTROLNETS_FOLDER_NAME,
     REFINER_FOLDER_NAME,
+    SKIPPABLE_COMPONENTS,
     check_name,
 )
 
@@ -46,7 +47,10 @@ class PartKind(Enum):
 
 @dataclass(frozen=True)
 class PartSpec:
-    """A source, and the folder of the model that its files go into; ``""`` for the pipeline."""
+    """A source, and the folder of the model that its files go into; ``""`` for the pipeline.
+
+    ``subfolder`` is the folder of the source that has the files; ``""`` for the whole source.
+    """
 
     folder: str
     kind: PartKind
@@ -54,6 +58,8 @@ class PartSpec:
     variant: str | None = None
     allow_patterns: tuple[str, ...] = ()
     deny_patterns: tuple[str, ...] = ()
+    skip_components: tuple[str, ...] = ()
+    subfolder: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,17 @@ def _plain_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+def _skippable(component: str) -> str:
+    if component not in SKIPPABLE_COMPONENTS:
+        names = ", ".join(SKIPPABLE_COMPONENTS)
+        raise ValueError(f"{component!r} is not one of {names}")
+    return component
+
+
 Patterns = tuple[Annotated[str, Field(min_length=1)], ...]
+SkippedComponents = tuple[Annotated[str, AfterValidator(_skippable)], ...]
 
 
 class _Entry(BaseModel):
@@ -119,10 +135,13 @@ class AdapterEntry(_Source):
 
 
 class ControlNetEntry(_Entry):
-    """One ControlNet: a repository, folder or prefix with its config.json and weights."""
+    """One ControlNet: a repository, folder or prefix with its config.json and weights, or a folder
+    of one.
+    """
 
     name: Name
     source: str
+    subfolder: str = ""
     variant: str | None = None
 
     @field_validator("source")
@@ -130,11 +149,20 @@ class ControlNetEntry(_Entry):
     def _is_a_folder_of_files(cls, text: str) -> str:
         return _folder_of_files(text)
 
+    @field_validator("subfolder")
+    @classmethod
+    def _is_a_subfolder(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if path and ("\\" in path or not {"", ".", ".."}.isdisjoint(path.split("/"))):
+            raise ValueError(f"{path!r} is not a folder within the source, as in 'canny'")
+        return path
+
     def part(self, default_variant: str | None) -> PartSpec:
         """This entry as a part of the model; ``default_variant`` applies if it names none."""
         variant = default_variant if self.variant is None else self.variant or None
         folder = f"{CONTROLNETS_FOLDER_NAME}/{self.name}"
-        return PartSpec(folder, PartKind.CONTROLNET, parse_spec(self.source), variant)
+        source = parse_spec(self.source)
+        return PartSpec(folder, PartKind.CONTROLNET, source, variant, subfolder=self.subfolder)
 
 
 _NamedT = TypeVar("_NamedT", AdapterEntry, ControlNetEntry)
@@ -147,6 +175,7 @@ class ModelEntry(_Source):
     variant: str | None = None
     allow_patterns: Patterns = ()
     deny_patterns: Patterns = ()
+    skip_components: SkippedComponents = ()
     refiner: str | None = None
     adapters: tuple[AdapterEntry, ...] = ()
     controlnets: tuple[ControlNetEntry, ...] = ()
@@ -168,7 +197,10 @@ class ModelEntry(_Source):
         variant = (default_variant if self.variant is None else self.variant) or None
         source = parse_spec(self.source, self.sha256)
         kind = PartKind.SINGLE_FILE if isinstance(source, FileSpec) else PartKind.PIPELINE
-        parts = [PartSpec("", kind, source, variant, self.allow_patterns, self.deny_patterns)]
+        patterns = (self.allow_patterns, self.deny_patterns)
+        # The order must not distinguish two revisions.
+        skipped = tuple(sorted(set(self.skip_components)))
+        parts = [PartSpec("", kind, source, variant, *patterns, skipped)]
         if self.refiner:
             parts.append(
                 PartSpec(REFINER_FOLDER_NAME, PartKind.PIPELINE, parse_spec(self.refiner), variant)
@@ -233,6 +265,7 @@ def _from_settings(settings: SourceSettings) -> ModelSpec:
         "name": settings.name,
         "allow_patterns": settings.allowed,
         "deny_patterns": settings.denied,
+        "skip_components": settings.skipped,
     }
     return _validated(ModelEntry, given, _flag).model(settings.variant)
 

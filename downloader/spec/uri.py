@@ -16,7 +16,9 @@ DEFAULT_REVISION = "main"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]*")
+# git check-ref-format, without "@", which separates the revision.
+_REVISION = re.compile(r"[^\x00-\x20\x7f~^:?*\[\\@]+")
+_NOT_IN_REVISION = re.compile(r"^[-/]|(?:^|/)\.|\.\.|//|[./]$|\.lock(?:/|$)")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+ -]*\.safetensors")
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -132,7 +134,7 @@ def _hub(text: str, rest: str) -> SourceSpec:
         raise _invalid(text, "repository", "it must be owner/name")
     for name, part in zip(("owner", "name"), parts, strict=True):
         _check_repository_part(text, name, part)
-    if at and (not _REVISION.fullmatch(revision) or ".." in revision):
+    if at and (not _REVISION.fullmatch(revision) or _NOT_IN_REVISION.search(revision)):
         raise _invalid(text, "revision", "after '@' it must be a branch, a tag or a commit")
     return HubSpec(repository, revision if at else DEFAULT_REVISION)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from downloader.settings import Fetch, ListModels, Plan, Prune, Verb, Verify
+from downloader.settings import Adopt, Fetch, ListModels, Plan, Prune, Verb, Verify
 
 
 def run_verb(verb: Verb) -> str:
@@ -12,10 +12,12 @@ def run_verb(verb: Verb) -> str:
         DownloadError: see ``downloader.errors``.
         ModelStoreError: a name is not valid.
     """
-    if isinstance(verb, Fetch | Plan):
+    if isinstance(verb, Fetch | Plan | Adopt):
         from downloader.verbs import fetching
 
-        return fetching.fetch(verb) if isinstance(verb, Fetch) else fetching.plan(verb)
+        if isinstance(verb, Fetch):
+            return fetching.fetch(verb)
+        return fetching.plan(verb) if isinstance(verb, Plan) else fetching.adopt(verb)
     from downloader.verbs import housekeeping
 
     if isinstance(verb, Verify):

@@ -6,13 +6,15 @@ import logging
 
 from downloader import settings
 from downloader.download import Report, download_model
-from downloader.errors import DownloadError, exit_of
+from downloader.errors import DownloadError, InvalidSettingError, exit_of
 from downloader.logs import print_result
 from downloader.plan import Plan, make_plan, resolve_model
 from downloader.sources.access import Access
-from downloader.spec import ModelSpec, read_models
+from downloader.spec import FolderSpec, ModelSpec, read_models
+from downloader.volume.revisions import open_store
 from downloader.volume.staging import check_folder
 from downloader.workers import Stop
+from modelstore import MARKER_NAME
 
 logger = logging.getLogger("downloader")
 
@@ -50,6 +52,31 @@ def plan(verb: settings.Plan) -> str:
             print_result(verb.log_format, _text(found), _document(found))
             plans.append(found)
     return "\n".join(_headline(found) for found in plans)
+
+
+def adopt(verb: settings.Adopt) -> str:
+    """Publish the pipeline in the folder of the model's name; its files become a revision.
+
+    Files are hard-linked and not copied, if the volume supports it. The folder itself is kept as
+    the previous revision. A folder that is published already stays as it is.
+
+    Raises:
+        NotFoundError: there is no folder of this name.
+        DownloadError: as for a download.
+    """
+    if not verb.name:
+        raise InvalidSettingError("--name (DOWNLOADER_NAME): adopt requires a model name")
+    store = open_store(verb)
+    place = store.model(verb.name)
+    if (place / MARKER_NAME).is_file():
+        summary = f"{verb.name}: already published"
+        print_result(verb.log_format, summary, {"event": "unchanged", "model": verb.name})
+        return summary
+    source = FolderSpec(place).uri
+    # The environment of a Job may have the settings of another download.
+    others = {"spec": None, "sha256": "", "allow_patterns": "", "deny_patterns": ""}
+    given = verb.model_dump() | others | {"source": source, "skip_components": ""}
+    return fetch(settings.Fetch(**given))
 
 
 def _fetch_one(model: ModelSpec, verb: settings.Fetch, access: Access) -> Report:

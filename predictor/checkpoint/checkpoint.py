@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from modelstore import IncompleteModelError, Marker
+from modelstore import IncompleteModelError, Marker, UnpublishedModelError
 from modelstore.layout import ADAPTERS_FOLDER_NAME, adapter_weights
 from predictor.checkpoint.configs import Configs
 from predictor.checkpoint.families import Family, family_of
@@ -38,6 +38,11 @@ class Checkpoint:
         try:
             marker = Marker.read(folder)
             marker.check_sizes(folder)
+        except UnpublishedModelError as error:
+            raise ModelLoadError(
+                f"{error}; publish it in place with `python -m downloader adopt "
+                f"--name {folder.name} --target {folder.parent}`"
+            ) from None
         except IncompleteModelError as error:
             raise ModelLoadError(
                 f"{error}; let the downloader finish (`kubectl get jobs`), or publish a folder "

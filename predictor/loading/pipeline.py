@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -136,23 +137,35 @@ def _read_weights(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     logger.info("reading %s at %s: %.2f GB", marker.source, marker.revision, marker.size / 1e9)
-    pipeline = DiffusionPipeline.from_pretrained(
+    pipeline = _pipeline_class(checkpoint).from_pretrained(
         checkpoint.folder,
         dtype=dtype,
         variant=marker.variant,
         use_safetensors=True,
         local_files_only=True,
-        **_left_out(checkpoint.configs.index),
+        **_left_out(checkpoint),
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _left_out(index: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments that keep diffusers from loading components that the index leaves empty (SD3
-    without T5), and the safety checker, which ``predictor.safety`` runs instead of the pipeline.
+def _pipeline_class(checkpoint: Checkpoint) -> Any:
+    """Return the checkpoint's own class: ``DiffusionPipeline`` ignores None for a component whose
+    argument has a default (``_get_signature_keys``).
     """
+    own = getattr(diffusers, checkpoint.configs.class_name, None)
+    is_pipeline = inspect.isclass(own) and issubclass(own, DiffusionPipeline)
+    return own if is_pipeline else DiffusionPipeline
+
+
+def _left_out(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return arguments that keep diffusers from loading components that the index leaves empty (SD3
+    without T5) or the downloader left out, and the safety checker, which ``predictor.safety`` runs
+    instead of the pipeline.
+    """
+    index = checkpoint.configs.index
     left_out: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None] * 2}
+    left_out |= {name: None for name in checkpoint.marker.left_out if name in index}
     if "safety_checker" in index:
         left_out["safety_checker"] = None
     if "requires_safety_checker" in index:

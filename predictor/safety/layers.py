@@ -72,7 +72,8 @@ def _block_list(settings: Settings) -> BlockList | None:
 def _checker(checkpoint: Checkpoint, settings: Settings) -> SafetyLayer[Image.Image] | None:
     action = action_of(
         settings.safety_checker,
-        is_there=has_checker(checkpoint.configs),
+        is_there=has_checker(checkpoint.configs)
+        and SafetyChecker.name not in checkpoint.marker.left_out,
         otherwise=f"safety_checker={settings.safety_checker}, but the checkpoint does not include "
         "a safety checker: set safety_checker=off, or publish one as safety_classifier",
     )

@@ -13,14 +13,15 @@ class Fault:
 
     ``reset``: the connection breaks after ``after`` bytes. ``truncate``: it closes cleanly there.
     ``short``: in addition, the length header is ``after``. ``stall``: silence after ``after``
-    bytes. ``status``: only a status and ``headers``. ``wrong_range``: a range that was not
-    requested. With ``ignores_range`` the whole file is sent instead of a range.
+    bytes. ``status``: a status, ``headers`` and, for an API call, ``body``. ``wrong_range``: a
+    range that was not requested. With ``ignores_range`` the whole file is sent instead of a range.
     """
 
     kind: Literal["none", "reset", "truncate", "short", "stall", "status", "wrong_range"]
     after: int = 0
     status: int = 0
     headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
     ignores_range: bool = False
 
 

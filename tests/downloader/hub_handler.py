@@ -69,16 +69,23 @@ class Handler(BaseHTTPRequestHandler):
     def _api(self, match: re.Match[str]) -> None:
         fault = self.hub.faults.next(match["call"])
         if fault:
-            self._send(fault.status, headers=dict(fault.headers))
+            self._send(fault.status, fault.body, headers=dict(fault.headers))
             return
         commit = self._commit(match["repository"], unquote(match["rev"]))
         if commit is None:
             return
         repository = self.hub.repositories[match["repository"]]
+        files = repository.commits[commit]
         if match["call"] == "revision":
             document: object = {"id": match["repository"], "sha": commit}
+            if self.hub.mirrors:
+                siblings = [_sibling(self.hub.mirrors, *item) for item in files.items()]
+                document = {"id": match["repository"], "sha": commit, "siblings": siblings}
+        elif self.hub.mirrors:
+            self._send(404)
+            return
         else:
-            document = [_tree_entry(*item) for item in repository.commits[commit].items()]
+            document = [_tree_entry(*item) for item in files.items()]
         self._send(200, json.dumps(document).encode())
 
     def _resolve(self, match: re.Match[str]) -> None:
@@ -95,7 +102,13 @@ class Handler(BaseHTTPRequestHandler):
             self._send(404, code="EntryNotFound")
         elif is_large(path):
             location = f"{self.hub.network_url}/lfs/{sha256(content)}/{path}?Signature=secret"
-            self._send(302, headers={"Location": location, "X-Repo-Commit": commit})
+            headers = {
+                "Location": location,
+                "X-Repo-Commit": commit,
+                "X-Linked-ETag": f'"{sha256(content)}"',
+                "X-Linked-Size": str(len(content)),
+            }
+            self._send(302, headers=headers)
         else:
             self._send_content(path, content, git_blob(content))
 
@@ -173,6 +186,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if code:
             self.send_header("X-Error-Code", code)
+        if status >= 400 and self.hub.reason:
+            self.send_header("X-Error-Message", self.hub.reason)
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -207,3 +222,14 @@ def _tree_entry(path: str, content: bytes) -> dict[str, object]:
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(content)}\n".encode()
     lfs = {"oid": sha256(content), "size": len(content), "pointerSize": len(pointer)}
     return entry | {"oid": git_blob(pointer), "lfs": lfs}
+
+
+def _sibling(mirrors: str, path: str, content: bytes) -> dict[str, object]:
+    if mirrors == "names":
+        return {"rfilename": path}
+    entry = _tree_entry(path, content)
+    found = {"rfilename": path, "size": entry["size"], "blobId": entry["oid"]}
+    if "lfs" in entry:
+        lfs = {"sha256": sha256(content), "size": len(content), "pointerSize": 130}
+        found["lfs"] = lfs
+    return found

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.server import ThreadingHTTPServer
 from pathlib import PurePosixPath
+from typing import Literal
 
 from tests.downloader.hub_faults import Faults
 
@@ -58,12 +59,16 @@ class Request:
 class Hub:
     """The repositories, the faults and the recorded requests; ``url`` is the value of HF_ENDPOINT.
 
-    ``files`` are single files under ``/files/<name>``, as on any web server.
+    ``files`` are single files under ``/files/<name>``, as on any web server. With ``mirrors`` the
+    hub has no ``tree``, and ``revision`` lists the ``names`` of the files, or also their sizes and
+    digests (``blobs``). ``reason`` is the explanation in every refusal.
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     token: str = "hf_good"
+    mirrors: Literal["", "names", "blobs"] = ""
+    reason: str = ""
     faults: Faults = field(default_factory=Faults)
     requests: list[Request] = field(default_factory=list)
     sent: Counter[str] = field(default_factory=Counter)

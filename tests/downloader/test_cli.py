@@ -135,7 +135,7 @@ def test_the_verbs_are_the_subcommands() -> None:
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_has_a_function_of_its_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (fetching, housekeeping):
-        for function in ("fetch", "plan", "verify", "list_models", "prune", "rollback"):
+        for function in ("fetch", "plan", "verify", "list_models", "prune", "rollback", "adopt"):
             if hasattr(module, function):
                 monkeypatch.setattr(module, function, lambda _, name=function: name)
 

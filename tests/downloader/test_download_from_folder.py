@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from downloader.errors import NoSpaceError, NotFoundError, SourceError, StorageError
+from downloader.errors import (
+    NoSpaceError,
+    NotFoundError,
+    SourceError,
+    StorageError,
+    UnsuitableModelError,
+)
 from modelstore import Marker
 from tests.downloader.pipeline_files import pipeline_files, published_paths, whole_repository
 from tests.downloader.volume import download, leftovers, write_files
@@ -56,6 +62,23 @@ def test_a_changed_byte_is_another_revision(folder: Path, target: Path) -> None:
 
     assert not download(folder, target).was_published
     assert (target / "sd" / "unet" / "config.json").read_bytes() == b"[]"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["unet/diffusion_pytorch_model.fp16.safetensors", "tokenizer/vocab.json", "model_index.json"],
+)
+def test_a_pointer_of_git_lfs_is_named(folder: Path, target: Path, path: str) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n"
+    write_files(folder, {path: pointer})
+
+    with pytest.raises(UnsuitableModelError) as caught:
+        download(folder, target)
+
+    assert f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull`" in str(
+        caught.value
+    )
+    assert not (target / "sd").exists()
 
 
 def test_another_variant_replaces_the_published_one(folder: Path, target: Path) -> None:

@@ -206,6 +206,52 @@ def test_only_pickles_are_refused(hub: Hub, job: Job, target: Path) -> None:
     assert not (target / "sd").exists()
 
 
+def test_a_safety_checker_that_is_only_a_pickle_is_left_out_with_a_warning(
+    hub: Hub, job: Job, target: Path
+) -> None:
+    files = pipeline_files()
+    files["safety_checker/pytorch_model.bin"] = files.pop("safety_checker/model.safetensors")
+    hub.repository(REPOSITORY).commit(files)
+
+    result = job.run()
+
+    assert result.returncode == 0, result.stderr
+    assert "the optional component safety_checker, which is left out\n" in result.stderr
+    left = {path for path in files if not path.startswith("safety_checker/")}
+    assert file_names(target / "sd") == left | {MARKER_NAME}
+    assert Marker.read(target / "sd").left_out == ("safety_checker",)
+    assert ", without safety_checker," in job.verb("plan").stdout
+    assert "already published" in job.run().stdout
+
+
+def test_skipped_components_are_not_fetched(hub: Hub, job: Job, target: Path) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    assert job.run().returncode == 0
+    assert Marker.read(target / "sd").left_out == ()
+
+    result = job.run("--skip-components", "safety_checker, feature_extractor")
+
+    assert result.returncode == 0, result.stderr
+    assert "which is left out" not in result.stderr
+    folders = ("safety_checker/", "feature_extractor/")
+    left = {path for path in pipeline_files() if not path.startswith(folders)}
+    assert file_names(target / "sd") == left | {MARKER_NAME}
+    assert Marker.read(target / "sd").left_out == ("feature_extractor", "safety_checker")
+    assert len(revisions(target)) == 2
+    swapped = job.run(DOWNLOADER_SKIP_COMPONENTS="feature_extractor,safety_checker")
+    assert "already published" in swapped.stdout
+
+
+def test_a_component_that_a_pipeline_needs_cannot_be_skipped(job: Job) -> None:
+    result = job.run("--skip-components", "unet")
+
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: --skip_components (DOWNLOADER_SKIP_COMPONENTS): 'unet' is not one of "
+        "feature_extractor, image_encoder, safety_checker, text_encoder_3, tokenizer_3\n"
+    )
+
+
 def test_a_gated_repository_names_the_page_and_the_secret(hub: Hub, job: Job) -> None:
     repository = hub.repository(REPOSITORY)
     repository.commit(pipeline_files())
@@ -252,6 +298,17 @@ def test_a_private_repository_is_readable_with_its_token(hub: Hub, job: Job) -> 
     large = [request for request in hub.requests if request.path.startswith("/lfs/")]
     assert large
     assert not any("Authorization" in request.headers for request in large)
+
+
+@pytest.mark.parametrize("branch", ["_x", "refs/pr/7", "fix#7"])
+def test_any_branch_of_git_is_a_revision(hub: Hub, job: Job, target: Path, branch: str) -> None:
+    commit = hub.repository(REPOSITORY).commit(pipeline_files(), branch)
+
+    result = job.run("--source", f"hf://{REPOSITORY}@{branch}")
+
+    assert result.returncode == 0, result.stderr
+    marker = Marker.read(target / "sd")
+    assert (marker.source, marker.revision) == (f"hf://{REPOSITORY}@{branch}", commit)
 
 
 @pytest.mark.parametrize("revision", ["v2", "a" * 40], ids=["branch", "commit"])

@@ -126,6 +126,62 @@ def test_all_parts_are_published_together_under_one_marker(
     assert run(job, spec)[1].count("already published") == 2
 
 
+def test_several_controlnets_come_from_folders_of_one_repository(
+    hub: Hub, job: Job, target: Path, tmp_path: Path
+) -> None:
+    hub.repository("o/base").commit(pipeline_files())
+    several = {
+        f"{folder}/{path}": content.replace(b"{}", b'{"of": "%s"}' % folder.encode())
+        for folder in ("canny", "v2/canny")
+        for path, content in CONTROLNET.items()
+    }
+    hub.repository("o/all").commit({"README.md": b"", "canny-old/config.json": b"{}", **several})
+    spec = tmp_path / "folders.yaml"
+    spec.write_text("""
+models:
+  - name: sd
+    source: hf://o/base
+    controlnets:
+      - {name: first, source: hf://o/all, subfolder: canny}
+      - {name: second, source: hf://o/all, subfolder: v2/canny/}
+""")
+
+    code, _, stderr = run(job, spec)
+
+    assert code == 0, stderr
+    paths = {"config.json", "diffusion_pytorch_model.fp16.safetensors"}
+    for name, folder in (("first", "canny"), ("second", "v2/canny")):
+        place = target / "sd" / "controlnets" / name
+        assert file_names(place) == paths
+        assert (place / "config.json").read_bytes() == several[f"{folder}/config.json"]
+    sources = [part.source for part in Marker.read(target / "sd").parts]
+    assert sources == [
+        "hf://o/all@main (subfolder canny)",
+        "hf://o/all@main (subfolder v2/canny)",
+    ]
+
+    # A repair fetches from the folder, and another folder is another revision.
+    (target / "sd/controlnets/second/config.json").write_bytes(b"damaged")
+    assert run(job, spec)[0] == 0
+    assert run(job, spec, "verify")[0] == 0
+    spec.write_text(spec.read_text().replace("subfolder: canny", "subfolder: v2/canny"))
+    assert run(job, spec)[0] == 0
+    assert len(revisions(target)) == 2
+
+
+def test_a_missing_folder_of_a_repository_is_named(hub: Hub, job: Job, tmp_path: Path) -> None:
+    hub.repository("o/base").commit(pipeline_files())
+    hub.repository("o/all").commit(CONTROLNET)
+    spec = tmp_path / "folders.yaml"
+    controlnet = "{name: a, source: hf://o/all, subfolder: canny}"
+    spec.write_text(f"models: [{{name: sd, source: hf://o/base, controlnets: [{controlnet}]}}]")
+
+    code, _, stderr = run(job, spec)
+
+    assert code == 4
+    assert stderr.splitlines()[-1] == "error: hf://o/all@main has no folder 'canny'"
+
+
 def test_a_changed_part_is_another_revision(hub: Hub, job: Job, target: Path, spec: Path) -> None:
     run(job, spec)
     hub.repositories["o/style"].commit(STYLE | {"pytorch_lora_weights.safetensors": safetensors(9)})
@@ -235,6 +291,11 @@ BASE = "models: [{name: a, source: hf://o/n"
             BASE + ", controlnets: [{name: b, source: hf://o/n}, {name: b, source: hf://o/m}]}]",
             "models[0].controlnets: the name 'b' is used twice",
         ),
+        (
+            BASE + ", controlnets: [{name: b, source: hf://o/n, subfolder: ../c}]}]",
+            "models[0].controlnets[0].subfolder: '../c' is not a folder within the source",
+        ),
+        (BASE + ", skip_components: [vae]}]", "models[0].skip_components[0]: 'vae' is not one of"),
         (BASE + ", variant: 7}]", "models[0].variant: Input should be a valid string"),
     ],
 )

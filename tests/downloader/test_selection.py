@@ -145,6 +145,37 @@ def test_a_component_that_cannot_be_loaded_is_refused(listed: list[str], reason:
         selected(listed, UNET)
 
 
+SAFETY_CHECKER = Component("safety_checker", "stable_diffusion", "StableDiffusionSafetyChecker")
+FEATURE_EXTRACTOR = Component("feature_extractor", "transformers", "CLIPImageProcessor")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [[], ["safety_checker/config.json", "safety_checker/pytorch_model.bin"]],
+    ids=["no folder", "only a pickle"],
+)
+def test_a_missing_component_that_diffusers_accepts_as_none_is_left_out(listed: list[str]) -> None:
+    unet = ["unet/config.json", f"{STEM}.safetensors"]
+
+    found = select(listing([*unet, *listed]), [UNET, SAFETY_CHECKER, FEATURE_EXTRACTOR], None)
+
+    assert found.missing == ("safety_checker", "feature_extractor")
+    assert {file.path for file in found.files} == set(unet)
+    assert found.without_variant == ()
+
+
+@pytest.mark.parametrize(
+    ("listed", "reason"),
+    [
+        (["safety_checker/model.fp16.safetensors"], "only in the variants fp16"),
+        (["safety_checker/stable_diffusion.py"], "the code of a repository is never run"),
+    ],
+)
+def test_an_optional_component_in_another_form_is_refused(listed: list[str], reason: str) -> None:
+    with pytest.raises(UnsuitableModelError, match=reason):
+        select(listing(listed), [SAFETY_CHECKER], None)
+
+
 @pytest.mark.parametrize(
     "path",
     ["../x", "unet/../../x", "/etc/x", "unet\\x", "..\\x", "unet//x", "./x", "unet/\0", ""],
@@ -187,6 +218,15 @@ def test_patterns_exclude_files_but_never_the_index(
         (b"[]", "not a JSON object"),
         (b"{}", "no component with weights"),
         (b'{"scheduler": ["diffusers", "DDIMScheduler"]}', "no component with weights"),
+        (b"[" * 100_000, "not valid JSON$"),
+        (
+            b'{"_class_name": ["pipeline", "Own"], "unet": ["diffusers", "UNet2DConditionModel"]}',
+            "a pipeline class of the repository: the code of a repository is never run",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 582\n",
+            "a Git LFS pointer",
+        ),
         (b'{"unet": ["diffusers"]}', "'unet' is not a component"),
         (b'{"unet": [1, 2]}', "'unet' is not a component"),
         (b'{"../x": ["diffusers", "UNet2DConditionModel"]}', "'../x' is not a component"),

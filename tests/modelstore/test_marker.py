@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from modelstore import MARKER_NAME, FileEntry, IncompleteModelError, Marker, PartEntry
+from modelstore import (
+    MARKER_NAME,
+    FileEntry,
+    IncompleteModelError,
+    Marker,
+    PartEntry,
+    UnpublishedModelError,
+)
+from modelstore.layout import MODEL_INDEX_NAME
 
 MARKER = Marker(
     name="sd",
@@ -36,12 +45,27 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert [path.name for path in folder.glob(".*")] == [MARKER_NAME]
 
 
+def test_components_that_were_left_out_are_listed_only_if_there_are_any(folder: Path) -> None:
+    MARKER.write(folder)
+    # An earlier reader refuses a field that it does not know.
+    assert "left_out" not in json.loads((folder / MARKER_NAME).read_text())
+    without = replace(MARKER, left_out=("safety_checker",))
+    without.write(folder)
+    assert Marker.read(folder) == without
+
+
 def test_a_missing_folder_is_incomplete(tmp_path: Path) -> None:
     with pytest.raises(IncompleteModelError, match="model folder 'sd' does not exist"):
         Marker.read(tmp_path / "sd")
 
 
+def test_a_pipeline_without_a_marker_was_not_published(folder: Path) -> None:
+    with pytest.raises(UnpublishedModelError, match=f"^{folder} has model_index.json but no"):
+        Marker.read(folder)
+
+
 def test_a_folder_without_a_marker_is_incomplete(folder: Path) -> None:
+    (folder / MODEL_INDEX_NAME).unlink()
     with pytest.raises(IncompleteModelError, match="did not finish"):
         Marker.read(folder)
 

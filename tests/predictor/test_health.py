@@ -160,7 +160,10 @@ def test_a_broken_installation_ends_the_process(demo_model: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (without_marker, ["its download did not finish", "python -m downloader"]),
+        (
+            without_marker,
+            ["/model has model_index.json", "python -m downloader adopt --name model --target /"],
+        ),
         (with_a_truncated_file, ["unet/diffusion_pytorch_model", "bytes", "python -m downloader"]),
         (with_wrong_defaults, ["generation_defaults.json", "num_inference_steps", "'20'"]),
         (with_weights_of_another_shape, ["does not load"]),
