@@ -101,5 +101,5 @@ def test_fields_that_would_be_refused_are_no_inputs(
     answer = model_metadata("m", profile, Settings())
     inputs = {one["name"] for one in answer["inputs"]}
 
-    assert INPUTS - inputs == {*absent, "negative_prompt", "denoising_end"}
+    assert INPUTS - inputs == {*absent, "negative_prompt", "denoising_end", "clip_skip"}
     assert answer["unused_fields"] == unused
