@@ -103,5 +103,5 @@ def test_fields_that_would_be_refused_are_not_listed(
     answer = model_metadata("m", profile, Settings())
     inputs = {one["name"] for one in answer["inputs"]}
 
-    assert INPUTS - inputs == {*absent, "negative_prompt", "denoising_end"}
+    assert INPUTS - inputs == {*absent, "negative_prompt", "denoising_end", "clip_skip"}
     assert answer["unused_fields"] == unused
