@@ -42,7 +42,7 @@ from tests.predictor.drawing import make, own_call
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_families import build_sd2
 
-SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 ZERO_SNR = SD | {
     "prediction_type": "v_prediction",
     "timestep_spacing": "trailing",
@@ -52,7 +52,7 @@ OWNS: dict[str, Callable[[], Any]] = {
     "sd1": partial(
         PNDMScheduler, **SD, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1
     ),
-    "sdxl": partial(EulerDiscreteScheduler, **SD, timestep_spacing="leading", steps_offset=1),
+    "sdxl": partial(EulerDiscreteScheduler, **SD, timestep_spacing="leading"),
     "turbo": partial(EulerAncestralDiscreteScheduler, **SD, timestep_spacing="trailing"),
     "zero snr, euler": partial(EulerDiscreteScheduler, **ZERO_SNR),
     "zero snr, ddim": partial(DDIMScheduler, **ZERO_SNR, clip_sample=False),
