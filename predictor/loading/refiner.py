@@ -15,6 +15,7 @@ from modelstore.layout import REFINER_FOLDER_NAME
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError
 from predictor.pipelines.stepwise import takes_refiner
+from predictor.pipelines.whole import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -74,19 +75,20 @@ def warm_up_refiner(refiner: Any) -> None:
     """Run one step on zero latents, so that the first request is fast.
 
     Raises:
-        ModelLoadError: the step failed.
+        ModelLoadError: the step failed, or its latents are not finite.
     """
     config = refiner.unet.config
     latents = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size)
     try:
         with torch.inference_mode():
-            refiner(
+            refined = refiner(
                 "warm-up",
                 image=latents,
                 num_inference_steps=2,
                 denoising_start=0.5,
                 output_type="latent",
             )
+        check_finite(refined.images)
     except Exception as error:
         raise ModelLoadError(f"the refiner's warm-up step failed: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -16,10 +17,18 @@ OWN = "default"
 LCM = "lcm"
 # The number of steps of the teacher that an LCM was distilled from; the LCM uses a subset of them.
 LCM_STEPS = 50
+# The training timesteps of nearly all checkpoints.
+MOST_STEPS = 1000
 
-_PLAIN = {"use_karras_sigmas": False}
 # A configuration may enable only one spacing.
-_KARRAS = {"use_karras_sigmas": True, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_PLAIN = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_flow_sigmas": False,
+    "use_lu_lambdas": False,
+}
+_KARRAS = _PLAIN | {"use_karras_sigmas": True}
 _DPMPP = {"algorithm_type": "dpmsolver++"}
 _SDE = {"algorithm_type": "sde-dpmsolver++"}
 # Needed for an odd number of steps. diffusers would set it anyway and log a warning each time.
@@ -47,7 +56,7 @@ _SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     LCM: ("LCMScheduler", _LATENTS | {"original_inference_steps": LCM_STEPS}),
 }
 
-_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True} | _PLAIN
+_FLOW = _PLAIN | {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 _FLOW_SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "heun": ("FlowMatchHeunDiscreteScheduler", {}),
@@ -70,21 +79,67 @@ def scheduler_names(own: SchedulerMixin, *, always_shifts: bool = False) -> tupl
 
 
 def most_steps(own: SchedulerMixin) -> dict[str, int]:
-    """Return the schedulers with a maximum number of steps, and that maximum."""
-    if type(own).__name__ == "LCMScheduler":
-        return {LCM: LCM_STEPS, OWN: int(own.config.original_inference_steps)}
-    return {LCM: LCM_STEPS}
+    """Return the schedulers that cannot take ``MOST_STEPS`` steps, and the most that they take.
+
+    A distilled one (LCM, TCD) takes a subset of its teacher's steps. One that does not set
+    timesteps by their number alone has no maximum here.
+    """
+    bounds = {}
+    for name in scheduler_names(own):
+        scheduler = make_scheduler(name, own)
+        if _takes(scheduler, 1) and not _takes(scheduler, MOST_STEPS):
+            bounds[name] = _most(scheduler)
+    return bounds
+
+
+def _takes(scheduler: Any, steps: int) -> bool:
+    try:
+        scheduler.set_timesteps(steps)
+    except Exception:
+        return False
+    return True
+
+
+def _most(scheduler: Any) -> int:
+    """Bisect between a number of steps that it takes and one that it does not."""
+    below, above = 1, MOST_STEPS
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (middle, above) if _takes(scheduler, middle) else (below, middle)
+    return below
 
 
 def make_scheduler(name: str, own: SchedulerMixin) -> SchedulerMixin:
     """Create a scheduler for one request; schedulers are stateful and cannot be shared."""
     if name == OWN:
-        return type(own).from_config(own.config)
-    if _is_flow_matching(own):
-        flow_scheduler: SchedulerMixin = _make_flow_scheduler(name, own)
-        return flow_scheduler
-    scheduler: SchedulerMixin = _made(*_SOLVERS[name], own)
-    return scheduler
+        scheduler: Any = type(own).from_config(own.config)
+    elif _is_flow_matching(own):
+        scheduler = _make_flow_scheduler(name, own)
+    else:
+        scheduler = _made(*_SOLVERS[name], own)
+    _begin_at_first_index(scheduler)
+    made: SchedulerMixin = scheduler
+    return made
+
+
+def _begin_at_first_index(scheduler: Any) -> None:
+    """Let ``set_timesteps`` set the begin index to 0.
+
+    Without a begin index, diffusers looks up the first timestep and takes its second occurrence,
+    which skips a step if the first two are equal (rescaled betas, beta sigmas). Image to image
+    sets another begin index afterwards.
+    """
+    if not hasattr(scheduler, "set_begin_index"):
+        return
+    set_timesteps = scheduler.set_timesteps
+
+    # Pipelines inspect the signature.
+    @functools.wraps(set_timesteps)
+    def set_and_begin(*arguments: Any, **options: Any) -> None:
+        set_timesteps(*arguments, **options)
+        scheduler.set_begin_index(0)
+
+    scheduler.set_timesteps = set_and_begin
 
 
 def _made(class_name: str, changes: dict[str, Any], own: SchedulerMixin) -> Any:
@@ -93,7 +148,8 @@ def _made(class_name: str, changes: dict[str, Any], own: SchedulerMixin) -> Any:
     known = inspect.signature(made.__init__).parameters
     # ``_use_default_values`` is diffusers' record of the values that are defaults.
     used = {name: given[name] for name in given if name in known or name.startswith("_use_default")}
-    scheduler = made.from_config(used, **changes)
+    changed = {name: value for name, value in changes.items() if name in known}
+    scheduler = made.from_config(used, **changed)
     # FLUX's pipeline reads some of the rest. ``from_config`` would log a warning for each of them.
     rest = {name: given[name] for name in given if name not in scheduler.config}
     scheduler.register_to_config(**rest)

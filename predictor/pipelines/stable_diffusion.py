@@ -16,7 +16,7 @@ from predictor.engine.denoising import Denoising
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import begin_image_to_image, begin_inpainting
 from predictor.pipelines.schedulers import generator_for, make_scheduler
-from predictor.pipelines.whole import DiffusersPipeline
+from predictor.pipelines.whole import DiffusersPipeline, check_finite
 from predictor.requests import Adapter, GenerationRequest
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ class StableDiffusionDenoiser:
     def finish(self, image: torch.Tensor) -> Image.Image:
         """See ``Denoiser.finish``."""
         with torch.inference_mode(), torch.cuda.stream(self._decode_stream):
-            if not torch.isfinite(image).all():
-                raise ArithmeticError("the picture came out as NaN or infinity")
+            check_finite(image)
             return self._to_picture(image)
 
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:

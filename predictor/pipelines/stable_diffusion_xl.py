@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 
-from predictor.engine.denoising import Denoising
 from predictor.pipelines.image_encoder import latent_statistics
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser, rows
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.requests import GenerationRequest
 
 if TYPE_CHECKING:
     from predictor.engine.interfaces import Conditioning, Lane
@@ -40,12 +38,6 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
             embeddings[empty] = 0
             pooled[empty] = 0
         return rows(embeddings, pooled)
-
-    def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
-        denoising = super()._begin(request, scheduler)
-        if request.image is None and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)
-        return denoising
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         """Return pooled embeddings and the micro-conditioning sizes, both those of the picture."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 from diffusers import (
     DiffusionPipeline,
     StableDiffusionInpaintPipeline,
@@ -26,8 +28,12 @@ _DENOISERS: dict[type, type[StableDiffusionDenoiser]] = {
 
 
 def supports(pipeline: DiffusionPipeline) -> bool:
-    """Whether the step loop supports it: SD or SDXL, plain or inpainting, undistilled guidance."""
-    if type(pipeline) not in _DENOISERS:
+    """Whether the step loop supports it: SD or SDXL, plain or inpainting, undistilled guidance.
+
+    A VAE whose decoder also takes the input picture (``AsymmetricAutoencoderKL``) needs the
+    pipeline's own call.
+    """
+    if type(pipeline) not in _DENOISERS or "image" in signature(pipeline.vae.decode).parameters:
         return False
     config = pipeline.unet.config
     return config.in_channels in (4, INPAINTING_CHANNELS) and config.time_cond_proj_dim is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class DiffusersPipeline:
         """Make one picture of few steps at the default size, so that the first request is fast.
 
         Raises:
-            ModelLoadError: the picture failed.
+            ModelLoadError: the picture failed, or it came out as NaN or infinity.
         """
         try:
             self.generate([self.warm_up_request()], lambda step, steps: None)
@@ -97,7 +97,7 @@ class DiffusersPipeline:
         """Return the task's pipeline over the shared weights, with a scheduler for the request."""
         if request.task not in self._views:
             self._views[request.task] = pipeline_for(request.task, self.diffusers)
-        view = copy.copy(self._views[request.task])
+        view = _checked(self._views[request.task])
         own = getattr(view, "scheduler", None)
         if own is not None:
             view.scheduler = make_scheduler(request.scheduler, own)
@@ -146,6 +146,39 @@ class DiffusersPipeline:
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         found = [truncation_warning(name, self._windows, text) for name, text in fields.items()]
         return tuple(warning for warning in found if warning)
+
+
+def check_finite(image: Any) -> None:
+    """Check an image or its latents, a tensor or an array.
+
+    PIL shows NaN as black, which a model may also draw, so the check comes before the conversion.
+
+    Raises:
+        ArithmeticError: it contains NaN or infinity.
+    """
+    if not torch.isfinite(torch.as_tensor(image)).all():
+        raise ArithmeticError("the picture came out as NaN or infinity")
+
+
+def _checked(pipeline: DiffusionPipeline) -> Any:
+    """Return a shallow copy that checks decoded images before it converts them to PIL."""
+    view: Any = copy.copy(pipeline)
+    # The converter of the few classes without an image processor, such as Kandinsky's.
+    view.numpy_to_pil = _after_check(view.numpy_to_pil)
+    processor: Any = copy.copy(getattr(view, "image_processor", None))
+    if hasattr(processor, "postprocess"):
+        # It clamps the image, which would turn infinity into a white pixel.
+        processor.postprocess = _after_check(processor.postprocess)
+        view.image_processor = processor
+    return view
+
+
+def _after_check(convert: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(image: Any, *arguments: Any, **options: Any) -> Any:
+        check_finite(image)
+        return convert(image, *arguments, **options)
+
+    return checked
 
 
 def _images(requests: Sequence[GenerationRequest]) -> dict[str, Any]:
