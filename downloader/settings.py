@@ -173,7 +173,7 @@ class Rollback(LeaseSettings):
 
 
 class Settings(BaseSettings):
-    """Puts Stable Diffusion models on a shared volume."""
+    """Put Stable Diffusion models on a shared volume."""
 
     model_config = SettingsConfigDict(frozen=True, cli_kebab_case=True, cli_hide_none_type=True)
 
