@@ -28,7 +28,7 @@ from diffusers import DiffusionPipeline
 from bench import random_models
 from predictor.engine.capacity import step_once
 from predictor.loading.apply import apply_tuning
-from predictor.loading.footprint import PRESETS
+from predictor.loading.presets import PRESETS
 from predictor.pipelines.stable_diffusion import StableDiffusionDenoiser
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.tuning import Tuning

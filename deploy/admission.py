@@ -80,7 +80,7 @@ def kserve_defaults(config: Object | None) -> Resources | None:
 
 
 def breaches(spec: Object, limit_ranges: Sequence[Object]) -> Iterator[str]:
-    """The bounds of LimitRanges that the pod does not keep, each as a sentence."""
+    """The LimitRange bounds that the pod violates, one sentence each."""
     for limit in _limits(limit_ranges, "Container"):
         for container in containers(spec):
             resources = container.get("resources") or {}

@@ -16,7 +16,7 @@ _STYLES = {"ok": "green", "wait": "cyan", "warn": "yellow", "fail": "bold red"}
 
 
 class Reporter:
-    """Writes to a rich console, which uses colors only on a terminal."""
+    """Writes to a rich console, which uses colours only on a terminal."""
 
     def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
         # Without soft_wrap rich would break commands that people copy.

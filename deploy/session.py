@@ -42,7 +42,7 @@ class Session:
 
 
 def _place(item: Object, namespace: str) -> Object:
-    """The object for ``namespace``.
+    """The object, placed in ``namespace``.
 
     Raises:
         UsageError: it has another namespace.

@@ -106,7 +106,7 @@ class NotPermittedError(StorageError):
 
 
 class LeaseLostError(StorageError):
-    """Another download of the same name took this one for dead and replaced it."""
+    """Another download of the same name assumed this one was dead and replaced it."""
 
 
 class CorruptFileError(DownloadError):

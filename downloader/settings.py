@@ -193,7 +193,7 @@ class Adopt(LeaseSettings):
 
 
 class Settings(BaseSettings):
-    """Puts Stable Diffusion models on a shared volume."""
+    """Put Stable Diffusion models on a shared volume."""
 
     model_config = SettingsConfigDict(frozen=True, cli_kebab_case=True, cli_hide_none_type=True)
 

@@ -19,7 +19,7 @@ _OLDEST = (0, 16)
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """No findings if KServe is absent: the check of Kubernetes reports the missing kind."""
+    """No findings if KServe is absent: the Kubernetes check reports that."""
     if not services(objects) or not cluster.knows(*INFERENCE_SERVICE):
         return
     yield from _controller(cluster)

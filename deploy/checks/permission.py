@@ -23,7 +23,7 @@ _KNATIVE_READS = (("serving.knative.dev", "revisions", "list"),)
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """Ask by SelfSubjectAccessReview for each kind and verb."""
+    """Check each kind and verb with a SelfSubjectAccessReview."""
     yield from _namespace(cluster, objects)
     missing = [
         f"{verb} {resource}{f'.{group}' if group else ''}"

@@ -20,7 +20,7 @@ _CONFIG = "inferenceservice-config"
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """Nothing where KServe is absent: the kinds say so."""
+    """No findings if KServe is absent: the Kubernetes check reports that."""
     if not services(objects) or not cluster.knows(*INFERENCE_SERVICE):
         return
     defaults = kserve_defaults(cluster.get("v1", "ConfigMap", _CONFIG, NAMESPACE))

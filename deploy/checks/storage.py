@@ -47,7 +47,7 @@ _MANY_NODES = (
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
-    """Our own claims must have a suitable class; claims of others must exist."""
+    """Our own claims must have a suitable class; other claims that our pods mount must exist."""
     ours = of_kind(objects, "PersistentVolumeClaim")
     for claim in ours:
         existing = cluster.get("v1", "PersistentVolumeClaim", name_of(claim))

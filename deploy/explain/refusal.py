@@ -197,7 +197,7 @@ def _no_namespace(message: str) -> Explanation | None:
 
 
 def _invalid(message: str) -> Explanation | None:
-    """Any other refusal of the object's content, which the same content meets again."""
+    """Any other refusal of the object's content, which the same content would meet again."""
     denied = re.search(r'admission webhook "([^"]+)" denied the request: (.+)', message, re.DOTALL)
     invalid = re.search(r'[\w.]+ "[^"]+" is invalid: (.+)', message, re.DOTALL)
     if not denied and not invalid:

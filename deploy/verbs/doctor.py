@@ -26,7 +26,7 @@ def run(flags: Doctor, reporter: Reporter) -> None:
 
 
 def check_before(session: Session, skip: Sequence[str], reporter: Reporter) -> None:
-    """The same for `up`: print only warnings and failures."""
+    """Run the checks for `up`, and print only warnings and failures."""
     findings = list(examine(session.cluster, session.objects, skip))
     passed = [one for one in findings if one.level == "ok"]
     reporter.finding("ok", f"{len(passed)} of {len(findings)} checks of the cluster passed")

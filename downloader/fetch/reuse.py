@@ -1,4 +1,4 @@
-"""Reuse of files that the volume already has: in the staging folder or in another revision.
+"""Reuses files that are already on the volume, in the staging folder or in another revision.
 
 A file is reused only after all its bytes have been hashed. It is hard-linked, which costs no space,
 or copied if the volume does not support hard links.

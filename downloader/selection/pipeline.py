@@ -133,7 +133,7 @@ def select(
 def select_component(
     component: Component, folder: Mapping[str, RemoteFile], variant: str | None
 ) -> tuple[list[RemoteFile], str | None]:
-    """What one component needs from its folder, by file name, and the variant of its weights.
+    """The files that one component needs, by name, and the variant of its weights.
 
     Raises:
         UnsuitableModelError: says why the component cannot be loaded.

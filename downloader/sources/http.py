@@ -16,7 +16,7 @@ import httpx2
 from downloader.errors import CorruptFileError, DownloadError, NetworkError, TransientError
 from downloader.sources.remote import ByteStream, RemoteFile
 
-Refusal = Callable[[httpx2.Response], DownloadError]
+ErrorFromResponse = Callable[[httpx2.Response], DownloadError]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _RATE_LIMIT = re.compile(r";\s*t\s*=\s*(\d+)")
@@ -46,7 +46,7 @@ class HttpClient:
         etag: str | None,
         *,
         headers: Mapping[str, str],
-        refused: Refusal,
+        refused: ErrorFromResponse,
     ) -> Iterator[ByteStream]:
         """The bytes of ``file`` from ``offset`` on, or from 0 if the server sends the whole file.
 
@@ -94,7 +94,7 @@ def not_reached(error: Exception, host: str) -> NetworkError:
     return kind(f"{host} cannot be reached ({reason})")
 
 
-def check_status(response: httpx2.Response, refused: Refusal) -> None:
+def check_status(response: httpx2.Response, refused: ErrorFromResponse) -> None:
     """Check that the response has contents.
 
     Raises:

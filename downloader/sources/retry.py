@@ -59,7 +59,7 @@ class Retries:
 
 
 def with_retries(call: Callable[[], _T], retries: Retries) -> _T:
-    """The result of ``call``, retried while it raises a ``TransientError``."""
+    """Run ``call``, and retry while it raises a ``TransientError``."""
     while True:
         try:
             return call()

@@ -48,7 +48,9 @@ def verify(verb: Verify) -> str:
 
 
 def prune(verb: Prune) -> str:
-    """Keep ``keep`` revisions of each model, always the served one, and nothing of killed runs.
+    """Delete all but ``keep`` revisions of each model, never the served one.
+
+    Delete the remains of killed runs too.
 
     Raises:
         StorageError: the volume refuses an operation.

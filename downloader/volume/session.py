@@ -24,7 +24,7 @@ def changing(store: ModelStore, name: str, lease_seconds: float, stop: Stop) -> 
 
     Raises:
         StorageError: the volume is not mounted or not writable.
-        LeaseLostError: another process took this one for dead.
+        LeaseLostError: another process assumed this one was dead.
     """
     check_folder(store.root)
     try:

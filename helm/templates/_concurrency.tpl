@@ -4,7 +4,7 @@ Everything derives from one number N, `predictor.concurrency`; docs/operations.m
   max_lanes             2 N        N guided pictures, each of two lanes, in one pass of the denoiser
   containerConcurrency  2 N        requests that Knative sends to a pod: a full batch, and the next one
   target                N at 70 %  above it the autoscaler adds a pod; the rest bridges its start
-  max_queue_length      4 N        pictures that may wait; further requests get 429
+  max_queue_length      4 N        pictures that may wait, at least max_images_per_request; further requests get 429
 */}}
 {{- define "stable-diffusion.containerConcurrency" -}}
 {{- mul 2 .Values.predictor.concurrency -}}

@@ -30,12 +30,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- default (printf "%s-huggingface" (include "stable-diffusion.fullname" .)) .Values.huggingface.existingSecret -}}
 {{- end -}}
 
-{{/* The name of the Job: a fixed one, or one that changes with the content of the Job. */}}
-{{- define "stable-diffusion.jobName" -}}
-{{- $hash := include "stable-diffusion.jobSpec" . | sha256sum | trunc 8 -}}
-{{- default (printf "%s-download-%s" (include "stable-diffusion.fullname" .) $hash) .Values.downloader.jobName -}}
-{{- end -}}
-
 {{/* The ServiceAccount of a component: ours, or an existing one. Call it with a dict of `root` and `component`. */}}
 {{- define "stable-diffusion.serviceAccountName" -}}
 {{- default (printf "%s-%s" (include "stable-diffusion.fullname" .root) .component) (index .root.Values .component).serviceAccountName -}}

@@ -1,4 +1,4 @@
-"""Waits at start for a download to complete."""
+"""Waits at startup for a download to complete."""
 
 from __future__ import annotations
 

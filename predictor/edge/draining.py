@@ -23,7 +23,7 @@ class Drain:
     """The requests in flight, and whether they may finish.
 
     Used on the event loop only. While ``is_draining``, responses close their connections, so that
-    clients open the next one to another pod.
+    clients reconnect to another pod.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Drain:
             await asyncio.sleep(_POLL_SECONDS)
 
     def cut(self) -> int:
-        """End all requests in flight with an error, and later ones too; return how many it ends."""
+        """Fail all current and future requests; return how many were in flight."""
         self.is_cut = True
         for handler in self._handlers:
             handler.cancel()

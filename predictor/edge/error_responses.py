@@ -55,7 +55,7 @@ def register_error_responses(app: FastAPI) -> None:
 
 
 def status_of(error: Exception) -> HTTPStatus:
-    """The status of an error in the table."""
+    """The HTTP status for an error listed in the table."""
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 

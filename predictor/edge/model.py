@@ -15,8 +15,8 @@ from predictor.edge.stream import stream
 from predictor.engine import Engine
 from predictor.errors import DeadlineExceededError
 from predictor.loading.loader import Loaded
-from predictor.protocol import Call, EncodedResponse, Picture, encode, parse, settle
-from predictor.protocol.metadata import model_metadata
+from predictor.protocol import Call, EncodedResponse, Picture, decode_call, encode, parse
+from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationResult, Limits
 from predictor.residency import Residency
 from predictor.settings import Settings
@@ -60,7 +60,11 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
     ) -> bytes | dict[str, Any] | AsyncIterator[bytes]:
-        """Answer one ``:predict`` call; KServe sends what is added to ``response_headers``."""
+        """Answer one ``:predict`` call.
+
+        ``payload`` is the body as bytes, or as JSON that KServe has parsed. KServe sends the
+        headers added to ``response_headers``.
+        """
         async with self._residency.use(self.name) as loaded:
             limits = Limits(self._settings, loaded.profile)
             call = await _decoded(payload, (headers or {}).get("accept"), limits)
@@ -76,6 +80,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     async def _answer(self, loaded: Loaded, call: Call, progress: Progress) -> EncodedResponse:
         # A stream continues after ``predict`` returns.
         with self._residency.keep(self.name):
+            # The engine that `loading/loader.py` builds, which also applies the safety layers.
             results = await self._generate_in_time(loaded.engine, call.pictures, progress)
             return await asyncio.to_thread(
                 encode,
@@ -101,8 +106,8 @@ async def _decoded(payload: Any, accept: str | None, limits: Limits) -> Call:
     """Decode a body; pictures are decoded in another thread, so that probes get a response."""
     body = parse(payload, accept, limits)
     if not body.has_images:
-        return settle(body, limits)
-    return await asyncio.get_running_loop().run_in_executor(_DECODERS, settle, body, limits)
+        return decode_call(body, limits)
+    return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_call, body, limits)
 
 
 async def _submit_all(

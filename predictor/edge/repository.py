@@ -48,7 +48,7 @@ class AwaitedModels(ModelRepository):  # type: ignore[misc]  # kserve ships no t
 
 
 class OneModel(ModelRepository):  # type: ignore[misc]
-    """A published folder, loaded at start and kept: callers cannot unload it."""
+    """A published folder, loaded at startup and kept: callers cannot unload it."""
 
     loads_on_demand = False
 
@@ -101,7 +101,7 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
                 )
 
     async def look_for(self, name: str) -> None:
-        """Check the volume if the name is unknown."""
+        """If the name is unknown, look for it on the volume."""
         if name not in self.models:
             await self.refresh()
 

@@ -29,7 +29,7 @@ def repository_routes(extension: RepositoryExtension) -> APIRouter:
 
 
 def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> APIRouter:
-    """Add this before KServe's own route, which drops the fields that the protocol lacks."""
+    """Add this before KServe's own route, which drops fields that the protocol does not define."""
     routes = APIRouter()
 
     @routes.get("/v2/models/{name}")

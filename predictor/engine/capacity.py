@@ -87,7 +87,7 @@ class Capacity:
         logger.warning("out of memory: at most %d lanes from now on", self.lanes)
 
     def _cost(self, job: Job) -> float:
-        """The job's lanes, in lanes of the default shape."""
+        """How many lanes of the default shape the job is worth."""
         pixels = job.shape[-1] * job.shape[-2]
         return job.lanes * max(1.0, pixels / self.latent_pixels)
 

@@ -109,7 +109,7 @@ class Inbox:
         The engine runs up to ``in_flight`` pictures in addition to the queue.
 
         Raises:
-            OverloadedError: too many are unfinished.
+            OverloadedError: too many pictures are unfinished.
         """
         # Count all unfinished tickets: when the thread takes them from the queue is a race.
         if self.unfinished >= self._max_queue_length + in_flight:
@@ -127,7 +127,7 @@ class Inbox:
                 self._unfinished.remove(ticket)
 
     def put(self, ticket: Ticket) -> None:
-        """Add a ticket to the queue; after ``close`` it fails at once."""
+        """Queue a ticket; if the inbox is closed, fail it at once."""
         with self._changed:
             if not self.is_closed:
                 self._tickets.append(ticket)

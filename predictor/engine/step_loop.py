@@ -211,11 +211,11 @@ class StepEngine:
 
 
 def _prompts(ticket: Ticket, denoising: Denoising) -> dict[Hashable, list[Prompt]]:
-    """The prompts of the ticket's lanes by the encoders of each expert; the negative one first."""
-    return {expert.encoders: _lanes(ticket, expert) for expert in denoising.experts}
+    """For each expert's encoders, the prompts of the ticket's lanes, negative prompt first."""
+    return {expert.encoders: _lane_prompts(ticket, expert) for expert in denoising.experts}
 
 
-def _lanes(ticket: Ticket, expert: Denoising) -> list[Prompt]:
+def _lane_prompts(ticket: Ticket, expert: Denoising) -> list[Prompt]:
     prompt = Prompt(ticket.request.prompt, expert.encoders)
     if ticket.lanes == 1:
         return [prompt]

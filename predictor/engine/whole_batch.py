@@ -114,7 +114,7 @@ class WholeBatchEngine:
             ticket.succeed(replace(result, queue_seconds=started - ticket.arrived))
 
     def _shrink(self, tickets: list[Ticket]) -> None:
-        """Set the bound to half of these tickets, which did not fit."""
+        """Halve the batch size: these tickets did not fit."""
         self._out_of_memory += 1
         self._max_batch = max(1, len(tickets) // 2)
         logger.warning(

@@ -27,7 +27,7 @@ from predictor.loading.apply import apply_tuning, denoiser_of, vae_of
 from predictor.loading.compilation import has_compiler
 from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
-from predictor.loading.footprint import footprint_of, savings_of
+from predictor.loading.presets import footprint_of, savings_of
 from predictor.loading.profile import read_profile
 from predictor.loading.refiner import read_refiner, reject_standalone_refiner, warm_up_refiner
 from predictor.pipelines.tuning import Savings, Tuning, tune

@@ -12,9 +12,10 @@ from predictor.images import FORMATS, OutputFormat
 from predictor.protocol.accept import EVENT_STREAM, JSON, preferred
 from predictor.protocol.body import Instance, InstancesBody, merged
 from predictor.requests import GenerationRequest, InputImages, Limits, generation_requests
+from predictor.requests.fields import FIELDS
 from predictor.requests.validation import given, validated
 
-_IMAGE_FIELDS = {"image", "mask_image", "controlnet"}
+_IMAGE_FIELDS = {field.name for field in FIELDS if field.has_picture}
 
 
 class Picture(NamedTuple):
@@ -68,7 +69,7 @@ def parse(payload: object, accept: str | None, limits: Limits) -> ParsedBody:
     return ParsedBody(instances, is_listed, media_type)
 
 
-def settle(body: ParsedBody, limits: Limits) -> Call:
+def decode_call(body: ParsedBody, limits: Limits) -> Call:
     """Decode the pictures and set every parameter.
 
     Raises:

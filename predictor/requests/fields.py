@@ -58,8 +58,9 @@ class RequestField:
 
     ``type`` is what a JSON value must be, and ``datatype`` its name in the Open Inference Protocol;
     None for a value that is not a scalar. ``limits`` gives the names under which the metadata route
-    publishes the two bounds; an empty name is not published. ``unsupported`` returns the reason why
-    a model does not support the field, or None. The other texts are for docs/api.md.
+    publishes the two bounds; an empty name is not published. ``has_picture`` marks a value with a
+    picture to decode. ``unsupported`` returns the reason why a model does not support the field, or
+    None. The other texts are for docs/api.md.
     """
 
     name: str
@@ -72,6 +73,7 @@ class RequestField:
     aliases: tuple[str, ...] = ()
     bounds: Callable[[Settings, ModelProfile], Bounds] | None = None
     limits: tuple[str, str] = ("", "")
+    has_picture: bool = False
     choices: Callable[[ModelProfile], tuple[str, ...]] | None = None
     unsupported: Callable[[ModelProfile], str | None] = lambda profile: None
 
@@ -85,7 +87,7 @@ def _side(settings: Settings, profile: ModelProfile) -> Bounds:
 
 
 def _needs_task(*tasks: Task) -> Callable[[ModelProfile], str | None]:
-    """The reason of a field that only these tasks use."""
+    """Why a model without these tasks does not support the field."""
 
     def reason(profile: ModelProfile) -> str | None:
         if set(tasks) & set(profile.tasks):
@@ -202,6 +204,7 @@ FIELDS: tuple[RequestField, ...] = (
         help="The picture to start from: a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file. See "
         "[image to image](#image-to-image).",
         unsupported=_needs_task("image-to-image", "inpainting"),
+        has_picture=True,
     ),
     RequestField(
         name="mask_image",
@@ -212,6 +215,7 @@ FIELDS: tuple[RequestField, ...] = (
         bounds_in_words="as for `image`",
         help="White marks the area to repaint; requires `image`. See [inpainting](#inpainting).",
         unsupported=_needs_task("inpainting"),
+        has_picture=True,
     ),
     RequestField(
         name="strength",
@@ -242,6 +246,7 @@ FIELDS: tuple[RequestField, ...] = (
         bounds_in_words="scale 0 to 10, 1 by default",
         help="A ControlNet from the model's `controlnets/` folder and the picture that guides it; "
         "see [ControlNet](#controlnet).",
+        has_picture=True,
     ),
     RequestField(
         name="denoising_end",

@@ -98,7 +98,7 @@ class GenerationRequest:
 
     @property
     def steps_taken(self) -> int:
-        """The number of steps that run: a strength below 1 skips the first ones."""
+        """The number of denoising steps that run."""
         return steps_taken(self.num_inference_steps, self.strength)
 
     def parameters(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def task_of(*, has_image: bool, has_mask: bool) -> Task:
 
 
 def steps_taken(num_inference_steps: int, strength: float | None) -> int:
-    """The number of denoising steps that run at this strength."""
+    """The number of denoising steps that run: a strength below 1 skips the first ones."""
     return num_inference_steps if strength is None else int(num_inference_steps * strength)
 
 

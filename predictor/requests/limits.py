@@ -1,4 +1,4 @@
-"""The bounds of a request; each refusal names the field, the value and the bound."""
+"""Checks a request against its bounds; each error names the field, the value and the bound."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Limits:
             )
 
     def _check_last_seed(self, seed: int, pictures: int) -> None:
-        """Each further picture takes the next seed."""
+        """Check the last seed: each further picture takes the next one."""
         _check_number("seed", seed + pictures - 1, Bounds(0, MAX_SEED))
 
     def _check_steps(self, values: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def generation_requests(
 
 
 def _effective(given: Mapping[str, Any], profile: ModelProfile) -> dict[str, Any]:
-    """The given values and the defaults of the others."""
+    """The given values, with defaults for the rest."""
     defaults: dict[str, Any] = {"negative_prompt": ""} | asdict(profile.defaults)
     if "seed" not in given:
         defaults["seed"] = secrets.randbits(_RANDOM_SEED_BITS)

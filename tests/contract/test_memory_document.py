@@ -8,7 +8,7 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 from bench.memory import RESULTS, table
-from predictor.loading.footprint import PRESETS
+from predictor.loading.presets import PRESETS
 from predictor.pipelines.tuning import Savings
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "memory.md").read_text("utf-8")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from predictor.protocol import Call, parse, settle
+from predictor.protocol import Call, decode_call, parse
 from predictor.requests import Limits
 
 
 def decode(body: dict[str, Any], limits: Limits) -> Call:
     """Decode as the server does for a request without an `Accept` header."""
-    return settle(parse(body, None, limits), limits)
+    return decode_call(parse(body, None, limits), limits)

@@ -24,7 +24,7 @@ from predictor.pipelines.schedulers import make_scheduler
 from predictor.pipelines.stable_diffusion import ClipSkip
 from predictor.pipelines.stepwise import denoiser_for, max_clip_skip
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.protocol.metadata import model_metadata
+from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import (
     Adapter,
     GenerationDefaults,

@@ -9,7 +9,7 @@ import pytest
 
 from modelstore import Marker
 from predictor.protocol.body import Instance
-from predictor.protocol.metadata import model_metadata
+from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.requests.fields import FIELDS
 from predictor.settings import Settings

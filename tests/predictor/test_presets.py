@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modelstore import FileEntry, Marker
-from predictor.loading.footprint import (
+from predictor.loading.presets import (
     PRESETS,
     Footprint,
     footprint_of,

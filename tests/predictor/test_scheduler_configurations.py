@@ -28,10 +28,10 @@ from diffusers import (
     TCDScheduler,
     UniPCMultistepScheduler,
 )
+from predictor.limits import Limits
 
 from demo.shapes import Placement, Scene, draw, mask
 from predictor.errors import InvalidRequestError
-from predictor.limits import Limits
 from predictor.loading.profile import read_profile
 from predictor.pipelines.schedulers import OWN, make_scheduler, scheduler_names
 from predictor.pipelines.whole import DiffusersPipeline
