@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from predictor.errors import InvalidRequestError
+from predictor.protocol import parse
 from predictor.requests import GenerationDefaults, GenerationRequest, Limits, ModelProfile
 from predictor.requests.fields import CANONICAL, FIELDS
 from predictor.settings import Settings
@@ -139,3 +140,20 @@ def test_the_server_takes_aliases_and_answers_with_names(client: httpx.Client) -
     assert (first["guidance_scale"], first["scheduler"]) == (1.5, "euler")
     assert second["seed"] == first["seed"] + 1
     assert not {"steps", "cfg_scale", "sampler", "n"} & first.keys()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, False),
+        ({"strength": 0.5}, False),
+        ({"image": "iVBOR"}, True),
+        ({"mask_image": "iVBOR"}, True),
+        ({"controlnet": {"name": "canny", "image": "iVBOR"}}, True),
+    ],
+)
+def test_a_body_with_a_picture_is_recognized_before_it_is_decoded(
+    given: dict[str, Any], expected: bool
+) -> None:
+    """Pictures are decoded off the event loop."""
+    assert parse({"prompt": "a circle", **given}, None, LIMITS).has_images is expected
