@@ -6,16 +6,16 @@ The command line has KServe's flags and one flag per setting.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import TYPE_CHECKING
 
-from kserve.model_server import parser as kserve_parser
 from pydantic import ValidationError
 
-from predictor.edge.server import DiffusionServer
 from predictor.errors import ModelLoadError
-from predictor.logs import configure_logging
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argpar
 
     An unknown flag or an invalid value ends the process with status 2 and one sentence.
     """
+    from kserve.model_server import parser as kserve_parser
+
     parser = argparse.ArgumentParser(prog="python -m predictor", parents=[kserve_parser])
     # The server does not support gRPC, and Knative routes a single port.
     parser.set_defaults(enable_grpc=False, model_name="stable-diffusion")
@@ -48,6 +50,11 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
 
     See ``predictor.loading.loader.load`` for ``open_engine``.
     """
+    signal.signal(signal.SIGTERM, _exit)
+    # KServe takes seconds to import.
+    from predictor.edge.server import DiffusionServer
+    from predictor.logs import configure_logging
+
     settings, flags = parse_arguments(argv)
     configure_logging()
     try:
@@ -62,6 +69,11 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
         print(f"predictor: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    """End at once, until the server handles signals: process 1 of a container has no default."""
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import time
+from pathlib import Path
+
 import pytest
 
 from predictor.__main__ import parse_arguments
 from predictor.settings import Settings
+from tests.serving import Server
 
 
 def test_our_flags_and_kserves_can_be_combined() -> None:
@@ -55,3 +60,19 @@ def test_a_wrong_flag_ends_the_process_with_one_sentence(
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert ended.value.code == 2
     assert [word for word in expected if word not in last_line] == []
+
+
+def handles_sigterm(server: Server) -> bool:
+    """Whether the process has a handler: the kernel drops a signal to process 1 without one."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught & 1 << signal.SIGTERM - 1)
+
+
+def test_sigterm_ends_a_process_that_still_imports_its_libraries(tmp_path: Path) -> None:
+    with Server.started(tmp_path, tmp_path / "log") as server:
+        while not handles_sigterm(server):
+            time.sleep(0.01)
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(timeout=60) == 128 + signal.SIGTERM
