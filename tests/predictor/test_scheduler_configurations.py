@@ -49,9 +49,7 @@ ZERO_SNR = SD | {
     "rescale_betas_zero_snr": True,
 }
 OWNS: dict[str, Callable[[], Any]] = {
-    "sd1": partial(
-        PNDMScheduler, **SD, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1
-    ),
+    "sd1": partial(PNDMScheduler, **SD, skip_prk_steps=True, set_alpha_to_one=False),
     "sdxl": partial(EulerDiscreteScheduler, **SD, timestep_spacing="leading"),
     "turbo": partial(EulerAncestralDiscreteScheduler, **SD, timestep_spacing="trailing"),
     "zero snr, euler": partial(EulerDiscreteScheduler, **ZERO_SNR),
