@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AsymmetricAutoencoderKL,
     DiffusionPipeline,
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
     StableDiffusion3Img2ImgPipeline,
     StableDiffusion3InpaintPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLImg2ImgPipeline,
 )
@@ -27,6 +29,7 @@ from predictor.engine.composite import CompositeEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import InvalidRequestError
 from predictor.loading.profile import read_profile
+from predictor.pipelines.stepwise import supports
 from predictor.pipelines.tasks import pipeline_for, tasks_of
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest, InputImage, Limits, ModelProfile, Task
@@ -34,7 +37,11 @@ from predictor.settings import Settings
 from tests.predictor.checkpoints import unpublished
 from tests.predictor.drawing import submit_all
 from tests.predictor.pictures import largest_difference
-from tests.predictor.random_inpainting import build_sd3_of_16_channels, build_sdxl_inpainting
+from tests.predictor.random_inpainting import (
+    build_sd3_of_16_channels,
+    build_sd_inpainting,
+    build_sdxl_inpainting,
+)
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 
 PICTURE = InputImage.of(
@@ -116,6 +123,35 @@ def test_every_task_matches_diffusers(
         assert largest_difference(picture, expected) <= 2
     (text,) = pipeline.generate([TEXT], lambda step, steps: None)
     assert largest_difference(plain, text.image) <= 2
+
+
+def test_a_decoder_that_takes_the_picture_gets_it(demo_model: Path, tmp_path: Path) -> None:
+    plain = DiffusionPipeline.from_pretrained(demo_model, variant="fp16", dtype=torch.float32)
+    torch.manual_seed(1)
+    plain.vae = AsymmetricAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        down_block_out_channels=(8, 8, 8),
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        up_block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        scaling_factor=1.0,
+    )
+    pipeline = loaded(build_sd_inpainting(plain), tmp_path)
+    assert not supports(pipeline.diffusers)
+    asked = replace(INPAINTING, width=64, height=64, num_inference_steps=2)
+    asked = replace(
+        asked,
+        image=InputImage.of(PICTURE.image.resize((64, 64))),
+        mask_image=InputImage.of(MASK.image.resize((64, 64))),
+    )
+
+    (picture,) = make(pipeline, asked)
+
+    assert asked.image is not None
+    assert asked.mask_image is not None
+    own = diffusers_own(pipeline, StableDiffusionInpaintPipeline, asked)
+    expected = Image.composite(own, asked.image.image, asked.mask_image.image)
+    assert largest_difference(picture, expected) <= 2
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
