@@ -102,7 +102,7 @@ serving.knative.dev/progress-deadline: {{ .Values.predictor.progressDeadline }}
 {{- include "stable-diffusion.validateRequests" (dict "resources" .Values.predictor.queueProxyResources "where" "predictor.queueProxyResources") }}
 {{- range $section, $quantities := .Values.predictor.queueProxyResources }}
 {{- range $name, $quantity := $quantities }}
-queue.sidecar.serving.knative.dev/{{ $name }}-resource-{{ trimSuffix "s" $section }}: {{ $quantity | quote }}
+queue.sidecar.serving.knative.dev/{{ $name }}-resource-{{ trimSuffix "s" $section }}: {{ include "stable-diffusion.quantityText" $quantity | quote }}
 {{- end }}
 {{- end }}
 {{- else }}

@@ -38,6 +38,10 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"predictor": {"progressDeadline": 600}}, "/predictor/progressDeadline"),
         ({"predictor": {"concurrency": 0}}, "/predictor/concurrency"),
         ({"predictor": {"resources": {"limits": {"memory": "16GB"}}}}, "/resources/limits/memory"),
+        *(
+            ({"predictor": {"resources": {"limits": {"memory": text}}}}, "/resources/limits/memory")
+            for text in ("1e", "1e3Gi", "16gi", "16K", "-1Gi", ".", "1.2.3", "1 Gi", -1)
+        ),
         ({"predictor": {"containerConcurrency": 8}}, "'containerConcurrency' not allowed"),
         ({"predictor": {"env": [{"name": "PYTHONPATH", "value": "/x"}]}}, "/predictor/env/0/name"),
         ({"predictor": {"env": [{"value": "nameless"}]}}, "/predictor/env/0"),
@@ -153,6 +157,31 @@ def test_the_schema_rejects_and_names(values: dict[str, Any], named: str) -> Non
             "queueProxyResources: requests.cpu is 2 and limits.cpu is 1",
         ),
         (
+            {"predictor": {"resources": {"requests": {"memory": 34359738368}}}},
+            "requests.memory is 34359738368 and limits.memory is 16Gi",
+        ),
+        (
+            {"predictor": {"queueProxyResources": {"requests": {"memory": 1717986918}}}},
+            "queueProxyResources: requests.memory is 1717986918 and limits.memory is 800Mi",
+        ),
+        *(
+            (
+                {component: {"resources": {section: {name: 0}}}},
+                f"{component}.resources.{section}.{name} is 0: set more than 0",
+            )
+            for component in ("predictor", "downloader")
+            for section in ("requests", "limits")
+            for name in ("cpu", "memory")
+        ),
+        (
+            {"predictor": {"resources": {"limits": {"nvidia.com/gpu": 0.5}}}},
+            "limits.nvidia.com/gpu is 0.5: set a whole number of devices",
+        ),
+        (
+            {"predictor": {"resources": {"limits": {"nvidia.com/gpu": "500m"}}}},
+            "limits.nvidia.com/gpu is 500m: set a whole number of devices",
+        ),
+        (
             {"predictor": {"resources": {"requests": {"nvidia.com/gpu": 2}}}},
             "requests.nvidia.com/gpu must equal limits.nvidia.com/gpu",
         ),
@@ -174,6 +203,15 @@ def test_the_templates_reject_what_the_cluster_would_change_or_reject(
         {"predictor": {"scaling": {"podRetentionPeriod": "60m"}}},
         {"predictor": {"resources": {"requests": {"cpu": 8, "memory": "16384Mi"}}}},
         {"predictor": {"resources": {"requests": {"nvidia.com/gpu": 1}}}},
+        {"predictor": {"resources": {"requests": {"nvidia.com/gpu": "1000m"}}}},
+        {"predictor": {"resources": {"requests": {"memory": 17179869184}}}},
+        {"predictor": {"queueProxyResources": {"requests": {"memory": 838860800}}}},
+        *(
+            {"predictor": {"resources": {"limits": {"memory": text, "cpu": "8.", "x.io/y": "1e3"}}}}
+            for text in ("8E", "+8Ei", "16e9", "16E9", "1.6e+10", "17179869184000m", 17179869184)
+        ),
+        {"predictor": {"resources": {"requests": {"cpu": "100u", "memory": ".5Gi"}}}},
+        {"predictor": {"resources": {"requests": {"cpu": "100000n", "memory": "1e+3"}}}},
         {"predictor": {"queueProxyResources": {"limits": {"cpu": None, "memory": None}}}},
     ],
     ids=str,
