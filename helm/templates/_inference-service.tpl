@@ -10,6 +10,7 @@ metadata:
   labels:
     {{- include "stable-diffusion.labels" . | nindent 4 }}
     app.kubernetes.io/component: predictor
+    {{- include "stable-diffusion.validateLabels" (dict "common" .Values.labels "own" .Values.predictor.labels "where" "predictor.labels") }}
     {{- with .Values.predictor.labels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

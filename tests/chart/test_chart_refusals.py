@@ -8,6 +8,20 @@ import helm_python
 import pytest
 
 from .rendering import CASES, CHART, case_values, render
+from .test_chart_values import with_value
+
+
+LABELS = (
+    "labels",
+    "predictor.labels",
+    "downloader.labels",
+    "monitoring.podMonitor.labels",
+    "monitoring.rules.labels",
+    "monitoring.dashboard.labels",
+)
+MONITORED: dict[str, Any] = {
+    "monitoring": {name: {"enabled": True} for name in ("podMonitor", "rules", "dashboard")}
+}
 
 
 def standard(**scaling: Any) -> dict[str, Any]:
@@ -45,6 +59,30 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"predictor": {"containerConcurrency": 8}}, "'containerConcurrency' not allowed"),
         ({"predictor": {"env": [{"name": "PYTHONPATH", "value": "/x"}]}}, "/predictor/env/0/name"),
         ({"predictor": {"env": [{"value": "nameless"}]}}, "/predictor/env/0"),
+        ({"predictor": {"env": [{"name": "A=B", "value": "1"}]}}, "/predictor/env/0/name"),
+        ({"downloader": {"env": [{"name": "A B", "value": "1"}]}}, "/downloader/env/0/name"),
+        *(
+            ({"predictor": {"resources": {"limits": {name: 1}}}}, "/predictor/resources/limits")
+            for name in ("gpu", "foo bar", "nvidia.com/", "/gpu")
+        ),
+        *(
+            (
+                with_value({}, key, {f"app.kubernetes.io/{name}": "x"}),
+                f"/{key.replace('.', '/')}",
+            )
+            for key in LABELS
+            for name in ("name", "instance", "component", "managed-by")
+        ),
+        ({"labels": {"team": "a b"}}, "/labels/team"),
+        ({"labels": {"a team": "b"}}, "/labels"),
+        ({"predictor": {"labels": {"team": "x" * 64}}}, "/predictor/labels/team"),
+        ({"predictor": {"annotations": {"a b": "c"}}}, "/predictor/annotations"),
+        (
+            {"downloader": {"annotations": {"checksum/model-spec": "x"}}},
+            "/downloader/annotations",
+        ),
+        ({"nameOverride": "x" * 64}, "/nameOverride"),
+        ({"downloader": {"jobName": "x" * 64}}, "/downloader/jobName"),
         ({"models": [{"name": "a"}]}, "missing property 'source'"),
         ({"models": [{"name": "a", "source": "hf://o/n", "varian": ""}]}, "'varian' not allowed"),
         (
@@ -126,6 +164,24 @@ def test_the_schema_rejects_and_names(values: dict[str, Any], named: str) -> Non
             {"predictor": {"scaling": {"podRetentionPeriod": "1h1s"}}},
             "podRetentionPeriod is 1h1s.*Set minReplicas to 1",
         ),
+        *(
+            (
+                {"predictor": {"progressDeadline": deadline}},
+                f"progressDeadline is {deadline}: Knative requires whole seconds, at least 1s",
+            )
+            for deadline in ("1.5s", "0s", "0.01m", "0h0m")
+        ),
+        *(
+            (
+                with_value({"labels": {"team": "a"}} | MONITORED, key, {"team": "b"}),
+                f"{key}: team is also in labels",
+            )
+            for key in LABELS[1:]
+        ),
+        (
+            {"predictor": {"annotations": {"serving.kserve.io/deploymentMode": "Standard"}}},
+            "deploymentMode is Standard and predictor.deploymentMode is Knative: remove",
+        ),
         ({"predictor": {"env": [{"name": "PORT", "value": "1"}]}}, "Knative sets PORT itself"),
         (
             {"predictor": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
@@ -201,6 +257,12 @@ def test_the_templates_reject_what_the_cluster_would_change_or_reject(
         {"predictor": {"timeoutSeconds": 51}},
         {"predictor": {"timeoutSeconds": 170, "settings": {"shutdown_seconds": 120}}},
         {"predictor": {"scaling": {"podRetentionPeriod": "60m"}}},
+        {"predictor": {"progressDeadline": "1.5m"}},
+        {"predictor": {"env": [{"name": "my.VARIABLE-1", "value": "a=b c"}]}},
+        {"predictor": {"resources": {"limits": {"hugepages-2Mi": "4Mi", "amd.com/gpu": 1}}}},
+        {"predictor": {"annotations": {"serving.kserve.io/deploymentMode": "Knative"}}},
+        {"labels": {"example.com/team": ""}, "nameOverride": "x" * 63},
+        {"downloader": {"jobName": "x" * 63}},
         {"predictor": {"resources": {"requests": {"cpu": 8, "memory": "16384Mi"}}}},
         {"predictor": {"resources": {"requests": {"nvidia.com/gpu": 1}}}},
         {"predictor": {"resources": {"requests": {"nvidia.com/gpu": "1000m"}}}},
