@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import helm_python
@@ -9,7 +10,6 @@ import pytest
 
 from .rendering import CASES, CHART, case_values, render
 from .test_chart_values import with_value
-
 
 LABELS = (
     "labels",
@@ -280,6 +280,30 @@ def test_the_templates_reject_what_the_cluster_would_change_or_reject(
 )
 def test_values_just_within_the_bounds_are_accepted(values: dict[str, Any]) -> None:
     assert render(values).predictors
+
+
+def keys_of(values: dict[str, Any], parent: str = "") -> Iterator[str]:
+    """The dotted paths of all values and of their sections."""
+    for name, value in values.items():
+        if "/" not in name:
+            yield f"{parent}{name}"
+            if isinstance(value, dict):
+                yield from keys_of(value, f"{parent}{name}.")
+
+
+@pytest.mark.parametrize(
+    "key", [*keys_of(helm_python.values_from_yaml((CHART / "values.yaml").read_text("utf-8")))]
+)
+def test_a_null_value_works_or_is_rejected_in_a_sentence(key: str) -> None:
+    """Helm removes a value that is null, so templates could fail in the middle of an expression."""
+    try:
+        render(with_value({}, key, None))
+    except helm_python.HelmValuesError as refusal:
+        assert f"missing property '{key.rpartition('.')[2]}'" in str(refusal)
+    except helm_python.HelmRenderError as refusal:
+        assert f"{key}." in str(refusal) or f"{key} is not set: set it" in str(refusal)
+        assert "nil pointer" not in str(refusal)
+        assert "invalid value" not in str(refusal)
 
 
 def test_a_release_name_that_kserve_rejects_is_rejected_first() -> None:
