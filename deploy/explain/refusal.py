@@ -121,9 +121,8 @@ def _quota(message: str) -> Explanation | None:
     if unset:
         return Explanation(
             f"The quota {unset['name']!r} refuses pods that do not set {unset['what']}.",
-            "Set it in the resources of every container. For queue-proxy use the annotation "
-            "`queue.sidecar.serving.knative.dev/cpu-resource-limit` (or memory, or request) of "
-            "the InferenceService, or a LimitRange with defaults in the namespace.",
+            "Set it in the resources of every container (for queue-proxy the chart value "
+            "`predictor.queueProxyResources`), or in a LimitRange with defaults in the namespace.",
             fatal=True,
         )
     return None

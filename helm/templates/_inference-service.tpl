@@ -10,6 +10,7 @@ metadata:
   labels:
     {{- include "stable-diffusion.labels" . | nindent 4 }}
     app.kubernetes.io/component: predictor
+    {{- include "stable-diffusion.validateLabels" (dict "common" .Values.labels "own" .Values.predictor.labels "where" "predictor.labels") }}
     {{- with .Values.predictor.labels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -102,7 +103,7 @@ serving.knative.dev/progress-deadline: {{ .Values.predictor.progressDeadline }}
 {{- include "stable-diffusion.validateRequests" (dict "resources" .Values.predictor.queueProxyResources "where" "predictor.queueProxyResources") }}
 {{- range $section, $quantities := .Values.predictor.queueProxyResources }}
 {{- range $name, $quantity := $quantities }}
-queue.sidecar.serving.knative.dev/{{ $name }}-resource-{{ trimSuffix "s" $section }}: {{ $quantity | quote }}
+queue.sidecar.serving.knative.dev/{{ $name }}-resource-{{ trimSuffix "s" $section }}: {{ include "stable-diffusion.quantityText" $quantity | quote }}
 {{- end }}
 {{- end }}
 {{- else }}

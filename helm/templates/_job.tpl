@@ -36,6 +36,7 @@ template:
     labels:
       {{- include "stable-diffusion.labels" . | nindent 6 }}
       app.kubernetes.io/component: downloader
+      {{- include "stable-diffusion.validateLabels" (dict "common" .Values.labels "own" .Values.downloader.labels "where" "downloader.labels") }}
       {{- with .Values.downloader.labels }}
       {{- toYaml . | nindent 6 }}
       {{- end }}

@@ -30,7 +30,9 @@ the grace period.
 */}}
 {{- define "stable-diffusion.secondsAroundShutdown" -}}
 {{- $queueProxy := ternary 30 0 (eq .Values.predictor.deploymentMode "Knative") -}}
-{{- addf $queueProxy .Values.predictor.settings.drain_seconds 15 | ceil | int64 -}}
+{{- $drain := .Values.predictor.settings.drain_seconds -}}
+{{- /* Without the setting, the predictor uses its own default. */ -}}
+{{- addf $queueProxy (kindIs "invalid" $drain | ternary 5 $drain) 15 | ceil | int64 -}}
 {{- end -}}
 
 {{/* The setting, or else the longest possible time: with Knative what remains of timeoutSeconds, in Standard mode all of it. */}}

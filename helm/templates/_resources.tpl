@@ -8,7 +8,7 @@ Resources with quantities as text, as the API server stores them. KServe's webho
 {{- range $section, $quantities := .resources -}}
 {{- $texts := dict -}}
 {{- range $name, $quantity := $quantities -}}
-{{- $_ := set $texts $name (toString $quantity) -}}
+{{- $_ := set $texts $name (include "stable-diffusion.quantityText" $quantity) -}}
 {{- end -}}
 {{- $_ := set $written $section $texts -}}
 {{- end -}}
@@ -24,30 +24,49 @@ Resources with quantities as text, as the API server stores them. KServe's webho
 {{- if not (hasKey (default dict (get $resources $section)) $name) -}}
 {{- fail (printf "%s.%s.%s is not set: set it. Without it a ResourceQuota rejects the pod, and KServe sets its own default for a predictor, 1 CPU or 2Gi" $where $section $name) -}}
 {{- end -}}
+{{- if le (include "stable-diffusion.quantity" (get (get $resources $section) $name) | float64) 0.0 -}}
+{{- fail (printf "%s.%s.%s is 0: set more than 0" $where $section $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- include "stable-diffusion.validateRequests" . -}}
 {{- end -}}
 
-{{/* Rejects requests that the API server rejects: above the limit or, for devices, different from the limit. */}}
+{{/* Rejects quantities that the API server rejects: parts of a device, and requests above the limit or, for devices, different from the limit. */}}
 {{- define "stable-diffusion.validateRequests" -}}
 {{- $where := .where -}}
 {{- $limits := default dict .resources.limits -}}
+{{- range $name, $limit := $limits -}}
+{{- $number := include "stable-diffusion.quantity" $limit | float64 -}}
+{{- if and (contains "/" $name) (ne $number (floor $number)) -}}
+{{- fail (printf "%s: limits.%s is %s: set a whole number of devices" $where $name (include "stable-diffusion.quantityText" $limit)) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $request := default dict .resources.requests -}}
-{{- $limit := get $limits $name -}}
-{{- if and (contains "/" $name) (ne (toString $request) (toString $limit)) -}}
+{{- $requested := include "stable-diffusion.quantity" $request | float64 -}}
+{{- $limit := include "stable-diffusion.quantity" (get $limits $name) | float64 -}}
+{{- if and (contains "/" $name) (or (not (hasKey $limits $name)) (ne $requested $limit)) -}}
 {{- fail (printf "%s: requests.%s must equal limits.%s: set only the limit" $where $name $name) -}}
 {{- end -}}
-{{- if and $limit (gt (include "stable-diffusion.quantity" $request | float64) (include "stable-diffusion.quantity" $limit | float64)) -}}
-{{- fail (printf "%s: requests.%s is %v and limits.%s is %v: raise the limit or lower the request" $where $name $request $name $limit) -}}
+{{- if and (hasKey $limits $name) (gt $requested $limit) -}}
+{{- fail (printf "%s: requests.%s is %s and limits.%s is %s: raise the limit or lower the request" $where $name (include "stable-diffusion.quantityText" $request) $name (include "stable-diffusion.quantityText" (get $limits $name))) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A quantity as text. Helm parses every number as a float and would print 17179869184 as 1.7179869184e+10. */}}
+{{- define "stable-diffusion.quantityText" -}}
+{{- if kindIs "string" . -}}
+{{- . -}}
+{{- else -}}
+{{- regexReplaceAll "\\.?0+$" (printf "%.9f" (float64 .)) "" -}}
 {{- end -}}
 {{- end -}}
 
 {{/* A quantity such as 500m, 1.5, 2e3 or 16Gi as a number. */}}
 {{- define "stable-diffusion.quantity" -}}
-{{- $text := toString . -}}
-{{- $number := regexFind "^[0-9.]+(e[0-9]+)?" $text -}}
-{{- $factors := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- $text := include "stable-diffusion.quantityText" . -}}
+{{- $number := regexFind "^[+]?[0-9.]+([eE][+-]?[0-9]+)?" $text -}}
+{{- $factors := dict "" 1.0 "n" 1e-9 "u" 1e-6 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
 {{- mulf (float64 $number) (get $factors (trimPrefix $number $text)) -}}
 {{- end -}}

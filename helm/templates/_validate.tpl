@@ -23,6 +23,10 @@
 {{- if gt (int64 $scaling.minReplicas) (int64 $scaling.maxReplicas) -}}
 {{- fail "predictor.scaling.minReplicas exceeds predictor.scaling.maxReplicas" -}}
 {{- end -}}
+{{- $mode := default $predictor.deploymentMode (get (default dict $predictor.annotations) "serving.kserve.io/deploymentMode") -}}
+{{- if ne $mode $predictor.deploymentMode -}}
+{{- fail (printf "predictor.annotations: serving.kserve.io/deploymentMode is %s and predictor.deploymentMode is %s: remove the annotation" $mode $predictor.deploymentMode) -}}
+{{- end -}}
 {{- if eq $predictor.deploymentMode "Knative" -}}
 {{- include "stable-diffusion.validateKnative" . -}}
 {{- else -}}
@@ -38,6 +42,15 @@
 {{- fail (printf "%s: %s is already set, and a container can have each variable only once: remove it" $.where .name) -}}
 {{- end -}}
 {{- $_ := set $seen .name true -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Rejects labels of one kind of object that repeat the labels of all objects: a mapping can have each key only once. */}}
+{{- define "stable-diffusion.validateLabels" -}}
+{{- range $name, $_ := .own -}}
+{{- if hasKey (default dict $.common) $name -}}
+{{- fail (printf "%s: %s is also in labels, which all objects get: remove it from one of the two" $.where $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -69,6 +82,10 @@
 {{- end -}}
 {{- if gt (include "stable-diffusion.seconds" $scaling.podRetentionPeriod | float64) 3600.0 -}}
 {{- fail (printf "predictor.scaling.podRetentionPeriod is %s: Knative rejects more than 1h. Set minReplicas to 1 to keep a pod" $scaling.podRetentionPeriod) -}}
+{{- end -}}
+{{- $deadline := include "stable-diffusion.seconds" .Values.predictor.progressDeadline | float64 -}}
+{{- if or (lt $deadline 1.0) (ne $deadline (floor $deadline)) -}}
+{{- fail (printf "predictor.progressDeadline is %s: Knative requires whole seconds, at least 1s" .Values.predictor.progressDeadline) -}}
 {{- end -}}
 {{- range .Values.predictor.env -}}
 {{- if has .name (list "PORT" "K_SERVICE" "K_CONFIGURATION" "K_REVISION") -}}

@@ -21,6 +21,18 @@ HOOK = "helm.sh/hook"
 Object = dict[str, Any]
 
 
+class UniqueKeyLoader(yaml.CSafeLoader):
+    """Refuses a mapping that repeats a key, as the API server's strict decoding does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if len(keys) != len(set(keys)):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"duplicate keys in {keys}", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
 @dataclass(frozen=True)
 class Rendered:
     """The chart rendered with one set of values; ``hooks`` are the objects of ``helm test``."""
@@ -88,7 +100,7 @@ def _render(values: str, release: str) -> Rendered:
         item
         for name, text in texts.items()
         if name.endswith(".yaml")
-        for item in yaml.load_all(text, yaml.CSafeLoader)
+        for item in yaml.load_all(text, UniqueKeyLoader)
         if item
     ]
     objects = [item for item in parsed if HOOK not in item["metadata"].get("annotations", {})]

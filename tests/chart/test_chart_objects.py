@@ -92,6 +92,25 @@ def test_large_numbers_are_not_in_scientific_notation() -> None:
     assert env["PREDICTOR_EMBED_METADATA"] == "true"
 
 
+@pytest.mark.parametrize(
+    ("quantity", "text"),
+    [
+        *((17179869184, "17179869184"), (1e12, "1000000000000"), (100, "100"), (12.5, "12.5")),
+        *(("16e9", "16e9"), ("17179869184", "17179869184"), ("20G", "20G")),
+    ],
+)
+def test_quantities_are_text_and_not_in_scientific_notation(quantity: Any, text: str) -> None:
+    pair = {"requests": {"ephemeral-storage": quantity}, "limits": {"ephemeral-storage": quantity}}
+    values = {"predictor": {"resources": pair, "queueProxyResources": pair}}
+    rendered = render(values | {"downloader": {"resources": pair}})
+    annotations = rendered.one("InferenceService")["metadata"]["annotations"]
+    for section in ("requests", "limits"):
+        for container in (rendered.predictor_container, rendered.downloader_container):
+            assert container["resources"][section]["ephemeral-storage"] == text
+        name = f"ephemeral-storage-resource-{section.removesuffix('s')}"
+        assert annotations[f"queue.sidecar.serving.knative.dev/{name}"] == text
+
+
 def test_the_charts_drain_time_is_the_predictors_default() -> None:
     env = plain_env(case("default").predictor_container)
     defaults = PredictorSettings.model_fields

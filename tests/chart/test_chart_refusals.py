@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import helm_python
 import pytest
 
 from .rendering import CASES, CHART, case_values, render
+from .test_chart_values import with_value
+
+LABELS = (
+    "labels",
+    "predictor.labels",
+    "downloader.labels",
+    "monitoring.podMonitor.labels",
+    "monitoring.rules.labels",
+    "monitoring.dashboard.labels",
+)
+MONITORED: dict[str, Any] = {
+    "monitoring": {name: {"enabled": True} for name in ("podMonitor", "rules", "dashboard")}
+}
 
 
 def standard(**scaling: Any) -> dict[str, Any]:
@@ -38,9 +52,37 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"predictor": {"progressDeadline": 600}}, "/predictor/progressDeadline"),
         ({"predictor": {"concurrency": 0}}, "/predictor/concurrency"),
         ({"predictor": {"resources": {"limits": {"memory": "16GB"}}}}, "/resources/limits/memory"),
+        *(
+            ({"predictor": {"resources": {"limits": {"memory": text}}}}, "/resources/limits/memory")
+            for text in ("1e", "1e3Gi", "16gi", "16K", "-1Gi", ".", "1.2.3", "1 Gi", -1)
+        ),
         ({"predictor": {"containerConcurrency": 8}}, "'containerConcurrency' not allowed"),
         ({"predictor": {"env": [{"name": "PYTHONPATH", "value": "/x"}]}}, "/predictor/env/0/name"),
         ({"predictor": {"env": [{"value": "nameless"}]}}, "/predictor/env/0"),
+        ({"predictor": {"env": [{"name": "A=B", "value": "1"}]}}, "/predictor/env/0/name"),
+        ({"downloader": {"env": [{"name": "A B", "value": "1"}]}}, "/downloader/env/0/name"),
+        *(
+            ({"predictor": {"resources": {"limits": {name: 1}}}}, "/predictor/resources/limits")
+            for name in ("gpu", "foo bar", "nvidia.com/", "/gpu")
+        ),
+        *(
+            (
+                with_value({}, key, {f"app.kubernetes.io/{name}": "x"}),
+                f"/{key.replace('.', '/')}",
+            )
+            for key in LABELS
+            for name in ("name", "instance", "component", "managed-by")
+        ),
+        ({"labels": {"team": "a b"}}, "/labels/team"),
+        ({"labels": {"a team": "b"}}, "/labels"),
+        ({"predictor": {"labels": {"team": "x" * 64}}}, "/predictor/labels/team"),
+        ({"predictor": {"annotations": {"a b": "c"}}}, "/predictor/annotations"),
+        (
+            {"downloader": {"annotations": {"checksum/model-spec": "x"}}},
+            "/downloader/annotations",
+        ),
+        ({"nameOverride": "x" * 64}, "/nameOverride"),
+        ({"downloader": {"jobName": "x" * 64}}, "/downloader/jobName"),
         ({"models": [{"name": "a"}]}, "missing property 'source'"),
         ({"models": [{"name": "a", "source": "hf://o/n", "varian": ""}]}, "'varian' not allowed"),
         (
@@ -122,6 +164,24 @@ def test_the_schema_rejects_and_names(values: dict[str, Any], named: str) -> Non
             {"predictor": {"scaling": {"podRetentionPeriod": "1h1s"}}},
             "podRetentionPeriod is 1h1s.*Set minReplicas to 1",
         ),
+        *(
+            (
+                {"predictor": {"progressDeadline": deadline}},
+                f"progressDeadline is {deadline}: Knative requires whole seconds, at least 1s",
+            )
+            for deadline in ("1.5s", "0s", "0.01m", "0h0m")
+        ),
+        *(
+            (
+                with_value({"labels": {"team": "a"}} | MONITORED, key, {"team": "b"}),
+                f"{key}: team is also in labels",
+            )
+            for key in LABELS[1:]
+        ),
+        (
+            {"predictor": {"annotations": {"serving.kserve.io/deploymentMode": "Standard"}}},
+            "deploymentMode is Standard and predictor.deploymentMode is Knative: remove",
+        ),
         ({"predictor": {"env": [{"name": "PORT", "value": "1"}]}}, "Knative sets PORT itself"),
         (
             {"predictor": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
@@ -153,6 +213,31 @@ def test_the_schema_rejects_and_names(values: dict[str, Any], named: str) -> Non
             "queueProxyResources: requests.cpu is 2 and limits.cpu is 1",
         ),
         (
+            {"predictor": {"resources": {"requests": {"memory": 34359738368}}}},
+            "requests.memory is 34359738368 and limits.memory is 16Gi",
+        ),
+        (
+            {"predictor": {"queueProxyResources": {"requests": {"memory": 1717986918}}}},
+            "queueProxyResources: requests.memory is 1717986918 and limits.memory is 800Mi",
+        ),
+        *(
+            (
+                {component: {"resources": {section: {name: 0}}}},
+                f"{component}.resources.{section}.{name} is 0: set more than 0",
+            )
+            for component in ("predictor", "downloader")
+            for section in ("requests", "limits")
+            for name in ("cpu", "memory")
+        ),
+        (
+            {"predictor": {"resources": {"limits": {"nvidia.com/gpu": 0.5}}}},
+            "limits.nvidia.com/gpu is 0.5: set a whole number of devices",
+        ),
+        (
+            {"predictor": {"resources": {"limits": {"nvidia.com/gpu": "500m"}}}},
+            "limits.nvidia.com/gpu is 500m: set a whole number of devices",
+        ),
+        (
             {"predictor": {"resources": {"requests": {"nvidia.com/gpu": 2}}}},
             "requests.nvidia.com/gpu must equal limits.nvidia.com/gpu",
         ),
@@ -172,14 +257,53 @@ def test_the_templates_reject_what_the_cluster_would_change_or_reject(
         {"predictor": {"timeoutSeconds": 51}},
         {"predictor": {"timeoutSeconds": 170, "settings": {"shutdown_seconds": 120}}},
         {"predictor": {"scaling": {"podRetentionPeriod": "60m"}}},
+        {"predictor": {"progressDeadline": "1.5m"}},
+        {"predictor": {"env": [{"name": "my.VARIABLE-1", "value": "a=b c"}]}},
+        {"predictor": {"resources": {"limits": {"hugepages-2Mi": "4Mi", "amd.com/gpu": 1}}}},
+        {"predictor": {"annotations": {"serving.kserve.io/deploymentMode": "Knative"}}},
+        {"labels": {"example.com/team": ""}, "nameOverride": "x" * 63},
+        {"downloader": {"jobName": "x" * 63}},
         {"predictor": {"resources": {"requests": {"cpu": 8, "memory": "16384Mi"}}}},
         {"predictor": {"resources": {"requests": {"nvidia.com/gpu": 1}}}},
+        {"predictor": {"resources": {"requests": {"nvidia.com/gpu": "1000m"}}}},
+        {"predictor": {"resources": {"requests": {"memory": 17179869184}}}},
+        {"predictor": {"queueProxyResources": {"requests": {"memory": 838860800}}}},
+        *(
+            {"predictor": {"resources": {"limits": {"memory": text, "cpu": "8.", "x.io/y": "1e3"}}}}
+            for text in ("8E", "+8Ei", "16e9", "16E9", "1.6e+10", "17179869184000m", 17179869184)
+        ),
+        {"predictor": {"resources": {"requests": {"cpu": "100u", "memory": ".5Gi"}}}},
+        {"predictor": {"resources": {"requests": {"cpu": "100000n", "memory": "1e+3"}}}},
         {"predictor": {"queueProxyResources": {"limits": {"cpu": None, "memory": None}}}},
     ],
     ids=str,
 )
 def test_values_just_within_the_bounds_are_accepted(values: dict[str, Any]) -> None:
     assert render(values).predictors
+
+
+def keys_of(values: dict[str, Any], parent: str = "") -> Iterator[str]:
+    """The dotted paths of all values and of their sections."""
+    for name, value in values.items():
+        if "/" not in name:
+            yield f"{parent}{name}"
+            if isinstance(value, dict):
+                yield from keys_of(value, f"{parent}{name}.")
+
+
+@pytest.mark.parametrize(
+    "key", [*keys_of(helm_python.values_from_yaml((CHART / "values.yaml").read_text("utf-8")))]
+)
+def test_a_null_value_works_or_is_rejected_in_a_sentence(key: str) -> None:
+    """Helm removes a value that is null, so templates could fail in the middle of an expression."""
+    try:
+        render(with_value({}, key, None))
+    except helm_python.HelmValuesError as refusal:
+        assert f"missing property '{key.rpartition('.')[2]}'" in str(refusal)
+    except helm_python.HelmRenderError as refusal:
+        assert f"{key}." in str(refusal) or f"{key} is not set: set it" in str(refusal)
+        assert "nil pointer" not in str(refusal)
+        assert "invalid value" not in str(refusal)
 
 
 def test_a_release_name_that_kserve_rejects_is_rejected_first() -> None:

@@ -146,9 +146,16 @@ def test_keda_scales_on_its_metrics_down_to_zero() -> None:
     [
         # 600 s minus 30 for queue-proxy, 5 for draining and 15 for unloading.
         ({}, "550", None),
+        ({"settings": {"drain_seconds": None}}, "550", None),
+        ({"settings": {"drain_seconds": 0}}, "555", None),
         ({"timeoutSeconds": 1800, "settings": {"drain_seconds": 10}}, "1745", None),
         ({"settings": {"shutdown_seconds": 60}}, "60", None),
         ({**STANDARD, "scaling": {"minReplicas": 1}}, "600", 620),
+        (
+            {**STANDARD, "scaling": {"minReplicas": 1}, "settings": {"drain_seconds": None}},
+            "600",
+            620,
+        ),
         ({**STANDARD, "scaling": {"minReplicas": 1}, "timeoutSeconds": 90}, "90", 110),
     ],
     ids=str,
@@ -161,7 +168,10 @@ def test_a_terminating_pod_gives_requests_the_rest_of_its_grace_period(
     assert rendered.predictor.get("terminationGracePeriodSeconds") == grace
 
 
-@pytest.mark.parametrize(("limit", "threads"), [("8", "8"), (3, "3"), ("2500m", "3"), (2.5, "3")])
+@pytest.mark.parametrize(
+    ("limit", "threads"),
+    [("8", "8"), (3, "3"), ("2500m", "3"), (2.5, "3"), ("2", "2"), ("2e0", "2"), ("2000001u", "3")],
+)
 def test_torch_starts_one_thread_per_cpu_of_the_limit(limit: Any, threads: str) -> None:
     rendered = render({"predictor": {"resources": {"limits": {"cpu": limit}}}})
     assert plain_env(rendered.predictor_container)["OMP_NUM_THREADS"] == threads
