@@ -15,6 +15,8 @@ PredictorError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class PredictorError(Exception):
     """Base of all errors of this package; the text is safe to show to a caller."""
@@ -31,6 +33,10 @@ class InvalidRequestError(PredictorError):
     def within(self, where: str) -> InvalidRequestError:
         """The same error one level up: ``width`` becomes ``instances[2].width``."""
         return InvalidRequestError(f"{where}.{self.field}" if self.field else where, self.reason)
+
+    def with_spelling(self, written: Mapping[str, str]) -> InvalidRequestError:
+        """The same error with the field as the caller wrote it, given by field name."""
+        return InvalidRequestError(written.get(self.field, self.field), self.reason)
 
 
 class RefusedBySafetyError(PredictorError):

@@ -1,15 +1,17 @@
-"""Routes that KServe's server lacks, or that must check the volume first."""
+"""Routes that KServe's server lacks, must check the volume first, or does not describe."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 
 from predictor.edge.repository import RepositoryExtension
 from predictor.errors import InvalidRequestError
+from predictor.protocol.body import body_schema
 
 
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
@@ -37,6 +39,22 @@ def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> 
         return await metadata_of(name)
 
     return routes
+
+
+def describe_predict(app: FastAPI) -> None:
+    """Put the schema of a body into ``/openapi.json``: KServe's handler reads any request."""
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    document = FastAPI.openapi(app)
+    schema, definitions = body_schema("#/components/schemas/")
+    document.setdefault("components", {}).setdefault("schemas", {}).update(definitions)
+    document["paths"]["/v1/models/{model_name}:predict"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": schema}},
+    }
+    return document
 
 
 def _only_ready(body: bytes) -> bool:

@@ -33,7 +33,7 @@ from predictor.edge.repository import (
     is_published,
     open_repository,
 )
-from predictor.edge.routes import metadata_routes, repository_routes
+from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
 from predictor.errors import ModelLoadError
 from predictor.settings import Settings
 
@@ -111,6 +111,7 @@ class DiffusionServer(HookedModelServer):
         self.model_repository_extension = RepositoryExtension(model_registry=models)
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
+        describe_predict(app)
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)

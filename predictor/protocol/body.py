@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, create_model, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic.json_schema import models_json_schema
 
-from predictor.requests.fields import STRICT
+from predictor.requests.fields import FIELDS, STRICT
 from predictor.requests.validation import (
     Document,
     Parameters,
@@ -14,6 +16,8 @@ from predictor.requests.validation import (
     given,
     spellings,
 )
+
+_PROMPT = next(field for field in FIELDS if field.name == "prompt")
 
 
 class _OnceInBoth(Document):
@@ -31,10 +35,10 @@ class _OnceInBoth(Document):
 Instance: type[Document] = create_model(
     "Instance",
     __base__=(_OnceInBoth, Parameters),
-    prompt=(str, ...),
+    __doc__="One prompt with its parameters, at the top, under `parameters`, or some of each.",
+    prompt=(str, Field(description=_PROMPT.help)),
     parameters=(Parameters, Parameters()),
 )
-"""One prompt with its parameters, at the top, under ``parameters``, or some of each."""
 
 
 class InstancesBody(BaseModel):
@@ -49,3 +53,20 @@ class InstancesBody(BaseModel):
 def merged(instance: Any) -> dict[str, Any]:
     """All parameters of an ``Instance``, wherever the caller put them."""
     return given(instance) | given(instance.parameters)
+
+
+def names_as_written(document: Mapping[str, Any]) -> dict[str, str]:
+    """How the caller wrote the parameters of a valid object, by field name."""
+    return dict(spellings(document)) | dict(spellings(document.get("parameters")))
+
+
+def body_schema(definitions_at: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The JSON schema of a body, and the definitions that it refers to.
+
+    ``definitions_at`` is the place of the definitions, such as ``#/components/schemas/``.
+    """
+    bodies = (Instance, InstancesBody)
+    schemas, definitions = models_json_schema(
+        [(body, "validation") for body in bodies], ref_template=definitions_at + "{model}"
+    )
+    return {"anyOf": [schemas[body, "validation"] for body in bodies]}, definitions["$defs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import orjson
 from predictor.errors import InvalidRequestError
 from predictor.images import FORMATS, OutputFormat
 from predictor.protocol.accept import EVENT_STREAM, JSON, preferred
-from predictor.protocol.body import Instance, InstancesBody, merged
+from predictor.protocol.body import Instance, InstancesBody, merged, names_as_written
 from predictor.requests import GenerationRequest, InputImages, Limits, generation_requests
 from predictor.requests.fields import FIELDS
 from predictor.requests.validation import given, validated
@@ -41,11 +42,12 @@ class Call:
 class ParsedBody(NamedTuple):
     """A body whose fields have valid names and types; its pictures are not decoded yet.
 
-    ``instances`` holds the parameters of each instance. ``is_listed`` is True if the body itself
-    has a list of instances.
+    ``instances`` holds the parameters of each instance, and ``written`` how the caller wrote their
+    names. ``is_listed`` is True if the body itself has a list of instances.
     """
 
     instances: tuple[dict[str, Any], ...]
+    written: tuple[dict[str, str], ...]
     is_listed: bool
     media_type: str | None
 
@@ -65,8 +67,13 @@ def parse(payload: object, accept: str | None, limits: Limits) -> ParsedBody:
     media_type = preferred(accept, (JSON, EVENT_STREAM, *FORMATS))
     is_listed = "instances" in document
     instances = _instances(document) if is_listed else (merged(validated(Instance, document)),)
-    limits.check_image_count(sum(values.get("num_images_per_prompt", 1) for values in instances))
-    return ParsedBody(instances, is_listed, media_type)
+    written = _names_as_written(document)
+    try:
+        count = sum(values.get("num_images_per_prompt", 1) for values in instances)
+        limits.check_image_count(count)
+    except InvalidRequestError as error:
+        raise error.with_spelling(dict(ChainMap(*written))) from None
+    return ParsedBody(instances, written, is_listed, media_type)
 
 
 def decode_call(body: ParsedBody, limits: Limits) -> Call:
@@ -83,7 +90,8 @@ def decode_call(body: ParsedBody, limits: Limits) -> Call:
         try:
             requests = generation_requests(values, limits, images)
         except InvalidRequestError as error:
-            raise error.within(f"instances[{index}]") if body.is_listed else error from None
+            refusal = error.with_spelling(body.written[index])
+            raise refusal.within(f"instances[{index}]") if body.is_listed else refusal from None
         pictures += [Picture(request, output_format) for request in requests]
     as_events = body.media_type == EVENT_STREAM
     as_json = body.is_listed or as_events or body.media_type == JSON or len(pictures) > 1
@@ -110,3 +118,9 @@ def _instances(document: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         raise InvalidRequestError("instances", "is empty")
     shared = given(body.parameters)
     return tuple(shared | merged(instance) for instance in body.instances)
+
+
+def _names_as_written(document: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    """The spelling of the parameters of each instance; those of the instance itself come first."""
+    shared = names_as_written(document)
+    return tuple(shared | names_as_written(one) for one in document.get("instances", [document]))

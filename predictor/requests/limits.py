@@ -11,6 +11,7 @@ from predictor.errors import InvalidRequestError
 from predictor.requests.fields import FIELDS, MAX_SEED, Bounds, RequestField
 from predictor.requests.generation import GenerationRequest, steps_taken, task_of
 from predictor.requests.profile import ModelProfile
+from predictor.requests.validation import shortened
 from predictor.settings import Settings
 
 # ControlNets are trained at 1; far above 2 pictures fall apart.
@@ -73,7 +74,9 @@ class Limits:
     def _check_field(self, field: RequestField, value: Any) -> None:
         self._check_support(field, value)
         if field.choices and value not in (known := field.choices(self.profile)):
-            raise InvalidRequestError(field.name, f"{value!r} is not one of {', '.join(known)}")
+            raise InvalidRequestError(
+                field.name, f"{shortened(value)} is not one of {', '.join(known)}"
+            )
         bounds = self.bounds_of(field)
         if bounds and isinstance(value, str):
             _check_length(field.name, value, bounds)
@@ -122,7 +125,7 @@ class Limits:
         most = self.profile.most_steps.get(scheduler, steps)
         if steps > most:
             raise InvalidRequestError(
-                "num_inference_steps", f"{steps} exceeds the {most} of the scheduler {scheduler!r}"
+                "num_inference_steps", f"{steps} exceeds the {most} of the scheduler {scheduler}"
             )
         if steps_taken(steps, strength) < 1:
             least = math.ceil(1000 / steps) / 1000
@@ -137,7 +140,7 @@ class Limits:
             where, name = f"adapters[{index}]", adapter["name"]
             _check_name(f"{where}.name", name, self.profile.adapters)
             if name in names[:index]:
-                raise InvalidRequestError(f"{where}.name", f"{name!r} is given twice")
+                raise InvalidRequestError(f"{where}.name", f"{shortened(name)} is given twice")
             _check_number(f"{where}.scale", adapter["scale"], bounds)
 
     def _check_controlnet(self, controlnet: Mapping[str, Any] | None) -> None:
@@ -183,4 +186,4 @@ def _check_length(field: str, value: str, bounds: Bounds) -> None:
 def _check_name(field: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         names = f"the model has {', '.join(known)}" if known else "the model has none"
-        raise InvalidRequestError(field, f"{name!r} is not known; {names}")
+        raise InvalidRequestError(field, f"{shortened(name)} is not known; {names}")

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from predictor.errors import InvalidRequestError
@@ -15,10 +23,17 @@ from predictor.requests.fields import CANONICAL, FIELDS, STRICT
 Body = TypeVar("Body", bound=BaseModel)
 
 
+def _add_aliases(schema: dict[str, Any]) -> None:
+    properties = schema["properties"]
+    for alias, name in CANONICAL.items():
+        if alias != name and name in properties:
+            properties[alias] = properties[name] | {"description": f"Alias of `{name}`."}
+
+
 class Document(BaseModel):
     """A JSON object with fields of the table, under their names or their aliases."""
 
-    model_config = STRICT
+    model_config = STRICT | ConfigDict(json_schema_extra=_add_aliases)
 
     @model_validator(mode="before")
     @classmethod
@@ -36,7 +51,9 @@ class Document(BaseModel):
 
 # ``Any``, as the fields of a model that is built at run time are unknown to the type checker.
 _optional: Any = {
-    field.name: (field.type | None, None) for field in FIELDS if field.name != "prompt"
+    field.name: (field.type | None, Field(None, description=field.help))
+    for field in FIELDS
+    if field.name != "prompt"
 }
 Parameters: type[Document] = create_model("Parameters", __base__=Document, **_optional)
 """All fields but ``prompt``; each may be missing."""
@@ -76,45 +93,126 @@ def validated(body_type: type[Body], document: Any) -> Body:
     """Read ``document`` as ``body_type``.
 
     Raises:
-        InvalidRequestError: names the first wrong field, its value and what was expected.
+        InvalidRequestError: names the first wrong field as the caller wrote it, its value and what
+            was expected.
     """
     try:
         return body_type.model_validate(document)
     except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        raise _explained(detail, (*body_type.model_fields,)) from None
+        details = error.errors(include_url=False)
+    # A name in the wrong place often explains a missing field.
+    detail = min(details, key=lambda detail: detail["type"] == "missing")
+    field = _path(_as_written(document, detail["loc"]))
+    raise InvalidRequestError(field, _reason(detail, body_type))
 
 
-def _explained(detail: ErrorDetails, names: tuple[str, ...]) -> InvalidRequestError:
-    field = _path(detail["loc"])
+def shortened(value: Any) -> str:
+    """A value as JSON, up to 80 characters."""
+    text = ""
+    # In chunks, as a value may be large, or nested too deeply for ``json.dumps``.
+    for chunk in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+        text += chunk
+        if len(text) > 80:
+            return f"{text[:77]}..."
+    return text
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "float_type": "a number",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "model_type": "a JSON object",
+    "string_type": "a string",
+}
+"""What a value must be, by the type of pydantic's error."""
+
+
+def _reason(detail: ErrorDetails, body_type: type[BaseModel]) -> str:
     if detail["type"] == "extra_forbidden":
-        suggestion = _suggestion(str(detail["loc"][-1]), names)
-        return InvalidRequestError(field, f"unknown parameter; {suggestion}")
+        return _advice(detail["loc"], body_type)
     if detail["type"] == "missing":
-        return InvalidRequestError(field, "is missing")
+        return "is missing"
     if detail["type"] == "value_error":
-        return InvalidRequestError(field, str(detail["ctx"]["error"]))
-    reason = detail["msg"][0].lower() + detail["msg"][1:]
-    return InvalidRequestError(field, f"{_shortened(detail['input'])}: {reason}")
+        return str(detail["ctx"]["error"])
+    if detail["type"] == "literal_error":
+        expected = f"one of {detail['ctx']['expected'].replace(' or ', ', ')}".replace("'", "")
+        return f"must be {expected}, not {shortened(detail['input'])}"
+    # The fallback names no type, as pydantic's own texts name its classes and ours.
+    expected = _EXPECTED.get(detail["type"], "a valid value")
+    return f"must be {expected}, not {shortened(detail['input'])}"
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    """``("instances", 2, "width")`` as ``instances[2].width``."""
+def _as_written(document: Any, location: tuple[int | str, ...]) -> list[int | str]:
+    """The location with each name in the caller's spelling."""
+    written: list[int | str] = []
+    for part in location:
+        name = part
+        if isinstance(document, Mapping):
+            name = dict(spellings(document)).get(str(part), part)
+        written.append(name)
+        is_there = name in document if isinstance(document, Mapping) else isinstance(name, int)
+        document = document[name] if is_there else None
+    return written
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """``["instances", 2, "width"]`` as ``instances[2].width``."""
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path
 
 
-def _suggestion(name: str, names: tuple[str, ...]) -> str:
-    """The nearest name or alias; else all names of the table and of the body itself."""
-    nearest = difflib.get_close_matches(name, [*CANONICAL, *names], n=1)
-    if nearest:
-        return f"did you mean {nearest[0]!r}?"
-    known = dict.fromkeys([*(field.name for field in FIELDS), *names])
-    return f"known are {', '.join(known)}"
+def _advice(location: tuple[int | str, ...], body_type: type[BaseModel]) -> str:
+    """Where a name belongs; else the nearest name, or all names of the object."""
+    names = [part for part in location if isinstance(part, str)]
+    objects, name = names[:-1], names[-1]
+    if place := _place(name, objects, body_type):
+        return f"put {place}"
+    accepted = _accepted(_object_type(body_type, objects))
+    for nearest in difflib.get_close_matches(name, accepted, n=1):
+        return f"unknown parameter; did you mean {nearest!r}?"
+    for nearest in difflib.get_close_matches(name, CANONICAL, n=1) if not objects else ():
+        if place := _place(nearest, objects, body_type):
+            return f"unknown parameter; did you mean {nearest!r}? Put {place}"
+    known = dict.fromkeys(CANONICAL.get(name, name) for name in accepted)
+    return f"unknown parameter; known are {', '.join(known)}"
 
 
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _place(name: str, objects: Sequence[str], body_type: type[BaseModel]) -> str:
+    """Where else in the body a name is accepted; empty if nowhere."""
+    if name in objects:
+        return ""
+    if objects and name in _accepted(body_type):
+        return f"`{name}` outside `{objects[-1]}`"
+    places = {"parameters": "under `parameters`", "instances": "into an instance"}
+    found = [
+        place
+        for field, place in places.items()
+        if field in body_type.model_fields and name in _accepted(_object_type(body_type, [field]))
+    ]
+    return f"it {' or '.join(found)}" if found else ""
+
+
+def _accepted(object_type: type[BaseModel]) -> list[str]:
+    """The names and aliases that an object may have."""
+    names = object_type.model_fields
+    if not issubclass(object_type, Document):
+        return [*names]
+    aliases = [alias for alias, name in CANONICAL.items() if name in names]
+    return [*aliases, *(name for name in names if name not in CANONICAL)]
+
+
+def _object_type(body_type: type[BaseModel], objects: Sequence[str]) -> type[BaseModel]:
+    """The type of the object at the end of a path of field names."""
+    for field in objects:
+        body_type = next(_models_in(body_type.model_fields[CANONICAL.get(field, field)].annotation))
+    return body_type
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)

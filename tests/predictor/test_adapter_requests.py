@@ -69,16 +69,16 @@ def ask(client: httpx.Client, *adapters: dict[str, Any]) -> httpx.Response:
 @pytest.mark.parametrize(
     ("adapters", "expected"),
     [
-        ([{"name": "ghost"}], ["adapters[0].name", "'ghost'", ", ".join(NAMES)]),
-        ([{"name": "sketch"}, {"name": "pickled"}], ["adapters[1].name", "'pickled'"]),
+        ([{"name": "ghost"}], ["adapters[0].name", '"ghost"', ", ".join(NAMES)]),
+        ([{"name": "sketch"}, {"name": "pickled"}], ["adapters[1].name", '"pickled"']),
         ([{"name": "../adapters/sketch"}], ["adapters[0].name"]),
-        ([{"name": "sketch"}, {"name": "sketch"}], ["adapters[1].name", "'sketch'", "twice"]),
+        ([{"name": "sketch"}, {"name": "sketch"}], ["adapters[1].name", '"sketch"', "twice"]),
         ([{"name": "sketch", "scale": 5.1}], ["adapters[0].scale", "5.1", "-5", "5"]),
         ([{"name": "sketch", "scale": -6}], ["adapters[0].scale", "-6"]),
-        ([{"name": "sketch", "scale": "1"}], ["adapters[0].scale", "'1'", "number"]),
+        ([{"name": "sketch", "scale": "1"}], ["adapters[0].scale", '"1"', "number"]),
         ([{"scale": 1}], ["adapters[0].name", "missing"]),
         ([{"name": "sketch", "weight": 1}], ["adapters[0].weight", "unknown"]),
-        (["sketch"], ["adapters[0]", "'sketch'"]),
+        (["sketch"], ["adapters[0]", '"sketch"']),
     ],
     ids=str,
 )

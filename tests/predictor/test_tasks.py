@@ -167,7 +167,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[str]]] = [
     ("an empty mask", {"mask_image": as_text(Image.new("L", (8, 8)))}, ["mask_image", "black"]),
     ("no strength left", {"strength": 0.04}, ["strength", "0.04", "20 steps", "0.05"]),
     ("strength over one", {"strength": 1.5}, ["strength", "1.5", "0 and 1"]),
-    ("strength as a word", {"strength": "much"}, ["strength", "'much'"]),
+    ("strength as a word", {"strength": "much"}, ["strength", '"much"']),
     ("a width alone", {"width": 100}, ["width", "100", "96", "104"]),
     ("a huge width", {"width": 10**9, "height": 64}, ["width", "2048"]),
     (
