@@ -1,6 +1,6 @@
 """``python -m predictor``: read the flags and serve.
 
-The command line has KServe's flags and one flag per setting.
+The command line has KServe's flags and one flag per setting, with underscores or dashes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from predictor.errors import ModelLoadError
 from predictor.settings import Settings
@@ -33,7 +34,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argpar
     # The server does not support gRPC, and Knative routes a single port.
     parser.set_defaults(enable_grpc=False, model_name="stable-diffusion")
     for name, field in Settings.model_fields.items():
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=field.description)
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
+        parser.add_argument(
+            *spellings, dest=name, default=argparse.SUPPRESS, help=field.description
+        )
     flags = parser.parse_args(argv)
     if flags.workers != 1:
         parser.error("--workers: the engine batches in one process; scale with replicas instead")
@@ -42,7 +46,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argpar
         return Settings(**given), flags
     except ValidationError as error:
         detail = error.errors()[0]
-        parser.error(f"--{detail['loc'][0]}: {detail['input']!r}: {detail['msg']}")
+        parser.error(f"--{detail['loc'][0]}: {detail['input']!r}: {_reason(detail)}")
+
+
+def _reason(detail: ErrorDetails) -> str:
+    if detail["type"] == "string_pattern_mismatch":
+        description = Settings.model_fields[str(detail["loc"][0])].description
+        return f"is not valid. {description}"
+    reason, _, _ = detail["msg"].partition(", unable")
+    return reason.replace("Input should", "must").removeprefix("Value error, ")
 
 
 def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = None) -> int:

@@ -11,7 +11,7 @@ import yaml
 from downloader.settings import Fetch as DownloaderSettings
 from predictor.settings import Settings as PredictorSettings
 
-from .rendering import CASES, case, case_values, plain_env, render
+from .rendering import CASES, UniqueKeyLoader, case, case_values, plain_env, render
 
 ALL_CASES = ["default", *sorted(CASES)]
 STANDARD = {"predictor": {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}}}
@@ -109,6 +109,11 @@ def test_quantities_are_text_and_not_in_scientific_notation(quantity: Any, text:
             assert container["resources"][section]["ephemeral-storage"] == text
         name = f"ephemeral-storage-resource-{section.removesuffix('s')}"
         assert annotations[f"queue.sidecar.serving.knative.dev/{name}"] == text
+
+
+def test_a_rendering_with_a_repeated_key_does_not_parse() -> None:
+    with pytest.raises(yaml.constructor.ConstructorError, match="duplicate keys"):
+        yaml.load("labels: {team: a, other: b, team: c}", UniqueKeyLoader)
 
 
 def test_the_charts_drain_time_is_the_predictors_default() -> None:

@@ -328,6 +328,7 @@ def test_a_quota_on_what_a_container_does_not_set_refuses_every_pod(
     assert (refused.code, filled.code) == (5, 0)
     assert "compute: inferenceservice/stable-diffusion sets no limits.cpu for" in refused.out
     assert "queue-proxy" in refused.out
+    assert "for queue-proxy `predictor.queueProxyResources`" in " ".join(refused.out.split())
     assert "ok    compute, defaults admits our pods" in filled.out
 
 

@@ -293,6 +293,9 @@ def test_a_quota_that_requires_limits() -> None:
     )
 
     assert "refuses pods that do not set limits.cpu for: queue-proxy" in text
+    assert "for queue-proxy the chart value `predictor.queueProxyResources`" in " ".join(
+        text.split()
+    )
 
 
 def test_a_predictor_that_crashes_has_its_last_message_quoted() -> None:

@@ -22,6 +22,12 @@ def test_our_flags_and_kserves_can_be_combined() -> None:
     assert (flags.http_port, flags.model_name) == (9001, "sd")
 
 
+def test_our_flags_may_have_dashes() -> None:
+    settings, _ = parse_arguments(["--max-pixels=65536", "--embed-metadata", "false"])
+
+    assert (settings.max_pixels, settings.embed_metadata) == (65536, False)
+
+
 def test_a_flag_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREDICTOR_MAX_SIDE", "512")
     monkeypatch.setenv("PREDICTOR_MAX_PIXELS", "4096")
@@ -47,6 +53,9 @@ def test_every_setting_has_a_flag_and_a_description(
     [
         (["--max_pixels=many"], ["--max_pixels", "'many'", "integer"]),
         (["--device=tpu"], ["--device", "'tpu'", "'cuda'"]),
+        (["--max-side=3"], ["--max_side: '3': must be greater than or equal to 64"]),
+        (["--embed-metadata=x"], ["--embed_metadata: 'x': must be a valid boolean"]),
+        (["--compile_shapes=big"], ["--compile_shapes: 'big': is not valid. The sizes to compile"]),
         (["--nonsense=1"], ["--nonsense"]),
         (["--workers=2"], ["--workers", "replicas"]),
     ],

@@ -250,7 +250,7 @@ def test_a_request_uses_a_controlnet(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("name", "more", "status", "error"),
     [
-        ("pose", {}, 400, "controlnet.name: 'pose' is not known; the model has canny, for-sdxl"),
+        ("pose", {}, 400, 'controlnet.name: "pose" is not known; the model has canny, for-sdxl'),
         ("canny", {"scale": 11}, 400, "controlnet.scale: 11.0 is not between 0 and 10"),
         ("canny", {"scale": -1}, 400, "controlnet.scale: -1.0 is not between 0 and 10"),
         ("for-sdxl", {}, 500, "controlnet.name: 'for-sdxl' does not fit the model: its block"),

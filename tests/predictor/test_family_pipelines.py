@@ -185,7 +185,7 @@ def test_over_http_a_family_lists_what_it_accepts_and_rejects_the_rest(tmp_path:
     assert "negative_prompt" not in {one["name"] for one in metadata["inputs"]}
     assert made.status_code == 200
     assert (no_scheduler.status_code, no_negative.status_code) == (400, 400)
-    assert no_scheduler.json() == {"error": "scheduler: 'ddim' is not one of euler, unipc, default"}
+    assert no_scheduler.json() == {"error": 'scheduler: "ddim" is not one of euler, unipc, default'}
     reason = metadata["unused_fields"]["negative_prompt"]
     assert no_negative.json() == {"error": f"negative_prompt: {reason}"}
 

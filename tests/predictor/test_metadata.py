@@ -49,7 +49,8 @@ def test_exactly_the_listed_schedulers_are_accepted(client: httpx.Client) -> Non
         assert answer.status_code == 200, (name, answer.text)
     refused = client.post(PREDICT, json=body | {"scheduler": "flow"})
     assert refused.status_code == 400
-    assert refused.json() == {"error": f"scheduler: 'flow' is not one of {', '.join(schedulers)}"}
+    listed = ", ".join(schedulers)
+    assert refused.json() == {"error": f'scheduler: "flow" is not one of {listed}'}
 
 
 def test_more_steps_than_lcm_has_are_refused(client: httpx.Client) -> None:
