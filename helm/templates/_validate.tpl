@@ -24,7 +24,9 @@
 {{- fail "predictor.scaling.minReplicas exceeds predictor.scaling.maxReplicas" -}}
 {{- end -}}
 {{- $mode := default $predictor.deploymentMode (get (default dict $predictor.annotations) "serving.kserve.io/deploymentMode") -}}
-{{- if ne $mode $predictor.deploymentMode -}}
+{{- /* KServe before 0.16 knows the modes by their former names only. */ -}}
+{{- $formerNames := dict "Serverless" "Knative" "RawDeployment" "Standard" -}}
+{{- if ne (default $mode (get $formerNames $mode)) $predictor.deploymentMode -}}
 {{- fail (printf "predictor.annotations: serving.kserve.io/deploymentMode is %s and predictor.deploymentMode is %s: remove the annotation" $mode $predictor.deploymentMode) -}}
 {{- end -}}
 {{- if eq $predictor.deploymentMode "Knative" -}}

@@ -261,6 +261,7 @@ def test_the_templates_reject_what_the_cluster_would_change_or_reject(
         {"predictor": {"env": [{"name": "my.VARIABLE-1", "value": "a=b c"}]}},
         {"predictor": {"resources": {"limits": {"hugepages-2Mi": "4Mi", "amd.com/gpu": 1}}}},
         {"predictor": {"annotations": {"serving.kserve.io/deploymentMode": "Knative"}}},
+        {"predictor": {"annotations": {"serving.kserve.io/deploymentMode": "Serverless"}}},
         {"labels": {"example.com/team": ""}, "nameOverride": "x" * 63},
         {"downloader": {"jobName": "x" * 63}},
         {"predictor": {"resources": {"requests": {"cpu": 8, "memory": "16384Mi"}}}},
