@@ -29,7 +29,11 @@ from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
 from predictor.loading.presets import footprint_of, savings_of
 from predictor.loading.profile import read_profile
-from predictor.loading.refiner import read_refiner, reject_standalone_refiner, warm_up_refiner
+from predictor.loading.refiner_weights import (
+    read_refiner,
+    reject_standalone_refiner,
+    warm_up_refiner,
+)
 from predictor.pipelines.tuning import Savings, Tuning, tune
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import ModelProfile

@@ -18,7 +18,7 @@ from predictor.requests.generation import (
 from predictor.requests.input_images import InputImages
 from predictor.requests.limits import Limits
 from predictor.requests.meaning import generation_requests
-from predictor.requests.profile import GenerationDefaults, ModelProfile
+from predictor.requests.model_profile import GenerationDefaults, ModelProfile
 from predictor.settings import SafetyAction
 
 __all__ = [

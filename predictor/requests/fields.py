@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from predictor.images import OutputFormat
 from predictor.requests.generation import Task
-from predictor.requests.profile import ModelProfile
+from predictor.requests.model_profile import ModelProfile
 from predictor.settings import Settings
 
 MIN_SIDE = 64

@@ -10,7 +10,7 @@ from typing import Any
 from predictor.errors import InvalidRequestError
 from predictor.requests.fields import FIELDS, MAX_SEED, Bounds, RequestField
 from predictor.requests.generation import GenerationRequest, steps_taken, task_of
-from predictor.requests.profile import ModelProfile
+from predictor.requests.model_profile import ModelProfile
 from predictor.requests.validation import shortened
 from predictor.settings import Settings
 

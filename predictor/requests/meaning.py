@@ -16,7 +16,7 @@ from predictor.requests.generation import (
 )
 from predictor.requests.input_images import InputImages, size_from_image
 from predictor.requests.limits import Limits
-from predictor.requests.profile import ModelProfile
+from predictor.requests.model_profile import ModelProfile
 
 # A random seed is short enough to type.
 _RANDOM_SEED_BITS = 32

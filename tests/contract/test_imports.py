@@ -183,3 +183,10 @@ def test_a_cycle_is_found() -> None:
 def test_every_module_has_a_docstring(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_modules_share_a_name(package: str) -> None:
+    names = [path.stem for path in (ROOT / package).rglob("*.py") if path.stem != "__init__"]
+
+    assert sorted(set(names)) == sorted(names)

@@ -21,7 +21,7 @@ from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, ModelLoadError
 from predictor.loading.pipeline import load_pipeline
 from predictor.loading.profile import read_profile
-from predictor.loading.refiner import warm_up_refiner
+from predictor.loading.refiner_weights import warm_up_refiner
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
 from predictor.settings import Settings
