@@ -24,7 +24,7 @@ def documented(document: str) -> str:
 
 def families_table() -> str:
     """A Markdown table with one family per row."""
-    head = ["family", "size", "steps", "guidance", "scheduler", "on a GPU", "VAE in float32"]
+    head = ["family", "size", "steps", "guidance", "scheduler", "on a GPU"]
     rows = [[*head, "recognised by"]]
     for family in FAMILIES:
         side = family.latent_side * _PIXELS_PER_LATENT
@@ -36,7 +36,6 @@ def families_table() -> str:
                 _or_own(family.guidance_scale),
                 f"`{family.scheduler or 'default'}`",
                 family.gpu_dtype,
-                "with `force_upcast`" if family.upcasts_vae else "no",
                 family.recognised_by,
             ]
         )

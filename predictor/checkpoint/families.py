@@ -22,11 +22,9 @@ class Family:
     ``num_inference_steps`` and ``guidance_scale`` are None if the defaults of the pipeline's
     ``__call__`` apply, ``scheduler`` is None if the checkpoint's own scheduler applies.
     ``gpu_dtype`` is the dtype of the published weights, or one with the range of float32 if that is
-    unknown. ``upcasts_vae``: the VAE runs in float32 if its configuration has ``force_upcast`` and
-    the weights are float16. ``max_sequence_length`` is the maximum number of tokens for T5; None
-    means the pipeline's default. ``schedulers`` are those that a request may name in addition to
-    ``default``; None means all that solve the model's equation. For ``always_shifts`` see
-    ``scheduler_names``.
+    unknown. ``max_sequence_length`` is the maximum number of tokens for T5; None means the
+    pipeline's default. ``schedulers`` are those that a request may name in addition to ``default``;
+    None means all that solve the model's equation. For ``always_shifts`` see ``scheduler_names``.
     """
 
     name: str
@@ -37,7 +35,6 @@ class Family:
     guidance_scale: float | None
     scheduler: str | None
     gpu_dtype: Literal["float16", "bfloat16"]
-    upcasts_vae: bool = False
     max_sequence_length: int | None = None
     schedulers: tuple[str, ...] | None = None
     always_shifts: bool = False
@@ -97,7 +94,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=8.0,
         scheduler="lcm",
         gpu_dtype="float16",
-        upcasts_vae=True,
         schedulers=("lcm",),
     ),
     Family(
@@ -109,7 +105,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=0.0,
         scheduler=None,
         gpu_dtype="float16",
-        upcasts_vae=True,
     ),
     Family(
         "sdxl-inpainting",
@@ -120,7 +115,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=7.5,
         scheduler="unipc",
         gpu_dtype="float16",
-        upcasts_vae=True,
     ),
     Family(
         "sdxl",
@@ -131,7 +125,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance_scale=5.0,
         scheduler="unipc",
         gpu_dtype="float16",
-        upcasts_vae=True,
     ),
     Family(
         "sd2-turbo",
