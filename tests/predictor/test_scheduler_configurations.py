@@ -28,14 +28,13 @@ from diffusers import (
     TCDScheduler,
     UniPCMultistepScheduler,
 )
-from predictor.limits import Limits
 
 from demo.shapes import Placement, Scene, draw, mask
 from predictor.errors import InvalidRequestError
 from predictor.loading.profile import read_profile
 from predictor.pipelines.schedulers import OWN, make_scheduler, scheduler_names
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.requests import GenerationRequest, InputImage
+from predictor.requests import GenerationRequest, InputImage, Limits
 from predictor.settings import Settings
 from tests.predictor.checkpoints import unpublished
 from tests.predictor.drawing import make, own_call
