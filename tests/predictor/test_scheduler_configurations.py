@@ -139,7 +139,7 @@ def test_more_steps_than_a_distilled_scheduler_has_are_refused(own: Any, tmp_pat
     limits = Limits(Settings(), profile)
 
     limits.check(asked)
-    with pytest.raises(InvalidRequestError, match="51 is more than the 50 of the scheduler"):
+    with pytest.raises(InvalidRequestError, match="51 exceeds the 50 of the scheduler"):
         limits.check(replace(asked, num_inference_steps=51))
 
 
