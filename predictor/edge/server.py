@@ -17,6 +17,7 @@ from kserve import ModelRepository
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
+from predictor.edge.access_control import AccessMiddleware, AccessRules
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
@@ -94,6 +95,7 @@ class DiffusionServer(HookedModelServer):
         http_port: int,
         enable_grpc: bool,
     ) -> None:
+        rules = AccessRules.read(settings)
         self._open_models = partial(open_repository, model_name, settings, open_engine)
         must_wait = settings.max_download_wait_seconds > 0 and not is_published(settings)
         models = AwaitedModels() if must_wait else self._open_models()
@@ -115,6 +117,8 @@ class DiffusionServer(HookedModelServer):
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+        if not rules.are_off:
+            app.add_middleware(AccessMiddleware, rules=rules)
 
     def serve(self) -> None:
         """Run until a signal.
