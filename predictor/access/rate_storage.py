@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from limits.errors import StorageError
+from limits.errors import ConfigurationError, StorageError
 
 from predictor.access.rates import Counter, Usage
 from predictor.errors import ModelLoadError
@@ -123,5 +123,7 @@ def _redis(url: str) -> RedisStorage:
         return RedisStorage(
             f"async+{_SCHEMES[scheme]}://{rest}", wrap_exceptions=True, implementation="redispy"
         )
-    except ValueError:
-        raise ModelLoadError("rate_limit_storage: the URL is not valid") from None
+    except (ConfigurationError, ValueError):
+        raise ModelLoadError(
+            "rate_limit_storage: the URL is not valid; write it as redis://:password@host:6379/0"
+        ) from None

@@ -93,7 +93,8 @@ class Usage(NamedTuple):
         else:
             room = limit + 1 - cost
             wait = self.current_seconds - 60 * room / max(1, self.current)
-        return max(1, math.floor(wait) + 1)
+        # The room begins after that moment, which is not an exact number.
+        return max(1, math.floor(wait + 0.01) + 1)
 
 
 def parse_rates(words: Iterable[str]) -> dict[str, float]:
