@@ -229,7 +229,14 @@ def test_requests_of_the_server_itself_are_not_charged() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:6379", "http://:secret@host", "redis://:secret@host:port", "redis://host", "memcached://h"]
+    "url",
+    [
+        "localhost:6379",
+        "http://:secret@host",
+        "redis://:secret@host:port",
+        "redis://host",
+        "memcached://h",
+    ],
 )
 def test_an_invalid_url_stops_startup_and_is_not_printed(url: str) -> None:
     with pytest.raises(ModelLoadError, match="rate_limit_storage: the URL") as raised:
