@@ -11,6 +11,7 @@ from unittest.mock import AsyncMock
 
 import httpx
 import pytest
+import redis
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -173,12 +174,13 @@ def replicas(
 ) -> Iterator[tuple[Server, Server]]:
     """Two servers with one key file and one Redis; Redis counts from a key's first request."""
     folder = tmp_path_factory.mktemp("replicas")
-    names = ("alice", "bob", "carol")
+    names = ("alice", "bob", "carol", "dave")
     lines = [key_line(name, name * 5, "user", "pictures=3") for name in names]
     (folder / "keys").write_text("".join(lines), "utf-8")
     settings = {
         "api_keys_file": folder / "keys",
         "key_requests_per_minute": 5,
+        "address_requests_per_minute": 1000,
         "rate_limit_storage": shared.url,
     }
     with (
@@ -217,6 +219,19 @@ def test_a_bad_request_counts_as_a_request_without_pictures(
     response = predict(first, "any", 429, key=key, num_inference_steps=0)
 
     assert "5 requests a minute of this key" in response.json()["error"]
+
+
+@needs_redis
+def test_a_header_without_trusted_proxies_is_ignored(
+    replicas: tuple[Server, Server], shared: RedisServer
+) -> None:
+    """The other end of the connection is on this host, as queue-proxy is."""
+    predict(replicas[0], "198.51.100.9", 400, key="dave" * 5, num_inference_steps=0)
+
+    with redis.Redis.from_url(shared.url) as connection:
+        names = b" ".join(connection.keys())
+    assert b"address/127.0.0.1/requests" in names
+    assert b"198.51.100.9" not in names
 
 
 @needs_redis
