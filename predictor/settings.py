@@ -211,6 +211,12 @@ class Settings(BaseSettings):
         "`redis://:password@host:6379/0`, for the counters of the limits. If unset, each replica "
         "counts for itself.",
     )
+    rate_limit_timeout_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        description="How long a request waits for that Redis, at most once in five seconds. "
+        "Raise it for a Redis that is not in the same cluster.",
+    )
     rate_limit_failure: Literal["open", "closed"] = Field(
         default="open",
         description="While that Redis does not answer: `open` serves requests without limits, "

@@ -28,8 +28,6 @@ _SCHEMES = {
     "valkeys": "rediss",
     "valkey+unix": "redis+unix",
 }
-# A Redis in the same cluster answers within milliseconds.
-_SECONDS_TO_ANSWER = 0.5
 # Meanwhile no request waits for a storage that did not answer.
 _SECONDS_BETWEEN_TRIES = 5.0
 
@@ -47,14 +45,17 @@ class RateStorage:
     window would store an entry per pixel.
     """
 
-    def __init__(self, url: str = "") -> None:
+    def __init__(self, url: str = "", timeout_seconds: float = 0.5) -> None:
         """Connect later, on first use. An empty ``url`` is the memory of this process.
+
+        After ``timeout_seconds`` without an answer the storage counts as gone.
 
         Raises:
             ModelLoadError: the URL is not valid; the message does not contain it.
         """
         self._storage = _redis(url) if url else MemoryStorage()
         self._limiter = SlidingWindowCounterRateLimiter(self._storage)
+        self._timeout_seconds = timeout_seconds
         self._is_gone = False
         self._next_try = 0.0
 
@@ -88,13 +89,15 @@ class RateStorage:
 
     async def _all(self, calls: Sequence[Callable[[], Awaitable[Result]]]) -> list[Result]:
         """Run the calls at the same time: with Redis, one round trip."""
+        if not calls:
+            return []
         if self._is_gone:
             if time.monotonic() < self._next_try:
                 raise StorageGoneError
             # Only this request tries again.
             self._next_try = time.monotonic() + _SECONDS_BETWEEN_TRIES
         try:
-            async with asyncio.timeout(_SECONDS_TO_ANSWER):
+            async with asyncio.timeout(self._timeout_seconds):
                 results = list(await asyncio.gather(*(call() for call in calls)))
         except (StorageError, OSError, TimeoutError) as error:
             self._note_gone(error)
@@ -108,7 +111,7 @@ class RateStorage:
         RATE_LIMIT_STORAGE_FAILURES.inc()
         self._next_try = time.monotonic() + _SECONDS_BETWEEN_TRIES
         if not self._is_gone:
-            reason = str(error) or f"no answer within {_SECONDS_TO_ANSWER:g} s"
+            reason = str(error) or f"no answer within {self._timeout_seconds:g} s"
             logger.error("rate_limit_storage: does not answer: %s", reason)
         self._is_gone = True
 

@@ -74,7 +74,7 @@ class AccessRules:
         return cls(
             settings,
             ApiKeys(settings.api_keys_file) if settings.api_keys_file else None,
-            RateStorage(url.get_secret_value() if url else ""),
+            RateStorage(url.get_secret_value() if url else "", settings.rate_limit_timeout_seconds),
             key_rates,
             address_rates,
         )

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import limits.aio.storage.memory
 import pytest
 
+from demo.run import free_port
 from predictor.access import rate_storage
 from predictor.access.rate_storage import RateStorage
 from predictor.access.rates import Rates, Usage
@@ -47,8 +48,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @asynccontextmanager
-async def opened(url: str = "") -> AsyncIterator[RateStorage]:
-    storage = RateStorage(url)
+async def opened(url: str = "", timeout_seconds: float = 30) -> AsyncIterator[RateStorage]:
+    storage = RateStorage(url, timeout_seconds)
     yield storage
     if url:
         await storage._storage.bridge.get_connection().aclose()  # type: ignore[union-attr]
@@ -284,6 +285,7 @@ def test_a_redis_that_does_not_answer_delays_one_request_only(
     async def scenario() -> None:
         async with opened(redis.url) as storage:
             assert await charge(storage) == "open"
+            storage._timeout_seconds = 0.5
             getattr(redis, fault)()
             started = time.monotonic()
             answers = [await charge(storage) for _ in range(50)]
@@ -298,6 +300,24 @@ def test_a_redis_that_does_not_answer_delays_one_request_only(
     assert [record.message.partition(":")[2][:16] for record in caplog.records] == [
         " does not answer"
     ]
+
+
+def test_a_request_without_limits_does_not_ask_the_storage(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It cannot know whether a Redis that was gone answers again."""
+    caplog.set_level(logging.INFO, "predictor")
+    monkeypatch.setattr(rate_storage, "_SECONDS_BETWEEN_TRIES", 0.0)
+
+    async def scenario() -> None:
+        async with opened(f"redis://127.0.0.1:{free_port()}") as storage:
+            assert await admitted(storage, Rates(requests=1), 2) == 2
+            await spending(storage).charge({"requests": 1})
+            assert await spending(storage).tightest() is None
+
+    asyncio.run(scenario())
+
+    assert len(caplog.records) == 1
 
 
 @needs_redis

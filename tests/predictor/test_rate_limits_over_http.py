@@ -182,6 +182,8 @@ def replicas(
         "key_requests_per_minute": 5,
         "address_requests_per_minute": 1000,
         "rate_limit_storage": shared.url,
+        # A busy machine is not a lost Redis.
+        "rate_limit_timeout_seconds": 30,
     }
     with (
         Server.started(demo_model, folder / "first", **settings) as first,
