@@ -185,13 +185,11 @@ def replicas(
         # A busy machine is not a lost Redis.
         "rate_limit_timeout_seconds": 30,
     }
-    with (
-        Server.started(demo_model, folder / "first", **settings) as first,
-        Server.started(demo_model, folder / "second", **settings) as second,
-    ):
+    with Server.started(demo_model, folder / "first", **settings) as first:
         first.wait_until_ready()
-        second.wait_until_ready()
-        yield first, second
+        with Server.started(demo_model, folder / "second", **settings) as second:
+            second.wait_until_ready()
+            yield first, second
 
 
 @needs_redis
