@@ -24,12 +24,14 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 
 # Media types (RFC 2046, RFC 9649) to formats.
 FORMATS: dict[str, OutputFormat] = {f"image/{name}": name for name in get_args(OutputFormat)}
+# Not registered, but many clients send it.
+FORMATS["image/jpg"] = "jpeg"
 
 _LOSSY_QUALITY = 92
 
-# In JPEG, EXIF is one segment of at most 65,533 bytes (ITU-T T.81, B.1.1.4), and its own structure
-# takes less than 533. WebP has no such limit and gets the same metadata.
-_MAX_EXIF_LENGTH = 65_000
+# The most characters of JSON in EXIF. In JPEG, EXIF is one segment of at most 65,533 bytes (ITU-T
+# T.81, B.1.1.4), and its own structure takes less than 533. WebP has no limit below 4 GiB.
+_MAX_EXIF_LENGTH: dict[OutputFormat, int] = {"jpeg": 65_000}
 
 # Level 1 takes a quarter of the time of Pillow's default; files grow by a few percent.
 _LEVEL = 1
@@ -47,7 +49,7 @@ def encode_image(
     if output_format == "png":
         return encode_png(image, _png_text(metadata or {}))
     stream = io.BytesIO()
-    exif = _exif(metadata) if metadata else b""
+    exif = _exif(metadata, _MAX_EXIF_LENGTH.get(output_format)) if metadata else b""
     image.save(stream, output_format, quality=_LOSSY_QUALITY, exif=exif)
     return stream.getvalue()
 
@@ -62,11 +64,11 @@ def _png_text(metadata: dict[str, Any]) -> PngInfo:
     return text
 
 
-def _exif(metadata: dict[str, Any]) -> bytes:
+def _exif(metadata: dict[str, Any], most: int | None) -> bytes:
     """One JSON document as the user comment, in EXIF 2.3's ASCII encoding (tag 0x9286)."""
     exif = Image.Exif()
     fields = exif.get_ifd(ExifTags.IFD.Exif)
-    comment = _fitting_json(metadata, _MAX_EXIF_LENGTH)
+    comment = json.dumps(metadata) if most is None else _fitting_json(metadata, most)
     fields[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + comment.encode("ascii")
     return exif.tobytes()
 

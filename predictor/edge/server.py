@@ -86,17 +86,15 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         protocol_version: str = PredictorProtocol.REST_V1.value,
         model_name: str | None = None,
     ) -> Any:
-        """Parse the JSON of a v1 body here: KServe's parser rejects a byte order mark.
+        """Parse the JSON of a v1 body here: KServe rejects a byte order mark and checks no depth.
 
-        KServe itself parses the data of a binary CloudEvent.
+        The data of a binary CloudEvent are only checked, as KServe parses them itself.
         """
-        is_json = headers.get("content-type", JSON) in JSON_HEADERS
-        if (
-            protocol_version == PredictorProtocol.REST_V1.value
-            and is_json
-            and not has_binary_headers(headers)
-        ):
-            body = read_json(body)
+        is_v1 = protocol_version == PredictorProtocol.REST_V1.value
+        is_binary_event = has_binary_headers(headers)
+        if is_v1 and (is_binary_event or headers.get("content-type", JSON) in JSON_HEADERS):
+            document = read_json(body)
+            body = body if is_binary_event else document
         return super().decode(body, headers, protocol_version, model_name)
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:

@@ -37,12 +37,11 @@ def encoded(values: dict[str, Any], name: OutputFormat) -> Image.Image:
     return picture
 
 
-@pytest.mark.parametrize("name", LOSSY)
 @pytest.mark.parametrize("negative_prompt", ["", ASTRAL, "x" * 4096])
-def test_long_texts_are_cut_and_marked(name: OutputFormat, negative_prompt: str) -> None:
+def test_in_jpeg_long_texts_are_cut_and_marked(negative_prompt: str) -> None:
     values = metadata(ASTRAL * 2, negative_prompt)
 
-    found = embedded(encoded(values, name))
+    found = embedded(encoded(values, "jpeg"))
 
     assert found["shortened"] is True
     assert found["prompt"].endswith("…")
@@ -66,15 +65,17 @@ def test_texts_that_fit_are_whole(name: OutputFormat) -> None:
     assert embedded(encoded(values, name)) == values
 
 
-@pytest.mark.parametrize("name", LOSSY)
-def test_metadata_that_cannot_fit_are_left_out(name: OutputFormat) -> None:
+def test_in_jpeg_metadata_that_cannot_fit_are_left_out() -> None:
     values = metadata("x") | {"parameters": [0] * 100_000}
 
-    assert embedded(encoded(values, name)) == {"shortened": True}
+    assert embedded(encoded(values, "jpeg")) == {"shortened": True}
 
 
-def test_a_png_keeps_the_whole_text() -> None:
-    text = encoded(metadata(ASTRAL, ASTRAL), "png").info
+def test_other_formats_keep_the_whole_text() -> None:
+    values = metadata(ASTRAL, ASTRAL)
+
+    assert embedded(encoded(values, "webp")) == values
+    text = encoded(values, "png").info
 
     assert text["prompt"] == ASTRAL
     assert json.loads(text["parameters"])["negative_prompt"] == ASTRAL

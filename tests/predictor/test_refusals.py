@@ -159,6 +159,20 @@ def test_the_index_takes_a_byte_order_mark(client: httpx.Client) -> None:
     assert [entry["state"] for entry in response.json()] == ["READY"]
 
 
+@pytest.mark.parametrize("extra", [{}, {"ce-contenttype": "application/json"}])
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+def test_a_deep_body_of_a_cloud_event_is_explained(
+    client: httpx.Client, content_type: str, extra: dict[str, str]
+) -> None:
+    attributes = {"specversion": "1.0", "id": "1", "source": "x", "type": "y"}
+    headers = {f"ce-{name}": value for name, value in attributes.items()}
+    headers |= {"content-type": content_type} | extra
+
+    response = client.post(PREDICT, content=b'{"prompt": %s}' % DEEP, headers=headers)
+
+    assert "nested more than 32 levels" in refusal(response)
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client: httpx.Client) -> None:
     error = refusal(client.post(PREDICT, content=b" " * (16_777_216 + 1)), status=413)
 
