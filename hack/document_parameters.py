@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
-from predictor.requests.fields import FIELDS, RequestField  # noqa: E402
+from predictor.requests.fields import FIELDS, SIZE_HELP, RequestField  # noqa: E402
 from predictor.requests.sampler_names import EQUIVALENTS, NEAREST  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "api.md"
@@ -26,7 +26,8 @@ def documented(document: str) -> str:
 def parameters_table() -> str:
     """A Markdown table: one parameter per row."""
     head = ("parameter", "type", "default", "bounds", "what it does")
-    return markdown_table([head, *map(_row, FIELDS)])
+    size = ("`size`", "string", "none", "as for `width` and `height`", SIZE_HELP)
+    return markdown_table([head, *map(_row, FIELDS), size])
 
 
 def samplers_table() -> str:

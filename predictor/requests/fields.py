@@ -28,6 +28,7 @@ MAX_SEED = 2**53 - 1
 
 # Names that set several fields, each with the fields in the order of its values.
 COMPOUNDS: Mapping[str, tuple[str, ...]] = {"size": ("width", "height")}
+SIZE_HELP = "Sets `width` and `height`, as in `512x768`."
 
 
 class Bounds(NamedTuple):
@@ -134,7 +135,7 @@ FIELDS: tuple[RequestField, ...] = (
         type_in_words="integer, pixels",
         default="the width of `image`, else the model's own",
         bounds_in_words="64 to `max_side`, a multiple of 8 (16 for some families)",
-        help="Width x height is at most `max_pixels`. `size` sets both sides, as in `512x768`.",
+        help="Width x height is at most `max_pixels`.",
         bounds=_side,
         limits=("min_side", "max_side"),
     ),

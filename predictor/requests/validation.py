@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails
 
 from predictor.errors import InvalidRequestError
 from predictor.requests.field_types import STRICT, Size
-from predictor.requests.fields import CANONICAL, COMPOUNDS, FIELDS
+from predictor.requests.fields import CANONICAL, COMPOUNDS, FIELDS, SIZE_HELP
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -56,7 +56,7 @@ _optional: Any = {
     for field in FIELDS
     if field.name != "prompt"
 }
-_optional["size"] = (Size | None, Field(None, description="Sets `width` and `height`."))
+_optional["size"] = (Size | None, Field(None, description=SIZE_HELP))
 Parameters: type[Document] = create_model("Parameters", __base__=Document, **_optional)
 """All fields but ``prompt``, and the compounds; each may be missing."""
 
