@@ -274,7 +274,7 @@ FIELDS: tuple[RequestField, ...] = (
         type_in_words="number",
         default="0",
         bounds_in_words="0 to 1",
-        help="How much of the contrast that guidance adds is taken back; see "
+        help="Removes this share of the contrast that guidance adds; see "
         "[guidance rescale](#guidance-rescale).",
         bounds=lambda settings, profile: Bounds(0, 1),
         unsupported=_needs_rescale,
