@@ -143,7 +143,7 @@ def _error_of(content: bytes) -> str:
     text = content[:2000].decode("utf-8", "replace").strip()
     try:
         return str(dig(json.loads(text), "error") or text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text or "an empty body"
 
 

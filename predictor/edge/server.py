@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cloudevents.sdk.converters.util import has_binary_headers
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository
+from kserve.constants.constants import PredictorProtocol
 from kserve.model_server import app
-from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.dataplane import JSON_HEADERS, DataPlane
 
 from predictor.edge.access_control import AccessMiddleware, AccessRules
 from predictor.edge.download_wait import wait_for_download
@@ -36,6 +38,8 @@ from predictor.edge.repository import (
 )
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
 from predictor.errors import ModelLoadError
+from predictor.protocol.accept import JSON
+from predictor.protocol.json_body import read_json
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,6 +79,24 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         if disable_predictor_health_check:
             return is_ready or self.model_registry.loads_on_demand
         return is_ready and not self._drain.is_draining
+
+    def decode(
+        self,
+        body: bytes,
+        headers: dict[str, str],
+        protocol_version: str = PredictorProtocol.REST_V1.value,
+        model_name: str | None = None,
+    ) -> Any:
+        """Parse the JSON of a v1 body here: KServe rejects a byte order mark and checks no depth.
+
+        The data of a binary CloudEvent are only checked, as KServe parses them itself.
+        """
+        is_v1 = protocol_version == PredictorProtocol.REST_V1.value
+        is_binary_event = has_binary_headers(headers)
+        if is_v1 and (is_binary_event or headers.get("content-type", JSON) in JSON_HEADERS):
+            document = read_json(body)
+            body = body if is_binary_event else document
+        return super().decode(body, headers, protocol_version, model_name)
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """The metadata of a loaded model; KServe's own response has empty lists."""

@@ -68,8 +68,11 @@ class Job:
         if self.lanes == 1:
             return predictions
         unconditional, conditional = predictions.chunk(2)
-        scale = self.ticket.request.guidance_scale
-        return unconditional + scale * (conditional - unconditional)
+        request = self.ticket.request
+        guided = unconditional + request.guidance_scale * (conditional - unconditional)
+        if not request.guidance_rescale:
+            return guided
+        return _rescaled(guided, conditional, request.guidance_rescale)
 
     def fail(self, error: Exception) -> None:
         """Report the failure to the caller."""
@@ -77,3 +80,14 @@ class Job:
 
     def __str__(self) -> str:
         return f"step {self.denoising.steps_done} of {self.denoising.total_steps}"
+
+
+def _rescaled(
+    guided: torch.Tensor, conditional: torch.Tensor, guidance_rescale: float
+) -> torch.Tensor:
+    """Restore the contrast that guidance raises (Lin et al., arXiv:2305.08891, section 3.4).
+
+    This is ``rescale_noise_cfg`` of diffusers, for one picture.
+    """
+    rescaled = guided * (conditional.std() / guided.std())
+    return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
