@@ -5,7 +5,7 @@ PredictorError
 ├── RefusedBySafetyError  a safety layer blocks the only picture of a call
 ├── BodyTooLargeError     the body is longer than the limit
 ├── OverloadedError       the queue is full; retry later
-├── DeadlineExceededError the pictures took longer than ``request_timeout_seconds``
+├── DeadlineExceededError the pictures took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory and could not be loaded in time
 ├── ShuttingDownError     the process ends before the request is done; a retry reaches another pod
@@ -48,11 +48,15 @@ class BodyTooLargeError(PredictorError):
 
 
 class OverloadedError(PredictorError):
-    """More pictures are waiting than ``max_queue_length``."""
+    """The queue has no place for the call; ``retry_after_seconds`` is when it may have one."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class DeadlineExceededError(PredictorError):
-    """The pictures were not done within ``request_timeout_seconds``."""
+    """The pictures were not done within ``timeout`` or ``request_timeout_seconds``."""
 
 
 class GenerationFailedError(PredictorError):
@@ -69,6 +73,10 @@ class ModelTooLargeError(ModelLoadError):
 
 class ShuttingDownError(PredictorError):
     """The process ends before the request is done."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ModelUnavailableError(PredictorError):

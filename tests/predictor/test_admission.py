@@ -1,0 +1,171 @@
+"""Which calls an engine accepts, and when a refused caller may come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from predictor.engine.admission import Admission
+from predictor.engine.inbox import Ticket
+from predictor.engine.service_times import ServiceTimes
+from predictor.errors import OverloadedError
+from tests.predictor.test_service_times import REQUEST, Pictures
+
+
+def admission(
+    length: int = 4, seconds: float = 1_000, workload: Pictures | None = None
+) -> Admission:
+    return Admission(length, seconds, ServiceTimes(workload or Pictures()))
+
+
+@contextmanager
+def unfinished(
+    engine: Admission,
+    count: int,
+    steps_left: int | None = None,
+    request: GenerationRequest = REQUEST,
+) -> Iterator[None]:
+    """Pictures that wait, or that have ``steps_left``."""
+    with ExitStack() as stack:
+        for _ in range(count):
+            ticket = Ticket(REQUEST, None)
+            stack.enter_context(engine.entered(ticket))
+            if steps_left is not None:
+                ticket.report_step(20 - steps_left, 20)
+        yield
+
+
+def refusal(engine: Admission, pictures: int = 1, timeout: float | None = None) -> OverloadedError:
+    with (
+        pytest.raises(OverloadedError) as refused,
+        engine.reserve([replace(REQUEST) for _ in range(pictures)], timeout),
+    ):
+        raise AssertionError("accepted")
+    return refused.value
+
+
+def test_a_call_is_accepted_whole_or_refused_whole() -> None:
+    engine = admission(length=4)
+    with unfinished(engine, 5):
+        error = refusal(engine, pictures=4)
+        assert "room for 3 pictures, and the request has 4" in str(error)
+        # Nothing of the refused call remains.
+        with engine.reserve([replace(REQUEST) for _ in range(3)]):
+            assert "4 pictures are waiting already" in str(refusal(engine))
+    assert engine.refused == {"queue_length": 2, "queue_seconds": 0, "timeout": 0}
+
+
+def test_a_reserved_place_is_not_given_away_and_is_free_after_the_call() -> None:
+    engine = admission(length=1)
+    request, other = replace(REQUEST), replace(REQUEST)
+    with unfinished(engine, 4):
+        with engine.reserve([request]):
+            with pytest.raises(OverloadedError), engine.entered(Ticket(other, None)):
+                pass
+            with engine.entered(Ticket(request, None)):
+                refusal(engine)
+        with engine.entered(Ticket(other, None)):
+            pass
+
+
+def test_an_idle_engine_accepts_any_call() -> None:
+    engine = admission(length=1, seconds=0.1)
+
+    with engine.reserve([replace(REQUEST) for _ in range(16)]):
+        refusal(engine)
+
+
+def test_the_wait_is_bounded_in_seconds() -> None:
+    # A round of four takes 0.4 s: places are free after 10 rounds, and then after 30.
+    engine = admission(length=100, seconds=5)
+    with unfinished(engine, 4, steps_left=10):
+        assert engine.queue_seconds == pytest.approx(4)
+        with unfinished(engine, 3):
+            assert engine.queue_seconds == pytest.approx(4)
+            with unfinished(engine, 1):
+                assert engine.queue_seconds == pytest.approx(12)
+                error = refusal(engine)
+    assert "would wait for 12.0 s, and 5 s are the most" in str(error)
+    # There is room in 7 s; the jitter adds up to a quarter.
+    assert 7 <= error.retry_after_seconds <= 7 * 1.25
+    assert engine.refused["queue_seconds"] == 1
+
+
+def test_a_large_call_waits_for_its_first_picture_only() -> None:
+    engine = admission(length=100, seconds=5)
+
+    with unfinished(engine, 4, steps_left=10), engine.reserve([REQUEST] * 16):
+        pass
+
+
+def test_retry_after_is_when_there_is_room() -> None:
+    engine = admission(length=1)
+    with unfinished(engine, 2, steps_left=5), unfinished(engine, 2, steps_left=15):
+        with unfinished(engine, 1):
+            # A round takes 0.4 s, and the first picture is done after 5 rounds.
+            assert 2 <= refusal(engine).retry_after_seconds <= 3
+        # Two of three places are free after 10 rounds.
+        assert 2 <= refusal(engine, pictures=3).retry_after_seconds <= 3
+        # And four after 15.
+        assert 6 <= refusal(engine, pictures=4).retry_after_seconds <= 7.5
+
+
+def test_refused_callers_do_not_return_together() -> None:
+    engine = admission(length=1)
+    with unfinished(engine, 5):
+        seconds = {round(refusal(engine).retry_after_seconds) for _ in range(100)}
+
+    assert len(seconds) >= 3
+
+
+def test_before_the_first_measurement_only_the_number_counts() -> None:
+    engine = admission(length=1, seconds=0.001, workload=Pictures(has_times=False))
+    with unfinished(engine, 4):
+        assert engine.queue_seconds == 0
+        with engine.reserve([REQUEST], timeout=0.001):
+            pass
+        with unfinished(engine, 1):
+            assert 5 <= refusal(engine).retry_after_seconds <= 6.25
+
+
+@pytest.mark.parametrize(
+    ("ahead", "pictures", "accepted", "refused"),
+    [(0, 1, 2.1, 1.9), (3, 1, 8.1, 7.9), (8, 1, 24.1, 23.9), (0, 8, 16.1, 15.9)],
+)
+def test_a_call_that_cannot_meet_its_timeout_is_refused(
+    ahead: int, pictures: int, accepted: float, refused: float
+) -> None:
+    """A picture of 20 steps alone takes 2 s, and four together 8 s."""
+    engine = admission(length=100)
+    with unfinished(engine, ahead):
+        with engine.reserve([replace(REQUEST) for _ in range(pictures)], accepted):
+            pass
+        error = refusal(engine, pictures, timeout=refused)
+
+    assert f"longer than {refused:g} s" in str(error)
+    assert 0.1 <= error.retry_after_seconds <= 1.2
+    assert engine.refused["timeout"] == 1
+
+
+def test_a_picture_waits_for_a_whole_call_to_end() -> None:
+    workload = Pictures(joins_midway=False)
+    engine = admission(length=100, workload=workload)
+    with unfinished(engine, 2, steps_left=10):
+        # Two places are free, but the call runs for 10 more rounds of two pictures.
+        assert engine.queue_seconds == pytest.approx(2)
+        workload.joins_midway = True
+        assert engine.queue_seconds == 0
+
+
+def test_a_picture_that_is_over_does_not_count_in_the_wait() -> None:
+    engine = admission()
+    tickets = [Ticket(REQUEST, None) for _ in range(4)]
+    with ExitStack() as stack:
+        for ticket in tickets:
+            stack.enter_context(engine.entered(ticket))
+        assert engine.queue_seconds == pytest.approx(8)
+        tickets[0].future.cancel()
+        assert engine.queue_seconds == 0
