@@ -130,27 +130,38 @@ class Admission:
     def _full(self, pictures: int) -> str:
         room = self._max_unfinished - self._unfinished
         if room <= 0:
-            return f"{self._max_queue_length} pictures are waiting already"
-        return f"the queue has room for {room} pictures, and the request has {pictures}"
+            return f"{self._max_queue_length} pictures are waiting already; try again later"
+        return (
+            f"the queue has room for {room} pictures, and the request has {pictures}; "
+            "try again later"
+        )
 
     def _check_wait(self, seconds: float) -> None:
         most = self._max_queue_seconds
         if seconds > most:
-            sentence = f"the picture would wait for {seconds:.1f} s, and {most:g} s are the most"
-            raise self._refusal("queue_seconds", sentence, seconds - most)
+            raise self._refusal(
+                "queue_seconds",
+                f"the picture would wait for {seconds:.1f} s, and {most:g} s are the most; "
+                "try again later",
+                seconds - most,
+            )
 
     def _check_timeout(self, requests: Sequence[GenerationRequest], timeout: float) -> None:
         end = self._forecast(requests).end
         if end > timeout:
-            sentence = f"timeout: the pictures would take {end:.1f} s, longer than {timeout:g} s"
-            raise self._refusal("timeout", sentence, end - timeout)
+            raise self._refusal(
+                "timeout",
+                f"timeout: the pictures would take {end:.1f} s, longer than {timeout:g} s; "
+                "try again later",
+                end - timeout,
+            )
 
     def _refusal(self, reason: Reason, sentence: str, seconds: float) -> OverloadedError:
         self._refused[reason] += 1
         seconds = seconds or _DEFAULT_RETRY_SECONDS
         # Spread the retries, or refused callers would return together.
         seconds += random.uniform(0, max(1.0, seconds / 4))  # noqa: S311 - no secret
-        return OverloadedError(f"{sentence}; try again later", seconds)
+        return OverloadedError(sentence, seconds)
 
     def _forecast(self, new: Sequence[GenerationRequest]) -> Forecast:
         """Play the queue forward: in each round, all pictures in flight take a step.
@@ -168,8 +179,9 @@ class Admission:
         seconds = self._times.round_seconds(requests, min(workload.slots, len(requests)))
         done = [max(1, ticket.steps_left or 0) * seconds for ticket in begun]
         free_at = 0.0 if workload.joins_midway else max(done, default=0.0)
-        places = heapq.nsmallest(workload.slots, done) if len(done) > workload.slots else done
-        places = places + [free_at] * (workload.slots - len(places))
+        # Pictures that wait for the decoder keep their places, so more may have begun than fit.
+        places = heapq.nlargest(workload.slots, done)
+        places += [free_at] * (workload.slots - len(places))
         heapq.heapify(places)
         starts = [places[0]]
         for request in queued:

@@ -26,7 +26,6 @@ def unfinished(
     engine: Admission,
     count: int,
     steps_left: int | None = None,
-    request: GenerationRequest = REQUEST,
 ) -> Iterator[None]:
     """Pictures that wait, or that have ``steps_left``."""
     with ExitStack() as stack:
@@ -158,6 +157,13 @@ def test_a_picture_waits_for_a_whole_call_to_end() -> None:
         assert engine.queue_seconds == pytest.approx(2)
         workload.joins_midway = True
         assert engine.queue_seconds == 0
+
+
+def test_a_place_is_free_when_few_enough_pictures_are_left() -> None:
+    engine = admission(length=100)
+    # Two wait for the decoder.
+    with unfinished(engine, 2, steps_left=0), unfinished(engine, 4, steps_left=10):
+        assert engine.queue_seconds == pytest.approx(4)
 
 
 def test_a_picture_that_is_over_does_not_count_in_the_wait() -> None:
