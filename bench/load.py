@@ -21,8 +21,8 @@ from demo.shapes import all_scenes
 class Outcome:
     """One request: its latency and its time to the first step, in seconds, and any error.
 
-    ``status`` is 0 without an answer. ``ended`` is in seconds after the start of the load, and
-    ``retry_after`` the answer's header.
+    ``status`` is 0 without an answer. ``ended`` is in seconds after the start of the load.
+    ``retry_after`` is the answer's header, and ``steps`` the denoising steps of the picture.
     """
 
     seconds: float
@@ -31,6 +31,7 @@ class Outcome:
     status: int = 200
     ended: float = 0.0
     retry_after: float = 0.0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,11 @@ def patient_users(address: str, requests: Iterator[Body], users: int, seconds: f
 
     async def load(ask: Ask) -> list[Outcome]:
         deadline = time.perf_counter() + seconds
+        rng = random.Random(0)
 
         async def user() -> list[Outcome]:
             outcomes = []
+            await asyncio.sleep(rng.uniform(0, 1))  # independent users do not start together
             while time.perf_counter() < deadline:
                 outcomes.append(await ask(next(requests)))
                 pause = min(outcomes[-1].retry_after, deadline - time.perf_counter())
@@ -153,4 +156,5 @@ async def _ask(client: httpx.AsyncClient, address: str, body: Body, load_begun: 
         return Outcome(seconds, 0.0, error, status, ended - load_begun, retry_after)
     Image.open(io.BytesIO(answer.content)).verify()
     first_step_seconds = float(answer.headers["x-first-step-seconds"])
-    return Outcome(seconds, first_step_seconds, None, status, ended - load_begun)
+    steps = body["parameters"]["num_inference_steps"]
+    return Outcome(seconds, first_step_seconds, None, status, ended - load_begun, 0.0, steps)

@@ -159,8 +159,8 @@ class Admission:
     def _refusal(self, reason: Reason, sentence: str, seconds: float) -> OverloadedError:
         self._refused[reason] += 1
         seconds = seconds or _DEFAULT_RETRY_SECONDS
-        # Spread the retries, or refused callers would return together.
-        seconds += random.uniform(0, max(1.0, seconds / 4))  # noqa: S311 - no secret
+        # Spread the retries over whole seconds, or refused callers would return together.
+        seconds += random.uniform(0, max(2.0, seconds / 4))  # noqa: S311 - no secret
         return OverloadedError(sentence, seconds)
 
     def _forecast(self, new: Sequence[GenerationRequest]) -> Forecast:

@@ -88,8 +88,8 @@ def test_the_wait_is_bounded_in_seconds() -> None:
                 assert engine.queue_seconds == pytest.approx(12)
                 error = refusal(engine)
     assert "would wait for 12.0 s, and 5 s are the most" in str(error)
-    # There is room in 7 s; the jitter adds up to a quarter.
-    assert 7 <= error.retry_after_seconds <= 7 * 1.25
+    # There is room in 7 s; the jitter adds up to 2 s.
+    assert 7 <= error.retry_after_seconds <= 9
     assert engine.refused["queue_seconds"] == 1
 
 
@@ -105,11 +105,11 @@ def test_retry_after_is_when_there_is_room() -> None:
     with unfinished(engine, 2, steps_left=5), unfinished(engine, 2, steps_left=15):
         with unfinished(engine, 1):
             # A round takes 0.4 s, and the first picture is done after 5 rounds.
-            assert 2 <= refusal(engine).retry_after_seconds <= 3
+            assert 2 <= refusal(engine).retry_after_seconds <= 4
         # Two of three places are free after 10 rounds.
-        assert 2 <= refusal(engine, pictures=3).retry_after_seconds <= 3
+        assert 2 <= refusal(engine, pictures=3).retry_after_seconds <= 4
         # And four after 15.
-        assert 6 <= refusal(engine, pictures=4).retry_after_seconds <= 7.5
+        assert 6 <= refusal(engine, pictures=4).retry_after_seconds <= 8
 
 
 def test_refused_callers_do_not_return_together() -> None:
@@ -127,7 +127,7 @@ def test_before_the_first_measurement_only_the_number_counts() -> None:
         with engine.reserve([REQUEST], timeout=0.001):
             pass
         with unfinished(engine, 1):
-            assert 5 <= refusal(engine).retry_after_seconds <= 6.25
+            assert 5 <= refusal(engine).retry_after_seconds <= 7
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_call_that_cannot_meet_its_timeout_is_refused(
         error = refusal(engine, pictures, timeout=refused)
 
     assert f"longer than {refused:g} s" in str(error)
-    assert 0.1 <= error.retry_after_seconds <= 1.2
+    assert 0.1 <= error.retry_after_seconds <= 2.2
     assert engine.refused["timeout"] == 1
 
 
