@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ REASONS: tuple[Reason, ...] = ("queue_length", "queue_seconds", "timeout")
 
 # Before the first measurement.
 _DEFAULT_RETRY_SECONDS = 5.0
+# A forecast stays current for so short a time that few steps are done, unless a picture comes or
+# leaves.
+_FRESH_SECONDS = 0.05
 
 
 class Forecast(NamedTuple):
@@ -53,6 +57,7 @@ class Admission:
         self._times = times
         self.tickets: dict[Ticket, None] = {}
         self._reserved: dict[int, GenerationRequest] = {}
+        self._current: tuple[float, Forecast] | None = None
         # Start at 0: Prometheus does not see an increase in a series that starts at 1.
         self._refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
 
@@ -64,7 +69,7 @@ class Admission:
     @property
     def queue_seconds(self) -> float:
         """The estimated wait of a picture that arrives now."""
-        return self._forecast(()).start
+        return self._current_forecast().start
 
     def check(self, pictures: int = 1) -> None:
         """Refuse a call of ``pictures`` pictures that is not decoded yet, if it has no place now.
@@ -76,7 +81,7 @@ class Admission:
             return
         missing = self._unfinished + pictures - self._max_unfinished
         if missing > 0:
-            done = sorted(self._forecast(()).done) or [0.0]
+            done = sorted(self._current_forecast().done) or [0.0]
             seconds = done[min(missing, len(done)) - 1]
             raise self._refusal("queue_length", self._full(pictures), seconds)
         self._check_wait(self.queue_seconds)
@@ -97,11 +102,13 @@ class Admission:
         # By identity: equal requests of two calls have a place each.
         places = {id(request): request for request in requests}
         self._reserved |= places
+        self._current = None
         try:
             yield
         finally:
             for place in places:
                 self._reserved.pop(place, None)
+            self._current = None
 
     @contextmanager
     def entered(self, ticket: Ticket) -> Iterator[None]:
@@ -113,10 +120,12 @@ class Admission:
         if self._reserved.pop(id(ticket.request), None) is None:
             self.check()
         self.tickets[ticket] = None
+        self._current = None
         try:
             yield
         finally:
             del self.tickets[ticket]
+            self._current = None
 
     @property
     def _unfinished(self) -> int:
@@ -162,6 +171,13 @@ class Admission:
         # Spread the retries over whole seconds, or refused callers would return together.
         seconds += random.uniform(0, max(2.0, seconds / 4))  # noqa: S311 - no secret
         return OverloadedError(sentence, seconds)
+
+    def _current_forecast(self) -> Forecast:
+        """The forecast without new pictures, kept for a moment so that refusals are cheap."""
+        now = time.monotonic()
+        if self._current is None or now >= self._current[0]:
+            self._current = now + _FRESH_SECONDS, self._forecast(())
+        return self._current[1]
 
     def _forecast(self, new: Sequence[GenerationRequest]) -> Forecast:
         """Play the queue forward: in each round, all pictures in flight take a step.

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from predictor.engine import admission as module
 from predictor.engine.admission import Admission
 from predictor.engine.inbox import Ticket
 from predictor.engine.service_times import ServiceTimes
@@ -149,14 +150,13 @@ def test_a_call_that_cannot_meet_its_timeout_is_refused(
     assert engine.refused["timeout"] == 1
 
 
-def test_a_picture_waits_for_a_whole_call_to_end() -> None:
-    workload = Pictures(joins_midway=False)
-    engine = admission(length=100, workload=workload)
+@pytest.mark.parametrize(("joins_midway", "seconds"), [(True, 0), (False, 2)])
+def test_a_picture_waits_for_a_whole_call_to_end(joins_midway: bool, seconds: float) -> None:
+    engine = admission(length=100, workload=Pictures(joins_midway=joins_midway))
+
+    # Two places are free, but a whole call of two pictures runs for 10 more rounds of 0.2 s.
     with unfinished(engine, 2, steps_left=10):
-        # Two places are free, but the call runs for 10 more rounds of two pictures.
-        assert engine.queue_seconds == pytest.approx(2)
-        workload.joins_midway = True
-        assert engine.queue_seconds == 0
+        assert engine.queue_seconds == pytest.approx(seconds)
 
 
 def test_a_place_is_free_when_few_enough_pictures_are_left() -> None:
@@ -168,10 +168,23 @@ def test_a_place_is_free_when_few_enough_pictures_are_left() -> None:
 
 def test_a_picture_that_is_over_does_not_count_in_the_wait() -> None:
     engine = admission()
-    tickets = [Ticket(REQUEST, None) for _ in range(4)]
-    with ExitStack() as stack:
-        for ticket in tickets:
-            stack.enter_context(engine.entered(ticket))
-        assert engine.queue_seconds == pytest.approx(8)
-        tickets[0].future.cancel()
+    over = Ticket(REQUEST, None)
+    over.future.cancel()
+    with unfinished(engine, 3), engine.entered(over):
+        assert engine.queue_seconds == 0
+        with unfinished(engine, 1):
+            assert engine.queue_seconds == pytest.approx(8)
+
+
+def test_many_refusals_share_a_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, forecasts = admission(length=1), []
+    forecast = engine._forecast
+    monkeypatch.setattr(engine, "_forecast", lambda new: forecasts.append(new) or forecast(new))
+    monkeypatch.setattr(module, "_FRESH_SECONDS", 3600)
+    with unfinished(engine, 5):
+        forecasts.clear()
+        for _ in range(100):
+            refusal(engine)
+        assert len(forecasts) == 1
+    with unfinished(engine, 1):
         assert engine.queue_seconds == 0
