@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120, help="the length of each overload")
     parser.add_argument("--factor", type=float, default=5, help="times the capacity")
+    parser.add_argument("--steps", type=int, nargs="+", default=MIXED, help="of the requests")
     parser.add_argument("--max-lanes", type=int, default=16)
     parser.add_argument("--max-queue-seconds", type=float, default=0.5)
     options = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
     os.environ["PREDICTOR_MAX_QUEUE_SECONDS"] = str(options.max_queue_seconds)
     publish(NAME, VOLUME)
     with server(free_port()) as url:
-        figures = measure(url, options.seconds, options.factor)
+        figures = measure(url, options.seconds, options.factor, tuple(options.steps))
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -80,6 +81,7 @@ def main() -> None:
         "max_queue_seconds": options.max_queue_seconds,
         "seconds": options.seconds,
         "factor": options.factor,
+        "steps": options.steps,
         **figures,
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
@@ -91,34 +93,40 @@ def main() -> None:
             print(f"{section:8}{name:24}{value:10.4g}  {'met' if is_met else 'NOT met'}: {target}")
 
 
-def measure(url: str, seconds: float, factor: float) -> Figures:
+def measure(url: str, seconds: float, factor: float, steps: Sequence[int]) -> Figures:
     """All loads in turn, against one server."""
     users = _slots(url)
-    closed_loop(url, users, seconds / 10)  # warm-up
-    capacities = [goodput(closed_loop(url, users, seconds / 4), seconds / 4)]
-    rate = capacities[0] / fmean(MIXED)
-    normal = open_loop(url, 0.9 * rate, seconds / 2)
+
+    def capacity() -> float:
+        return goodput(closed_loop(url, users, seconds / 4, steps), seconds / 4)
+
+    closed_loop(url, users, seconds / 10, steps)  # warm-up
+    capacities = [capacity()]
+    rate = capacities[0] / fmean(steps)
+    normal = open_loop(url, 0.9 * rate, seconds / 2, steps)
     loads: dict[str, Callable[[], Run]] = {
-        "open": lambda: open_loop(url, factor * rate, seconds),
-        "closed": lambda: closed_loop(url, round(factor * users), seconds),
+        "open": lambda: open_loop(url, factor * rate, seconds, steps),
+        "closed": lambda: closed_loop(url, round(factor * users), seconds, steps),
     }
     runs: dict[str, tuple[Run, list[float]]] = {}
     for name, load in loads.items():
         runs[name] = _with_probes(url, load)
-        capacities.append(goodput(closed_loop(url, users, seconds / 4), seconds / 4))
-    capacity = fmean(capacities)
-    p95 = percentile(_latencies(normal), 0.95)
+        capacities.append(capacity())
+    p95 = _percentile(_latencies(normal), 0.95)
     return {
         "users": users,
-        "capacity": round(capacity, 1),
+        "capacity": round(fmean(capacities), 1),
         "capacities": [round(one, 1) for one in capacities],
         "at_90_percent": {"p95": round(p95, 3)} | _counts(normal.outcomes),
-        **{name: overload(*run, seconds, capacity, p95) for name, run in runs.items()},
+        **{
+            name: overload(*run, seconds, capacity=fmean(capacities), p95=p95)
+            for name, run in runs.items()
+        },
     }
 
 
 def overload(
-    run: Run, probes: Sequence[float], seconds: float, capacity: float, p95: float
+    run: Run, probes: Sequence[float], seconds: float, *, capacity: float, p95: float
 ) -> Figures:
     """The figures of a load of ``seconds``; ``p95`` is the one at 90 % load."""
     refusals = [one.seconds for one in run.outcomes if one.status == REFUSED]
@@ -126,13 +134,13 @@ def overload(
     figures = {
         "goodput": goodput(run, seconds),
         "goodput_to_capacity": goodput(run, seconds) / capacity,
-        "p50": percentile(served, 0.5),
-        "p95": percentile(served, 0.95),
-        "p95_to_90_percent": percentile(served, 0.95) / p95,
-        "refusal_p50": percentile(refusals, 0.5) if refusals else 0.0,
-        "refusal_p99": percentile(refusals, 0.99) if refusals else 0.0,
-        "health_p50": percentile(probes, 0.5),
-        "health_p99": percentile(probes, 0.99),
+        "p50": _percentile(served, 0.5),
+        "p95": _percentile(served, 0.95),
+        "p95_to_90_percent": _percentile(served, 0.95) / p95,
+        "refusal_p50": _percentile(refusals, 0.5),
+        "refusal_p99": _percentile(refusals, 0.99),
+        "health_p50": _percentile(probes, 0.5),
+        "health_p99": _percentile(probes, 0.99),
     }
     return {name: round(value, 4) for name, value in figures.items()} | _counts(run.outcomes)
 
@@ -147,22 +155,22 @@ def goodput(run: Run, seconds: float) -> float:
     return sum(one.steps for one in done) / (seconds - begun)
 
 
-def open_loop(url: str, rate: float, seconds: float) -> Run:
+def open_loop(url: str, rate: float, seconds: float, steps: Sequence[int]) -> Run:
     """Poisson arrivals of ``rate`` requests a second, from another process."""
-    return _elsewhere(_open_loop, url, rate, seconds)
+    return _elsewhere(_open_loop, url, rate, seconds, steps)
 
 
-def closed_loop(url: str, users: int, seconds: float) -> Run:
+def closed_loop(url: str, users: int, seconds: float, steps: Sequence[int]) -> Run:
     """Users who send one request after another, from another process."""
-    return _elsewhere(_closed_loop, url, users, seconds)
+    return _elsewhere(_closed_loop, url, users, seconds, steps)
 
 
-def _open_loop(url: str, rate: float, seconds: float) -> Run:
-    return poisson(_address(url), bodies(MIXED), rate, seconds, seed=0)
+def _open_loop(url: str, rate: float, seconds: float, steps: Sequence[int]) -> Run:
+    return poisson(_address(url), bodies(steps), rate, seconds, seed=0)
 
 
-def _closed_loop(url: str, users: int, seconds: float) -> Run:
-    return patient_users(_address(url), bodies(MIXED), users, seconds)
+def _closed_loop(url: str, users: int, seconds: float, steps: Sequence[int]) -> Run:
+    return patient_users(_address(url), bodies(steps), users, seconds)
 
 
 def _elsewhere(load: Callable[..., Run], *arguments: Any) -> Run:
@@ -198,6 +206,10 @@ def _slots(url: str) -> int:
 
 def _latencies(run: Run, after: float = 0.0) -> list[float]:
     return [one.seconds for one in run.outcomes if one.error is None and one.ended >= after]
+
+
+def _percentile(values: Sequence[float], part: float) -> float:
+    return percentile(values, part) if values else 0.0
 
 
 def _counts(outcomes: Sequence[Outcome]) -> dict[str, int]:
