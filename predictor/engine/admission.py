@@ -11,14 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from predictor.engine.service_times import ServiceTimes
 from predictor.errors import OverloadedError
 from predictor.requests import GenerationRequest
-
-if TYPE_CHECKING:
-    from predictor.engine.inbox import Ticket
 
 Reason = Literal["queue_length", "queue_seconds", "timeout"]
 REASONS: tuple[Reason, ...] = ("queue_length", "queue_seconds", "timeout")
@@ -28,6 +25,20 @@ _DEFAULT_RETRY_SECONDS = 5.0
 # A forecast stays current for so short a time that few steps are done, unless a picture comes or
 # leaves.
 _FRESH_SECONDS = 0.05
+
+
+class Unfinished(Protocol):
+    """A picture that waits or is in flight; ``steps_left`` is None until the first step is done."""
+
+    request: GenerationRequest
+    steps_left: int | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the caller has a response or has left."""
+
+    def fail(self, error: Exception) -> None:
+        """Report the failure to the caller."""
 
 
 class Forecast(NamedTuple):
@@ -55,7 +66,7 @@ class Admission:
         self._max_queue_length = max_queue_length
         self._max_queue_seconds = max_queue_seconds
         self._times = times
-        self.tickets: dict[Ticket, None] = {}
+        self.tickets: dict[Unfinished, None] = {}
         self._reserved: dict[int, GenerationRequest] = {}
         self._current: tuple[float, Forecast] | None = None
         # Start at 0: Prometheus does not see an increase in a series that starts at 1.
@@ -111,7 +122,7 @@ class Admission:
             self._current = None
 
     @contextmanager
-    def entered(self, ticket: Ticket) -> Iterator[None]:
+    def entered(self, ticket: Unfinished) -> Iterator[None]:
         """Count the ticket as unfinished, in its reserved place if it has one.
 
         Raises:

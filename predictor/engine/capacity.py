@@ -66,7 +66,7 @@ class Capacity:
     @property
     def has_times(self) -> bool:
         """See ``Workload.has_times``."""
-        return self.lane_seconds > 0
+        return self.fixed_seconds + self.lane_seconds > 0
 
     @property
     def decode_seconds(self) -> float:
@@ -167,9 +167,9 @@ def line_through(alone: float, together: float, pairs: int) -> tuple[float, floa
     """The fixed seconds of a pass and those of each lane, from one pair and from ``pairs``."""
     if pairs == 1:
         return 0.0, alone / 2
-    # A batch of the best size is never cheaper than a fixed cost and nothing else.
-    lane_seconds = max((together - alone) / (2 * (pairs - 1)), together / (4 * pairs))
-    return max(0.0, together - 2 * pairs * lane_seconds), lane_seconds
+    # Noise can make a larger batch faster.
+    lane_seconds = max(0.0, (together - alone) / (2 * (pairs - 1)))
+    return together - 2 * pairs * lane_seconds, lane_seconds
 
 
 @torch.inference_mode()

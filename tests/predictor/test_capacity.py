@@ -65,6 +65,7 @@ def test_the_seconds_of_a_pass_grow_with_its_lanes() -> None:
     fixed, lane = line_through(alone=1.2, together=1.6, pairs=2)
     assert (fixed, lane) == (pytest.approx(0.8), pytest.approx(0.2))
     assert line_through(alone=1.0, together=1.0, pairs=1) == (0.0, 0.5)
+    assert line_through(alone=1.0, together=0.9, pairs=4) == (0.9, 0.0)
 
     capacity = Capacity(4, 64, steps_per_decode=1.0, fixed_seconds=fixed, lane_seconds=lane)
     assert capacity.step_seconds(2) == pytest.approx(1.2)
