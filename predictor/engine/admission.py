@@ -22,8 +22,7 @@ REASONS: tuple[Reason, ...] = ("queue_length", "queue_seconds", "timeout")
 
 # Before the first measurement.
 _DEFAULT_RETRY_SECONDS = 5.0
-# A forecast stays current for so short a time that few steps are done, unless a picture comes or
-# leaves.
+# Few steps are done within this time. A picture that arrives or leaves ends a forecast at once.
 _FRESH_SECONDS = 0.05
 
 
