@@ -38,8 +38,10 @@ def main() -> None:
     drains = parser.parse_args().drains
     publish(NAME, VOLUME)
     rng, found = random.Random(0), Counter[str]()
-    for _ in range(drains):
-        found += drain(rng.uniform(0, _MOST_SECONDS_BEFORE))
+    for number in range(1, drains + 1):
+        answers = drain(rng.uniform(0, _MOST_SECONDS_BEFORE))
+        print(f"drain {number}: {dict(answers)}", flush=True)
+        found += answers
     result: Figures = {
         "drains": drains,
         "clients": CLIENTS,

@@ -151,7 +151,9 @@ def overload(figures: Figures) -> str:
     """One measure per row, one kind of load per column."""
     found = figures["overload"]
     loads = {"open": "open loop", "closed": "closed loop"}
-    rows = [[f"at {found['factor']:g} times the capacity", *loads.values()]]
+    steps = ", ".join(map(str, found["steps"]))
+    head = f"{found['factor']:g} times the capacity for {found['seconds']:g} s, {steps} steps"
+    rows = [[head, *loads.values()]]
     for words, measure in OVERLOAD:
         rows.append([words, *(_short(found[load][measure]) for load in loads)])
     return markdown_table(rows)

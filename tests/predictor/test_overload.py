@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,23 +103,23 @@ def test_an_invalid_timeout_is_an_error(busy: Server, body: dict[str, Any]) -> N
 
 
 def test_a_full_queue_is_refused_before_the_body_arrives(busy: Server) -> None:
-    head = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
     body = json.dumps(SHORT).encode()
-    url = httpx.URL(busy.url)
-    with (
-        in_progress(busy, 1),
-        socket.create_connection(("127.0.0.1", url.port or 0), timeout=60) as connection,
-    ):
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
-        answer = connection.recv(65536)
+    connection = http.client.HTTPConnection("127.0.0.1", httpx.URL(busy.url).port, timeout=60)
+    with in_progress(busy, 1), contextlib.closing(connection):
+        connection.putrequest("POST", PREDICT)
+        connection.putheader("content-type", "application/json")
+        connection.putheader("content-length", str(len(body)))
+        connection.endheaders()
+        refused = connection.getresponse()
+        reason = json.loads(refused.read())["error"]
         # The connection stays usable once the rest of the body has arrived.
-        connection.sendall(body)
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        alive = connection.recv(65536)
+        connection.send(body)
+        connection.request("GET", "/")
+        alive = connection.getresponse()
 
-    assert b"429 Too Many Requests" in answer
-    assert b"2 pictures are waiting already" in answer
-    assert b"200 OK" in alive
+    assert refused.status == 429
+    assert "2 pictures are waiting already" in reason
+    assert alive.status == 200
 
 
 def test_a_full_queue_is_503_while_the_server_drains(busy: Server) -> None:
