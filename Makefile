@@ -46,6 +46,8 @@ format: $(INSTALLED) ## Format the code and apply the linter's fixes
 bench: $(INSTALLED) ## Run the benchmarks (an hour on two cores) and update bench/results/ and the documents
 	$(BIN)/python -m bench.serving
 	$(BIN)/python -m bench.concurrency
+	$(BIN)/python -m bench.overload
+	$(BIN)/python -m bench.drains
 	$(BIN)/python -m bench.gpu
 	$(BIN)/python -m bench.memory
 	$(BIN)/python bench/download.py

@@ -107,6 +107,7 @@ def main() -> None:
     flags = [
         *(f"--model_name={NAME}", f"--http_port={port}", f"--model_dir={model_dir}"),
         *("--host=127.0.0.1", f"--max_queue_length={MAX_QUEUE_LENGTH}", "--max_pixels=4194304"),
+        "--max_queue_seconds=3600",
     ]
     sys.exit(serve(flags, None if engine == "steps" else _opener(int(size), float(window))))
 

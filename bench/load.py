@@ -19,11 +19,19 @@ from demo.shapes import all_scenes
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request: its latency and its time to the first step, in seconds, and any error."""
+    """One request: its latency and its time to the first step, in seconds, and any error.
+
+    ``status`` is 0 without an answer. ``ended`` is in seconds after the start of the load.
+    ``retry_after`` is the answer's header, and ``steps`` the denoising steps of the picture.
+    """
 
     seconds: float
     first_step_seconds: float
     error: str | None
+    status: int = 200
+    ended: float = 0.0
+    retry_after: float = 0.0
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,28 @@ def closed_loop(address: str, requests: Iterator[Body], users: int, rounds: int)
     async def load(ask: Ask) -> list[Outcome]:
         async def user() -> list[Outcome]:
             return [await ask(next(requests)) for _ in range(rounds)]
+
+        outcomes = await asyncio.gather(*(user() for _ in range(users)))
+        return list(itertools.chain.from_iterable(outcomes))
+
+    return _run(address, load)
+
+
+def patient_users(address: str, requests: Iterator[Body], users: int, seconds: float) -> Run:
+    """Each user sends one request after another; a refused user waits for ``retry-after``."""
+
+    async def load(ask: Ask) -> list[Outcome]:
+        deadline = time.perf_counter() + seconds
+        rng = random.Random(0)
+
+        async def user() -> list[Outcome]:
+            outcomes = []
+            await asyncio.sleep(rng.uniform(0, 1))  # independent users do not start together
+            while time.perf_counter() < deadline:
+                outcomes.append(await ask(next(requests)))
+                pause = min(outcomes[-1].retry_after, deadline - time.perf_counter())
+                await asyncio.sleep(max(0.0, pause))
+            return outcomes
 
         outcomes = await asyncio.gather(*(user() for _ in range(users)))
         return list(itertools.chain.from_iterable(outcomes))
@@ -105,20 +135,26 @@ def _run(address: str, load: Callable[[Ask], Coroutine[Any, Any, list[Outcome]]]
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=None, limits=limits) as client:
             begun = time.perf_counter()
-            outcomes = await load(lambda body: _ask(client, address, body))
+            outcomes = await load(lambda body: _ask(client, address, body, begun))
             return Run(outcomes, time.perf_counter() - begun)
 
     return asyncio.run(main())
 
 
-async def _ask(client: httpx.AsyncClient, address: str, body: Body) -> Outcome:
+async def _ask(client: httpx.AsyncClient, address: str, body: Body, load_begun: float) -> Outcome:
     begun = time.perf_counter()
     try:
         answer = await client.post(address, json=body)
     except httpx.HTTPError as error:
-        return Outcome(time.perf_counter() - begun, 0.0, repr(error))
-    seconds = time.perf_counter() - begun
-    if answer.status_code != 200:
-        return Outcome(seconds, 0.0, f"{answer.status_code} {answer.text[:100]}")
+        ended = time.perf_counter()
+        return Outcome(ended - begun, 0.0, repr(error), 0, ended - load_begun)
+    ended = time.perf_counter()
+    seconds, status = ended - begun, answer.status_code
+    if status != 200:
+        retry_after = float(answer.headers.get("retry-after", 0))
+        error = f"{status} {answer.text[:100]}"
+        return Outcome(seconds, 0.0, error, status, ended - load_begun, retry_after)
     Image.open(io.BytesIO(answer.content)).verify()
-    return Outcome(seconds, float(answer.headers["x-first-step-seconds"]), None)
+    first_step_seconds = float(answer.headers["x-first-step-seconds"])
+    steps = body["parameters"]["num_inference_steps"]
+    return Outcome(seconds, first_step_seconds, None, status, ended - load_begun, 0.0, steps)

@@ -88,6 +88,21 @@ SECTIONS = {
     "memory": "20 users, 2 to 6 steps",
 }
 
+# The rows of the table of overload: the measure in words and its name.
+OVERLOAD = (
+    ("served, steps/s", "goodput"),
+    ("served, of the capacity", "goodput_to_capacity"),
+    ("p95 of the served, s", "p95"),
+    ("p95, of the one at 90 % load", "p95_to_90_percent"),
+    ("refused after, p50, s", "refusal_p50"),
+    ("refused after, p99, s", "refusal_p99"),
+    ("health probe, p99, s", "health_p99"),
+    ("requests", "requests"),
+    ("refused", "refused"),
+    ("other errors", "errors"),
+    ("connections reset", "resets"),
+)
+
 Figures = Mapping[str, Any]
 
 
@@ -132,6 +147,18 @@ def everything(figures: Figures) -> str:
     return markdown_table(rows)
 
 
+def overload(figures: Figures) -> str:
+    """One measure per row, one kind of load per column."""
+    found = figures["overload"]
+    loads = {"open": "open loop", "closed": "closed loop"}
+    steps = ", ".join(map(str, found["steps"]))
+    head = f"{found['factor']:g} times the capacity for {found['seconds']:g} s, {steps} steps"
+    rows = [[head, *loads.values()]]
+    for words, measure in OVERLOAD:
+        rows.append([words, *(_short(found[load][measure]) for load in loads)])
+    return markdown_table(rows)
+
+
 def _contestants(words: str, figures: Figures) -> Iterator[tuple[str, str, Figures]]:
     for name, row in figures.get("contestants", {}).items():
         yield words, name, row
@@ -147,7 +174,7 @@ def _short(value: float) -> str:
 
 TABLES: Mapping[str, Mapping[str, Callable[[Figures], str]]] = {
     "README.md": {"figures": claims},
-    "docs/performance.md": {"summary": summary, "figures": everything},
+    "docs/performance.md": {"summary": summary, "figures": everything, "overload": overload},
 }
 
 
@@ -161,6 +188,7 @@ def documented(document: str, name: str, figures: Figures) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
+    figures["overload"] = json.loads((RESULTS / "overload.json").read_text("utf-8"))
     documents = {ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES}
     return write(documents, "the speed tables", arguments)
 

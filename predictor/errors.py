@@ -9,7 +9,7 @@ PredictorError
 ├── RateLimitedError      the key or the address has used its limit for now
 ├── LimitsUnavailableError the limits cannot be checked, and fail closed
 ├── OverloadedError       the queue is full; retry later
-├── DeadlineExceededError the pictures took longer than ``request_timeout_seconds``
+├── DeadlineExceededError the pictures took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory and could not be loaded in time
 ├── ShuttingDownError     the process ends before the request is done; a retry reaches another pod
@@ -72,11 +72,15 @@ class LimitsUnavailableError(PredictorError):
 
 
 class OverloadedError(PredictorError):
-    """More pictures are waiting than ``max_queue_length``."""
+    """The queue has no place for the call; ``retry_after_seconds`` is when it may have one."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class DeadlineExceededError(PredictorError):
-    """The pictures were not done within ``request_timeout_seconds``."""
+    """The pictures were not done within ``timeout`` or ``request_timeout_seconds``."""
 
 
 class GenerationFailedError(PredictorError):
@@ -93,6 +97,10 @@ class ModelTooLargeError(ModelLoadError):
 
 class ShuttingDownError(PredictorError):
     """The process ends before the request is done."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ModelUnavailableError(PredictorError):

@@ -102,6 +102,16 @@ class EngineCollector(Collector):
             "Results of the safety layers; pass: found nothing; error: could not judge.",
             labels=["model_name", "layer", "action"],
         )
+        queue_seconds = GaugeMetricFamily(
+            "diffusion_queue_seconds",
+            "The estimated wait of a picture that arrives now, in seconds.",
+            labels=["model_name"],
+        )
+        refused = CounterMetricFamily(
+            "diffusion_refused",
+            "Calls refused because of load, by the bound that they exceed.",
+            labels=["model_name", "reason"],
+        )
         for name, engine in list(self._engines.items()):
             state = engine.state
             pictures.add_metric([name, "waiting"], state.waiting)
@@ -110,7 +120,10 @@ class EngineCollector(Collector):
             out_of_memory.add_metric([name], state.out_of_memory)
             for (layer, action), count in state.safety.items():
                 safety.add_metric([name, layer, action], count)
-        return pictures, lanes, out_of_memory, safety
+            queue_seconds.add_metric([name], state.queue_seconds)
+            for reason, count in state.refused.items():
+                refused.add_metric([name, reason], count)
+        return pictures, lanes, out_of_memory, safety, queue_seconds, refused
 
 
 ENGINES = EngineCollector()

@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 SafetyAction = Literal["flag", "blur", "block"]
 # ``auto`` is ``block`` if the layer has something to judge by, else ``off``.
 SafetyPolicy = Literal["auto", "off", SafetyAction]
+# The read timeout of nginx, and the idle timeout of many load balancers.
+_USUAL_QUEUE_SECONDS = 60.0
 
 
 class Settings(BaseSettings):
@@ -111,7 +113,14 @@ class Settings(BaseSettings):
         default=64,
         ge=1,
         description="The most pictures that wait for the engine. Further requests get 429 at once "
-        "instead of a timeout later.",
+        "instead of a timeout later. An idle server accepts any single request.",
+    )
+    max_queue_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="The longest estimated wait of a picture in the queue. Further requests get "
+        "429. 0 means `request_timeout_seconds`, or 60 if that is 0: most proxies and clients stop "
+        "waiting after a minute.",
     )
     max_lanes: int = Field(
         default=64,
@@ -271,6 +280,11 @@ class Settings(BaseSettings):
     def _keep_the_link(cls, folder: Path) -> Path:
         """Make it absolute, but keep the link: each load resolves the link to a revision once."""
         return folder.absolute()
+
+    @property
+    def queue_seconds(self) -> float:
+        """The effective ``max_queue_seconds``."""
+        return self.max_queue_seconds or self.request_timeout_seconds or _USUAL_QUEUE_SECONDS
 
     @property
     def preload_names(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from math import ceil
 
@@ -53,12 +54,17 @@ STATUS: dict[type[Exception], HTTPStatus] = {
 
 _RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _RETRY_AFTER_SECONDS = 5
+_MAX_RETRY_AFTER_SECONDS = 300
 
 
-def register_error_responses(app: FastAPI) -> None:
+def register_error_responses(app: FastAPI, is_draining: Callable[[], bool] = lambda: False) -> None:
     """Answer errors according to the table; any other error without its text."""
+
+    async def respond(_: Request, error: Exception) -> JSONResponse:
+        return response_to(error, is_draining=is_draining())
+
     for error_type in STATUS:
-        app.add_exception_handler(error_type, _respond)
+        app.add_exception_handler(error_type, respond)
     app.add_exception_handler(Exception, _respond_unexpected)
 
 
@@ -67,18 +73,21 @@ def status_of(error: Exception) -> HTTPStatus:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def response_to(error: Exception) -> JSONResponse:
-    """The response to an error in the table."""
+def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
+    """The response to an error in the table.
+
+    A server that drains has no place for a call that is refused now: another pod may have one.
+    """
+    if is_draining and isinstance(error, OverloadedError):
+        reason = f"the server shuts down, and its queue is full: {error}"
+        error = ShuttingDownError(reason, error.retry_after_seconds)
     status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
+    seconds = max(1, min(seconds, _MAX_RETRY_AFTER_SECONDS))
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
-
-
-async def _respond(_: Request, error: Exception) -> JSONResponse:
-    return response_to(error)
 
 
 async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:

@@ -23,6 +23,12 @@ _SERVER_ERROR = 500
 _PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
 
+def predicted_model(scope: Scope) -> str | None:
+    """The name in the path of a predict call; None for other requests."""
+    found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
+    return found and found[1]
+
+
 class BodyLimitMiddleware:
     """Reject a body of more than ``max_bytes`` while it arrives, without keeping it."""
 
@@ -135,10 +141,9 @@ class MetricsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the status once the response is sent, or 499 if the caller disconnects before."""
-        found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
-        if found is None:
+        name, started = predicted_model(scope), time.perf_counter()
+        if name is None:
             return await self._app(scope, receive, send)
-        name, started = found[1], time.perf_counter()
         code = status = CALLER_LEFT
 
         async def noting_send(message: Message) -> None:

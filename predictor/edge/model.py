@@ -13,7 +13,7 @@ from kserve.errors import ModelNotReady
 from predictor.access.spending import charge_pictures
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
-from predictor.engine import Engine
+from predictor.engine import Admission, Engine
 from predictor.errors import DeadlineExceededError
 from predictor.loading.loader import Loaded
 from predictor.protocol import Call, EncodedResponse, Picture, decode_call, encode, parse
@@ -68,7 +68,8 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         """
         async with self._residency.use(self.name) as loaded:
             limits = Limits(self._settings, loaded.profile)
-            call = await _decoded(payload, (headers or {}).get("accept"), limits)
+            accept = (headers or {}).get("accept")
+            call = await _decoded(payload, accept, limits, loaded.engine.admission)
             await _charge(call)
             progress = Progress([picture.request for picture in call.pictures], call.as_events)
             answer = self._answer(loaded, call, progress)
@@ -81,9 +82,11 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
     async def _answer(self, loaded: Loaded, call: Call, progress: Progress) -> EncodedResponse:
         # A stream continues after ``predict`` returns.
-        with self._residency.keep(self.name):
+        requests = [picture.request for picture in call.pictures]
+        places = loaded.engine.admission.reserve(requests, call.timeout)
+        with self._residency.keep(self.name), places:
             # The engine that `loading/loader.py` builds, which also applies the safety layers.
-            results = await self._generate_in_time(loaded.engine, call.pictures, progress)
+            results = await self._generate_in_time(loaded.engine, call, progress)
             return await asyncio.to_thread(
                 encode,
                 call,
@@ -94,21 +97,26 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             )
 
     async def _generate_in_time(
-        self, engine: Engine, pictures: Sequence[Picture], progress: Progress
+        self, engine: Engine, call: Call, progress: Progress
     ) -> list[GenerationResult]:
-        seconds = self._settings.request_timeout_seconds
+        timeouts = (call.timeout, self._settings.request_timeout_seconds)
+        seconds = min((one for one in timeouts if one), default=None)
         try:
-            async with asyncio.timeout(seconds or None):
-                return await _submit_all(engine, pictures, progress)
+            async with asyncio.timeout(seconds):
+                return await _submit_all(engine, call.pictures, progress)
         except TimeoutError:
             raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
 
 
-async def _decoded(payload: Any, accept: str | None, limits: Limits) -> Call:
-    """Decode a body; pictures are decoded in another thread, so that probes get a response."""
+async def _decoded(payload: Any, accept: str | None, limits: Limits, admission: Admission) -> Call:
+    """Decode a body; pictures are decoded in another thread, so that probes get a response.
+
+    A call that has no place now is refused before its pictures are decoded.
+    """
     body = parse(payload, accept, limits)
     if not body.has_images:
         return decode_call(body, limits)
+    admission.check(body.picture_count)
     return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_call, body, limits)
 
 

@@ -30,6 +30,7 @@ from predictor.edge.middleware import (
     MetricsMiddleware,
     StreamTypeMiddleware,
 )
+from predictor.edge.overload import OverloadMiddleware
 from predictor.edge.repository import (
     AwaitedModels,
     RepositoryExtension,
@@ -37,13 +38,14 @@ from predictor.edge.repository import (
     open_repository,
 )
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
+from predictor.engine import Admission
 from predictor.errors import ModelLoadError
 from predictor.protocol.accept import JSON
 from predictor.protocol.json_body import read_json
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
-    from predictor.loading.loader import OpenEngine
+    from predictor.loading.loader import Loaded, OpenEngine
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +138,9 @@ class DiffusionServer(HookedModelServer):
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         describe_predict(app)
+        app.add_middleware(
+            OverloadMiddleware, admission_of=self._admission_of, is_draining=self._is_draining
+        )
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
@@ -164,7 +169,7 @@ class DiffusionServer(HookedModelServer):
         self.configure_http(
             host=self._settings.host,
             app=MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
-            add_exception_handlers=register_error_responses,
+            add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
         )
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
@@ -177,6 +182,15 @@ class DiffusionServer(HookedModelServer):
 
     def _is_served(self, name: str) -> bool:
         return name in self.registered_models.models
+
+    def _is_draining(self) -> bool:
+        return self._drain.is_draining
+
+    def _admission_of(self, name: str) -> Admission | None:
+        if not self._is_served(name):
+            return None
+        loaded: Loaded | None = self.registered_models.residency[name].loaded
+        return loaded.engine.admission if loaded else None
 
     async def _preload(self) -> None:
         try:

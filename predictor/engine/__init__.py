@@ -3,6 +3,7 @@
 Import the two engines from their own modules: they load torch, which takes seconds.
 """
 
+from predictor.engine.admission import Admission
 from predictor.engine.interfaces import Engine, EngineState, Pipeline, StepListener
 
-__all__ = ["Engine", "EngineState", "Pipeline", "StepListener"]
+__all__ = ["Admission", "Engine", "EngineState", "Pipeline", "StepListener"]

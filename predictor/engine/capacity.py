@@ -6,9 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from predictor.engine.inbox import lanes_of
 from predictor.engine.interfaces import Denoiser, Lane, Pipeline
 from predictor.engine.job import Job
 from predictor.requests import GenerationRequest
@@ -22,6 +24,8 @@ _LEAST_GAIN = 0.1
 _MIN_JOBS_IN_FLIGHT = 8
 # Decoding takes more memory than a step and gains little from batching.
 _MAX_DECODE_BATCH = 4
+# The VAEs of Stable Diffusion and SDXL reduce each side to an eighth.
+_PIXELS_PER_LATENT = 64
 
 
 @dataclass
@@ -29,14 +33,19 @@ class Capacity:
     """The bounds of one turn.
 
     ``lanes`` fit into one forward pass at ``latent_pixels``, the model's default shape.
-    ``steps_per_decode`` is the time to decode a picture, in steps of one guided picture.
+    ``steps_per_decode`` is the time to decode a picture, in steps of one guided picture. A pass
+    takes ``fixed_seconds`` and ``lane_seconds`` for each lane; both are 0 if they are unknown.
     ``out_of_memory`` counts the batches that did not fit.
     """
+
+    joins_midway: ClassVar[bool] = True
 
     lanes: int
     latent_pixels: int
     steps_per_decode: float
     out_of_memory: int = 0
+    fixed_seconds: float = 0.0
+    lane_seconds: float = 0.0
 
     def __str__(self) -> str:
         return (
@@ -48,6 +57,33 @@ class Capacity:
     def jobs_in_flight(self) -> int:
         """The largest number of guided pictures that share the denoiser."""
         return max(self.lanes // 2, _MIN_JOBS_IN_FLIGHT)
+
+    @property
+    def slots(self) -> int:
+        """See ``Workload.slots``."""
+        return self.jobs_in_flight
+
+    @property
+    def has_times(self) -> bool:
+        """See ``Workload.has_times``."""
+        return self.fixed_seconds + self.lane_seconds > 0
+
+    @property
+    def decode_seconds(self) -> float:
+        """See ``Workload.decode_seconds``."""
+        return self.steps_per_decode * self.step_seconds(self.lanes) / max(1.0, self.lanes / 2)
+
+    def size(self, request: GenerationRequest) -> float:
+        """See ``Workload.size``."""
+        pixels = request.width * request.height / _PIXELS_PER_LATENT
+        return lanes_of(request) * max(1.0, pixels / self.latent_pixels)
+
+    def step_seconds(self, size: float) -> float:
+        """See ``Workload.step_seconds``; more lanes than fit take several passes."""
+        if not self.has_times:
+            return size
+        passes = max(1.0, size / self.lanes)
+        return passes * (self.fixed_seconds + self.lane_seconds * min(size, self.lanes))
 
     def fitting(self, jobs: Iterable[Job]) -> list[Job]:
         """The first jobs that fit into one forward pass, at least one; all have the same shape."""
@@ -76,6 +112,7 @@ class Capacity:
         """Adopt a later measurement if it is larger, unless memory has run out since."""
         if not self.out_of_memory and measured.lanes > self.lanes:
             self.lanes, self.steps_per_decode = measured.lanes, measured.steps_per_decode
+            self.fixed_seconds, self.lane_seconds = measured.fixed_seconds, measured.lane_seconds
             logger.info(
                 "the second measurement found more capacity: %d lanes from now on", self.lanes
             )
@@ -106,18 +143,33 @@ def measure_capacity(
     lanes = _guided_lanes(denoiser, request)
     latents = lanes[0].denoising.latents
 
+    taken: dict[int, float] = {}
+
     def seconds_of(pairs: int) -> float:
-        return _seconds(lambda: denoiser.predict(lanes * pairs), before_run)
+        taken[pairs] = _seconds(lambda: denoiser.predict(lanes * pairs), before_run)
+        return taken[pairs]
 
     pairs, seconds = find_best_batch(seconds_of, max_lanes // 2)
     decode_seconds = _seconds(lambda: denoiser.decode(latents), before_run)
+    fixed_seconds, lane_seconds = line_through(taken[1], seconds, pairs)
     capacity = Capacity(
         lanes=2 * pairs,
         latent_pixels=latents.shape[-1] * latents.shape[-2],
         steps_per_decode=decode_seconds / (seconds / pairs),
+        fixed_seconds=fixed_seconds,
+        lane_seconds=lane_seconds,
     )
     logger.info("measured %s, %.1f guided steps a second", capacity, pairs / seconds)
     return capacity
+
+
+def line_through(alone: float, together: float, pairs: int) -> tuple[float, float]:
+    """The fixed seconds of a pass and those of each lane, from one pair and from ``pairs``."""
+    if pairs == 1:
+        return 0.0, alone / 2
+    # Noise can make a larger batch faster.
+    lane_seconds = max(0.0, (together - alone) / (2 * (pairs - 1)))
+    return together - 2 * pairs * lane_seconds, lane_seconds
 
 
 @torch.inference_mode()

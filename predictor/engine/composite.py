@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from predictor.engine.admission import Admission
 from predictor.engine.interfaces import Engine, EngineState, StepListener
 from predictor.requests import GenerationRequest, GenerationResult
 
@@ -25,6 +26,11 @@ class CompositeEngine:
     def state(self) -> EngineState:
         """See ``Engine.state``."""
         return self._engine.state
+
+    @property
+    def admission(self) -> Admission:
+        """See ``Engine.admission``."""
+        return self._engine.admission
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None

@@ -13,20 +13,25 @@ from dataclasses import replace
 
 import torch
 
+from predictor.engine.admission import Admission
 from predictor.engine.interfaces import GenerationCancelledError, StepListener
-from predictor.errors import GenerationFailedError, OverloadedError
+from predictor.errors import GenerationFailedError
 from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
 
 
 class Ticket:
-    """One request in the queue; the caller cancels it by cancelling the future."""
+    """One request in the queue; the caller cancels it by cancelling the future.
+
+    ``steps_left`` is None until the first step is done.
+    """
 
     def __init__(self, request: GenerationRequest, on_step: StepListener | None) -> None:
         self.request = request
         self.arrived = time.perf_counter()
         self.future: Future[GenerationResult] = Future()
+        self.steps_left: int | None = None
         self._on_step = on_step
         self._first_step_seconds = 0.0
         self._answering = threading.Lock()
@@ -34,7 +39,7 @@ class Ticket:
     @property
     def lanes(self) -> int:
         """Two with guidance, which adds a lane for the negative prompt; else one."""
-        return 2 if self.request.guidance_scale > 1 else 1
+        return lanes_of(self.request)
 
     @property
     def input_images(self) -> int:
@@ -48,6 +53,7 @@ class Ticket:
 
     def report_step(self, step: int, steps: int) -> None:
         """Report to the caller that ``step`` of ``steps`` are done."""
+        self.steps_left = steps - step
         if not self._first_step_seconds:
             self._first_step_seconds = time.perf_counter() - self.arrived
         if self._on_step is not None:
@@ -72,6 +78,11 @@ class Ticket:
                 self.future.set_exception(error)
 
 
+def lanes_of(request: GenerationRequest) -> int:
+    """The number of lanes of a picture; see ``Ticket.lanes``."""
+    return 2 if request.guidance_scale > 1 else 1
+
+
 def _public_error(error: Exception) -> GenerationFailedError:
     if isinstance(error, GenerationFailedError):
         return error
@@ -89,42 +100,29 @@ def _public_error(error: Exception) -> GenerationFailedError:
 class Inbox:
     """A first-in, first-out queue with one consumer thread."""
 
-    def __init__(self, max_queue_length: int) -> None:
-        self._max_queue_length = max_queue_length
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
         self._tickets: deque[Ticket] = deque()
-        self._unfinished: set[Ticket] = set()
         self._changed = threading.Condition()
         self.is_closed = False
 
     @property
     def unfinished(self) -> int:
         """The number of pictures that wait or are in flight."""
-        return len(self._unfinished)
+        return len(self.admission.tickets)
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None, in_flight: int
+        self, request: GenerationRequest, on_step: StepListener | None
     ) -> GenerationResult:
         """Wait for the picture, on the event loop.
 
-        The engine runs up to ``in_flight`` pictures in addition to the queue.
-
         Raises:
-            OverloadedError: too many pictures are unfinished.
+            OverloadedError: the admission has no place for it.
         """
-        # Count all unfinished tickets: when the thread takes them from the queue is a race.
-        if self.unfinished >= self._max_queue_length + in_flight:
-            raise OverloadedError(
-                f"{self._max_queue_length} pictures are waiting already; try again later"
-            )
         ticket = Ticket(request, on_step)
-        with self._changed:
-            self._unfinished.add(ticket)
-        try:
+        with self.admission.entered(ticket):
             self.put(ticket)
             return await asyncio.wrap_future(ticket.future)
-        finally:
-            with self._changed:
-                self._unfinished.remove(ticket)
 
     def put(self, ticket: Ticket) -> None:
         """Queue a ticket; if the inbox is closed, fail it at once."""
@@ -172,7 +170,7 @@ class Inbox:
     def fail_all(self, error: Exception) -> None:
         """Fail every unfinished ticket, taken or not, after an internal error in the engine."""
         with self._changed:
-            unfinished = list(self._unfinished)
+            unfinished = list(self.admission.tickets)
             self._tickets.clear()
         for ticket in unfinished:
             ticket.fail(error)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
+from predictor.engine.admission import Admission
 from predictor.requests import GenerationRequest, GenerationResult, ModelProfile
 
 # Called on the engine's thread with the number of steps done and their total.
@@ -32,6 +33,8 @@ class EngineState(NamedTuple):
     ``waiting`` and ``in_flight`` count pictures. ``lanes`` is the largest number of samples in one
     forward pass. ``out_of_memory`` counts the batches that did not fit and were halved. ``safety``
     counts the outcomes of the safety layers, by layer and ``pass``, ``error`` or its action.
+    ``queue_seconds`` is the estimated wait of a picture that arrives now. ``refused`` counts the
+    refused calls by reason.
     """
 
     waiting: int
@@ -39,6 +42,8 @@ class EngineState(NamedTuple):
     lanes: int
     out_of_memory: int
     safety: Mapping[tuple[str, str], int] = MappingProxyType({})
+    queue_seconds: float = 0.0
+    refused: Mapping[str, int] = MappingProxyType({})
 
 
 class Lane(NamedTuple):
@@ -60,13 +65,17 @@ class Engine(Protocol):
     def state(self) -> EngineState:
         """The current load."""
 
+    @property
+    def admission(self) -> Admission:
+        """Decides which calls have a place; reserve the places of a call before ``submit``."""
+
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Generate one picture; cancellation removes it from the queue or stops it after a step.
 
         Raises:
-            OverloadedError: too many pictures are waiting.
+            OverloadedError: the request has no reserved place, and there is none left.
             GenerationFailedError: this picture failed; others are not affected.
         """
 

@@ -7,6 +7,7 @@ prompt may differ between requests. One thread runs turns: drop, admit, choose, 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Hashable
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from predictor.engine.admission import Admission
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
@@ -27,6 +29,7 @@ from predictor.engine.interfaces import (
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
 from predictor.engine.second_measurement import SecondMeasurement
+from predictor.engine.service_times import ServiceTimes
 from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
@@ -44,11 +47,13 @@ class StepEngine:
         capacity: Capacity,
         max_queue_length: int,
         second_measurement: SecondMeasurement[Capacity] | None = None,
+        max_queue_seconds: float = math.inf,
     ) -> None:
         self._denoiser = denoiser
         self._capacity = capacity
         self._second_measurement = second_measurement
-        self._inbox = Inbox(max_queue_length)
+        self._times = ServiceTimes(capacity)
+        self._inbox = Inbox(Admission(max_queue_length, max_queue_seconds, self._times))
         with torch.inference_mode():
             self._embeddings = EmbeddingCache(denoiser.encode)
         self._in_flight: list[Job] = []
@@ -67,13 +72,25 @@ class StepEngine:
         """See ``Engine.state``."""
         in_flight = len(self._in_flight) + len(self._denoised)
         waiting = max(0, self._inbox.unfinished - in_flight)
-        return EngineState(waiting, in_flight, self._capacity.lanes, self._capacity.out_of_memory)
+        return EngineState(
+            waiting,
+            in_flight,
+            self._capacity.lanes,
+            self._capacity.out_of_memory,
+            queue_seconds=self.admission.queue_seconds,
+            refused=self.admission.refused,
+        )
+
+    @property
+    def admission(self) -> Admission:
+        """See ``Engine.admission``."""
+        return self._inbox.admission
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
-        return await self._inbox.submit(request, on_step, self._capacity.jobs_in_flight)
+        return await self._inbox.submit(request, on_step)
 
     def close(self) -> None:
         """Fail all unfinished requests; those in flight stop after the current step."""
@@ -98,6 +115,7 @@ class StepEngine:
     def _take_turn(self) -> None:
         if not self._in_flight and not self._denoised:
             self._wait()
+        started = time.perf_counter()
         self._turn += 1
         self._drop()
         self._admit()
@@ -105,7 +123,9 @@ class StepEngine:
         if batch:
             run_isolated(self._step, batch, self._capacity.shrink)
         self._retire()
-        self._decode(len(batch))
+        decoded = self._decode(len(batch))
+        requests = [job.ticket.request for job in batch]
+        self._times.observe(requests, time.perf_counter() - started, decoded=decoded)
 
     def _wait(self) -> None:
         if self._second_measurement is None:
@@ -154,6 +174,8 @@ class StepEngine:
             )
             for ticket, denoising, own in zip(tickets, begun, prompts, strict=True)
         ]
+        for ticket, denoising in zip(tickets, begun, strict=True):
+            self._times.observe_total(ticket.request, denoising.total_steps)
 
     def _choose(self) -> list[Job]:
         """The job that has waited longest, and as many others of its kind as fit.
@@ -179,14 +201,15 @@ class StepEngine:
         self._denoised += [job for job in self._in_flight if job.denoising.is_done]
         self._in_flight = [job for job in self._in_flight if not job.denoising.is_done]
 
-    def _decode(self, stepped: int) -> None:
-        """Decode a few pictures, in at most the time of one step."""
+    def _decode(self, stepped: int) -> int:
+        """Decode a few pictures, in at most the time of one step; return how many."""
         shape = next((job.shape for job in self._denoised), None)
         ready = [job for job in self._denoised if job.shape == shape]
         ready = ready[: self._capacity.decodes(stepped)]
         self._denoised = [job for job in self._denoised if job not in ready]
         if ready:
             run_isolated(self._decode_together, ready)
+        return len(ready)
 
     def _decode_together(self, jobs: list[Job]) -> None:
         images = self._denoiser.decode(torch.cat([job.denoising.latents for job in jobs]))

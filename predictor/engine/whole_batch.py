@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+from predictor.engine.admission import Admission
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.interfaces import (
     EngineState,
@@ -16,9 +19,31 @@ from predictor.engine.interfaces import (
 )
 from predictor.engine.isolation import run_isolated
 from predictor.engine.second_measurement import SecondMeasurement
+from predictor.engine.service_times import ServiceTimes
 from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class WholeCalls:
+    """The ``Workload`` of whole calls of up to ``slots`` pictures each.
+
+    The time of a step is only known once calls have run.
+    """
+
+    slots: int
+    joins_midway: ClassVar[bool] = False
+    has_times: ClassVar[bool] = False
+    decode_seconds: ClassVar[float] = 0.0
+
+    def size(self, request: GenerationRequest) -> float:
+        """See ``Workload.size``: pictures of other shapes have a ratio of their own."""
+        return 1.0
+
+    def step_seconds(self, size: float) -> float:
+        """See ``Workload.step_seconds``."""
+        return size
 
 
 class WholeBatchEngine:
@@ -34,13 +59,15 @@ class WholeBatchEngine:
         max_batch: int,
         max_queue_length: int,
         second_measurement: SecondMeasurement[int] | None = None,
+        max_queue_seconds: float = math.inf,
     ) -> None:
         self._pipeline = pipeline
         self._second_measurement = second_measurement
-        self._max_batch = max_batch
+        self._calls = WholeCalls(max_batch)
         self._in_flight = 0
         self._out_of_memory = 0
-        self._inbox = Inbox(max_queue_length)
+        self._times = ServiceTimes(self._calls)
+        self._inbox = Inbox(Admission(max_queue_length, max_queue_seconds, self._times))
         self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
         self._worker.start()
 
@@ -48,13 +75,25 @@ class WholeBatchEngine:
     def state(self) -> EngineState:
         """See ``Engine.state``."""
         waiting = max(0, self._inbox.unfinished - self._in_flight)
-        return EngineState(waiting, self._in_flight, self._max_batch, self._out_of_memory)
+        return EngineState(
+            waiting,
+            self._in_flight,
+            self._calls.slots,
+            self._out_of_memory,
+            queue_seconds=self.admission.queue_seconds,
+            refused=self.admission.refused,
+        )
+
+    @property
+    def admission(self) -> Admission:
+        """See ``Engine.admission``."""
+        return self._inbox.admission
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
-        return await self._inbox.submit(request, on_step, self._max_batch)
+        return await self._inbox.submit(request, on_step)
 
     def close(self) -> None:
         """Fail all unfinished requests; those in flight stop after the current step."""
@@ -89,36 +128,44 @@ class WholeBatchEngine:
     def _improve(self, measured: int) -> None:
         """Adopt a later measurement if it is larger, unless memory has run out since."""
         if not self._out_of_memory:
-            self._max_batch = max(self._max_batch, measured)
+            self._calls.slots = max(self._calls.slots, measured)
 
     def _next_batch(self) -> list[Ticket]:
-        return self._inbox.take_batch(batch_key, self._max_batch)
+        return self._inbox.take_batch(batch_key, self._calls.slots)
 
     def _generate(self, tickets: list[Ticket]) -> None:
         """Generate all pictures in one call; stop it once every caller has left."""
-        started = time.perf_counter()
+        started = last = time.perf_counter()
+        requests = [ticket.request for ticket in tickets]
 
         def on_step(step: int, steps: int) -> None:
+            nonlocal last
             if self._inbox.is_closed or all(ticket.is_over for ticket in tickets):
                 raise GenerationCancelledError
             for ticket in tickets:
                 ticket.report_step(step, steps)
+            if step == 1:
+                self._times.observe_total(requests[0], steps)
+            self._times.observe(requests, time.perf_counter() - last)
+            last = time.perf_counter()
 
         try:
-            results = self._pipeline.generate([ticket.request for ticket in tickets], on_step)
+            results = self._pipeline.generate(requests, on_step)
         except GenerationCancelledError as error:
             for ticket in tickets:
                 ticket.fail(error)
             return
+        # Decoding counts as part of the steps.
+        self._times.observe(requests, time.perf_counter() - last, steps=0)
         for ticket, result in zip(tickets, results, strict=True):
             ticket.succeed(replace(result, queue_seconds=started - ticket.arrived))
 
     def _shrink(self, tickets: list[Ticket]) -> None:
         """Halve the batch size: these tickets did not fit."""
         self._out_of_memory += 1
-        self._max_batch = max(1, len(tickets) // 2)
+        self._calls.slots = max(1, len(tickets) // 2)
         logger.warning(
-            "out of memory: at most %d pictures in one call from now on", self._max_batch
+            "out of memory: at most %d pictures in one call from now on", self._calls.slots
         )
 
 

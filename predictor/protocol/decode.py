@@ -30,12 +30,14 @@ class Call:
     """One HTTP call: its pictures, and the form of the answer.
 
     ``as_json``: predictions instead of the bare file. ``as_events``: a stream of progress events
-    that ends with the predictions.
+    that ends with the predictions. ``timeout``: how long the call may take, in seconds, if the
+    caller says so.
     """
 
     pictures: tuple[Picture, ...]
     as_json: bool
     as_events: bool = False
+    timeout: float | None = None
 
 
 class ParsedBody(NamedTuple):
@@ -49,6 +51,11 @@ class ParsedBody(NamedTuple):
     written: tuple[dict[str, str], ...]
     is_listed: bool
     media_type: str | None
+
+    @property
+    def picture_count(self) -> int:
+        """The number of pictures that the call makes."""
+        return sum(values.get("num_images_per_prompt", 1) for values in self.instances)
 
     @property
     def has_images(self) -> bool:
@@ -67,12 +74,12 @@ def parse(payload: object, accept: str | None, limits: Limits) -> ParsedBody:
     is_listed = "instances" in document
     instances = _instances(document) if is_listed else (merged(validated(Instance, document)),)
     written = _names_as_written(document)
+    body = ParsedBody(instances, written, is_listed, media_type)
     try:
-        count = sum(values.get("num_images_per_prompt", 1) for values in instances)
-        limits.check_image_count(count)
+        limits.check_image_count(body.picture_count)
     except InvalidRequestError as error:
         raise error.with_spelling(dict(ChainMap(*written))) from None
-    return ParsedBody(instances, written, is_listed, media_type)
+    return body
 
 
 def decode_call(body: ParsedBody, limits: Limits) -> Call:
@@ -94,7 +101,9 @@ def decode_call(body: ParsedBody, limits: Limits) -> Call:
         pictures += [Picture(request, output_format) for request in requests]
     as_events = body.media_type == EVENT_STREAM
     as_json = body.is_listed or as_events or body.media_type == JSON or len(pictures) > 1
-    return Call(tuple(pictures), as_json, as_events)
+    # The answer of a call is whole, so its shortest timeout counts.
+    timeouts = [values["timeout"] for values in body.instances if "timeout" in values]
+    return Call(tuple(pictures), as_json, as_events, min(timeouts, default=None))
 
 
 def _document(payload: object) -> dict[str, Any]:

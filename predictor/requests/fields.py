@@ -25,6 +25,7 @@ from predictor.settings import Settings
 MIN_SIDE = 64
 # Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).
 MAX_SEED = 2**53 - 1
+MAX_TIMEOUT_SECONDS = 86_400
 
 # Names that set several fields, each with the fields in the order of its values.
 COMPOUNDS: Mapping[str, tuple[str, ...]] = {"size": ("width", "height")}
@@ -299,6 +300,16 @@ FIELDS: tuple[RequestField, ...] = (
         default="from `Accept`, else `png`",
         bounds_in_words="`png`, `jpeg` or `jpg`, `webp`",
         help="The file format of the pictures.",
+    ),
+    RequestField(
+        name="timeout",
+        type=float,
+        datatype="FP64",
+        type_in_words="number, seconds",
+        default="none",
+        bounds_in_words="above 0, up to 86,400; `request_timeout_seconds` applies as well",
+        help="How long the whole request may take. See [overload](#overload).",
+        bounds=lambda settings, profile: Bounds(0, MAX_TIMEOUT_SECONDS, is_open=True),
     ),
 )
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from predictor.engine import Engine, EngineState, StepListener
+from predictor.engine import Admission, Engine, EngineState, StepListener
 from predictor.errors import GenerationFailedError
 from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
 from predictor.safety.layers import Layers, SafetyLayer, strictest
@@ -43,6 +43,11 @@ class ReviewedEngine:
     def state(self) -> EngineState:
         """See ``Engine.state``."""
         return self._engine.state._replace(safety=dict(self._counts))
+
+    @property
+    def admission(self) -> Admission:
+        """See ``Engine.admission``."""
+        return self._engine.admission
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None

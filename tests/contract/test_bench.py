@@ -12,6 +12,7 @@ import torch
 
 from bench.figures import percentile, ratios, summary
 from bench.load import Outcome, Run
+from bench.overload import goodput, overload
 from hack.document_figures import main as document_figures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,6 +43,37 @@ def test_ratios_are_computed_per_round() -> None:
 
     assert found["bare"]["p50"] == 0.25
     assert found["bare"]["images_per_second"] == 4
+
+
+def served(ended: float, steps: int, seconds: float = 1.0) -> Outcome:
+    return Outcome(seconds, 0.1, None, ended=ended, steps=steps)
+
+
+def refused(ended: float, seconds: float) -> Outcome:
+    return Outcome(seconds, 0.0, "429 later", 429, ended)
+
+
+def test_goodput_counts_the_steps_of_served_pictures_within_the_load() -> None:
+    early, late = served(0.9, 1_000), served(10.1, 1_000)
+    run = Run([early, served(1.1, 30), served(9.9, 60), refused(5, 0.1), late], seconds=11)
+
+    # The first tenth of 10 s is the ramp.
+    assert goodput(run, 10) == 10
+
+
+def test_the_figures_of_an_overload() -> None:
+    reset = Outcome(1.0, 0.0, "ReadError('')", 0, 5.0)
+    failed = Outcome(1.0, 0.0, "500 oops", 500, 5.0)
+    outcomes = [served(5, 90, seconds=3.0), refused(5, 0.01), refused(6, 0.03), reset, failed]
+
+    figures = overload(Run(outcomes, 10), [0.001] * 99 + [0.2], 10, capacity=20, p95=2.0)
+
+    assert (figures["goodput"], figures["goodput_to_capacity"]) == (10, 0.5)
+    assert (figures["p95"], figures["p95_to_90_percent"]) == (3.0, 1.5)
+    assert (figures["refusal_p50"], figures["refusal_p99"]) == (0.01, 0.03)
+    assert (figures["health_p50"], figures["health_p99"]) == (0.001, 0.001)
+    counts = [figures[name] for name in ("requests", "refused", "errors", "resets")]
+    assert counts == [5, 2, 1, 1]
 
 
 def test_the_speed_tables_match_the_results() -> None:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
+from predictor.engine import Admission
 from predictor.engine.capacity import (
     Capacity,
     find_best_batch,
+    line_through,
     measure_capacity,
     measure_whole_batch,
 )
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.second_measurement import SecondMeasurement
+from predictor.engine.service_times import ServiceTimes
 from tests.predictor.fake_denoiser import FakeDenoiser, request
+
+
+def empty_inbox() -> Inbox:
+    times = ServiceTimes(Capacity(2, 64, steps_per_decode=1.0))
+    return Inbox(Admission(1, 60, times))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +58,21 @@ def test_a_denoiser_is_measured_without_a_request() -> None:
     assert 2 <= capacity.lanes <= 4
     assert capacity.latent_pixels == 64
     assert capacity.steps_per_decode > 0
+    assert capacity.has_times
+
+
+def test_the_seconds_of_a_pass_grow_with_its_lanes() -> None:
+    fixed, lane = line_through(alone=1.2, together=1.6, pairs=2)
+    assert (fixed, lane) == (pytest.approx(0.8), pytest.approx(0.2))
+    assert line_through(alone=1.0, together=1.0, pairs=1) == (0.0, 0.5)
+    assert line_through(alone=1.0, together=0.9, pairs=4) == (0.9, 0.0)
+
+    capacity = Capacity(4, 64, steps_per_decode=1.0, fixed_seconds=fixed, lane_seconds=lane)
+    assert capacity.step_seconds(2) == pytest.approx(1.2)
+    assert capacity.step_seconds(4) == pytest.approx(1.6)
+    # Twice the lanes that fit take two passes.
+    assert capacity.step_seconds(8) == pytest.approx(3.2)
+    assert capacity.decode_seconds == pytest.approx(0.8)
 
 
 def test_the_log_states_the_capacity_in_words() -> None:
@@ -119,7 +142,7 @@ def test_a_measurement_of_whole_pictures_can_be_interrupted_at_a_step() -> None:
 
 
 def test_an_idle_engine_measures_once_again() -> None:
-    inbox, measured, used = Inbox(1), iter([7, 8]), []
+    inbox, measured, used = empty_inbox(), iter([7, 8]), []
 
     def use(found: int) -> None:
         used.append(found)
@@ -135,14 +158,14 @@ def test_an_idle_engine_measures_once_again() -> None:
 
 
 def test_the_engine_does_not_measure_while_a_request_waits() -> None:
-    inbox = Inbox(1)
+    inbox = empty_inbox()
     inbox.put(Ticket(request("any"), None))
 
     SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0).wait(inbox, print)
 
 
 def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None:
-    inbox, runs, used = Inbox(1), [], []
+    inbox, runs, used = empty_inbox(), [], []
 
     def measure(before_run) -> int:  # type: ignore[no-untyped-def]
         for run in range(3):

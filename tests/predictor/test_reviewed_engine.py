@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from predictor.engine import EngineState, StepListener
+from predictor.engine import Admission, EngineState, StepListener
 from predictor.errors import GenerationFailedError, RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse, Picture, encode
 from predictor.requests import GenerationRequest, GenerationResult, SafetyAction, SafetyVerdict
@@ -34,6 +34,10 @@ class DrawnEngine:
     @property
     def state(self) -> EngineState:
         return EngineState(0, 0, 2, 0)
+
+    @property
+    def admission(self) -> Admission:
+        raise AssertionError("not used here")
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None

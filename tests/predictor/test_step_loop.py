@@ -223,6 +223,38 @@ def test_a_full_queue_refuses_requests_until_there_is_room() -> None:
     run_story(story, lanes=2, queue=1)
 
 
+def test_the_places_of_a_call_are_kept_until_its_pictures_are_submitted() -> None:
+    async def story(scene: Scene) -> None:
+        others = await scene.submit_all(*(request(f"{index}") for index in range(9)))
+        ours = [request("ours"), request("ours")]
+        with scene.engine.admission.reserve(ours):
+            with pytest.raises(OverloadedError, match="3 pictures are waiting"):
+                await scene.engine.submit(request("one too many"))
+            tasks = scene.submit(*ours)
+            scene.run_free()
+            await asyncio.gather(*tasks, *others)
+        assert scene.engine.state.refused["queue_length"] == 1
+
+    run_story(story, lanes=2, queue=3)
+
+
+def test_the_wait_is_estimated_from_the_duration_of_turns() -> None:
+    async def story(scene: Scene) -> None:
+        assert scene.engine.state.queue_seconds == 0
+        tasks = await scene.submit_all(*(request(f"{index}", 100) for index in range(8)))
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            scene.denoiser.gate.release()
+            await scene.stepping()
+        # Passes take at least 0.1 s, eight pictures of at least 96 steps share them, and none fits.
+        assert scene.engine.state.queue_seconds >= 5
+        scene.run_free()
+        await asyncio.gather(*tasks)
+        assert scene.engine.state.queue_seconds == 0
+
+    run_story(story, lanes=16)
+
+
 def test_the_result_reports_the_wait_for_a_lane() -> None:
     async def story(scene: Scene) -> None:
         tasks = await scene.submit_all(*(request(f"{index}", 2) for index in range(9)))

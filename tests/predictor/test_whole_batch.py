@@ -266,3 +266,39 @@ def test_an_idle_engine_adopts_its_second_measurement_unless_memory_ran_out(
     engine.close()
 
     assert engine.state.lanes == expected
+
+
+def test_the_wait_is_estimated_from_the_duration_of_calls() -> None:
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        for name in "ab":
+            assert engine.state.queue_seconds == 0
+            task = asyncio.create_task(engine.submit(request(name)))
+            await next_start(pipeline)
+            await asyncio.sleep(0.3)
+            pipeline.gate.release(1)
+            if name == "a":
+                pipeline.gate.release(1)
+                await task
+        while engine.state.queue_seconds == 0:  # noqa: ASYNC110 - on another thread
+            await asyncio.sleep(0.01)
+        # One of two steps is left, and a step takes at least 0.15 s.
+        assert engine.state.queue_seconds >= 0.15
+        pipeline.gate.release(1)
+        await task
+
+    run(story)
+
+
+def test_a_call_is_refused_whole() -> None:
+    async def story(engine: WholeBatchEngine, pipeline: GatedPipeline) -> None:
+        tasks = [asyncio.create_task(engine.submit(request(name))) for name in "abc"]
+        await next_start(pipeline)
+        four = [request("four") for _ in range(4)]
+        with pytest.raises(OverloadedError, match="room for 3"), engine.admission.reserve(four):
+            pass
+        with engine.admission.reserve(four[:3]):
+            pass
+        pipeline.gate.release(1_000)
+        await asyncio.gather(*tasks)
+
+    run(story, queue=2)
