@@ -8,6 +8,7 @@ PredictorError
 ├── DeadlineExceededError the pictures took longer than ``request_timeout_seconds``
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory and could not be loaded in time
+├── BodyReaderKilledError another process killed the one that read the body; a retry may succeed
 ├── ShuttingDownError     the process ends before the request is done; a retry reaches another pod
 └── ModelLoadError        the model folder cannot be served; ends a server of a single model
     └── ModelTooLargeError the model does not fit into ``memory_budget_gib``
@@ -69,6 +70,10 @@ class ModelTooLargeError(ModelLoadError):
 
 class ShuttingDownError(PredictorError):
     """The process ends before the request is done."""
+
+
+class BodyReaderKilledError(PredictorError):
+    """The process that read the body was killed, by the kernel or by an operator."""
 
 
 class ModelUnavailableError(PredictorError):

@@ -16,6 +16,7 @@ from kserve.errors import (
 )
 
 from predictor.errors import (
+    BodyReaderKilledError,
     BodyTooLargeError,
     DeadlineExceededError,
     GenerationFailedError,
@@ -36,6 +37,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     NotImplementedError: HTTPStatus.NOT_IMPLEMENTED,
     UnsupportedProtocol: HTTPStatus.NOT_IMPLEMENTED,
+    BodyReaderKilledError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,

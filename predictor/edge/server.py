@@ -25,6 +25,7 @@ from predictor.edge.middleware import (
     BodyLimitMiddleware,
     HangUpMiddleware,
     MetricsMiddleware,
+    PiecesMiddleware,
     StreamTypeMiddleware,
 )
 from predictor.edge.repository import (
@@ -34,7 +35,9 @@ from predictor.edge.repository import (
     open_repository,
 )
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
-from predictor.errors import ModelLoadError
+from predictor.errors import InvalidRequestError, ModelLoadError
+from predictor.intake.pool import READERS
+from predictor.protocol import is_light
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,6 +78,31 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
             return is_ready or self.model_registry.loads_on_demand
         return is_ready and not self._drain.is_draining
 
+    def decode(
+        self,
+        body: Any,
+        headers: dict[str, str],
+        protocol_version: str = "v1",
+        model_name: str | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Leave JSON to ``DiffusionModel.predict``: KServe would parse it on the event loop.
+
+        KServe still parses events (CloudEvents 1.0), if they have few values.
+
+        Raises:
+            InvalidRequestError: an event has too many values.
+        """
+        kind = headers.get("content-type", "")
+        is_event = "ce-specversion" in headers or kind.startswith("application/cloudevents")
+        if protocol_version == "v1" and not is_event:
+            return body, {}
+        if isinstance(body, bytes) and not is_light(body):
+            raise InvalidRequestError("", "the event has too many values")
+        decoded: tuple[Any, dict[str, Any]] = super().decode(
+            body, headers, protocol_version, model_name
+        )
+        return decoded
+
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """The metadata of a loaded model; KServe's own response has empty lists."""
         await self.model_registry.look_for(model_name)
@@ -112,6 +140,7 @@ class DiffusionServer(HookedModelServer):
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         describe_predict(app)
+        app.add_middleware(PiecesMiddleware)
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
@@ -125,6 +154,7 @@ class DiffusionServer(HookedModelServer):
         # KServe uses a deprecated FastAPI class; operators cannot act on the warning.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
         self.start(list(self.registered_models.models.values()))
+        READERS.close()
         self._close_engines()
         if self._load_error is not None:
             raise self._load_error
@@ -140,6 +170,7 @@ class DiffusionServer(HookedModelServer):
             app=MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
             add_exception_handlers=register_error_responses,
         )
+        READERS.start()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)
