@@ -80,8 +80,12 @@ class ReaderPool:
         """Kill the processes; bodies that wait or are being read fail."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._changing:
-            for process in self._processes:
-                process.kill()
+            processes = list(self._processes)
+        for process in processes:
+            process.kill()
+        self._threads.shutdown()
+        for process in processes:
+            process.close()
 
     async def read(self, payload: Any, decode: Decode, max_pixels: int) -> Call:
         """Read a body, as bytes or already parsed; ``decode`` runs on a thread of the pool.

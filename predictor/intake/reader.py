@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _BASE_BYTES = 256 * 2**20
 # The decoder of WebP holds a picture four times, with four bytes per pixel.
 _BYTES_PER_PIXEL = 16
-_CPU_SECONDS = 30
+_CPU_SECONDS = 10
 # Below the engine's priority.
 _NICE = 5
 

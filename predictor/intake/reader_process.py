@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -84,7 +85,9 @@ class ReaderProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream
-            stream.close()
+            # Part of a message may be left, and its reader is gone.
+            with contextlib.suppress(OSError):
+                stream.close()
 
 
 class RemoteImages:
