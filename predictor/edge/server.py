@@ -171,8 +171,6 @@ class DiffusionServer(HookedModelServer):
             add_exception_handlers=register_error_responses,
         )
         READERS.start()
-        # Built now, because it takes the event loop 60 ms.
-        app.openapi()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)

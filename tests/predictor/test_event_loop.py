@@ -115,9 +115,8 @@ def test_a_large_body_is_sent_in_pieces(size: int) -> None:
     )
 
 
-@pytest.mark.parametrize("path", ["/v2/repository/index", "/v2/models/any/infer"])
-def test_only_predict_takes_a_large_body(client: httpx.Client, path: str) -> None:
-    response = client.post(path, content=b"[" * 65_537)
+def test_only_predict_takes_a_large_body(client: httpx.Client) -> None:
+    response = client.post("/v2/repository/index", content=b"[" * 65_537)
 
     assert response.status_code == 413
     assert "65536 bytes" in response.json()["error"]
