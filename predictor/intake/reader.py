@@ -94,10 +94,10 @@ class Reader:
             InvalidRequestError: it is not a JSON object, or too large for its purpose.
         """
         document = read_document(content)
+        _check_structure(document)
         for holder in _holders(document):
             for name in _PICTURE_FIELDS & holder.keys():
                 holder[name] = self._detached(holder[name])
-        _check_structure(document)
         try:
             small = json.dumps(document).encode()
         except RecursionError:
