@@ -12,6 +12,7 @@ PredictorError
 ├── DeadlineExceededError the pictures took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory and could not be loaded in time
+├── BodyReaderKilledError another process killed the one that read the body; a retry may succeed
 ├── ShuttingDownError     the process ends before the request is done; a retry reaches another pod
 └── ModelLoadError        the model folder cannot be served; ends a server of a single model
     └── ModelTooLargeError the model does not fit into ``memory_budget_gib``
@@ -101,6 +102,10 @@ class ShuttingDownError(PredictorError):
     def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
+
+
+class BodyReaderKilledError(PredictorError):
+    """The process that read the body was killed, by the kernel or by an operator."""
 
 
 class ModelUnavailableError(PredictorError):

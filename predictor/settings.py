@@ -145,7 +145,8 @@ class Settings(BaseSettings):
         default=33_554_432,
         ge=4096,
         description="The largest width x height of an input picture, before it is resized. The "
-        "server reads it from the file header before it decodes any pixels.",
+        "server reads it from the file header before it decodes any pixels. Each of the two "
+        "processes that decode takes up to 256 MiB and 16 bytes per pixel (docs/memory.md).",
     )
     safety_checker: SafetyPolicy = Field(
         default="auto",

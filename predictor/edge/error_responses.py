@@ -17,6 +17,7 @@ from kserve.errors import (
 )
 
 from predictor.errors import (
+    BodyReaderKilledError,
     BodyTooLargeError,
     DeadlineExceededError,
     GenerationFailedError,
@@ -45,6 +46,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     NotImplementedError: HTTPStatus.NOT_IMPLEMENTED,
     UnsupportedProtocol: HTTPStatus.NOT_IMPLEMENTED,
     LimitsUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    BodyReaderKilledError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -19,6 +19,10 @@ from predictor.protocol.accept import EVENT_STREAM
 logger = logging.getLogger(__name__)
 
 CALLER_LEFT = 499
+# A body for a route other than ``:predict``: a few names and flags.
+_OTHER_BYTES = 65_536
+# The server copies each piece, and the client's speed decides when the next one is copied.
+_PIECE = 262_144
 _SERVER_ERROR = 500
 _PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
@@ -30,7 +34,10 @@ def predicted_model(scope: Scope) -> str | None:
 
 
 class BodyLimitMiddleware:
-    """Reject a body of more than ``max_bytes`` while it arrives, without keeping it."""
+    """Reject a body of more than ``max_bytes`` while it arrives, without keeping it.
+
+    Only ``:predict`` takes large bodies; the server parses all others on the event loop.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -39,16 +46,38 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the bytes of the body as the application reads them."""
         received = 0
+        takes_pictures = scope["type"] == "http" and _PREDICT.fullmatch(scope["path"])
+        most = self._max_bytes if takes_pictures else min(self._max_bytes, _OTHER_BYTES)
 
         async def bounded_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise BodyTooLargeError(f"the request body is longer than {self._max_bytes} bytes")
+            if received > most:
+                raise BodyTooLargeError(f"the request body is longer than {most} bytes")
             return message
 
         await self._app(scope, bounded_receive if scope["type"] == "http" else receive, send)
+
+
+class PiecesMiddleware:
+    """Send a large body in pieces: the server would copy all of it on the event loop."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Split each message that has a large body."""
+
+        async def send_in_pieces(message: Message) -> None:
+            body = message.get("body", b"")
+            last = max(0, len(body) - 1) // _PIECE * _PIECE
+            for start in range(0, last, _PIECE):
+                piece = body[start : start + _PIECE]
+                await send({"type": message["type"], "body": piece, "more_body": True})
+            await send({**message, "body": body[last:]} if last else message)
+
+        await self._app(scope, receive, send_in_pieces if scope["type"] == "http" else send)
 
 
 class StreamTypeMiddleware:

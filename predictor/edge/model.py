@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
+import orjson
 from kserve import Model
 from kserve.errors import ModelNotReady
 
@@ -15,15 +16,27 @@ from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.engine import Admission, Engine
 from predictor.errors import DeadlineExceededError
+from predictor.intake.pool import READERS
 from predictor.loading.loader import Loaded
-from predictor.protocol import Call, EncodedResponse, Picture, decode_call, encode, parse
+from predictor.protocol import (
+    Call,
+    EncodedResponse,
+    Picture,
+    ResponseEncoder,
+    decode_call,
+    is_light,
+    parse,
+)
 from predictor.protocol.model_metadata import model_metadata
-from predictor.requests import GenerationResult, Limits
+from predictor.requests import GenerationResult, Limits, PictureSource
 from predictor.residency import Residency
 from predictor.settings import Settings
 
-# Few, because decoding a picture of ``max_image_pixels`` takes hundreds of megabytes.
-_DECODERS = ThreadPoolExecutor(2, thread_name_prefix="decoder")
+# A light body of this length is read within 10 ms.
+_SMALL_BYTES = 16_384
+# Few, so that files do not take the CPU from the engine. Their number is bounded by the pictures
+# that the engine has admitted.
+_ENCODERS = ThreadPoolExecutor(2, thread_name_prefix="encoder")
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
@@ -78,6 +91,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             response = await answer
         if response_headers is not None:
             response_headers.update(response.headers)
+        if isinstance(payload, dict) and call.as_json:
+            # KServe puts the answer into an event.
+            return cast("dict[str, Any]", orjson.loads(response.body))
         return response.body
 
     async def _answer(self, loaded: Loaded, call: Call, progress: Progress) -> EncodedResponse:
@@ -87,14 +103,14 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         with self._residency.keep(self.name), places:
             # The engine that `loading/loader.py` builds, which also applies the safety layers.
             results = await self._generate_in_time(loaded.engine, call, progress)
-            return await asyncio.to_thread(
-                encode,
+            encoder = ResponseEncoder(
                 call,
                 results,
                 model_name=self.name,
                 revision=loaded.profile.revision,
                 embed_metadata=self._settings.embed_metadata,
             )
+            return await _encoded(encoder)
 
     async def _generate_in_time(
         self, engine: Engine, call: Call, progress: Progress
@@ -109,15 +125,32 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
 
 async def _decoded(payload: Any, accept: str | None, limits: Limits, admission: Admission) -> Call:
-    """Decode a body; pictures are decoded in another thread, so that probes get a response.
+    """Decode a body; a large one or one with pictures in a reader process.
 
     A call that has no place now is refused before its pictures are decoded.
     """
-    body = parse(payload, accept, limits)
-    if not body.has_images:
-        return decode_call(body, limits)
-    admission.check(body.picture_count)
-    return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_call, body, limits)
+    is_small = not isinstance(payload, bytes) or (
+        len(payload) <= _SMALL_BYTES and is_light(payload)
+    )
+    if is_small:
+        body = parse(payload, accept, limits)
+        if not body.has_images:
+            return decode_call(body, limits)
+
+    admission.check()
+
+    def decode(document: Any, images: PictureSource) -> Call:
+        return decode_call(parse(document, accept, limits), limits, images)
+
+    return await READERS.read(payload, decode, limits.settings.max_image_pixels)
+
+
+async def _encoded(encoder: ResponseEncoder) -> EncodedResponse:
+    """Encode picture by picture, so that calls take turns and one that is cancelled stops."""
+    loop = asyncio.get_running_loop()
+    for index in range(encoder.pictures):
+        await loop.run_in_executor(_ENCODERS, encoder.add, index)
+    return await loop.run_in_executor(_ENCODERS, encoder.response)
 
 
 async def _charge(call: Call) -> None:

@@ -12,12 +12,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cloudevents.sdk.converters.util import has_binary_headers
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository
-from kserve.constants.constants import PredictorProtocol
 from kserve.model_server import app
-from kserve.protocol.dataplane import JSON_HEADERS, DataPlane
+from kserve.protocol.dataplane import DataPlane
 
 from predictor.edge.access_control import AccessMiddleware, AccessRules
 from predictor.edge.download_wait import wait_for_download
@@ -28,6 +26,7 @@ from predictor.edge.middleware import (
     BodyLimitMiddleware,
     HangUpMiddleware,
     MetricsMiddleware,
+    PiecesMiddleware,
     StreamTypeMiddleware,
 )
 from predictor.edge.overload import OverloadMiddleware
@@ -39,8 +38,9 @@ from predictor.edge.repository import (
 )
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
 from predictor.engine import Admission
-from predictor.errors import ModelLoadError
-from predictor.protocol.accept import JSON
+from predictor.errors import InvalidRequestError, ModelLoadError
+from predictor.intake.pool import READERS
+from predictor.protocol import is_light
 from predictor.protocol.json_body import read_json
 from predictor.settings import Settings
 
@@ -84,21 +84,31 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
 
     def decode(
         self,
-        body: bytes,
+        body: Any,
         headers: dict[str, str],
-        protocol_version: str = PredictorProtocol.REST_V1.value,
+        protocol_version: str = "v1",
         model_name: str | None = None,
-    ) -> Any:
-        """Parse the JSON of a v1 body here: KServe rejects a byte order mark and checks no depth.
+    ) -> tuple[Any, dict[str, Any]]:
+        """Leave JSON to ``DiffusionModel.predict``: KServe would parse it on the event loop.
 
-        The data of a binary CloudEvent are only checked, as KServe parses them itself.
+        KServe still parses events (CloudEvents 1.0), if they have few values.
+
+        Raises:
+            InvalidRequestError: an event has too many values.
         """
-        is_v1 = protocol_version == PredictorProtocol.REST_V1.value
-        is_binary_event = has_binary_headers(headers)
-        if is_v1 and (is_binary_event or headers.get("content-type", JSON) in JSON_HEADERS):
-            document = read_json(body)
-            body = body if is_binary_event else document
-        return super().decode(body, headers, protocol_version, model_name)
+        kind = headers.get("content-type", "")
+        is_event = "ce-specversion" in headers or kind.startswith("application/cloudevents")
+        if protocol_version == "v1" and not is_event:
+            return body, {}
+        if isinstance(body, bytes) and not is_light(body):
+            raise InvalidRequestError("", "the event has too many values")
+        if is_event:
+            # KServe does not check how deep JSON is nested.
+            read_json(body)
+        decoded: tuple[Any, dict[str, Any]] = super().decode(
+            body, headers, protocol_version, model_name
+        )
+        return decoded
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """The metadata of a loaded model; KServe's own response has empty lists."""
@@ -138,6 +148,7 @@ class DiffusionServer(HookedModelServer):
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         describe_predict(app)
+        app.add_middleware(PiecesMiddleware)
         app.add_middleware(
             OverloadMiddleware, admission_of=self._admission_of, is_draining=self._is_draining
         )
@@ -156,6 +167,7 @@ class DiffusionServer(HookedModelServer):
         # KServe uses a deprecated FastAPI class; operators cannot act on the warning.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
         self.start(list(self.registered_models.models.values()))
+        READERS.close()
         self._close_engines()
         if self._load_error is not None:
             raise self._load_error
@@ -171,6 +183,7 @@ class DiffusionServer(HookedModelServer):
             app=MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
             add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
         )
+        READERS.start()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)

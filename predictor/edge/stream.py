@@ -11,14 +11,17 @@ from predictor.edge.error_responses import status_of
 from predictor.edge.progress import Progress
 from predictor.errors import PredictorError
 from predictor.protocol import EncodedResponse
-from predictor.protocol.encode import error_event, progress_event, result_event
+from predictor.protocol.encode import error_event, progress_event
 
 # Long enough for a full queue to reject the call, so that the caller gets an error status.
 _REFUSAL_SECONDS = 0.05
 
 
 class LastEvent(bytes):
-    """The event that ends a stream, with its status; the headers have already said 200."""
+    """The end of a stream, with its status; the headers have already said 200.
+
+    The event of an error, or nothing after that of a result, which is too large to copy.
+    """
 
     status: HTTPStatus
 
@@ -58,16 +61,11 @@ async def _events(
             await asyncio.wait([answering, changing], return_when=asyncio.FIRST_COMPLETED)
             if changing.done():
                 changing = asyncio.create_task(progress.change())
-        yield _last_event(answering)
+        try:
+            yield answering.result().body
+            yield LastEvent(b"", HTTPStatus.OK)
+        except PredictorError as error:
+            yield LastEvent(error_event(str(error)), status_of(error))
     finally:
         changing.cancel()
         answering.cancel()
-
-
-def _last_event(answered: asyncio.Task[EncodedResponse]) -> LastEvent:
-    try:
-        body = answered.result().body
-    except PredictorError as error:
-        return LastEvent(error_event(str(error)), status_of(error))
-    assert isinstance(body, dict)
-    return LastEvent(result_event(body), HTTPStatus.OK)

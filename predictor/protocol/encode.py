@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -19,44 +20,83 @@ from predictor.requests import PROMPT_LAYER, GenerationResult
 # Most proxies reject headers of more than 8 KiB in total.
 _MAX_HEADER_LENGTH = 1024
 
+# The start of the last event of a stream.
+_RESULT = b"event: result\ndata: "
+
+
+# A multiple of three, so that the pieces of base64 join; each holds the GIL for about 1 ms.
+_BASE64_PIECE = 3 * 2**18
+
 
 @dataclass(frozen=True)
 class EncodedResponse:
-    """A body and its headers; the server writes a dict as JSON."""
+    """A body and its headers; the body of a stream is its last event."""
 
-    body: bytes | dict[str, Any]
+    body: bytes
     headers: dict[str, str]
 
 
-def encode(
-    call: Call,
-    results: Sequence[GenerationResult],
-    *,
-    model_name: str,
-    revision: str,
-    embed_metadata: bool,
-) -> EncodedResponse:
-    """Encode one result for each picture of ``call``, in order.
+class ResponseEncoder:
+    """Encodes one result for each picture of ``call``, in order.
 
-    Raises:
-        RefusedBySafetyError: the answer is a bare file and its picture is blocked.
+    Files and base64 are built in pieces, because one call for all of them would hold the GIL for a
+    tenth of a second.
     """
-    origin = {"model": model_name, "revision": revision}
-    files = [
-        _file(result, picture.output_format, origin if embed_metadata else None)
-        for picture, result in zip(call.pictures, results, strict=True)
-    ]
-    headers = _headers(results) | {"x-model-name": model_name, "x-model-revision": revision}
-    if call.as_json:
-        predictions = [
-            _prediction(result, file, picture.output_format)
-            for picture, result, file in zip(call.pictures, results, files, strict=True)
-        ]
-        return EncodedResponse({"predictions": predictions}, headers | {"content-type": JSON})
-    if files[0] is None:
-        raise RefusedBySafetyError(_refusal(results[0]))
-    media_type = f"image/{call.pictures[0].output_format}"
-    return EncodedResponse(files[0], headers | {"content-type": media_type})
+
+    def __init__(
+        self,
+        call: Call,
+        results: Sequence[GenerationResult],
+        *,
+        model_name: str,
+        revision: str,
+        embed_metadata: bool,
+    ) -> None:
+        self._call = call
+        self._results = results
+        origin = {"model": model_name, "revision": revision}
+        self._origin = origin if embed_metadata else None
+        self._headers = _headers(results) | {
+            "x-model-name": model_name,
+            "x-model-revision": revision,
+        }
+        self._body = io.BytesIO()
+        if call.as_json:
+            self._body.write(_RESULT if call.as_events else b"")
+            self._body.write(b'{"predictions":[')
+
+    @property
+    def pictures(self) -> int:
+        """How many there are to add."""
+        return len(self._results)
+
+    def add(self, index: int) -> None:
+        """Encode the next picture, which takes up to a second.
+
+        Raises:
+            RefusedBySafetyError: the answer is a bare file and its picture is blocked.
+        """
+        result, output_format = self._results[index], self._call.pictures[index].output_format
+        file = _file(result, output_format, self._origin)
+        if self._call.as_json:
+            self._body.write(b"," if index else b"")
+            _write_prediction(self._body, result, file, output_format)
+        elif file is None:
+            raise RefusedBySafetyError(_refusal(result))
+        else:
+            self._body.write(file)
+
+    def response(self) -> EncodedResponse:
+        """The response, once all pictures are added."""
+        if not self._call.as_json:
+            media_type = f"image/{self._call.pictures[0].output_format}"
+            return EncodedResponse(self._body.getvalue(), self._headers | _type(media_type))
+        self._body.write(b"]}\n\n" if self._call.as_events else b"]}")
+        return EncodedResponse(self._body.getvalue(), self._headers | _type(JSON))
+
+
+def _type(media_type: str) -> dict[str, str]:
+    return {"content-type": media_type}
 
 
 def _file(
@@ -137,30 +177,36 @@ def _as_header(text: str) -> str:
     return json.dumps(text)[1:-1].replace('\\"', '"').replace("\x7f", "\\u007f")
 
 
-def _prediction(
-    result: GenerationResult, file: bytes | None, output_format: OutputFormat
-) -> dict[str, Any]:
-    image = file and {"format": output_format, "b64": base64.b64encode(file).decode("ascii")}
-    parameters = result.request.parameters()
-    if "image" in parameters:
+def _write_prediction(
+    body: IO[bytes], result: GenerationResult, file: bytes | None, output_format: OutputFormat
+) -> None:
+    """Write one prediction as JSON; the base64 of a picture has nothing to escape (RFC 4648)."""
+    if file is None:
+        body.write(b'{"image":null')
+    else:
+        body.write(b'{"image":{"format":"%s","b64":"' % output_format.encode())
+        for start in range(0, len(file), _BASE64_PIECE):
+            body.write(base64.b64encode(file[start : start + _BASE64_PIECE]))
+        body.write(b'"}')
+    body.write(b"," + orjson.dumps(_details(result))[1:])
+
+
+def _details(result: GenerationResult) -> dict[str, Any]:
+    """What a prediction has in addition to its picture; never empty."""
+    details = result.request.parameters()
+    if "image" in details:
         # ``image`` is the generated picture.
-        parameters["input_image"] = parameters.pop("image")
-    prediction = {"image": image, **parameters}
+        details["input_image"] = details.pop("image")
     if result.warnings:
-        prediction["warnings"] = list(result.warnings)
+        details["warnings"] = list(result.warnings)
     if result.safety:
-        prediction["safety"] = [asdict(verdict) for verdict in result.safety]
-    return prediction
+        details["safety"] = [asdict(verdict) for verdict in result.safety]
+    return details
 
 
 def progress_event(step: int, steps: int) -> bytes:
     """``step`` of ``steps`` denoising steps are done, over all pictures of the call."""
     return _event("progress", {"step": step, "steps": steps})
-
-
-def result_event(answer: Mapping[str, Any]) -> bytes:
-    """The last event of a call that succeeds: the JSON answer."""
-    return _event("result", answer)
 
 
 def error_event(reason: str) -> bytes:

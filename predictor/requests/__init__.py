@@ -15,7 +15,7 @@ from predictor.requests.generation import (
     SafetyVerdict,
     Task,
 )
-from predictor.requests.input_images import InputImages
+from predictor.requests.input_images import InputImages, PictureSource
 from predictor.requests.limits import Limits
 from predictor.requests.meaning import generation_requests
 from predictor.requests.model_profile import GenerationDefaults, ModelProfile
@@ -33,6 +33,7 @@ __all__ = [
     "InputImages",
     "Limits",
     "ModelProfile",
+    "PictureSource",
     "SafetyAction",
     "SafetyVerdict",
     "Task",

@@ -194,7 +194,7 @@ FIELDS: tuple[RequestField, ...] = (
         datatype="BYTES",
         type_in_words='base64, data URI or `{"b64"}`',
         default="none",
-        bounds_in_words="up to `max_image_pixels`",
+        bounds_in_words="up to `max_image_pixels`, 32768 a side and 100 to 1",
         help="The picture to start from: a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file. See "
         "[image to image](#image-to-image).",
         unsupported=_needs_task("image-to-image", "inpainting"),

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -27,8 +27,29 @@ READABLE_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 # Pillow's 8-bit modes that it converts to RGB itself.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
-_URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-_DATA_URI = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+# Longer than any panorama; a filter for one long side alone would take gigabytes.
+MAX_SIDE = 32_768
+# Longer side by shorter side.
+MAX_ASPECT = 100
+# Rows that are placed over a background at once.
+_STRIP = 256
+
+# Bounded, because a pattern must not search through megabytes of base64.
+_URL = re.compile(r"(?!data:)[a-z][a-z0-9+.-]{0,31}:", re.IGNORECASE)
+_DATA_URI = re.compile(r"data:[^,]{0,255};base64,", re.IGNORECASE)
+
+
+class PictureSource(Protocol):
+    """The pictures of one call: ``InputImages``, or those of another process."""
+
+    def size(self, field: str, text: str) -> tuple[int, int]:
+        """See ``InputImages.size``."""
+
+    def picture(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """See ``InputImages.picture``."""
+
+    def mask(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """See ``InputImages.mask``."""
 
 
 class InputImages:
@@ -77,7 +98,10 @@ class InputImages:
         key = (mode, text, size)
         if key not in self._made:
             image = _flattened(self._opened(field, text), mode)
-            self._made[key] = InputImage.of(_resized(image, size))
+            resized = _resized(image, size)
+            # Colour profiles and texts of the file, which nothing reads.
+            resized.info = {}
+            self._made[key] = InputImage.of(resized)
         return self._made[key]
 
     def _opened(self, field: str, text: str) -> Image.Image:
@@ -110,9 +134,12 @@ def _open(field: str, content: bytes, max_pixels: int) -> Image.Image:
     """The first frame, upright, with 8 bits per channel."""
     try:
         with Image.open(io.BytesIO(content), formats=READABLE_FORMATS) as image:
-            _check_pixels(field, image.size, max_pixels)
-            return _in_eight_bits(field, ImageOps.exif_transpose(image))
-    except InvalidRequestError:
+            _check_size(field, image.size, max_pixels)
+            # Without these, Pillow copies a picture that is upright already.
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _in_eight_bits(field, image)
+    except (InvalidRequestError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InvalidRequestError(field, f"has more than {max_pixels} pixels") from None
@@ -127,11 +154,17 @@ def _open(field: str, content: bytes, max_pixels: int) -> Image.Image:
         raise InvalidRequestError(field, f"is damaged or cut off ({kind})") from None
 
 
-def _check_pixels(field: str, size: tuple[int, int], max_pixels: int) -> None:
+def _check_size(field: str, size: tuple[int, int], max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels > max_pixels:
         raise InvalidRequestError(
             field, f"{size[0]} x {size[1]} is {pixels} pixels, at most {max_pixels}"
+        )
+    if max(size) > MAX_SIDE:
+        raise InvalidRequestError(field, f"a side has {max(size)} pixels, at most {MAX_SIDE}")
+    if max(size) > MAX_ASPECT * min(size):
+        raise InvalidRequestError(
+            field, f"{size[0]} x {size[1]} is too narrow; at most {MAX_ASPECT} to 1"
         )
 
 
@@ -150,8 +183,14 @@ def _flattened(image: Image.Image, mode: str) -> Image.Image:
     """Convert to ``mode``: RGB over white or L over black."""
     if not image.has_transparency_data:
         return image.convert(mode)
-    background = Image.new("RGBA", image.size, "white" if mode == "RGB" else "black")
-    return Image.alpha_composite(background, image.convert("RGBA")).convert(mode)
+    flat = Image.new(mode, image.size)
+    # In strips: three more copies of a large picture would take half a gigabyte.
+    for top in range(0, image.height, _STRIP):
+        box = (0, top, image.width, min(top + _STRIP, image.height))
+        strip = image.crop(box).convert("RGBA")
+        background = Image.new("RGBA", strip.size, "white" if mode == "RGB" else "black")
+        flat.paste(Image.alpha_composite(background, strip).convert(mode), box)
+    return flat
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -14,7 +14,7 @@ from predictor.requests.generation import (
     GenerationRequest,
     task_of,
 )
-from predictor.requests.input_images import InputImages, size_from_image
+from predictor.requests.input_images import PictureSource, size_from_image
 from predictor.requests.limits import Limits
 from predictor.requests.model_profile import ModelProfile
 
@@ -25,7 +25,7 @@ _ANY_SEED = -1
 
 
 def generation_requests(
-    given: Mapping[str, Any], limits: Limits, images: InputImages
+    given: Mapping[str, Any], limits: Limits, images: PictureSource
 ) -> tuple[GenerationRequest, ...]:
     """One request for each picture: the first with the seed, the others with the next ones.
 
@@ -62,7 +62,7 @@ def _effective(given: Mapping[str, Any], profile: ModelProfile) -> dict[str, Any
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _typed(values: Mapping[str, Any], images: InputImages) -> dict[str, Any]:
+def _typed(values: Mapping[str, Any], images: PictureSource) -> dict[str, Any]:
     """The fields that are not scalars, in the types of a request."""
     size = (values["width"], values["height"])
     typed: dict[str, Any] = {}

@@ -21,6 +21,8 @@ from predictor.errors import InvalidRequestError
 from predictor.requests.field_types import STRICT, Size
 from predictor.requests.fields import CANONICAL, COMPOUNDS, FIELDS, SIZE_HELP
 
+_MAX_NAME_LENGTH = 256
+
 Body = TypeVar("Body", bound=BaseModel)
 
 
@@ -188,7 +190,8 @@ def _path(location: Sequence[int | str]) -> str:
 def _advice(location: tuple[int | str, ...], body_type: type[BaseModel]) -> str:
     """Where a name belongs; else the nearest name, or all names of the object."""
     names = [part for part in location if isinstance(part, str)]
-    objects, name = names[:-1], names[-1]
+    # The search takes time that grows with the length.
+    objects, name = names[:-1], names[-1][:_MAX_NAME_LENGTH]
     if place := _place(name, objects, body_type):
         return f"put {place}"
     accepted = _accepted(_object_type(body_type, objects))

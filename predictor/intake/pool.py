@@ -1,0 +1,158 @@
+"""A bounded number of reader processes, and a bounded queue in front of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias
+
+from predictor.errors import OverloadedError
+from predictor.intake.reader_process import ReaderProcess, RemoteImages
+from predictor.protocol import Call
+
+# From a body, without its pictures, and their source.
+Decode: TypeAlias = Callable[[Any, RemoteImages], Call]
+
+# Each takes up to ``reader.memory_bytes``.
+_PROCESSES = 2
+# Bodies in front of them, which are in the server's memory.
+_MAX_WAITING = 64
+_MAX_WAITING_BYTES = 256 * 2**20
+# Most bodies are read within this time; to kill and restart a process takes half a second.
+_GRACE_SECONDS = 1.0
+
+
+class _Reading:
+    """One body on its way through a process; ``abandon`` may come from another thread."""
+
+    def __init__(self, payload: Any, decode: Decode, max_pixels: int) -> None:
+        self._payload = payload
+        self._decode = decode
+        self._max_pixels = max_pixels
+        self._process: ReaderProcess | None = None
+        self._changing = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """The length of the body in bytes; 0 if it is parsed already."""
+        return len(self._payload) if isinstance(self._payload, bytes) else 0
+
+    def run(self, process: ReaderProcess) -> Call:
+        """Read the body with ``process``."""
+        with self._changing:
+            self._process = process
+        try:
+            is_parsed = not isinstance(self._payload, bytes)
+            header = {"ask": "document", "max_pixels": self._max_pixels}
+            _, document = process.ask(header, b"" if is_parsed else self._payload)
+            return self._decode(self._payload if is_parsed else document, RemoteImages(process))
+        finally:
+            with self._changing:
+                self._process = None
+
+    def abandon(self) -> None:
+        """Kill the process if it still reads this body."""
+        with self._changing:
+            if self._process is not None:
+                self._process.kill()
+
+
+class ReaderPool:
+    """Reads bodies in other processes, in order of arrival."""
+
+    def __init__(self, max_waiting: int = _MAX_WAITING) -> None:
+        self._max_waiting = max_waiting
+        self._threads = ThreadPoolExecutor(_PROCESSES, "reader")
+        self._idle: SimpleQueue[ReaderProcess] = SimpleQueue()
+        self._processes: set[ReaderProcess] = set()
+        self._readings: dict[Future[Call], _Reading] = {}
+        self._changing = threading.Lock()
+
+    def start(self) -> None:
+        """Start the processes; without this, the first bodies wait half a second for them."""
+        for _ in range(_PROCESSES):
+            self._idle.put(self._started())
+
+    def close(self) -> None:
+        """Kill the processes; bodies that wait or are being read fail."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._changing:
+            processes = list(self._processes)
+        for process in processes:
+            process.kill()
+        self._threads.shutdown()
+        for process in processes:
+            process.close()
+
+    async def read(self, payload: Any, decode: Decode, max_pixels: int) -> Call:
+        """Read a body, as bytes or already parsed; ``decode`` runs on a thread of the pool.
+
+        A body whose caller leaves is dropped from the queue. If a process reads it already, it has
+        a second to finish; then the process is killed.
+
+        Raises:
+            InvalidRequestError: the request is invalid.
+            OverloadedError: too many bodies are waiting.
+            BodyReaderKilledError: another process killed the reader; a retry may succeed.
+        """
+        reading = _Reading(payload, decode, max_pixels)
+        future = self._submit(reading)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(_GRACE_SECONDS, reading.abandon)
+            raise
+
+    def _submit(self, reading: _Reading) -> Future[Call]:
+        with self._changing:
+            waiting = len(self._readings) - _PROCESSES
+            size = reading.size + sum(one.size for one in self._readings.values())
+        if waiting >= self._max_waiting or size > _MAX_WAITING_BYTES:
+            raise OverloadedError("too many requests with pictures are waiting; try again later")
+        future = self._threads.submit(self._run, reading)
+        with self._changing:
+            self._readings[future] = reading
+        future.add_done_callback(self._forget)
+        return future
+
+    def _forget(self, future: Future[Call]) -> None:
+        with self._changing:
+            del self._readings[future]
+
+    def _run(self, reading: _Reading) -> Call:
+        process = self._idle_process()
+        try:
+            return reading.run(process)
+        finally:
+            self._put_back(process)
+
+    def _idle_process(self) -> ReaderProcess:
+        while True:
+            try:
+                process = self._idle.get_nowait()
+            except Empty:
+                return self._started()
+            if process.is_alive:
+                return process
+            self._put_back(process)
+
+    def _put_back(self, process: ReaderProcess) -> None:
+        if process.is_alive:
+            self._idle.put(process)
+            return
+        process.close()
+        with self._changing:
+            self._processes.discard(process)
+
+    def _started(self) -> ReaderProcess:
+        process = ReaderProcess()
+        with self._changing:
+            self._processes.add(process)
+        return process
+
+
+READERS = ReaderPool()
+"""The readers of this server, shared by all its models."""
