@@ -4,6 +4,7 @@ PredictorError
 ├── InvalidRequestError   a field of the request is invalid: names the field and the reason
 ├── RefusedBySafetyError  a safety layer blocks the only picture of a call
 ├── BodyTooLargeError     the body is longer than the limit
+├── UnsupportedMediaTypeError the body is compressed or a batch of events
 ├── OverloadedError       the queue is full; retry later
 ├── DeadlineExceededError the pictures took longer than ``request_timeout_seconds``
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
@@ -45,6 +46,10 @@ class RefusedBySafetyError(PredictorError):
 
 class BodyTooLargeError(PredictorError):
     """The request body is longer than ``max_body_bytes``."""
+
+
+class UnsupportedMediaTypeError(PredictorError):
+    """The request body is compressed, or a batch of CloudEvents."""
 
 
 class OverloadedError(PredictorError):

@@ -15,6 +15,7 @@ from kserve.errors import (
     UnsupportedProtocol,
 )
 
+from predictor.edge.router_errors import register_router_errors
 from predictor.errors import (
     BodyTooLargeError,
     DeadlineExceededError,
@@ -24,6 +25,7 @@ from predictor.errors import (
     OverloadedError,
     RefusedBySafetyError,
     ShuttingDownError,
+    UnsupportedMediaTypeError,
 )
 
 STATUS: dict[type[Exception], HTTPStatus] = {
@@ -32,6 +34,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     RefusedBySafetyError: HTTPStatus.BAD_REQUEST,
     ModelNotFound: HTTPStatus.NOT_FOUND,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedMediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     NotImplementedError: HTTPStatus.NOT_IMPLEMENTED,
@@ -45,6 +48,8 @@ STATUS: dict[type[Exception], HTTPStatus] = {
 
 _RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _RETRY_AFTER_SECONDS = 5
+# The rest of the body would arrive for nothing.
+_CLOSES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
 
 
 def register_error_responses(app: FastAPI) -> None:
@@ -52,6 +57,7 @@ def register_error_responses(app: FastAPI) -> None:
     for error_type in STATUS:
         app.add_exception_handler(error_type, _respond)
     app.add_exception_handler(Exception, _respond_unexpected)
+    register_router_errors(app)
 
 
 def status_of(error: Exception) -> HTTPStatus:
@@ -64,6 +70,10 @@ def response_to(error: Exception) -> JSONResponse:
     status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
+    if status in _CLOSES:
+        headers["connection"] = "close"
+    if status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        headers["accept-encoding"] = "identity"  # RFC 9110, section 12.5.3
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
 
 

@@ -17,6 +17,8 @@ from kserve import ModelRepository, ModelServer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from starlette.types import ASGIApp
 
+from predictor.edge.connection import BoundedConnection
+
 
 class HookedModelServer(ModelServer):  # type: ignore[misc]  # kserve ships no types
     """KServe's server, with hooks for its start and its end."""
@@ -37,6 +39,7 @@ class HookedModelServer(ModelServer):  # type: ignore[misc]  # kserve ships no t
         http = self._rest_server
         http.config.host = host
         http.config.app = app
+        http.config.http = BoundedConnection
         # KServe's own handlers log a trace for each failed probe and show exception texts.
         http._add_exception_handlers = add_exception_handlers
         # Uvicorn would install handlers of its own and close the port at once.

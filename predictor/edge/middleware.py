@@ -8,11 +8,14 @@ import re
 import time
 from collections.abc import Callable
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.edge.connection import REFUSED_STATUS
+from predictor.edge.error_responses import response_to
 from predictor.edge.stream import LastEvent
-from predictor.errors import BodyTooLargeError
+from predictor.errors import BodyTooLargeError, PredictorError, UnsupportedMediaTypeError
 from predictor.metrics import REQUEST_SECONDS, REQUESTS
 from predictor.protocol.accept import EVENT_STREAM
 
@@ -24,14 +27,26 @@ _PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
 
 class BodyLimitMiddleware:
-    """Reject a body of more than ``max_bytes`` while it arrives, without keeping it."""
+    """Reject compressed bodies, and those of more than ``max_bytes``, as early as possible."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the bytes of the body as the application reads them."""
+        """Check the headers, then count the bytes of the body as the application reads them.
+
+        A client that sends ``Expect: 100-continue`` learns from the headers alone that it need not
+        send its body.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif refusal := self._refusal(Headers(scope=scope)):
+            await response_to(refusal)(scope, receive, send)
+        else:
+            await self._app(scope, self._bounded(receive), send)
+
+    def _bounded(self, receive: Receive) -> Receive:
         received = 0
 
         async def bounded_receive() -> Message:
@@ -39,10 +54,22 @@ class BodyLimitMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise BodyTooLargeError(f"the request body is longer than {self._max_bytes} bytes")
+                raise self._too_large()
             return message
 
-        await self._app(scope, bounded_receive if scope["type"] == "http" else receive, send)
+        return bounded_receive
+
+    def _refusal(self, headers: Headers) -> PredictorError | None:
+        if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+            return UnsupportedMediaTypeError(
+                "the server does not read compressed bodies: send the body without Content-Encoding"
+            )
+        # The parser has checked that it is a number.
+        is_long = int(headers.get("content-length", 0)) > self._max_bytes
+        return self._too_large() if is_long else None
+
+    def _too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(f"the request body is longer than {self._max_bytes} bytes")
 
 
 class StreamTypeMiddleware:
@@ -83,6 +110,8 @@ class HangUpMiddleware:
                 raise
             watch.uncancel()
             logger.info("the caller disconnected: %s %s", scope["method"], scope["path"])
+        except ClientDisconnect:
+            logger.info("the request body ended early: %s %s", scope["method"], scope["path"])
         finally:
             watch.stop()
 
@@ -139,7 +168,8 @@ class MetricsMiddleware:
         if found is None:
             return await self._app(scope, receive, send)
         name, started = found[1], time.perf_counter()
-        code = status = CALLER_LEFT
+        code: int | None = None
+        status = CALLER_LEFT
 
         async def noting_send(message: Message) -> None:
             nonlocal code, status
@@ -159,5 +189,6 @@ class MetricsMiddleware:
         finally:
             # Checked at the end, because the request itself may have discovered a new model.
             if self._is_served(name):
+                code = code or scope.get(REFUSED_STATUS, CALLER_LEFT)
                 REQUESTS.labels(name, int(code)).inc()
                 REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository
+from kserve.constants.constants import PredictorProtocol
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 
+from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
@@ -33,8 +35,9 @@ from predictor.edge.repository import (
     is_published,
     open_repository,
 )
+from predictor.edge.router_errors import MethodMiddleware
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
-from predictor.errors import ModelLoadError
+from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,6 +84,50 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
         return metadata
 
+    def decode(
+        self,
+        body: Any,
+        headers: dict[str, str],
+        protocol_version: str = PredictorProtocol.REST_V1.value,
+        model_name: str | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The payload and, for a CloudEvent, its attributes.
+
+        Raises:
+            InvalidRequestError: the event is not valid, or the route is ``/v2/.../infer``.
+            UnsupportedMediaTypeError: the body is a batch of events.
+        """
+        if protocol_version != PredictorProtocol.REST_V1.value:
+            raise InvalidRequestError(
+                "", "the server has no inference over this protocol: use /v1/models/{name}:predict"
+            )
+        reject_batch(headers)
+        if is_event(headers):
+            return read_event(body, headers)
+        decoded: tuple[Any, dict[str, Any]] = super().decode(body, headers)
+        return decoded
+
+    async def infer(
+        self, model_name: str, request: Any, headers: dict[str, str] | None = None
+    ) -> tuple[Any, dict[str, str]]:
+        """The response of the model and its headers."""
+        response, added = await super().infer(model_name, request, headers)
+        if isinstance(response, bytes):
+            response = Data(response, added["content-type"])
+        return response, added
+
+    def encode(
+        self,
+        model_name: str,
+        response: Any,
+        headers: dict[str, str],
+        req_attributes: dict[str, Any],
+    ) -> tuple[Any, dict[str, str]]:
+        """The body of the response and further headers; a stream stays one."""
+        if is_event(headers) and isinstance(response, Data | dict):
+            return response_event(model_name, response, headers, req_attributes)
+        return response, {}
+
 
 class DiffusionServer(HookedModelServer):
     """Serves models over HTTP until a signal, or until a required model fails to load."""
@@ -112,6 +159,7 @@ class DiffusionServer(HookedModelServer):
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         describe_predict(app)
+        app.add_middleware(MethodMiddleware)
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
