@@ -138,6 +138,13 @@ class Settings(BaseSettings):
         description="The largest width x height of an input picture, before it is resized. The "
         "server reads it from the file header before it decodes any pixels.",
     )
+    cors_origins: str = Field(
+        default="",
+        pattern=r"^(\*|https?://[^\s,/*]+(,\s*https?://[^\s,/*]+)*)?$",
+        description="The web pages that may call the server from a browser, by origin and separated "
+        "by commas, as in `https://app.example.com`, or `*` for all. If empty, browsers let no other "
+        "page read its responses.",
+    )
     safety_checker: SafetyPolicy = Field(
         default="auto",
         description="The action when the checkpoint's own safety checker fires: `off`, `flag`, "
@@ -219,6 +226,11 @@ class Settings(BaseSettings):
     def _keep_the_link(cls, folder: Path) -> Path:
         """Make it absolute, but keep the link: each load resolves the link to a revision once."""
         return folder.absolute()
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins in ``cors_origins``."""
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
     @property
     def preload_names(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 KServe's own response calls every body JSON, although it can be a picture, and requires ``time``.
 Type and source are KServe's, and so are the environment variables that change them (CE_TYPE,
-CE_SOURCE, CE_MERGE). Errors are plain JSON, because a broker ignores the event of a failed delivery.
+CE_SOURCE, CE_MERGE). Errors are plain JSON: a broker ignores the events of failed deliveries.
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
 """
 

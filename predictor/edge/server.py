@@ -17,8 +17,10 @@ from kserve import ModelRepository
 from kserve.constants.constants import PredictorProtocol
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
+from starlette.types import ASGIApp
 
 from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
+from predictor.edge.cors import CrossOriginMiddleware
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
@@ -139,15 +141,20 @@ class DiffusionServer(HookedModelServer):
         open_engine: OpenEngine | None = None,
         *,
         http_port: int,
-        enable_grpc: bool,
+        timeout_keep_alive: int,
+        ssl_certfile: str | None,
+        ssl_keyfile: str | None,
     ) -> None:
         self._open_models = partial(open_repository, model_name, settings, open_engine)
         must_wait = settings.max_download_wait_seconds > 0 and not is_published(settings)
         models = AwaitedModels() if must_wait else self._open_models()
         super().__init__(
             http_port=http_port,
-            enable_grpc=enable_grpc,
+            enable_grpc=False,
             workers=1,
+            timeout_keep_alive=timeout_keep_alive,
+            ssl_certfile=ssl_certfile,
+            ssl_keyfile=ssl_keyfile,
             registered_models=models,
         )
         self._settings = settings
@@ -183,9 +190,12 @@ class DiffusionServer(HookedModelServer):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Handle signals and load the models while the server answers."""
+        served: ASGIApp = MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served)
+        if origins := self._settings.allowed_origins:
+            served = CrossOriginMiddleware(served, origins)
         self.configure_http(
             host=self._settings.host,
-            app=MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
+            app=served,
             add_exception_handlers=register_error_responses,
         )
         loop = asyncio.get_running_loop()
