@@ -141,9 +141,9 @@ class Settings(BaseSettings):
     cors_origins: str = Field(
         default="",
         pattern=r"^(\*|https?://[^\s,/*]+(,\s*https?://[^\s,/*]+)*)?$",
-        description="The web pages that may call the server from a browser, by origin and separated "
-        "by commas, as in `https://app.example.com`, or `*` for all. If empty, browsers let no other "
-        "page read its responses.",
+        description="The web pages that may call the server from a browser: their origins, "
+        "separated by commas, as in `https://app.example.com`, or `*` for all. Empty turns CORS "
+        "off.",
     )
     safety_checker: SafetyPolicy = Field(
         default="auto",

@@ -1,4 +1,4 @@
-"""Cross-origin requests from browsers: Starlette's middleware, with this server's form of errors."""
+"""Cross-origin requests from browsers: Starlette's middleware, with errors as elsewhere."""
 
 from __future__ import annotations
 
