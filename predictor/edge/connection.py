@@ -195,28 +195,25 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _refuse(self, status: int, reason: str) -> None:
         """Answer the request that is being read, and close the connection."""
+        if self._is_ended:
+            return
         logger.info("refused a request with %d: %s", status, reason)
-        if not self._is_answered() and not self.cycle.more_body:
+        self._is_ended = True
+        self._stop_deadline()
+        is_in_body = self._is_in_body()
+        if not self._is_answered() and not is_in_body:
             # The response to an earlier request is still due; the connection ends with it.
             self.cycle.keep_alive = False
-            self._is_ended = True
-            self._stop_deadline()
-            return
-        if self.pipeline:
+        elif self.pipeline:
             self.transport.close()
-            return
-        if self._is_answered() and self._is_in_body():
-            # Too late: the response to this request is complete.
+        else:
+            if not is_in_body or not self.cycle.response_started:
+                self.transport.write(self._response(status, reason))
+            if is_in_body:
+                self.cycle.scope[REFUSED_STATUS] = status  # type: ignore[literal-required]
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             self._linger()
-            return
-        if self._is_in_body():
-            self.cycle.scope[REFUSED_STATUS] = status  # type: ignore[literal-required]
-        if not self._is_in_body() or not self.cycle.response_started:
-            self.transport.write(self._response(status, reason))
-        if self._is_in_body():
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        self._linger()
 
     def _response(self, status: int, reason: str) -> bytes:
         body = json.dumps({"error": reason}).encode()

@@ -1,7 +1,7 @@
 """The private parts of kserve 0.21 and uvicorn 0.54 that this server needs.
 
-No other module touches them. Neither library promises to keep these names: check each one against
-the source of a new version.
+No other module touches them, except ``connection.py``, which extends uvicorn's protocol class.
+Neither library promises to keep these names: check each one against the source of a new version.
 """
 
 from __future__ import annotations

@@ -17,8 +17,9 @@ import kserve.protocol.model_repository_extension
 import kserve.protocol.rest.server
 import pytest
 import uvicorn.server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from predictor.edge import kserve_internals
+from predictor.edge import connection, kserve_internals
 
 PREDICTOR = Path(__file__).resolve().parent.parent.parent / "predictor"
 INTERNALS = Path(kserve_internals.__file__)
@@ -86,3 +87,17 @@ def test_the_module_names_the_versions_it_was_checked_against(library: str) -> N
     major, minor = version(library).split(".")[:2]
 
     assert f"{library} {major}.{minor} " in str(kserve_internals.__doc__)
+
+
+def test_the_connection_names_the_version_of_uvicorn_that_it_extends() -> None:
+    major, minor = version("uvicorn").split(".")[:2]
+
+    assert f"uvicorn {major}.{minor} " in str(connection.__doc__)
+
+
+def test_the_connection_overrides_methods_that_uvicorn_still_has() -> None:
+    own = {name for name in vars(connection.BoundedConnection) if not is_private(name)}
+    own -= {"end"} | {name for name in own if name.startswith("__") and name != "__init__"}
+
+    assert {"data_received", "eof_received", "on_header", "on_headers_complete"} <= own
+    assert own <= vars(HttpToolsProtocol).keys()

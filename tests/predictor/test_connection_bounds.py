@@ -150,6 +150,7 @@ def test_an_unusual_request_gets_its_picture(server: Server, request_: bytes) ->
         b"GET /\xff HTTP/1.1\r\nHost: test\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"NONSENSE\r\n\r\n",
+        b"NONSENSE " * 30_000,
     ],
 )
 def test_what_is_not_http_gets_400_and_no_trace(server: Server, request_: bytes) -> None:
