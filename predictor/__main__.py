@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from predictor.errors import ModelLoadError
+from predictor.kserve_flags import add_kserve_flags, contradiction, spellings
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,19 +29,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argpar
 
     An unknown flag or an invalid value ends the process with status 2 and one sentence.
     """
-    from kserve.model_server import parser as kserve_parser
-
-    parser = argparse.ArgumentParser(prog="python -m predictor", parents=[kserve_parser])
-    # The server does not support gRPC, and Knative routes a single port.
-    parser.set_defaults(enable_grpc=False, model_name="stable-diffusion")
+    parser = argparse.ArgumentParser(prog="python -m predictor", allow_abbrev=False)
+    add_kserve_flags(parser)
     for name, field in Settings.model_fields.items():
-        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"])
         parser.add_argument(
-            *spellings, dest=name, default=argparse.SUPPRESS, help=field.description
+            *spellings(name), dest=name, default=argparse.SUPPRESS, help=field.description
         )
     flags = parser.parse_args(argv)
-    if flags.workers != 1:
-        parser.error("--workers: the engine batches in one process; scale with replicas instead")
+    if reason := contradiction(flags, os.environ):
+        parser.error(reason)
     given = {name: value for name, value in vars(flags).items() if name in Settings.model_fields}
     try:
         return Settings(**given), flags
@@ -63,19 +60,21 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
     See ``predictor.loading.loader.load`` for ``open_engine``.
     """
     signal.signal(signal.SIGTERM, _exit)
-    # KServe takes seconds to import.
+    # Before the import of KServe, which takes seconds and reads the command line itself.
+    settings, flags = parse_arguments(argv)
     from predictor.edge.server import DiffusionServer
     from predictor.logs import configure_logging
 
-    settings, flags = parse_arguments(argv)
-    configure_logging()
+    configure_logging(with_durations=flags.enable_latency_logging)
     try:
         DiffusionServer(
             flags.model_name,
             settings,
             open_engine,
             http_port=flags.http_port,
-            enable_grpc=flags.enable_grpc,
+            timeout_keep_alive=flags.timeout_keep_alive,
+            ssl_certfile=flags.ssl_certfile,
+            ssl_keyfile=flags.ssl_keyfile,
         ).serve()
     except ModelLoadError as error:
         print(f"predictor: {error}", file=sys.stderr)

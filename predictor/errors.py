@@ -8,6 +8,7 @@ PredictorError
 ├── NotAuthorizedError    the key does not permit the route
 ├── RateLimitedError      the key or the address has used its limit for now
 ├── LimitsUnavailableError the limits cannot be checked, and fail closed
+├── UnsupportedMediaTypeError the body is compressed or a batch of events
 ├── OverloadedError       the queue is full; retry later
 ├── DeadlineExceededError the pictures took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
@@ -70,6 +71,10 @@ class RateLimitedError(PredictorError):
 
 class LimitsUnavailableError(PredictorError):
     """``rate_limit_storage`` does not answer, and ``rate_limit_failure`` is ``closed``."""
+
+
+class UnsupportedMediaTypeError(PredictorError):
+    """The request body is compressed, or a batch of CloudEvents."""
 
 
 class OverloadedError(PredictorError):

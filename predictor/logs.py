@@ -14,10 +14,11 @@ _PROBES = re.compile(
 )
 
 
-def configure_logging() -> None:
+def configure_logging(*, with_durations: bool = True) -> None:
     """Show messages of this package from INFO up; KServe configures only its own and uvicorn's.
 
-    Excludes probes and KServe's two timing lines per response; the metrics have the times.
+    Excludes probes and KServe's two timing lines per response; the metrics have the times. KServe's
+    line with the durations of a request is included if ``with_durations``.
     """
     # transformers warns at each start that torchvision is missing, which nothing here uses.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -28,7 +29,9 @@ def configure_logging() -> None:
     ours.setLevel(logging.INFO)
     ours.propagate = False
     logging.getLogger("uvicorn.access").addFilter(_is_not_a_probe)
-    logging.getLogger(KSERVE_TRACE_LOGGER_NAME).addFilter(_is_not_timing)
+    trace = logging.getLogger(KSERVE_TRACE_LOGGER_NAME)
+    trace.addFilter(_is_not_timing)
+    trace.disabled = not with_durations
 
 
 def _is_not_a_probe(record: logging.LogRecord) -> bool:

@@ -148,6 +148,13 @@ class Settings(BaseSettings):
         "server reads it from the file header before it decodes any pixels. Each of the two "
         "processes that decode takes up to 256 MiB and 16 bytes per pixel (docs/memory.md).",
     )
+    cors_origins: str = Field(
+        default="",
+        pattern=r"^(\*|https?://[^\s,/*]+(,\s*https?://[^\s,/*]+)*)?$",
+        description="The web pages that may call the server from a browser: their origins, "
+        "separated by commas, as in `https://app.example.com`, or `*` for all. Empty turns CORS "
+        "off.",
+    )
     safety_checker: SafetyPolicy = Field(
         default="auto",
         description="The action when the checkpoint's own safety checker fires: `off`, `flag`, "
@@ -286,6 +293,11 @@ class Settings(BaseSettings):
     def queue_seconds(self) -> float:
         """The effective ``max_queue_seconds``."""
         return self.max_queue_seconds or self.request_timeout_seconds or _USUAL_QUEUE_SECONDS
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins in ``cors_origins``."""
+        return tuple(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
     @property
     def preload_names(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from kserve.errors import (
     UnsupportedProtocol,
 )
 
+from predictor.edge.router_errors import register_router_errors
 from predictor.errors import (
     BodyReaderKilledError,
     BodyTooLargeError,
@@ -30,6 +31,7 @@ from predictor.errors import (
     RateLimitedError,
     RefusedBySafetyError,
     ShuttingDownError,
+    UnsupportedMediaTypeError,
 )
 
 STATUS: dict[type[Exception], HTTPStatus] = {
@@ -40,6 +42,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     NotAuthorizedError: HTTPStatus.FORBIDDEN,
     ModelNotFound: HTTPStatus.NOT_FOUND,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedMediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -57,6 +60,8 @@ STATUS: dict[type[Exception], HTTPStatus] = {
 _RETRY_AFTER = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _RETRY_AFTER_SECONDS = 5
 _MAX_RETRY_AFTER_SECONDS = 300
+# The rest of the body would arrive for nothing.
+_CLOSES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE}
 
 
 def register_error_responses(app: FastAPI, is_draining: Callable[[], bool] = lambda: False) -> None:
@@ -68,6 +73,7 @@ def register_error_responses(app: FastAPI, is_draining: Callable[[], bool] = lam
     for error_type in STATUS:
         app.add_exception_handler(error_type, respond)
     app.add_exception_handler(Exception, _respond_unexpected)
+    register_router_errors(app)
 
 
 def status_of(error: Exception) -> HTTPStatus:
@@ -89,6 +95,10 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
+    if status in _CLOSES:
+        headers["connection"] = "close"
+    if status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        headers["accept-encoding"] = "identity"  # RFC 9110, section 12.5.3
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
 
 

@@ -1,7 +1,7 @@
 """The private parts of kserve 0.21 and uvicorn 0.54 that this server needs.
 
-No other module touches them. Neither library promises to keep these names: check each one against
-the source of a new version.
+No other module touches them, except ``connection.py``, which extends uvicorn's protocol class.
+Neither library promises to keep these names: check each one against the source of a new version.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from kserve import ModelRepository, ModelServer
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from starlette.types import ASGIApp
+
+from predictor.edge.connection import BoundedConnection
 
 
 class HookedModelServer(ModelServer):  # type: ignore[misc]  # kserve ships no types
@@ -40,6 +42,7 @@ class HookedModelServer(ModelServer):  # type: ignore[misc]  # kserve ships no t
         # Uvicorn would take the address of a caller on this host, such as queue-proxy, from a
         # header that any caller can send.
         http.config.proxy_headers = False
+        http.config.http = BoundedConnection
         # KServe's own handlers log a trace for each failed probe and show exception texts.
         http._add_exception_handlers = add_exception_handlers
         # Uvicorn would install handlers of its own and close the port at once.

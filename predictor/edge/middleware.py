@@ -8,11 +8,14 @@ import re
 import time
 from collections.abc import Callable
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.edge.connection import REFUSED_STATUS
+from predictor.edge.error_responses import response_to
 from predictor.edge.stream import LastEvent
-from predictor.errors import BodyTooLargeError
+from predictor.errors import BodyTooLargeError, PredictorError, UnsupportedMediaTypeError
 from predictor.metrics import REQUEST_SECONDS, REQUESTS
 from predictor.protocol.accept import EVENT_STREAM
 
@@ -34,7 +37,7 @@ def predicted_model(scope: Scope) -> str | None:
 
 
 class BodyLimitMiddleware:
-    """Reject a body of more than ``max_bytes`` while it arrives, without keeping it.
+    """Reject compressed bodies, and those of more than ``max_bytes``, as early as possible.
 
     Only ``:predict`` takes large bodies; the server parses all others on the event loop.
     """
@@ -44,20 +47,46 @@ class BodyLimitMiddleware:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the bytes of the body as the application reads them."""
-        received = 0
-        takes_pictures = scope["type"] == "http" and _PREDICT.fullmatch(scope["path"])
-        most = self._max_bytes if takes_pictures else min(self._max_bytes, _OTHER_BYTES)
+        """Check the headers, then count the bytes of the body as the application reads them.
 
-        async def bounded_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > most:
-                raise BodyTooLargeError(f"the request body is longer than {most} bytes")
-            return message
+        A client that sends ``Expect: 100-continue`` learns from the headers alone that it need not
+        send its body.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = self._max_bytes if predicted_model(scope) else min(self._max_bytes, _OTHER_BYTES)
+        if refusal := _refusal(Headers(scope=scope), most):
+            await response_to(refusal)(scope, receive, send)
+        else:
+            await self._app(scope, _bounded(receive, most), send)
 
-        await self._app(scope, bounded_receive if scope["type"] == "http" else receive, send)
+
+def _bounded(receive: Receive, most: int) -> Receive:
+    received = 0
+
+    async def bounded_receive() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most:
+            raise _too_large(most)
+        return message
+
+    return bounded_receive
+
+
+def _refusal(headers: Headers, most: int) -> PredictorError | None:
+    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+        return UnsupportedMediaTypeError(
+            "the server does not read compressed bodies: send the body without Content-Encoding"
+        )
+    # The parser has checked that it is a number.
+    return _too_large(most) if int(headers.get("content-length", 0)) > most else None
+
+
+def _too_large(most: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the request body is longer than {most} bytes")
 
 
 class PiecesMiddleware:
@@ -118,6 +147,8 @@ class HangUpMiddleware:
                 raise
             watch.uncancel()
             logger.info("the caller disconnected: %s %s", scope["method"], scope["path"])
+        except ClientDisconnect:
+            logger.info("the request body ended early: %s %s", scope["method"], scope["path"])
         finally:
             watch.stop()
 
@@ -173,7 +204,8 @@ class MetricsMiddleware:
         name, started = predicted_model(scope), time.perf_counter()
         if name is None:
             return await self._app(scope, receive, send)
-        code = status = CALLER_LEFT
+        code: int | None = None
+        status = CALLER_LEFT
 
         async def noting_send(message: Message) -> None:
             nonlocal code, status
@@ -193,5 +225,6 @@ class MetricsMiddleware:
         finally:
             # Checked at the end, because the request itself may have discovered a new model.
             if self._is_served(name):
+                code = code or scope.get(REFUSED_STATUS, CALLER_LEFT)
                 REQUESTS.labels(name, int(code)).inc()
                 REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)

@@ -44,6 +44,8 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
     def __init__(self, name: str, settings: Settings, residency: Residency) -> None:
         super().__init__(name, return_response_headers=True)
+        # KServe sets this only for the models that it knows at the start.
+        self.enable_latency_logging = True
         self._settings = settings
         self._residency = residency
         # KServe opens its port only if a model claims to be ready; ``healthy`` is accurate.

@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository
+from kserve.constants.constants import PredictorProtocol
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
+from starlette.types import ASGIApp
 
 from predictor.edge.access_control import AccessMiddleware, AccessRules
+from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
+from predictor.edge.cors import CrossOriginMiddleware
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
@@ -36,12 +40,11 @@ from predictor.edge.repository import (
     is_published,
     open_repository,
 )
+from predictor.edge.router_errors import MethodMiddleware
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
 from predictor.engine import Admission
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.intake.pool import READERS
-from predictor.protocol import is_light
-from predictor.protocol.json_body import read_json
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -82,39 +85,55 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
             return is_ready or self.model_registry.loads_on_demand
         return is_ready and not self._drain.is_draining
 
-    def decode(
-        self,
-        body: Any,
-        headers: dict[str, str],
-        protocol_version: str = "v1",
-        model_name: str | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Leave JSON to ``DiffusionModel.predict``: KServe would parse it on the event loop.
-
-        KServe still parses events (CloudEvents 1.0), if they have few values.
-
-        Raises:
-            InvalidRequestError: an event has too many values.
-        """
-        kind = headers.get("content-type", "")
-        is_event = "ce-specversion" in headers or kind.startswith("application/cloudevents")
-        if protocol_version == "v1" and not is_event:
-            return body, {}
-        if isinstance(body, bytes) and not is_light(body):
-            raise InvalidRequestError("", "the event has too many values")
-        if is_event:
-            # KServe does not check how deep JSON is nested.
-            read_json(body)
-        decoded: tuple[Any, dict[str, Any]] = super().decode(
-            body, headers, protocol_version, model_name
-        )
-        return decoded
-
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """The metadata of a loaded model; KServe's own response has empty lists."""
         await self.model_registry.look_for(model_name)
         metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
         return metadata
+
+    def decode(
+        self,
+        body: Any,
+        headers: dict[str, str],
+        protocol_version: str = PredictorProtocol.REST_V1.value,
+        model_name: str | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The payload and, for a CloudEvent, its attributes.
+
+        Raises:
+            InvalidRequestError: the event is not valid, or the route is ``/v2/.../infer``.
+            UnsupportedMediaTypeError: the body is a batch of events.
+        """
+        if protocol_version != PredictorProtocol.REST_V1.value:
+            raise InvalidRequestError(
+                "", "the server has no inference over this protocol: use /v1/models/{name}:predict"
+            )
+        reject_batch(headers)
+        if is_event(headers):
+            return read_event(body, headers)
+        # ``DiffusionModel.predict`` reads JSON: KServe would parse it on the event loop.
+        return body, {}
+
+    async def infer(
+        self, model_name: str, request: Any, headers: dict[str, str] | None = None
+    ) -> tuple[Any, dict[str, str]]:
+        """The response of the model and its headers."""
+        response, added = await super().infer(model_name, request, headers)
+        if isinstance(response, bytes):
+            response = Data(response, added["content-type"])
+        return response, added
+
+    def encode(
+        self,
+        model_name: str,
+        response: Any,
+        headers: dict[str, str],
+        req_attributes: dict[str, Any],
+    ) -> tuple[Any, dict[str, str]]:
+        """The body of the response and further headers; a stream stays one."""
+        if is_event(headers) and isinstance(response, Data | dict):
+            return response_event(model_name, response, headers, req_attributes)
+        return response, {}
 
 
 class DiffusionServer(HookedModelServer):
@@ -127,7 +146,9 @@ class DiffusionServer(HookedModelServer):
         open_engine: OpenEngine | None = None,
         *,
         http_port: int,
-        enable_grpc: bool,
+        timeout_keep_alive: int,
+        ssl_certfile: str | None,
+        ssl_keyfile: str | None,
     ) -> None:
         rules = AccessRules.read(settings)
         self._open_models = partial(open_repository, model_name, settings, open_engine)
@@ -135,8 +156,11 @@ class DiffusionServer(HookedModelServer):
         models = AwaitedModels() if must_wait else self._open_models()
         super().__init__(
             http_port=http_port,
-            enable_grpc=enable_grpc,
+            enable_grpc=False,
             workers=1,
+            timeout_keep_alive=timeout_keep_alive,
+            ssl_certfile=ssl_certfile,
+            ssl_keyfile=ssl_keyfile,
             registered_models=models,
         )
         self._settings = settings
@@ -152,6 +176,7 @@ class DiffusionServer(HookedModelServer):
         app.add_middleware(
             OverloadMiddleware, admission_of=self._admission_of, is_draining=self._is_draining
         )
+        app.add_middleware(MethodMiddleware)
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
@@ -178,9 +203,12 @@ class DiffusionServer(HookedModelServer):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Handle signals and load the models while the server answers."""
+        served: ASGIApp = MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served)
+        if origins := self._settings.allowed_origins:
+            served = CrossOriginMiddleware(served, origins)
         self.configure_http(
             host=self._settings.host,
-            app=MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
+            app=served,
             add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
         )
         READERS.start()

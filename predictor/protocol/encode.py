@@ -17,6 +17,11 @@ from predictor.protocol.accept import JSON
 from predictor.protocol.decode import Call
 from predictor.requests import PROMPT_LAYER, GenerationResult
 
+# All headers of a response to ``:predict`` that are not of HTTP itself.
+RESPONSE_HEADERS = (
+    *("x-seed", "x-generation-seconds", "x-queue-seconds", "x-first-step-seconds"),
+    *("x-model-name", "x-model-revision", "x-safety", "x-warning"),
+)
 # Most proxies reject headers of more than 8 KiB in total.
 _MAX_HEADER_LENGTH = 1024
 

@@ -12,9 +12,10 @@ import orjson
 from predictor.errors import InvalidRequestError
 
 # A valid request has a depth of 5, and fewer than 30 values for each picture. Code that walks or
-# checks a document is recursive, or collects an error for each value.
+# checks a document is recursive, or collects an error for each value: those of more values would
+# hold the GIL for tens of milliseconds.
 MAX_DEPTH = 32
-MAX_VALUES = 20_000
+MAX_VALUES = 2_000
 
 
 def read_json(body: bytes) -> Any:

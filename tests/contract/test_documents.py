@@ -105,7 +105,9 @@ def test_the_status_table_names_every_status() -> None:
         int(status) for status in re.findall(r"^\| (\d{3}) \|", API, re.MULTILINE)
     }
 
-    assert documented_statuses == {int(status) for status in STATUS.values()}
+    # Those of the router and of the connection, which answer before any error is raised.
+    others = {405, 408, 414, 431}
+    assert documented_statuses == {int(status) for status in STATUS.values()} | others
 
 
 @pytest.mark.parametrize("block", curl_blocks(API), ids=lambda block: block.split("\n")[0][-60:])

@@ -69,7 +69,6 @@ def test_only_the_server_modules_import_kserve() -> None:
     assert knowing == {
         f"predictor/{name}.py"
         for name in (
-            "__main__",
             "edge/error_responses",
             "edge/kserve_internals",
             "edge/model",

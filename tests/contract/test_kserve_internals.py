@@ -17,11 +17,14 @@ import kserve.protocol.model_repository_extension
 import kserve.protocol.rest.server
 import pytest
 import uvicorn.server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from predictor.edge import kserve_internals
+from predictor.edge import connection, kserve_internals
 
 PREDICTOR = Path(__file__).resolve().parent.parent.parent / "predictor"
 INTERNALS = Path(kserve_internals.__file__)
+# It extends a class of uvicorn; the tests at the end check what it relies on.
+CONNECTION = Path(connection.__file__)
 LIBRARY_MODULES = (
     kserve.model,
     kserve.model_repository,
@@ -61,7 +64,7 @@ def private_uses(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(PREDICTOR.rglob("*.py")) if path != INTERNALS],
+    [path for path in sorted(PREDICTOR.rglob("*.py")) if path not in (INTERNALS, CONNECTION)],
     ids=lambda path: path.relative_to(PREDICTOR).as_posix(),
 )
 def test_no_other_module_touches_private_names_of_kserve_and_uvicorn(path: Path) -> None:
@@ -86,3 +89,17 @@ def test_the_module_names_the_versions_it_was_checked_against(library: str) -> N
     major, minor = version(library).split(".")[:2]
 
     assert f"{library} {major}.{minor} " in str(kserve_internals.__doc__)
+
+
+def test_the_connection_names_the_version_of_uvicorn_that_it_extends() -> None:
+    major, minor = version("uvicorn").split(".")[:2]
+
+    assert f"uvicorn {major}.{minor} " in str(connection.__doc__)
+
+
+def test_the_connection_overrides_methods_that_uvicorn_still_has() -> None:
+    own = {name for name in vars(connection.BoundedConnection) if not is_private(name)}
+    own -= {"end"} | {name for name in own if name.startswith("__") and name != "__init__"}
+
+    assert {"data_received", "eof_received", "on_header", "on_headers_complete"} <= own
+    assert own <= vars(HttpToolsProtocol).keys()

@@ -1,0 +1,84 @@
+"""Requests that no route handles: unknown paths, other methods, and bodies of another schema."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# Without this check, KServe's route for ``/v1/models/{model_name}`` takes the verb for a part of
+# the name, which never contains a colon.
+_VERB = re.compile(r"/v1/models/[^/:]*:(?:predict|explain)")
+_OTHER_VERB = re.compile(r"/v1/models/[^/]*:[^/]*")
+_METHODS = ("get", "post", "put", "patch", "delete")
+# KServe has these routes, but no model of this server supports them.
+_NOT_SERVED = re.compile(r".*(:explain|/infer)")
+
+
+class MethodMiddleware:
+    """Answer HEAD as GET without the body, and verbs of KServe's v1 protocol only for POST."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Uvicorn keeps the original scope and omits the body of a response to HEAD."""
+        app = self._app if scope["type"] != "http" else self._refusal(scope) or self._app
+        if scope.get("method") == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        if _VERB.fullmatch(scope["path"]):
+            return _not_allowed(scope, "POST") if scope["method"] != "POST" else None
+        return _not_found(scope) if _OTHER_VERB.fullmatch(scope["path"]) else None
+
+
+def register_router_errors(app: FastAPI) -> None:
+    """Give these errors the form of all others."""
+    app.add_exception_handler(HTTPException, _respond)
+    app.add_exception_handler(RequestValidationError, _respond_invalid)
+
+
+async def _respond(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return _not_found(request.scope)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "")
+        return _not_allowed(request.scope, "GET, HEAD" if allowed == "GET" else allowed)
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _respond_invalid(_: Request, __: Exception) -> JSONResponse:
+    reason = "the body does not match the schema of this route, which is in /openapi.json"
+    return JSONResponse({"error": reason}, HTTPStatus.BAD_REQUEST)
+
+
+def _not_allowed(scope: Scope, allowed: str) -> JSONResponse:
+    reason = f"{scope['path']} does not support {scope['method']}; use {allowed}"
+    return JSONResponse(
+        {"error": reason}, HTTPStatus.METHOD_NOT_ALLOWED, headers={"allow": allowed}
+    )
+
+
+def _not_found(scope: Scope) -> JSONResponse:
+    routes = ", ".join(_routes(scope["app"]))
+    reason = f"{scope['path']} does not exist; the server has {routes}"
+    return JSONResponse({"error": reason}, HTTPStatus.NOT_FOUND)
+
+
+def _routes(app: FastAPI) -> list[str]:
+    """Every route that works, as ``POST /v1/models/{model_name}:predict``."""
+    paths = (app.openapi_schema or app.openapi())["paths"]
+    return [
+        f"{method.upper()} {path}"
+        for path in sorted(paths)
+        for method in _METHODS
+        if method in paths[path] and not _NOT_SERVED.fullmatch(path)
+    ]
