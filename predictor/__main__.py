@@ -6,6 +6,7 @@ The command line has KServe's flags and one flag per setting, with underscores o
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,9 @@ from predictor.settings import Settings
 
 if TYPE_CHECKING:
     from predictor.loading.loader import OpenEngine
+
+
+logger = logging.getLogger("predictor")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
@@ -68,7 +72,11 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
     from predictor.logs import configure_logging
 
     settings, flags = parse_arguments(argv)
-    configure_logging()
+    configure_logging(
+        settings.log_format,
+        log_prompts=settings.log_prompts,
+        configure_server=flags.configure_logging and flags.log_config_file is None,
+    )
     try:
         DiffusionServer(
             flags.model_name,
@@ -78,9 +86,17 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
             enable_grpc=flags.enable_grpc,
         ).serve()
     except ModelLoadError as error:
-        print(f"predictor: {error}", file=sys.stderr)
+        _report(error, settings)
         return 1
     return 0
+
+
+def _report(error: ModelLoadError, settings: Settings) -> None:
+    """Write the last line, which Kubernetes shows as the reason of the end."""
+    if settings.log_format == "json":
+        logger.critical("%s", error)
+    else:
+        print(f"predictor: {error}", file=sys.stderr)
 
 
 def _exit(number: int, _: FrameType | None) -> None:

@@ -25,6 +25,7 @@ from predictor.errors import (
     RefusedBySafetyError,
     ShuttingDownError,
 )
+from predictor.request_context import current_request
 
 STATUS: dict[type[Exception], HTTPStatus] = {
     InvalidRequestError: HTTPStatus.BAD_REQUEST,
@@ -59,8 +60,14 @@ def status_of(error: Exception) -> HTTPStatus:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
+def note_error(error: Exception) -> None:
+    """Record the error that ends the current request, for metrics and the trace."""
+    current_request().error = type(error)
+
+
 def response_to(error: Exception) -> JSONResponse:
     """The response to an error in the table."""
+    note_error(error)
     status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
@@ -73,6 +80,7 @@ async def _respond(_: Request, error: Exception) -> JSONResponse:
 
 async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:
     """Not logged here: Starlette raises the error again, and the server logs it."""
+    note_error(error)
     return JSONResponse(
         {"error": "the request failed in the server; its log has the cause"},
         status_code=HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 CALLER_LEFT = 499
 _SERVER_ERROR = 500
-_PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
+PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
 
 class BodyLimitMiddleware:
@@ -135,7 +135,7 @@ class MetricsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the status once the response is sent, or 499 if the caller disconnects before."""
-        found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        found = PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
         if found is None:
             return await self._app(scope, receive, send)
         name, started = found[1], time.perf_counter()

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from kserve import Model
 from kserve.errors import ModelNotReady
 
+from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
-from predictor.engine import Engine
+from predictor.engine import Engine, StepListener
 from predictor.errors import DeadlineExceededError
 from predictor.loading.loader import Loaded
 from predictor.protocol import Call, EncodedResponse, Picture, decode_call, encode, parse
 from predictor.protocol.model_metadata import model_metadata
-from predictor.requests import GenerationResult, Limits
+from predictor.requests import GenerationRequest, GenerationResult, Limits
 from predictor.residency import Residency
 from predictor.settings import Settings
 
@@ -32,6 +34,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         super().__init__(name, return_response_headers=True)
         self._settings = settings
         self._residency = residency
+        self._observer = CallObserver(name, log_prompts=settings.log_prompts)
         # KServe opens its port only if a model claims to be ready; ``healthy`` is accurate.
         self.ready = True
 
@@ -67,7 +70,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         """
         async with self._residency.use(self.name) as loaded:
             limits = Limits(self._settings, loaded.profile)
-            call = await _decoded(payload, (headers or {}).get("accept"), limits)
+            with self._observer.stage("parse"):
+                call = await _decoded(payload, (headers or {}).get("accept"), limits)
+            self._observer.begin(call)
             progress = Progress([picture.request for picture in call.pictures], call.as_events)
             answer = self._answer(loaded, call, progress)
             if call.as_events:
@@ -82,14 +87,15 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         with self._residency.keep(self.name):
             # The engine that `loading/loader.py` builds, which also applies the safety layers.
             results = await self._generate_in_time(loaded.engine, call.pictures, progress)
-            return await asyncio.to_thread(
-                encode,
-                call,
-                results,
-                model_name=self.name,
-                revision=loaded.profile.revision,
-                embed_metadata=self._settings.embed_metadata,
-            )
+            with self._observer.stage("encode"):
+                return await asyncio.to_thread(
+                    encode,
+                    call,
+                    results,
+                    model_name=self.name,
+                    revision=loaded.profile.revision,
+                    embed_metadata=self._settings.embed_metadata,
+                )
 
     async def _generate_in_time(
         self, engine: Engine, pictures: Sequence[Picture], progress: Progress
@@ -97,7 +103,8 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         seconds = self._settings.request_timeout_seconds
         try:
             async with asyncio.timeout(seconds or None):
-                return await _submit_all(engine, pictures, progress)
+                submit = partial(self._observer.generate, engine)
+                return await _submit_all(submit, pictures, progress)
         except TimeoutError:
             raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
 
@@ -111,11 +118,13 @@ async def _decoded(payload: Any, accept: str | None, limits: Limits) -> Call:
 
 
 async def _submit_all(
-    engine: Engine, pictures: Sequence[Picture], progress: Progress
+    submit: Callable[[GenerationRequest, StepListener], Coroutine[Any, Any, GenerationResult]],
+    pictures: Sequence[Picture],
+    progress: Progress,
 ) -> list[GenerationResult]:
     """Generate all pictures of a call; a failure or a disconnect cancels the others."""
     tasks = [
-        asyncio.create_task(engine.submit(picture.request, progress.listener(index)))
+        asyncio.create_task(submit(picture.request, progress.listener(index)))
         for index, picture in enumerate(pictures)
     ]
     try:

@@ -34,6 +34,8 @@ from predictor.edge.repository import (
     open_repository,
 )
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
+from predictor.edge.telemetry import TelemetryMiddleware
+from predictor.edge.tracing import Tracing
 from predictor.errors import ModelLoadError
 from predictor.settings import Settings
 
@@ -104,6 +106,7 @@ class DiffusionServer(HookedModelServer):
             registered_models=models,
         )
         self._settings = settings
+        self._tracing = Tracing.from_environment(service_name=model_name)
         self._load_error: ModelLoadError | None = None
         self._ending: asyncio.Task[None] | None = None
         self._drain = Drain()
@@ -126,6 +129,7 @@ class DiffusionServer(HookedModelServer):
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
         self.start(list(self.registered_models.models.values()))
         self._close_engines()
+        self._tracing.close()
         if self._load_error is not None:
             raise self._load_error
 
@@ -137,7 +141,10 @@ class DiffusionServer(HookedModelServer):
         """Handle signals and load the models while the server answers."""
         self.configure_http(
             host=self._settings.host,
-            app=MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
+            app=TelemetryMiddleware(
+                MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served),
+                self._tracing,
+            ),
             add_exception_handlers=register_error_responses,
         )
         loop = asyncio.get_running_loop()

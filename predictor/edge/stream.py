@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
 from typing import Any, Self
 
-from predictor.edge.error_responses import status_of
+from predictor.edge.error_responses import note_error, status_of
 from predictor.edge.progress import Progress
 from predictor.errors import PredictorError
 from predictor.protocol import EncodedResponse
@@ -68,6 +68,7 @@ def _last_event(answered: asyncio.Task[EncodedResponse]) -> LastEvent:
     try:
         body = answered.result().body
     except PredictorError as error:
+        note_error(error)
         return LastEvent(error_event(str(error)), status_of(error))
     assert isinstance(body, dict)
     return LastEvent(result_event(body), HTTPStatus.OK)

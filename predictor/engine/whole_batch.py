@@ -17,6 +17,7 @@ from predictor.engine.interfaces import (
 from predictor.engine.isolation import run_isolated
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.requests import GenerationRequest, GenerationResult
+from predictor.stages import StageTime
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,9 @@ class WholeBatchEngine:
                 ticket.fail(error)
             return
         for ticket, result in zip(tickets, results, strict=True):
-            ticket.succeed(replace(result, queue_seconds=started - ticket.arrived))
+            waited = started - ticket.arrived
+            stages = (StageTime("queue", ticket.arrived, waited), *result.stages)
+            ticket.succeed(replace(result, queue_seconds=waited, stages=stages))
 
     def _shrink(self, tickets: list[Ticket]) -> None:
         """Halve the batch size: these tickets did not fit."""
