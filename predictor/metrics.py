@@ -140,7 +140,8 @@ class EngineCollector(Collector):
         return pictures, lanes, out_of_memory, safety
 
 
-for reason in get_args(Refusal):
-    REFUSED.labels(reason)
+for _reason in get_args(Refusal):
+    # At 0, like the series of a model.
+    REFUSED.labels(_reason)
 ENGINES = EngineCollector()
 REGISTRY.register(ENGINES)

@@ -80,6 +80,7 @@ class _Report:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            message.setdefault("headers", [])
             MutableHeaders(scope=message)[REQUEST_ID] = self._request.request_id
             self._status = message["status"]
         else:
