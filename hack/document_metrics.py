@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A script has its own folder on the import path, not the repository's root.
 sys.path.insert(0, str(ROOT))
 
-from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
+from hack.marked_tables import renewed, write  # noqa: E402
 from predictor import metrics  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "api.md"
@@ -27,8 +27,10 @@ def documented(document: str) -> str:
 
 
 def metrics_table() -> str:
-    """A Markdown table with one row per metric of the predictor."""
-    return markdown_table([("metric", "type", "labels", "unit", "meaning"), *_rows()])
+    """A Markdown table with one row per metric of the predictor; not padded, as rows are long."""
+    head = ("metric", "type", "labels", "unit", "meaning")
+    rows = [head, ("---",) * len(head), *_rows()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _rows() -> Iterator[tuple[str, ...]]:
