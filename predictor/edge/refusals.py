@@ -32,6 +32,6 @@ _BY_STATUS: dict[int, Refusal] = {
 
 
 def refusal_of(error: type[BaseException] | None, status: int) -> Refusal | None:
-    """The reason for a response with ``status`` that ``error`` led to; None for any other response."""
+    """Why a request was refused that ends with ``error`` and ``status``; None if it was not."""
     known = (_BY_ERROR[kind] for kind in (error.__mro__ if error else ()) if kind in _BY_ERROR)
     return next(known, _BY_STATUS.get(status))
