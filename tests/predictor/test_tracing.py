@@ -111,9 +111,7 @@ def test_a_call_is_a_span_with_one_child_for_each_stage(
     assert MAGIC not in str(call) + str(stages)
 
 
-def test_the_stages_of_each_picture_have_its_seed(
-    traced: Server, collector: Collector
-) -> None:
+def test_the_stages_of_each_picture_have_its_seed(traced: Server, collector: Collector) -> None:
     body = {"prompt": "a star", "seed": 7, "num_inference_steps": 1, "num_images_per_prompt": 2}
     call, stages = trace_of(traced, collector, body, 13)
 
