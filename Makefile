@@ -37,6 +37,7 @@ check: $(INSTALLED) ## Check lint, formatting, types and generated files; write 
 	$(BIN)/python hack/document_settings.py --check
 	$(BIN)/python hack/document_families.py --check
 	$(BIN)/python hack/document_parameters.py --check
+	$(BIN)/python hack/document_metrics.py --check
 	$(BIN)/python hack/document_figures.py --check
 
 format: $(INSTALLED) ## Format the code and apply the linter's fixes
@@ -67,6 +68,7 @@ manifests: $(INSTALLED) ## Generate manifests, schema and tables from the chart,
 	$(BIN)/python hack/document_settings.py
 	$(BIN)/python hack/document_families.py
 	$(BIN)/python hack/document_parameters.py
+	$(BIN)/python hack/document_metrics.py
 	$(BIN)/python hack/document_figures.py
 
 deploy: $(INSTALLED) ## Deploy manifests/ to the current cluster; FLAGS="--namespace images" adds flags

@@ -6,6 +6,7 @@ The command line has KServe's flags and one flag per setting, with underscores o
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,9 @@ from predictor.settings import Settings
 
 if TYPE_CHECKING:
     from predictor.loading.loader import OpenEngine
+
+
+logger = logging.getLogger("predictor")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
@@ -65,7 +69,11 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
     from predictor.edge.server import DiffusionServer
     from predictor.logs import configure_logging
 
-    configure_logging(with_durations=flags.enable_latency_logging)
+    configure_logging(
+        settings.log_format,
+        log_prompts=settings.log_prompts,
+        with_durations=flags.enable_latency_logging,
+    )
     try:
         DiffusionServer(
             flags.model_name,
@@ -77,9 +85,17 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
             ssl_keyfile=flags.ssl_keyfile,
         ).serve()
     except ModelLoadError as error:
-        print(f"predictor: {error}", file=sys.stderr)
+        _report(error, settings)
         return 1
     return 0
+
+
+def _report(error: ModelLoadError, settings: Settings) -> None:
+    """Write the last line, which Kubernetes shows as the reason of the end."""
+    if settings.log_format == "json":
+        logger.critical("%s", error)
+    else:
+        print(f"predictor: {error}", file=sys.stderr)
 
 
 def _exit(number: int, _: FrameType | None) -> None:

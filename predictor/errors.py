@@ -10,6 +10,7 @@ PredictorError
 ├── LimitsUnavailableError the limits cannot be checked, and fail closed
 ├── UnsupportedMediaTypeError the body is compressed or a batch of events
 ├── OverloadedError       the queue is full; retry later
+│   └── WaitTooLongError  the pictures would wait or take too long
 ├── DeadlineExceededError the pictures took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory and could not be loaded in time
@@ -83,6 +84,10 @@ class OverloadedError(PredictorError):
     def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
+
+
+class WaitTooLongError(OverloadedError):
+    """The wait would be longer than ``max_queue_seconds``, or the call than its ``timeout``."""
 
 
 class DeadlineExceededError(PredictorError):

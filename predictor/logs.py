@@ -1,43 +1,151 @@
-"""Logs to standard error in KServe's format."""
+"""The log on standard error: one form, text or JSON, for the server and its libraries."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import sys
+import threading
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
 
-from kserve.logging import KSERVE_LOGGER_DATE_FORMAT, KSERVE_LOGGER_FORMAT, KSERVE_TRACE_LOGGER_NAME
-
-# The routes that the kubelet, KServe and Prometheus call every few seconds.
-_PROBES = re.compile(
-    r"/|/metrics|/v2/health/\w+|/v1/models(/[^/:]+)?|/v2/models/[^/]+/ready", re.ASCII
+import kserve.logging
+from kserve.logging import (
+    KSERVE_LOGGER_DATE_FORMAT,
+    KSERVE_LOGGER_NAME,
+    KSERVE_TRACE_LOGGER_NAME,
 )
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+from predictor.request_context import current_request
+
+logger = logging.getLogger(__name__)
+
+_TEXT = (
+    "%(asctime)s.%(msecs)03d %(process)s %(name)s %(levelname)s "
+    "[%(filename)s:%(funcName)s():%(lineno)s] %(request)s%(message)s"
+)
+_OURS = "predictor"
+# Loggers whose handlers KServe and the libraries add.
+_SERVER_LOGGERS = (KSERVE_LOGGER_NAME, KSERVE_TRACE_LOGGER_NAME, "uvicorn")
+_LIBRARY_LOGGERS = ("diffusers", "transformers")
+# Warnings of a family's pipeline quote the part of a prompt that the text encoder truncates.
+_FAMILY_LOGGER = re.compile(r"diffusers\.pipelines\.\w+\..*")
 
 
-def configure_logging(*, with_durations: bool = True) -> None:
-    """Show messages of this package from INFO up; KServe configures only its own and uvicorn's.
+def configure_logging(
+    log_format: str = "text", *, log_prompts: bool = False, with_durations: bool = True
+) -> None:
+    """Write every log line in ``log_format``, ``text`` or ``json``.
 
-    Excludes probes and KServe's two timing lines per response; the metrics have the times. KServe's
-    line with the durations of a request is included if ``with_durations``.
+    KServe writes two lines with times per response, which are left out: the metrics have the times.
+    KServe's line with the durations of a request is included if ``with_durations``.
     """
     # transformers warns at each start that torchvision is missing, which nothing here uses.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(KSERVE_LOGGER_FORMAT, KSERVE_LOGGER_DATE_FORMAT))
-    ours = logging.getLogger("predictor")
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
-    logging.getLogger("uvicorn.access").addFilter(_is_not_a_probe)
+    # For the levels, which an environment variable of KServe sets. First, because it does nothing
+    # once the root has a handler.
+    kserve.logging.configure_logging()
+    handler = _handler(log_format, log_prompts=log_prompts)
+    logging.getLogger().addHandler(handler)
+    _replace_handlers(_OURS, handler)
+    logging.getLogger(_OURS).setLevel(logging.INFO)
+    for name in _SERVER_LOGGERS:
+        _replace_handlers(name, handler)
+    # The access log is our own (``edge/telemetry.py``); uvicorn does not have the durations.
+    logging.getLogger("uvicorn.access").handlers.clear()
     trace = logging.getLogger(KSERVE_TRACE_LOGGER_NAME)
     trace.addFilter(_is_not_timing)
     trace.disabled = not with_durations
+    # Each export that fails logs one error; its retries need no line of their own.
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)
+    if log_format == "json":
+        logging.captureWarnings(True)
+        _log_uncaught_exceptions()
 
 
-def _is_not_a_probe(record: logging.LogRecord) -> bool:
-    # Uvicorn's arguments: client, method, path with query, HTTP version, status.
-    _, method, path, *_ = record.args or (None, "", "")
-    return method != "GET" or not _PROBES.fullmatch(str(path).partition("?")[0])
+def adopt_library_loggers() -> None:
+    """Send the lines of diffusers and transformers to our handler; call it once both are imported.
+
+    Each adds a handler of its own when it is imported.
+    """
+    for name in _LIBRARY_LOGGERS:
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+
+
+class _TextFormatter(logging.Formatter):
+    """KServe's format, with the identifiers of the request in brackets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        identifiers = " ".join(_identifiers().values())
+        record.request = f"[{identifiers}] " if identifiers else ""
+        return super().format(record)
+
+
+class _JsonFormatter(JsonFormatter):
+    """One object per line: ``time``, ``level``, ``logger``, ``message`` and the line's fields."""
+
+    def __init__(self) -> None:
+        # Uvicorn repeats its messages with colours.
+        reserved = [*RESERVED_ATTRS, "color_message", "request"]
+        super().__init__(["message"], rename_fields={"exc_info": "trace"}, reserved_attrs=reserved)
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        log_data |= {"time": time, "level": record.levelname.lower(), "logger": record.name}
+        super().add_fields(log_data, record, message_dict)
+        log_data |= _identifiers()
+
+
+def _identifiers() -> dict[str, str]:
+    request = current_request()
+    found = {"request_id": request.request_id, "trace_id": request.trace_id}
+    return {name: value for name, value in found.items() if value}
+
+
+def _handler(log_format: str, *, log_prompts: bool) -> logging.Handler:
+    text = _TextFormatter(_TEXT, KSERVE_LOGGER_DATE_FORMAT)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter() if log_format == "json" else text)
+    if not log_prompts:
+        handler.addFilter(_quotes_no_prompt)
+    return handler
+
+
+def _replace_handlers(name: str, handler: logging.Handler) -> None:
+    named = logging.getLogger(name)
+    named.handlers[:] = [handler]
+    named.propagate = False
+
+
+def _log_uncaught_exceptions() -> None:
+    """Log what ends the process or a thread, in place of the interpreter's trace of many lines."""
+
+    def uncaught(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            logger.critical("uncaught exception", exc_info=(kind, error, trace))
+
+    def uncaught_in_thread(found: threading.ExceptHookArgs) -> None:
+        if found.exc_value is not None:
+            uncaught(found.exc_type, found.exc_value, found.exc_traceback)
+
+    sys.excepthook = uncaught
+    threading.excepthook = uncaught_in_thread
+
+
+def _quotes_no_prompt(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or not _FAMILY_LOGGER.fullmatch(record.name)
 
 
 def _is_not_timing(record: logging.LogRecord) -> bool:

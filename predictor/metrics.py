@@ -1,8 +1,13 @@
-"""Prometheus metrics in addition to KServe's own, whose buckets end at 10 seconds."""
+"""Prometheus metrics in addition to KServe's own, whose buckets end at 10 seconds.
+
+Labels are bounded: models that are served, API keys of the operator, and the enumerations here.
+``hack/document_metrics.py`` writes the table of docs/api.md from the texts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,6 +15,11 @@ from prometheus_client.registry import Collector
 
 from predictor.engine import Engine
 
+# Why the server refused a request before it generated anything.
+Refusal = Literal[
+    "queue", "seconds", "limit", "key", "safety", "invalid", "too_large", "not_found",
+    "unavailable", "draining",
+]  # fmt: skip
 REQUESTS = Counter(
     "diffusion_requests",
     "Predict calls by HTTP status, streams by their final status; 499: the caller disconnected.",
@@ -20,6 +30,31 @@ REQUEST_SECONDS = Histogram(
     "Duration of predict calls, including the wait.",
     ["model_name"],
     buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
+)
+STAGE_SECONDS = Histogram(
+    "diffusion_stage_seconds",
+    "Time in each stage, of a request: parse (the body and its pictures), encode (the response); "
+    "of a picture: queue (waiting for the engine), prepare (noise, input pictures), text (text "
+    "encoders), denoise (all steps), decode (VAE, and the wait for it), review (safety layers).",
+    ["model_name", "stage"],
+    buckets=(0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
+MEGAPIXELS = Counter(
+    "diffusion_megapixels",
+    "Size of the generated pictures, including those that a safety layer then blocks.",
+    ["model_name"],
+)
+REFUSED = Counter(
+    "diffusion_refused",
+    "Requests that were refused: queue (full), seconds (too long a wait), limit (of a key or an "
+    "address), key (missing, unknown or without permission), safety, invalid, too_large, "
+    "not_found, unavailable (the model is not loaded), draining.",
+    ["reason"],
+)
+KEY_MEGAPIXELS = Counter(
+    "diffusion_key_megapixels",
+    "Size of the pictures generated for each API key; no series without keys.",
+    ["key"],
 )
 BLOCK_LIST_FAILURES = Counter(
     "diffusion_block_list_failures",
@@ -64,6 +99,7 @@ def begin_series(model_name: str) -> None:
         REQUESTS.labels(model_name, code)
     for outcome in ("loaded", "failed"):
         MODEL_LOADS.labels(model_name, outcome)
+    MEGAPIXELS.labels(model_name)
     MODEL_UNLOADS.labels(model_name)
     MODEL_BYTES.labels(model_name)
 
@@ -107,11 +143,6 @@ class EngineCollector(Collector):
             "The estimated wait of a picture that arrives now, in seconds.",
             labels=["model_name"],
         )
-        refused = CounterMetricFamily(
-            "diffusion_refused",
-            "Calls refused because of load, by the bound that they exceed.",
-            labels=["model_name", "reason"],
-        )
         for name, engine in list(self._engines.items()):
             state = engine.state
             pictures.add_metric([name, "waiting"], state.waiting)
@@ -121,10 +152,11 @@ class EngineCollector(Collector):
             for (layer, action), count in state.safety.items():
                 safety.add_metric([name, layer, action], count)
             queue_seconds.add_metric([name], state.queue_seconds)
-            for reason, count in state.refused.items():
-                refused.add_metric([name, reason], count)
-        return pictures, lanes, out_of_memory, safety, queue_seconds, refused
+        return pictures, lanes, out_of_memory, safety, queue_seconds
 
 
+for _reason in get_args(Refusal):
+    # At 0, like the series of a model.
+    REFUSED.labels(_reason)
 ENGINES = EngineCollector()
 REGISTRY.register(ENGINES)

@@ -33,6 +33,16 @@ class Settings(BaseSettings):
         default="0.0.0.0",  # noqa: S104 - probes and the queue proxy connect from outside
         description="The address to listen on. Use `127.0.0.1` outside a pod.",
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="The form of the log: text, or one JSON object per line "
+        "(docs/observability.md).",
+    )
+    log_prompts: bool = Field(
+        default=False,
+        description="Write the prompts of each request to the log and to traces. Without it, "
+        "neither contains a prompt.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto",
         description="The device that runs the pipeline. `auto` is the GPU if there is one.",

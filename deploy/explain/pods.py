@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -158,9 +159,19 @@ def _explain_crash(pod: Object, status: Object) -> Explanation | None:
     ended_how = f"has failed {count} times, last" if count > 1 else "failed"
     return Explanation(
         f"Container {container} of pod {name} {ended_how} with exit code {ended['exitCode']}"
-        + (f": {said.splitlines()[-1]}" if said else "."),
+        + (f": {_last_message(said)}" if said else "."),
         f"Its log: kubectl logs {name} --container {container}" + (" --previous" if count else ""),
     )
+
+
+def _last_message(said: str) -> str:
+    """The last line of a log; its `message` if the log is JSON."""
+    line = said.splitlines()[-1]
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return line
+    return str(document.get("message", line)) if isinstance(document, dict) else line
 
 
 def _explain_volume(pod: Object, seen: Snapshot) -> Explanation | None:

@@ -24,6 +24,7 @@ from predictor.errors import (
     PredictorError,
 )
 from predictor.metrics import KEY_REQUESTS
+from predictor.request_context import current_request
 from predictor.settings import Settings
 
 # What the kubelet, Knative's queue-proxy, KServe and Prometheus call; they send no key.
@@ -134,6 +135,7 @@ class AccessMiddleware:
             response = response_to(error)
             _count(None, response.status_code)
             return await response(scope, receive, send)
+        current_request().caller = key.name if key else ""
         peer = (scope.get("client") or ("",))[0]
         spending = self._rules.spending(key, peer, headers)
         noting_send = _noting(send, spending, key)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from predictor.edge.error_responses import response_to, status_of
+from predictor.edge.error_responses import note_error, response_to, status_of
 from predictor.edge.stream import LastEvent
 from predictor.errors import ShuttingDownError
 from predictor.protocol.accept import EVENT_STREAM
@@ -116,5 +116,6 @@ class _Answer:
         if not self._is_started:
             await response_to(error)(scope, receive, self.send)
         elif self._is_stream and not self._is_complete:
+            note_error(error)
             event = LastEvent(error_event(str(error)), status_of(error))
             await self.send({"type": "http.response.body", "body": event})

@@ -33,6 +33,7 @@ from predictor.errors import (
     ShuttingDownError,
     UnsupportedMediaTypeError,
 )
+from predictor.request_context import current_request
 
 STATUS: dict[type[Exception], HTTPStatus] = {
     InvalidRequestError: HTTPStatus.BAD_REQUEST,
@@ -81,6 +82,11 @@ def status_of(error: Exception) -> HTTPStatus:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
+def note_error(error: Exception) -> None:
+    """Record the error that ends the current request, for metrics and the trace."""
+    current_request().error = type(error)
+
+
 def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     """The response to an error in the table.
 
@@ -89,6 +95,7 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     if is_draining and isinstance(error, OverloadedError):
         reason = f"the server shuts down, and its queue is full: {error}"
         error = ShuttingDownError(reason, error.retry_after_seconds)
+    note_error(error)
     status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
     seconds = max(1, min(seconds, _MAX_RETRY_AFTER_SECONDS))
@@ -104,6 +111,7 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
 
 async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:
     """Not logged here: Starlette raises the error again, and the server logs it."""
+    note_error(error)
     return JSONResponse(
         {"error": "the request failed in the server; its log has the cause"},
         status_code=HTTPStatus.INTERNAL_SERVER_ERROR,

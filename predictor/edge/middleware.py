@@ -27,12 +27,12 @@ _OTHER_BYTES = 65_536
 # The server copies each piece, and the client's speed decides when the next one is copied.
 _PIECE = 262_144
 _SERVER_ERROR = 500
-_PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
+PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
 
 
 def predicted_model(scope: Scope) -> str | None:
     """The name in the path of a predict call; None for other requests."""
-    found = _PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
+    found = PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
     return found and found[1]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -12,9 +13,10 @@ from kserve import Model
 from kserve.errors import ModelNotReady
 
 from predictor.access.spending import charge_pictures
+from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
-from predictor.engine import Admission, Engine
+from predictor.engine import Admission, Engine, StepListener
 from predictor.errors import DeadlineExceededError
 from predictor.intake.pool import READERS
 from predictor.loading.loader import Loaded
@@ -28,7 +30,7 @@ from predictor.protocol import (
     parse,
 )
 from predictor.protocol.model_metadata import model_metadata
-from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
 from predictor.residency import Residency
 from predictor.settings import Settings
 
@@ -48,6 +50,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         self.enable_latency_logging = True
         self._settings = settings
         self._residency = residency
+        self._observer = CallObserver(name, log_prompts=settings.log_prompts)
         # KServe opens its port only if a model claims to be ready; ``healthy`` is accurate.
         self.ready = True
 
@@ -84,7 +87,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         async with self._residency.use(self.name) as loaded:
             limits = Limits(self._settings, loaded.profile)
             accept = (headers or {}).get("accept")
-            call = await _decoded(payload, accept, limits, loaded.engine.admission)
+            with self._observer.stage("parse"):
+                call = await _decoded(payload, accept, limits, loaded.engine.admission)
+            self._observer.begin(call)
             await _charge(call)
             progress = Progress([picture.request for picture in call.pictures], call.as_events)
             answer = self._answer(loaded, call, progress)
@@ -112,7 +117,8 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
                 revision=loaded.profile.revision,
                 embed_metadata=self._settings.embed_metadata,
             )
-            return await _encoded(encoder)
+            with self._observer.stage("encode"):
+                return await _encoded(encoder)
 
     async def _generate_in_time(
         self, engine: Engine, call: Call, progress: Progress
@@ -121,7 +127,8 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         seconds = min((one for one in timeouts if one), default=None)
         try:
             async with asyncio.timeout(seconds):
-                return await _submit_all(engine, call.pictures, progress)
+                submit = partial(self._observer.generate, engine)
+                return await _submit_all(submit, call.pictures, progress)
         except TimeoutError:
             raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
 
@@ -161,11 +168,13 @@ async def _charge(call: Call) -> None:
 
 
 async def _submit_all(
-    engine: Engine, pictures: Sequence[Picture], progress: Progress
+    submit: Callable[[GenerationRequest, StepListener], Coroutine[Any, Any, GenerationResult]],
+    pictures: Sequence[Picture],
+    progress: Progress,
 ) -> list[GenerationResult]:
     """Generate all pictures of a call; a failure or a disconnect cancels the others."""
     tasks = [
-        asyncio.create_task(engine.submit(picture.request, progress.listener(index)))
+        asyncio.create_task(submit(picture.request, progress.listener(index)))
         for index, picture in enumerate(pictures)
     ]
     try:

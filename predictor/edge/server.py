@@ -42,6 +42,8 @@ from predictor.edge.repository import (
 )
 from predictor.edge.router_errors import MethodMiddleware
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
+from predictor.edge.telemetry import TelemetryMiddleware
+from predictor.edge.tracing import Tracing
 from predictor.engine import Admission
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.intake.pool import READERS
@@ -164,6 +166,7 @@ class DiffusionServer(HookedModelServer):
             registered_models=models,
         )
         self._settings = settings
+        self._tracing = Tracing.from_environment(service_name=model_name)
         self._load_error: ModelLoadError | None = None
         self._ending: asyncio.Task[None] | None = None
         self._drain = Drain()
@@ -194,6 +197,7 @@ class DiffusionServer(HookedModelServer):
         self.start(list(self.registered_models.models.values()))
         READERS.close()
         self._close_engines()
+        self._tracing.close()
         if self._load_error is not None:
             raise self._load_error
 
@@ -208,7 +212,7 @@ class DiffusionServer(HookedModelServer):
             served = CrossOriginMiddleware(served, origins)
         self.configure_http(
             host=self._settings.host,
-            app=served,
+            app=TelemetryMiddleware(served, self._tracing),
             add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
         )
         READERS.start()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
 from typing import Any, Self
 
-from predictor.edge.error_responses import status_of
+from predictor.edge.error_responses import note_error, status_of
 from predictor.edge.progress import Progress
 from predictor.errors import PredictorError
 from predictor.protocol import EncodedResponse
@@ -65,6 +65,7 @@ async def _events(
             yield answering.result().body
             yield LastEvent(b"", HTTPStatus.OK)
         except PredictorError as error:
+            note_error(error)
             yield LastEvent(error_event(str(error)), status_of(error))
     finally:
         changing.cancel()

@@ -8,17 +8,13 @@ from __future__ import annotations
 import heapq
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from predictor.engine.service_times import ServiceTimes
-from predictor.errors import OverloadedError
+from predictor.errors import OverloadedError, WaitTooLongError
 from predictor.requests import GenerationRequest
-
-Reason = Literal["queue_length", "queue_seconds", "timeout"]
-REASONS: tuple[Reason, ...] = ("queue_length", "queue_seconds", "timeout")
 
 # Before the first measurement.
 _DEFAULT_RETRY_SECONDS = 5.0
@@ -68,13 +64,6 @@ class Admission:
         self.tickets: dict[Unfinished, None] = {}
         self._reserved: dict[int, GenerationRequest] = {}
         self._current: tuple[float, Forecast] | None = None
-        # Start at 0: Prometheus does not see an increase in a series that starts at 1.
-        self._refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-
-    @property
-    def refused(self) -> dict[str, int]:
-        """The number of refused calls by reason."""
-        return dict(self._refused)
 
     @property
     def queue_seconds(self) -> float:
@@ -93,7 +82,7 @@ class Admission:
         if missing > 0:
             done = sorted(self._current_forecast().done) or [0.0]
             seconds = done[min(missing, len(done)) - 1]
-            raise self._refusal("queue_length", self._full(pictures), seconds)
+            raise OverloadedError(self._full(pictures), _retry_seconds(seconds))
         self._check_wait(self.queue_seconds)
 
     @contextmanager
@@ -158,29 +147,20 @@ class Admission:
     def _check_wait(self, seconds: float) -> None:
         most = self._max_queue_seconds
         if seconds > most:
-            raise self._refusal(
-                "queue_seconds",
+            raise WaitTooLongError(
                 f"the picture would wait for {seconds:.1f} s, and {most:g} s are the most; "
                 "try again later",
-                seconds - most,
+                _retry_seconds(seconds - most),
             )
 
     def _check_timeout(self, requests: Sequence[GenerationRequest], timeout: float) -> None:
         end = self._forecast(requests).end
         if end > timeout:
-            raise self._refusal(
-                "timeout",
+            raise WaitTooLongError(
                 f"timeout: the pictures would take {end:.1f} s, longer than {timeout:g} s; "
                 "try again later",
-                end - timeout,
+                _retry_seconds(end - timeout),
             )
-
-    def _refusal(self, reason: Reason, sentence: str, seconds: float) -> OverloadedError:
-        self._refused[reason] += 1
-        seconds = seconds or _DEFAULT_RETRY_SECONDS
-        # Spread the retries over whole seconds, or refused callers would return together.
-        seconds += random.uniform(0, max(2.0, seconds / 4))  # noqa: S311 - no secret
-        return OverloadedError(sentence, seconds)
 
     def _current_forecast(self) -> Forecast:
         """The forecast without new pictures, kept for a moment so that refusals are cheap."""
@@ -219,3 +199,9 @@ class Admission:
         return Forecast(
             done[:before], starts[len(queued) - len(new)], max(done[before:], default=0.0)
         )
+
+
+def _retry_seconds(seconds: float) -> float:
+    """Spread the retries over whole seconds, or refused callers would return together."""
+    seconds = seconds or _DEFAULT_RETRY_SECONDS
+    return seconds + random.uniform(0, max(2.0, seconds / 4))  # noqa: S311 - no secret

@@ -9,7 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
+from contextvars import copy_context
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -17,6 +19,7 @@ from predictor.engine.admission import Admission
 from predictor.engine.interfaces import GenerationCancelledError, StepListener
 from predictor.errors import GenerationFailedError
 from predictor.requests import GenerationRequest, GenerationResult
+from predictor.stages import StageClock
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +33,10 @@ class Ticket:
     def __init__(self, request: GenerationRequest, on_step: StepListener | None) -> None:
         self.request = request
         self.arrived = time.perf_counter()
+        self.stages = StageClock("queue", self.arrived)
         self.future: Future[GenerationResult] = Future()
         self.steps_left: int | None = None
+        self._context = copy_context()
         self._on_step = on_step
         self._first_step_seconds = 0.0
         self._answering = threading.Lock()
@@ -59,6 +64,10 @@ class Ticket:
         if self._on_step is not None:
             self._on_step(step, steps)
 
+    def log(self, write: Callable[..., None], *arguments: object, **options: Any) -> None:
+        """Call a logger's method so that its line carries the identifiers of this request."""
+        self._context.copy().run(write, *arguments, stacklevel=2, **options)
+
     def succeed(self, result: GenerationResult) -> None:
         """Return the picture to the caller."""
         result = replace(result, first_step_seconds=self._first_step_seconds)
@@ -71,7 +80,7 @@ class Ticket:
         if self.is_over:
             return
         if not isinstance(error, GenerationCancelledError):
-            logger.error("a picture failed", exc_info=error)
+            self.log(logger.error, "a picture failed", exc_info=error)
             error = _public_error(error)
         with self._answering:
             if not self.is_over and self.future.set_running_or_notify_cancel():

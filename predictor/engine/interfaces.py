@@ -33,8 +33,7 @@ class EngineState(NamedTuple):
     ``waiting`` and ``in_flight`` count pictures. ``lanes`` is the largest number of samples in one
     forward pass. ``out_of_memory`` counts the batches that did not fit and were halved. ``safety``
     counts the outcomes of the safety layers, by layer and ``pass``, ``error`` or its action.
-    ``queue_seconds`` is the estimated wait of a picture that arrives now. ``refused`` counts the
-    refused calls by reason.
+    ``queue_seconds`` is the estimated wait of a picture that arrives now.
     """
 
     waiting: int
@@ -43,7 +42,6 @@ class EngineState(NamedTuple):
     out_of_memory: int
     safety: Mapping[tuple[str, str], int] = MappingProxyType({})
     queue_seconds: float = 0.0
-    refused: Mapping[str, int] = MappingProxyType({})
 
 
 class Lane(NamedTuple):

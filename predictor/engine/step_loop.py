@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -31,6 +31,7 @@ from predictor.engine.job import Job
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
 from predictor.requests import GenerationRequest, GenerationResult
+from predictor.stages import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,6 @@ class StepEngine:
             self._capacity.lanes,
             self._capacity.out_of_memory,
             queue_seconds=self.admission.queue_seconds,
-            refused=self.admission.refused,
         )
 
     @property
@@ -137,7 +137,7 @@ class StepEngine:
         """Drop the jobs that failed and those whose callers have left."""
         for job in self._in_flight:
             if job.ticket.future.cancelled():
-                logger.info("the caller left at %s", job)
+                job.ticket.log(logger.info, "the caller left at %s", job)
         self._in_flight = [job for job in self._in_flight if not job.ticket.is_over]
         self._denoised = [job for job in self._denoised if not job.ticket.is_over]
 
@@ -159,8 +159,10 @@ class StepEngine:
 
         This encodes for all experts, so that a later hand-over does not delay other jobs.
         """
+        _enter(tickets, "prepare")
         begun = [self._denoiser.begin(ticket.request) for ticket in tickets]
         prompts = [_prompts(*both) for both in zip(tickets, begun, strict=True)]
+        _enter(tickets, "text")
         encoded = self._embeddings.get(
             prompt for own in prompts for lanes in own.values() for prompt in lanes
         )
@@ -176,6 +178,7 @@ class StepEngine:
         ]
         for ticket, denoising in zip(tickets, begun, strict=True):
             self._times.observe_total(ticket.request, denoising.total_steps)
+        _enter(tickets, "denoise")
 
     def _choose(self) -> list[Job]:
         """The job that has waited longest, and as many others of its kind as fit.
@@ -198,7 +201,9 @@ class StepEngine:
 
     def _retire(self) -> None:
         """Free the lanes of the denoised jobs."""
-        self._denoised += [job for job in self._in_flight if job.denoising.is_done]
+        done = [job for job in self._in_flight if job.denoising.is_done]
+        _enter([job.ticket for job in done], "decode")
+        self._denoised += done
         self._in_flight = [job for job in self._in_flight if not job.denoising.is_done]
 
     def _decode(self, stepped: int) -> int:
@@ -229,8 +234,14 @@ class StepEngine:
             seconds=time.perf_counter() - job.admitted,
             queue_seconds=job.admitted - job.ticket.arrived,
             warnings=job.warnings,
+            stages=job.ticket.stages.stages(),
         )
         job.ticket.succeed(result)
+
+
+def _enter(tickets: Iterable[Ticket], stage: Stage) -> None:
+    for ticket in tickets:
+        ticket.stages.enter(stage)
 
 
 def _prompts(ticket: Ticket, denoising: Denoising) -> dict[Hashable, list[Prompt]]:

@@ -21,6 +21,7 @@ from predictor.engine.isolation import run_isolated
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
 from predictor.requests import GenerationRequest, GenerationResult
+from predictor.stages import StageTime
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,6 @@ class WholeBatchEngine:
             self._calls.slots,
             self._out_of_memory,
             queue_seconds=self.admission.queue_seconds,
-            refused=self.admission.refused,
         )
 
     @property
@@ -158,7 +158,9 @@ class WholeBatchEngine:
         # Decoding counts as part of the steps.
         self._times.observe(requests, time.perf_counter() - last, steps=0)
         for ticket, result in zip(tickets, results, strict=True):
-            ticket.succeed(replace(result, queue_seconds=started - ticket.arrived))
+            waited = started - ticket.arrived
+            stages = (StageTime("queue", ticket.arrived, waited), *result.stages)
+            ticket.succeed(replace(result, queue_seconds=waited, stages=stages))
 
     def _shrink(self, tickets: list[Ticket]) -> None:
         """Halve the batch size: these tickets did not fit."""

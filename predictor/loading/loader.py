@@ -11,6 +11,7 @@ from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine import Engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.loading import memory
+from predictor.logs import adopt_library_loggers
 from predictor.requests import Limits, ModelProfile
 from predictor.settings import Settings
 
@@ -49,6 +50,7 @@ def load(
     from predictor.safety.layers import open_layers
     from predictor.safety.review import ReviewedEngine
 
+    adopt_library_loggers()
     pipeline = load_pipeline(checkpoint, settings)
     try:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))

@@ -22,6 +22,7 @@ from predictor.pipelines.signature import parameters
 from predictor.pipelines.tasks import pipeline_for
 from predictor.pipelines.tuning import PLAIN, Tuning
 from predictor.requests import GenerationRequest, GenerationResult, ModelProfile, Task
+from predictor.stages import StageClock
 
 WARM_UP_STEPS = 2
 
@@ -85,11 +86,21 @@ class DiffusersPipeline:
         self.adapters.use(requests[0].adapters)
         view = self._view(requests[0])
         generators = [generator_for(request) for request in requests]
+        clock = _timed(view, started)
+
+        def on_timed_step(step: int, steps: int) -> None:
+            if step == steps:
+                clock.enter("decode")
+            on_step(step, steps)
+
         with torch.inference_mode():
-            output = view(**self._arguments(view, requests, on_step), generator=generators)
+            output = view(**self._arguments(view, requests, on_timed_step), generator=generators)
+        stages = clock.stages()
         seconds = time.perf_counter() - started
         return [
-            GenerationResult(request, image, seconds, warnings=self.warnings(request))
+            GenerationResult(
+                request, image, seconds, warnings=self.warnings(request), stages=stages
+            )
             for request, image in zip(requests, output.images, strict=True)
         ]
 
@@ -172,6 +183,28 @@ def _checked(pipeline: DiffusionPipeline) -> Any:
         processor.postprocess = _after_check(processor.postprocess)
         view.image_processor = processor
     return view
+
+
+def _timed(view: Any, started: float) -> StageClock:
+    """A clock of the stages of one call: the copy reports the end of its text encoding.
+
+    All preparation counts as denoising for the few classes without ``encode_prompt``.
+    """
+    encode_prompt = getattr(view, "encode_prompt", None)
+    if encode_prompt is None:
+        return StageClock("denoise", started)
+    clock = StageClock("prepare", started)
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        # Once; the reference to itself would also keep the weights in memory.
+        del view.encode_prompt
+        clock.enter("text")
+        encoded = encode_prompt(*arguments, **options)
+        clock.enter("denoise")
+        return encoded
+
+    view.encode_prompt = timed
+    return clock
 
 
 def _after_check(convert: Callable[..., Any]) -> Callable[..., Any]:

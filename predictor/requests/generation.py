@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from PIL import Image
 
 from predictor.settings import SafetyAction
+from predictor.stages import StageTime
 
 # The names that model hubs use.
 Task = Literal["text-to-image", "image-to-image", "inpainting"]
@@ -140,7 +141,7 @@ class GenerationResult:
 
     ``image`` is None if a safety layer blocks it. ``seconds`` is the time in the pipeline and
     ``queue_seconds`` the wait before it. ``first_step_seconds`` is the time from arrival to the end
-    of the first denoising step.
+    of the first denoising step. ``stages`` are those of this picture, in order.
     """
 
     request: GenerationRequest
@@ -150,3 +151,4 @@ class GenerationResult:
     first_step_seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     safety: tuple[SafetyVerdict, ...] = ()
+    stages: tuple[StageTime, ...] = ()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +21,7 @@ from predictor.engine import Admission, Engine, EngineState, StepListener
 from predictor.errors import GenerationFailedError
 from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
 from predictor.safety.layers import Layers, SafetyLayer, strictest
+from predictor.stages import StageTime
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,8 @@ class ReviewedEngine:
         if not self._layers.pictures and not verdicts:
             return result
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reviewer, self._reviewed, result, verdicts)
+        review = partial(copy_context().run, self._reviewed, result, verdicts)
+        return await loop.run_in_executor(self._reviewer, review)
 
     def close(self) -> None:
         """See ``Engine.close``."""
@@ -77,9 +82,11 @@ class ReviewedEngine:
         self, result: GenerationResult, verdicts: tuple[SafetyVerdict, ...]
     ) -> GenerationResult:
         """Return the result with its picture passed, blurred or removed, and the verdicts."""
+        started = time.perf_counter()
         picture = result.image
         assert picture is not None
         verdicts += self._verdicts(self._layers.pictures, picture)
+        result = replace(result, stages=(*result.stages, StageTime.since("review", started)))
         match strictest(verdicts):
             case "block":
                 return replace(result, image=None, safety=verdicts)

@@ -6,21 +6,28 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import promql_parser
 import pytest
+import yaml
 from prometheus_client import REGISTRY
 
 from predictor.metrics import REQUEST_SECONDS
 
-from .rendering import CASES, CHART, ROOT, Rendered, case, case_values, render
+from .rendering import CASES, CHART, ROOT, Rendered, case, case_values, plain_env, render
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
+OBSERVABILITY = (ROOT / "docs/observability.md").read_text("utf-8")
 MONITORED = {"monitoring": {"podMonitor": {"enabled": True}, "rules": {"enabled": True}}}
 # The contract with predictor/metrics.py: the series that queries may use, and their labels.
 PREDICTOR_METRICS = {
     "diffusion_requests_total": {"model_name", "code"},
     "diffusion_request_seconds_bucket": {"model_name", "le"},
+    "diffusion_stage_seconds_sum": {"model_name", "stage"},
+    "diffusion_stage_seconds_count": {"model_name", "stage"},
+    "diffusion_refused_total": {"reason"},
+    "diffusion_megapixels_total": {"model_name"},
     "diffusion_pictures": {"model_name", "state"},
     "diffusion_lanes": {"model_name"},
     "diffusion_out_of_memory_total": {"model_name"},
@@ -258,6 +265,25 @@ def test_the_pod_monitor_scrapes_the_metrics_and_labels_them_for_the_queries() -
     assert [one["targetLabel"] for one in endpoint["relabelings"]] == ["inferenceservice"]
     (expression,) = spec["selector"]["matchExpressions"]
     assert expression["values"] == ["stable-diffusion"]
+
+
+def test_the_documented_query_uses_metrics_that_exist() -> None:
+    (query,) = re.findall(r"```promql\n(.*?)```", OBSERVABILITY, re.DOTALL)
+    assert problems_of(query) == []
+
+
+def test_the_documented_values_send_traces_through_the_network_policy() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", OBSERVABILITY, re.DOTALL)
+    values = yaml.safe_load(block)
+    values["networkPolicy"]["enabled"] = True
+    values["predictor"]["settings"] = {"log_format": "json", "log_prompts": True}
+    rendered = render(values)
+    env = plain_env(rendered.predictor_container)
+    assert env["PREDICTOR_LOG_FORMAT"] == "json"
+    assert env["PREDICTOR_LOG_PROMPTS"] == "true"
+    endpoint = urlsplit(env["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    (policy,) = rendered.named("NetworkPolicy", "stable-diffusion-predictor")["spec"]["egress"]
+    assert {endpoint.port, 53} == {port["port"] for port in policy["ports"]}
 
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - {"monitored"}))

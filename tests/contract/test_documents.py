@@ -16,7 +16,7 @@ from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import Scene
-from hack import document_families, document_parameters
+from hack import document_families, document_metrics, document_parameters
 from hack.document_settings import documented
 from predictor.edge.error_responses import STATUS
 from predictor.pipelines.schedulers import OWN, scheduler_names
@@ -64,6 +64,10 @@ def test_the_table_of_families_matches_the_code() -> None:
 
 def test_the_table_of_parameters_is_current() -> None:
     assert document_parameters.documented(API) == API, "run `make manifests`"
+
+
+def test_the_table_of_metrics_is_current() -> None:
+    assert document_metrics.documented(API) == API, "run `make manifests`"
 
 
 def test_the_models_document_names_every_flow_scheduler() -> None:

@@ -298,8 +298,15 @@ def test_a_quota_that_requires_limits() -> None:
     )
 
 
-def test_a_predictor_that_crashes_has_its_last_message_quoted() -> None:
-    words = "loading\n/mnt/models has no .modelstore.json: its download did not finish"
+@pytest.mark.parametrize(
+    "last_line",
+    [
+        "/mnt/models has no .modelstore.json: its download did not finish",
+        '{"level": "critical", "message": "/mnt/models has no .modelstore.json: its download"}',
+    ],
+)
+def test_a_predictor_that_crashes_has_its_last_message_quoted(last_line: str) -> None:
+    words = f"loading\n{last_line}"
     crashed = waiting(
         "CrashLoopBackOff",
         "back-off 40s restarting failed container",

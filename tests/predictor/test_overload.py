@@ -67,7 +67,7 @@ def refusals(server: Server, reason: str) -> float:
 
 
 def test_a_call_of_more_pictures_than_places_is_refused_whole(busy: Server) -> None:
-    before = refusals(busy, "queue_length")
+    before = refusals(busy, "queue")
 
     answer = post(busy, long(2))
 
@@ -75,7 +75,7 @@ def test_a_call_of_more_pictures_than_places_is_refused_whole(busy: Server) -> N
     assert "the queue has room for 1 pictures, and the request has 2" in answer.json()["error"]
     # The pictures take minutes; a constant would be less.
     assert 10 <= int(answer.headers["retry-after"]) <= 300
-    assert refusals(busy, "queue_length") == before + 1
+    assert refusals(busy, "queue") == before + 1
     unfinished = sum(
         metric(busy.url, "diffusion_pictures", state=state) for state in ("waiting", "in_flight")
     )
@@ -83,14 +83,14 @@ def test_a_call_of_more_pictures_than_places_is_refused_whole(busy: Server) -> N
 
 
 def test_a_call_that_cannot_meet_its_timeout_is_refused(busy: Server) -> None:
-    before = refusals(busy, "timeout")
+    before = refusals(busy, "seconds")
 
     answer = post(busy, SHORT | {"timeout": 0.5})
 
     assert answer.status_code == 429
     assert "longer than 0.5 s" in answer.json()["error"]
     assert int(answer.headers["retry-after"]) >= 1
-    assert refusals(busy, "timeout") == before + 1
+    assert refusals(busy, "seconds") == before + 1
     assert metric(busy.url, "diffusion_queue_seconds") > 10
 
 
