@@ -88,15 +88,21 @@ class EngineCollector(Collector):
             "Results of the safety layers; pass: found nothing; error: could not judge.",
             labels=["model_name", "layer", "action"],
         )
+        up = GaugeMetricFamily(
+            "diffusion_engine_up",
+            "1 while the engine works, 0 once it has stopped or while it hangs.",
+            labels=["model_name"],
+        )
         for name, engine in list(self._engines.items()):
             state = engine.state
+            up.add_metric([name], not state.failure)
             pictures.add_metric([name, "waiting"], state.waiting)
             pictures.add_metric([name, "in_flight"], state.in_flight)
             lanes.add_metric([name], state.lanes)
             out_of_memory.add_metric([name], state.out_of_memory)
             for (layer, action), count in state.safety.items():
                 safety.add_metric([name, layer, action], count)
-        return pictures, lanes, out_of_memory, safety
+        return pictures, lanes, out_of_memory, safety, up
 
 
 ENGINES = EngineCollector()

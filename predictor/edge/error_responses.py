@@ -11,6 +11,7 @@ from kserve.errors import (
     InvalidInput,
     ModelNotFound,
     ModelNotReady,
+    ServerNotLive,
     ServerNotReady,
     UnsupportedProtocol,
 )
@@ -40,6 +41,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     ServerNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServerNotLive: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 

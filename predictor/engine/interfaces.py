@@ -32,6 +32,7 @@ class EngineState(NamedTuple):
     ``waiting`` and ``in_flight`` count pictures. ``lanes`` is the largest number of samples in one
     forward pass. ``out_of_memory`` counts the batches that did not fit and were halved. ``safety``
     counts the outcomes of the safety layers, by layer and ``pass``, ``error`` or its action.
+    ``failure`` says why the engine has stopped or hangs; it is empty while the engine works.
     """
 
     waiting: int
@@ -39,6 +40,7 @@ class EngineState(NamedTuple):
     lanes: int
     out_of_memory: int
     safety: Mapping[tuple[str, str], int] = MappingProxyType({})
+    failure: str = ""
 
 
 class Lane(NamedTuple):
@@ -68,10 +70,11 @@ class Engine(Protocol):
         Raises:
             OverloadedError: too many pictures are waiting.
             GenerationFailedError: this picture failed; others are not affected.
+            ModelUnavailableError: the engine has stopped or hangs; see ``EngineState.failure``.
         """
 
     def close(self) -> None:
-        """Fail all unfinished requests and end the engine's thread."""
+        """Fail all unfinished requests and end the engine's thread, unless it hangs."""
 
 
 class Pipeline(Protocol):

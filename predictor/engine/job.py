@@ -71,7 +71,7 @@ class Job:
         scale = self.ticket.request.guidance_scale
         return unconditional + scale * (conditional - unconditional)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Report the failure to the caller."""
         self.ticket.fail(error)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from collections.abc import Hashable
 from dataclasses import replace
 
 from predictor.engine.inbox import Inbox, Ticket
@@ -16,6 +16,7 @@ from predictor.engine.interfaces import (
 )
 from predictor.engine.isolation import run_isolated
 from predictor.engine.second_measurement import SecondMeasurement
+from predictor.engine.worker import Worker
 from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class WholeBatchEngine:
         max_batch: int,
         max_queue_length: int,
         second_measurement: SecondMeasurement[int] | None = None,
+        *,
+        stall_seconds: float = 0.0,
     ) -> None:
         self._pipeline = pipeline
         self._second_measurement = second_measurement
@@ -41,36 +44,34 @@ class WholeBatchEngine:
         self._in_flight = 0
         self._out_of_memory = 0
         self._inbox = Inbox(max_queue_length)
-        self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._worker = Worker(self._inbox, self._take_turn, lambda error: None, stall_seconds)
         self._worker.start()
 
     @property
     def state(self) -> EngineState:
         """See ``Engine.state``."""
         waiting = max(0, self._inbox.unfinished - self._in_flight)
-        return EngineState(waiting, self._in_flight, self._max_batch, self._out_of_memory)
+        return EngineState(
+            waiting,
+            self._in_flight,
+            self._max_batch,
+            self._out_of_memory,
+            failure=self._worker.failure,
+        )
 
     async def submit(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
+        self._worker.check()
         return await self._inbox.submit(request, on_step, self._max_batch)
 
     def close(self) -> None:
         """Fail all unfinished requests; those in flight stop after the current step."""
-        self._inbox.close()
-        self._worker.join()
-
-    def _run(self) -> None:
-        while not self._inbox.is_closed:
-            self._wait()
-            try:
-                self._take_turn()
-            except Exception as error:
-                # An internal error (a bug) must not leave callers waiting forever.
-                self._inbox.fail_all(error)
+        self._worker.close()
 
     def _take_turn(self) -> None:
+        self._wait()
         tickets = self._next_batch()
         if not tickets:
             return
@@ -84,7 +85,7 @@ class WholeBatchEngine:
         if self._second_measurement is None:
             self._inbox.wait()
         else:
-            self._second_measurement.wait(self._inbox, self._improve)
+            self._second_measurement.wait(self._inbox, self._worker.watchdog, self._improve)
 
     def _improve(self, measured: int) -> None:
         """Adopt a later measurement if it is larger, unless memory has run out since."""
@@ -101,11 +102,13 @@ class WholeBatchEngine:
         def on_step(step: int, steps: int) -> None:
             if self._inbox.is_closed or all(ticket.is_over for ticket in tickets):
                 raise GenerationCancelledError
+            self._worker.watchdog.note_progress()
             for ticket in tickets:
                 ticket.report_step(step, steps)
 
         try:
-            results = self._pipeline.generate([ticket.request for ticket in tickets], on_step)
+            with self._worker.watchdog.watch("pipeline call", *_sizes(tickets)):
+                results = self._pipeline.generate([ticket.request for ticket in tickets], on_step)
         except GenerationCancelledError as error:
             for ticket in tickets:
                 ticket.fail(error)
@@ -120,6 +123,12 @@ class WholeBatchEngine:
         logger.warning(
             "out of memory: at most %d pictures in one call from now on", self._max_batch
         )
+
+
+def _sizes(tickets: list[Ticket]) -> tuple[Hashable, ...]:
+    """What the time of a step depends on."""
+    request = tickets[0].request
+    return request.width, request.height, request.task, request.adapters, len(tickets)
 
 
 def batch_key(request: GenerationRequest) -> GenerationRequest:

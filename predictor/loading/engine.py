@@ -73,7 +73,13 @@ def _open_step_engine(
     measure = partial(measure_capacity, denoiser, request, settings.max_lanes)
     capacity = measured.capacity(folder, measure)
     second = SecondMeasurement(measure) if measured.is_measured_again else None
-    return StepEngine(denoiser, capacity, settings.max_queue_length, second)
+    return StepEngine(
+        denoiser,
+        capacity,
+        settings.max_queue_length,
+        second,
+        stall_seconds=settings.engine_stall_seconds,
+    )
 
 
 def _open_whole_batch_engine(
@@ -86,7 +92,13 @@ def _open_whole_batch_engine(
     measure = partial(measure_whole_batch, pipeline, request, max_pictures)
     batch = measured.batch(folder, measure)
     second = SecondMeasurement(measure) if measured.is_measured_again else None
-    return WholeBatchEngine(pipeline, batch, settings.max_queue_length, second)
+    return WholeBatchEngine(
+        pipeline,
+        batch,
+        settings.max_queue_length,
+        second,
+        stall_seconds=settings.engine_stall_seconds,
+    )
 
 
 def _warm_up(pipeline: DiffusersPipeline, pictures: int, request: GenerationRequest) -> None:

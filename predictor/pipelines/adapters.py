@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
+from predictor.engine.faults import is_out_of_memory
 from predictor.errors import GenerationFailedError
 from predictor.pipelines.adapted_layers import AdaptedLayers
 from predictor.requests import Adapter
@@ -101,11 +102,11 @@ class Adapters:
             size = self._files[name].stat().st_size
             self._make_room(size, wanted)
             self._load_or_leave(self._files[name], self._peft_names[name])
-        except torch.OutOfMemoryError:
-            raise
         except OSError as error:
             raise _failure(name) from error
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             # A retry would fail too, and would delay the steps of every request in flight.
             self._broken.add(name)
             raise _failure(name) from error

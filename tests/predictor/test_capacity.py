@@ -13,6 +13,7 @@ from predictor.engine.capacity import (
 )
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.second_measurement import SecondMeasurement
+from predictor.engine.watchdog import Watchdog
 from tests.predictor.fake_denoiser import FakeDenoiser, request
 
 
@@ -126,10 +127,10 @@ def test_an_idle_engine_measures_once_again() -> None:
         inbox.put(Ticket(request("any"), None))
 
     again = SecondMeasurement(lambda before_run: next(measured), idle_seconds=0)
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
     inbox.take(2, 1)
     inbox.put(Ticket(request("any"), None))
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
 
     assert used == [7]
 
@@ -138,7 +139,8 @@ def test_the_engine_does_not_measure_while_a_request_waits() -> None:
     inbox = Inbox(1)
     inbox.put(Ticket(request("any"), None))
 
-    SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0).wait(inbox, print)
+    again = SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0)
+    again.wait(inbox, Watchdog(0, print), print)
 
 
 def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None:
@@ -157,11 +159,11 @@ def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None
         inbox.close()
 
     again = SecondMeasurement(measure, idle_seconds=0)
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
     assert (runs, used) == ([0], [])
 
     inbox.take(2, 1)
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
     assert (runs, used) == ([0, 0, 1, 2], [5])
 
 
