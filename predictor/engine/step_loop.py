@@ -16,7 +16,7 @@ import torch
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
-from predictor.engine.faults import device_fault, raise_if_device_is_lost
+from predictor.engine.faults import DeviceLostError, device_fault, raise_if_device_is_lost
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.interfaces import (
     Denoiser,
@@ -211,8 +211,8 @@ class StepEngine:
             with self._worker.watchdog.watch("picture conversion", job.shape):
                 picture = self._denoiser.finish(image)
         except BaseException as error:
-            if device_fault():
-                self._worker.end(error)
+            if fault := device_fault():
+                self._worker.end(DeviceLostError(fault))
             job.fail(error)
             return
         result = GenerationResult(
