@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,17 +43,18 @@ class Server:
         *,
         python_path: Path | None = None,
         module: str = "predictor",
+        prefix: Sequence[str] = (),
         variables: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Iterator[Server]:
         """Start the predictor with ``model`` on a free port, and kill it on exit.
 
         Modules in ``python_path`` take precedence over installed ones. ``variables`` are added to
-        the environment.
+        the environment. The command ``prefix`` starts the process.
         """
         port = free_port()
         flags = {"model_dir": model, "host": "127.0.0.1", "drain_seconds": 0, **settings}
-        command = [sys.executable, "-m", module, f"--http_port={port}"]
+        command = [*prefix, sys.executable, "-m", module, f"--http_port={port}"]
         command += [f"--model_name={MODEL_NAME}"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         environment = {

@@ -76,6 +76,9 @@ def _load(folder: Path, variant: str | None, pipeline: Any, device: torch.device
         )
         if report["missing_keys"]:
             raise ValueError(f"the weights lack {min(report['missing_keys'])}")
+        for name, weight in model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise ValueError(f"{name} contains NaN or infinity")
         model.to(device)
     except UnusableControlNetError:
         raise

@@ -164,18 +164,21 @@ def _failure(name: str) -> GenerationFailedError:
 
 
 def check_adds_only(file: Path, pipeline: Any) -> None:
-    """Reject a file that would change the model in a way that cannot be undone.
+    """Reject a file with NaN, or one that would change the model permanently.
 
     diffusers writes all tensors of a file, LoRA layers or not, into the model, and widens a
     transformer's layers to match the file, which control LoRAs rely on.
 
     Raises:
-        ValueError: the file changes more than LoRA layers.
+        ValueError: the file contains NaN or infinity, or changes more than LoRA layers.
         OSError, SafetensorError: the file cannot be read.
     """
     with safe_open(file, framework="pt") as tensors:
         if "lora_controlnet" in tensors.keys():  # noqa: SIM118 - not a dict
             raise ValueError("the file is a control LoRA")
+        for key in tensors.keys():  # noqa: SIM118 - not a dict
+            if not torch.isfinite(tensors.get_tensor(key)).all():
+                raise ValueError(f"{key} contains NaN or infinity")
     transformer = pipeline.components.get("transformer")
     if transformer is None:
         return
