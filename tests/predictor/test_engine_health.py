@@ -8,10 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from demo.run import publish
 from tests.predictor.metric_samples import metric, samples
-from tests.serving import MODEL_NAME, PREDICT, Server
+from tests.serving import MODEL_NAME, PREDICT, ROOT, Server
 
 FAULTY = "tests.predictor.faulty_server"
 LIVENESS = ("/", "/v2/health/live")
@@ -24,6 +25,17 @@ def faulty(demo_model: Path, tmp_path: Path) -> Iterator[Server]:
     with Server.started(demo_model, tmp_path / "log", module=FAULTY, **settings) as server:
         server.wait_until_ready()
         yield server
+
+
+def test_the_manifests_probe_the_routes_that_report_the_engine() -> None:
+    documents = yaml.safe_load_all((ROOT / "manifests" / "03-inference-service.yaml").read_text())
+    service = next(one for one in documents if one["kind"] == "InferenceService")
+    (container,) = service["spec"]["predictor"]["containers"]
+    (flag,) = [one for one in container["args"] if one.startswith("--model_name=")]
+    readiness = [path.replace(MODEL_NAME, flag.partition("=")[2]) for path in READINESS]
+
+    assert container["livenessProbe"]["httpGet"]["path"] in LIVENESS
+    assert container["readinessProbe"]["httpGet"]["path"] in readiness
 
 
 def predict(server: Server, prompt: str, path: str = PREDICT) -> httpx.Response:
