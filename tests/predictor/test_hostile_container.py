@@ -80,3 +80,25 @@ def test_a_cache_folder_is_created(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     ensure_cache_folder()
 
     assert os.environ[VARIABLE] == str(tmp_path / "new" / "torchinductor")
+
+
+def test_jumps_of_the_clock_cause_no_timeout(demo_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import itertools, time\n"
+        "own, jumps = time.time, itertools.cycle((0, 86_400, -86_400))\n"
+        "time.time = lambda: own() + next(jumps)\n"
+    )
+    settings = {"request_timeout_seconds": 60, "engine_stall_seconds": 60}
+    log = tmp_path / "log"
+    with Server.started(demo_model, log, python_path=tmp_path, **settings) as server:
+        server.wait_for(f"/v2/models/{MODEL_NAME}/ready", seconds=300)
+        answers = [
+            httpx.post(server.url + PREDICT, json={"prompt": "a red star"}, timeout=120)
+            for _ in range(3)
+        ]
+        live = httpx.get(server.url + "/").status_code
+        server.terminate()
+        code = server.process.wait(timeout=60)
+
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert (live, code) == (200, 0)
