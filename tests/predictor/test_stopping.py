@@ -121,7 +121,7 @@ def test_sigterm_while_weights_load_answers_the_waiting_requests_and_ends_the_pr
             )
             for name in ("first", "second")
         ]
-        server.wait_for_log("pausing at load")
+        server.wait_for_log("pausing at load", seconds=300)
         unfinished = connect(server, head_of(path, body) + body[:10])
         server.wait_for("/v2/health/live")
         started = time.monotonic()
@@ -154,7 +154,7 @@ def test_sigterm_while_the_only_model_loads_ends_the_process(
         demo_model, tmp_path / "log", module=FAULTY, variables=variables, drain_seconds=60
     ) as server:
         server.wait_for("/")
-        server.wait_for_log("pausing at load")
+        server.wait_for_log("pausing at load", seconds=300)
         started = time.monotonic()
         server.terminate()
         server.terminate()
@@ -185,7 +185,7 @@ def test_killed_servers_leave_no_file_behind_and_the_next_one_serves(
             if stage == "step":
                 server.wait_until_ready()
                 caller.submit(httpx.post, server.url + PREDICT, json={"prompt": "pause at step"})
-            server.wait_for_log(f"pausing at {stage}")
+            server.wait_for_log(f"pausing at {stage}", seconds=300)
             server.process.kill()
             killed.append(server.process.wait())
     with Server.started(demo_model, tmp_path / "log", variables=variables) as server:
