@@ -6,13 +6,14 @@ The command line has KServe's flags and one flag per setting, with underscores o
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -103,5 +104,14 @@ def _exit(number: int, _: FrameType | None) -> None:
     os._exit(128 + number)
 
 
+def end_process(status: int) -> NoReturn:
+    """Exit without waiting for threads: one may still load weights, or hang on the device."""
+    # What ``sys.exit`` would run after it has joined all threads.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -143,8 +143,14 @@ class EngineCollector(Collector):
             "The estimated wait of a picture that arrives now, in seconds.",
             labels=["model_name"],
         )
+        up = GaugeMetricFamily(
+            "diffusion_engine_up",
+            "1 while the engine works, 0 once it has stopped or while it hangs.",
+            labels=["model_name"],
+        )
         for name, engine in list(self._engines.items()):
             state = engine.state
+            up.add_metric([name], not state.failure)
             pictures.add_metric([name, "waiting"], state.waiting)
             pictures.add_metric([name, "in_flight"], state.in_flight)
             lanes.add_metric([name], state.lanes)
@@ -152,7 +158,7 @@ class EngineCollector(Collector):
             for (layer, action), count in state.safety.items():
                 safety.add_metric([name, layer, action], count)
             queue_seconds.add_metric([name], state.queue_seconds)
-        return pictures, lanes, out_of_memory, safety, queue_seconds
+        return pictures, lanes, out_of_memory, safety, queue_seconds, up
 
 
 for _reason in get_args(Refusal):

@@ -145,6 +145,14 @@ class Settings(BaseSettings):
         description="How long the pictures of one request may take, including the wait; then the "
         "server returns 504. 0 means no limit.",
     )
+    engine_stall_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="How long the first step at a new size, or similar new work of the engine, may "
+        "take before liveness fails and Kubernetes restarts the pod. Work that the engine has done "
+        "before may take 20 times the longest so far, but at least 120 s, or this setting if it is "
+        "shorter. Raise it for a slow CPU; 0 means no limit.",
+    )
     max_body_bytes: int = Field(
         default=16_777_216,
         ge=1024,

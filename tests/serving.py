@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,20 +37,30 @@ class Server:
     @classmethod
     @contextlib.contextmanager
     def started(
-        cls, model: Path, log: Path, *, python_path: Path | None = None, **settings: Any
+        cls,
+        model: Path,
+        log: Path,
+        *,
+        python_path: Path | None = None,
+        module: str = "predictor",
+        prefix: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> Iterator[Server]:
         """Start the predictor with ``model`` on a free port, and kill it on exit.
 
-        Modules in ``python_path`` take precedence over installed ones.
+        Modules in ``python_path`` take precedence over installed ones. ``variables`` are added to
+        the environment. The command ``prefix`` starts the process.
         """
         port = free_port()
         flags = {"model_dir": model, "host": "127.0.0.1", "drain_seconds": 0, **settings}
-        command = [sys.executable, "-m", "predictor", f"--http_port={port}"]
+        command = [*prefix, sys.executable, "-m", module, f"--http_port={port}"]
         command += [f"--model_name={MODEL_NAME}"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PREDICTOR_")
         }
+        environment |= variables or {}
         if python_path:
             environment["PYTHONPATH"] = str(python_path)
         with log.open("wb") as stream:

@@ -64,8 +64,9 @@ startupProbe:
   successThreshold: 1
   failureThreshold: {{ divf . 5 | ceil | int64 }}
 {{ end -}}
-# Weights load in a thread, so the port always responds. A minute without a response means
-# that the process hangs. A shorter time would restart pods whose CPUs are only busy.
+# Weights load in a thread, so the port always responds, with 503 only if an engine is dead. A
+# minute without a response means that the process hangs. A shorter time would restart pods whose
+# CPUs are only busy.
 livenessProbe:
   httpGet:
     path: /

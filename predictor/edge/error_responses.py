@@ -12,6 +12,7 @@ from kserve.errors import (
     InvalidInput,
     ModelNotFound,
     ModelNotReady,
+    ServerNotLive,
     ServerNotReady,
     UnsupportedProtocol,
 )
@@ -55,6 +56,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
     ServerNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
+    ServerNotLive: HTTPStatus.SERVICE_UNAVAILABLE,
     DeadlineExceededError: HTTPStatus.GATEWAY_TIMEOUT,
 }
 

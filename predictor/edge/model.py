@@ -60,7 +60,8 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
     async def healthy(self) -> bool:
         """Whether the model is loaded and serves requests."""
-        return self._residency[self.name].is_open
+        resident = self._residency[self.name]
+        return resident.is_open and not resident.engine_failure
 
     def metadata(self) -> dict[str, Any]:
         """The response to ``GET /v2/models/{name}``.

@@ -101,15 +101,29 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
                 )
 
     async def look_for(self, name: str) -> None:
-        """If the name is unknown, look for it on the volume."""
+        """If the name is unknown, look for it on the volume.
+
+        Raises:
+            ModelUnavailableError: the volume cannot be read.
+        """
         if name not in self.models:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Check the volume for added and removed names."""
+        """Check the volume for added and removed names; keep all if it cannot be read.
+
+        Raises:
+            ModelUnavailableError: the volume cannot be read.
+        """
         # One at a time: an older listing must not overwrite a newer one.
         async with self._refreshing:
-            names = await asyncio.to_thread(published_names, self._store)
+            try:
+                names = await asyncio.to_thread(self._list)
+            except OSError as error:
+                logger.warning("the volume of models cannot be read: %s", error)
+                raise ModelUnavailableError(
+                    "the volume of models cannot be read; try again later"
+                ) from None
             self._add(names)
             for name in self.models.keys() - set(names):
                 del self.models[name]
@@ -124,6 +138,11 @@ class PublishedModels(ModelRepository):  # type: ignore[misc]
     async def unload(self, name: str) -> None:
         """Unload the model once it is idle; its next request loads it again."""
         await self.residency.unload(name)
+
+    def _list(self) -> tuple[str, ...]:
+        # A volume whose root is missing is not an empty volume.
+        self._store.root.stat()
+        return published_names(self._store)
 
     async def _let_go(self, name: str) -> None:
         logger.info("model %s is no longer published", name)
@@ -146,7 +165,9 @@ class RepositoryExtension(OpenRepositoryExtension):
 
     async def index(self, filter_ready: bool | None = False) -> list[dict[str, str]]:
         """Each model's name, state, reason and, if loaded, revision."""
-        await self.model_registry.refresh()
+        # If the volume cannot be read, list the known models.
+        with contextlib.suppress(ModelUnavailableError):
+            await self.model_registry.refresh()
         entries = [self._entry(name) for name in sorted(self.model_registry.get_models())]
         return [entry for entry in entries if not filter_ready or entry["state"] == "READY"]
 

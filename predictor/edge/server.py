@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository
 from kserve.constants.constants import PredictorProtocol
+from kserve.errors import ServerNotLive
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 from starlette.types import ASGIApp
@@ -69,9 +70,27 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
         super().__init__(model_registry=models)
         self._drain = drain
 
+    async def live(self) -> dict[str, str]:
+        """The answer to liveness probes.
+
+        A stopped engine also fails the other models of the process: only a restart frees its
+        memory and, after a fatal CUDA error, the GPU.
+
+        Raises:
+            ServerNotLive: an engine has stopped or hangs.
+        """
+        if reason := self._engine_failure:
+            raise ServerNotLive(reason)
+        return await super().live()  # type: ignore[no-any-return]
+
     async def ready(self) -> bool:
         """Whether the pod should get requests: loaded, warmed up and not draining."""
-        return self.is_preloaded and not self._drain.is_draining
+        return self.is_preloaded and not self._drain.is_draining and not self._engine_failure
+
+    @property
+    def _engine_failure(self) -> str:
+        models = self.model_registry
+        return "" if isinstance(models, AwaitedModels) else models.residency.engine_failure
 
     async def model_ready(
         self, model_name: str, disable_predictor_health_check: bool = False
@@ -169,6 +188,7 @@ class DiffusionServer(HookedModelServer):
         self._tracing = Tracing.from_environment(service_name=model_name)
         self._load_error: ModelLoadError | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._preloading: asyncio.Task[None] | None = None
         self._drain = Drain()
         self.dataplane = _DataPlane(models, self._drain)
         self.model_repository_extension = RepositoryExtension(model_registry=models)
@@ -219,11 +239,11 @@ class DiffusionServer(HookedModelServer):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)
-        loading = asyncio.create_task(self._preload())
+        self._preloading = asyncio.create_task(self._preload())
         try:
             yield
         finally:
-            loading.cancel()
+            self._preloading.cancel()
 
     def _is_served(self, name: str) -> bool:
         return name in self.registered_models.models
@@ -260,8 +280,18 @@ class DiffusionServer(HookedModelServer):
         """Fail the probes first and close the port later: requests arrive until clients notice."""
         logger.info("draining for at most %g s", self._settings.drain_seconds)
         self._drain.is_draining = True
-        await pause(self._settings.drain_seconds)
+        self._stop_loads()
+        # A pod that was never ready gets no requests from the cluster.
+        if self.dataplane.is_preloaded:
+            await pause(self._settings.drain_seconds)
         await self._close()
+
+    def _stop_loads(self) -> None:
+        """Answer the requests that wait for a load: it could take longer than the shutdown."""
+        if self._preloading is not None:
+            self._preloading.cancel()
+        if not isinstance(self.registered_models, AwaitedModels):
+            self.registered_models.residency.refuse_loads()
 
     async def _close(self) -> None:
         """Close the port; requests in flight have ``shutdown_seconds`` to finish."""

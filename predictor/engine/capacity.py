@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 
+from predictor.engine.faults import is_out_of_memory, release_cache
 from predictor.engine.inbox import lanes_of
 from predictor.engine.interfaces import Denoiser, Lane, Pipeline
 from predictor.engine.job import Job
@@ -217,12 +218,14 @@ def find_best_batch(seconds_of: Callable[[int], float], max_size: int) -> tuple[
     while size <= min(max_size, 4 * best):
         try:
             taken = seconds_of(size)
-        except torch.OutOfMemoryError:
-            break
+        except Exception as error:
+            if is_out_of_memory(error):
+                break
+            raise
         if size / taken >= (1 + _LEAST_GAIN) * best / seconds:
             best, seconds = size, taken
         size *= 2
-    torch.cuda.empty_cache()
+    release_cache()
     return best, seconds
 
 

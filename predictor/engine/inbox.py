@@ -13,11 +13,10 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from predictor.engine.admission import Admission
+from predictor.engine.faults import is_out_of_memory
 from predictor.engine.interfaces import GenerationCancelledError, StepListener
-from predictor.errors import GenerationFailedError
+from predictor.errors import GenerationFailedError, PredictorError
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import StageClock
 
@@ -75,7 +74,7 @@ class Ticket:
             if not self.is_over and self.future.set_running_or_notify_cancel():
                 self.future.set_result(result)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Log the cause, and raise an error without internals for the caller."""
         if self.is_over:
             return
@@ -92,10 +91,10 @@ def lanes_of(request: GenerationRequest) -> int:
     return 2 if request.guidance_scale > 1 else 1
 
 
-def _public_error(error: Exception) -> GenerationFailedError:
-    if isinstance(error, GenerationFailedError):
+def _public_error(error: BaseException) -> PredictorError:
+    if isinstance(error, PredictorError):
         return error
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return GenerationFailedError(
             "the picture does not fit into the device's memory; request fewer pixels"
         )
@@ -114,6 +113,7 @@ class Inbox:
         self._tickets: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self.is_closed = False
+        self._closing_error: Exception = GenerationCancelledError()
 
     @property
     def unfinished(self) -> int:
@@ -140,7 +140,7 @@ class Inbox:
                 self._tickets.append(ticket)
                 self._changed.notify()
                 return
-        ticket.fail(GenerationCancelledError())
+        ticket.fail(self._closing_error)
 
     def take(self, lanes: int, input_images: int) -> list[Ticket]:
         """The oldest tickets that fit, strictly in order of arrival, so that none starves."""
@@ -184,12 +184,19 @@ class Inbox:
         for ticket in unfinished:
             ticket.fail(error)
 
-    def close(self) -> None:
-        """Fail all waiting tickets and accept no more."""
+    def fail_waiting(self, error: Exception) -> None:
+        """Fail the tickets that were not taken yet."""
         with self._changed:
-            self.is_closed = True
             waiting = list(self._tickets)
             self._tickets.clear()
-            self._changed.notify()
         for ticket in waiting:
-            ticket.fail(GenerationCancelledError())
+            ticket.fail(error)
+
+    def close(self, error: Exception | None = None) -> None:
+        """Fail all waiting and later tickets, as cancelled unless an error is given."""
+        with self._changed:
+            if not self.is_closed:
+                self._closing_error = error or self._closing_error
+            self.is_closed = True
+            self._changed.notify()
+        self.fail_waiting(self._closing_error)

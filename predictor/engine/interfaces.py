@@ -34,6 +34,7 @@ class EngineState(NamedTuple):
     forward pass. ``out_of_memory`` counts the batches that did not fit and were halved. ``safety``
     counts the outcomes of the safety layers, by layer and ``pass``, ``error`` or its action.
     ``queue_seconds`` is the estimated wait of a picture that arrives now.
+    ``failure`` says why the engine has stopped or hangs; it is empty while the engine works.
     """
 
     waiting: int
@@ -42,6 +43,7 @@ class EngineState(NamedTuple):
     out_of_memory: int
     safety: Mapping[tuple[str, str], int] = MappingProxyType({})
     queue_seconds: float = 0.0
+    failure: str = ""
 
 
 class Lane(NamedTuple):
@@ -75,10 +77,11 @@ class Engine(Protocol):
         Raises:
             OverloadedError: the request has no reserved place, and there is none left.
             GenerationFailedError: this picture failed; others are not affected.
+            ModelUnavailableError: the engine has stopped or hangs; see ``EngineState.failure``.
         """
 
     def close(self) -> None:
-        """Fail all unfinished requests and end the engine's thread."""
+        """Fail all unfinished requests and end the engine's thread, unless it hangs."""
 
 
 class Pipeline(Protocol):

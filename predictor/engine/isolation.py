@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-import torch
+from predictor.engine.faults import is_out_of_memory, raise_if_device_is_lost, release_cache
 
 logger = logging.getLogger(__name__)
 
@@ -30,23 +30,27 @@ def run_isolated(
 
     When out of memory, retry each half; after any other error, retry each item alone. An item that
     fails alone gets the error. ``work`` must have no effect if it raises.
+
+    Raises:
+        DeviceLostError: no retry can succeed.
     """
     try:
         work(items)
     except Exception as error:
+        raise_if_device_is_lost(error)
         if len(items) == 1:
             items[0].fail(error)
             return
-        is_out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        did_not_fit = is_out_of_memory(error)
         logger.warning(
             "a batch of %d failed; the engine tries fewer together: %s", len(items), error
         )
     else:
         return
     # Outside the handler, whose traceback keeps the tensors of the failed attempt alive.
-    if is_out_of_memory:
-        torch.cuda.empty_cache()
+    if did_not_fit:
+        release_cache()
         on_out_of_memory(items)
-    size = len(items) // 2 if is_out_of_memory else 1
+    size = len(items) // 2 if did_not_fit else 1
     for start in range(0, len(items), size):
         run_isolated(work, items[start : start + size], on_out_of_memory)

@@ -74,7 +74,7 @@ class Job:
             return guided
         return _rescaled(guided, conditional, request.guidance_rescale)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Report the failure to the caller."""
         self.ticket.fail(error)
 

@@ -10,7 +10,9 @@ import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from predictor.engine.faults import raise_if_device_is_lost
 from predictor.engine.inbox import Inbox
+from predictor.engine.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +42,26 @@ class SecondMeasurement(Generic[Found]):
         self._idle_seconds = idle_seconds
         self._is_done = False
 
-    def wait(self, inbox: Inbox, use: Callable[[Found], None]) -> None:
-        """Return once a ticket waits or the inbox is closed; pass a measurement to ``use``."""
+    def wait(self, inbox: Inbox, watchdog: Watchdog, use: Callable[[Found], None]) -> None:
+        """Return once a ticket waits or the inbox is closed; pass a measurement to ``use``.
+
+        Raises:
+            DeviceLostError: the measurement failed, and all later work would.
+        """
         while not self._is_done and not inbox.wait(self._idle_seconds):
             try:
-                use(self._measure(lambda: _raise_if_woken(inbox)))
+                with watchdog.watch("measurement"):
+                    use(self._measure(lambda: _before_run(inbox, watchdog)))
             except _RequestArrivedError:
                 continue
-            except Exception:
+            except Exception as error:
+                raise_if_device_is_lost(error)
                 logger.exception("the second measurement failed; keeping the first one")
             self._is_done = True
         inbox.wait()
 
 
-def _raise_if_woken(inbox: Inbox) -> None:
+def _before_run(inbox: Inbox, watchdog: Watchdog) -> None:
+    watchdog.note_progress()
     if inbox.wait(0):
         raise _RequestArrivedError

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from collections.abc import Hashable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import torch
 
@@ -19,24 +18,25 @@ from predictor.engine.admission import Admission
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
+from predictor.engine.faults import DeviceLostError, device_fault, raise_if_device_is_lost
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.interfaces import (
     Denoiser,
     EngineState,
-    GenerationCancelledError,
     StepListener,
 )
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
+from predictor.engine.worker import Worker
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import Stage
 
 logger = logging.getLogger(__name__)
 
-# Read at import: a later ``set_num_threads`` in any thread changes the default of new threads.
-_THREADS = torch.get_num_threads()
+# How long ``close`` waits for the conversion of pictures that are decoded.
+_FINISH_SECONDS = 5.0
 
 
 class StepEngine:
@@ -48,7 +48,9 @@ class StepEngine:
         capacity: Capacity,
         max_queue_length: int,
         second_measurement: SecondMeasurement[Capacity] | None = None,
+        *,
         max_queue_seconds: float = math.inf,
+        stall_seconds: float = 0.0,
     ) -> None:
         self._denoiser = denoiser
         self._capacity = capacity
@@ -65,7 +67,8 @@ class StepEngine:
         self._finishers = ThreadPoolExecutor(
             2, "finisher", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._finishing: set[Future[None]] = set()
+        self._worker = Worker(self._inbox, self._take_turn, self._abandon, stall_seconds)
         self._worker.start()
 
     @property
@@ -79,6 +82,7 @@ class StepEngine:
             self._capacity.lanes,
             self._capacity.out_of_memory,
             queue_seconds=self.admission.queue_seconds,
+            failure=self._worker.failure,
         )
 
     @property
@@ -90,28 +94,23 @@ class StepEngine:
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
+        self._worker.check()
         return await self._inbox.submit(request, on_step)
 
     def close(self) -> None:
         """Fail all unfinished requests; those in flight stop after the current step."""
-        self._inbox.close()
-        self._worker.join()
-        self._finishers.shutdown(wait=True)
+        self._worker.close()
+        self._finishers.shutdown(wait=False)
+        wait(self._finishing.copy(), _FINISH_SECONDS)
+
+    def _abandon(self, error: Exception) -> None:
+        """Fail the jobs in flight and forget them."""
+        jobs = [*self._in_flight, *self._denoised]
+        self._in_flight, self._denoised = [], []
+        for job in jobs:
+            job.fail(error)
 
     @torch.inference_mode()
-    def _run(self) -> None:
-        torch.set_num_threads(_THREADS)
-        while not self._inbox.is_closed:
-            try:
-                self._take_turn()
-            except Exception as error:
-                # An internal error (a bug) must not leave callers waiting forever.
-                self._in_flight, self._denoised = [], []
-                self._inbox.fail_all(error)
-        for job in [*self._in_flight, *self._denoised]:
-            job.fail(GenerationCancelledError())
-        self._in_flight, self._denoised = [], []
-
     def _take_turn(self) -> None:
         if not self._in_flight and not self._denoised:
             self._wait()
@@ -121,7 +120,8 @@ class StepEngine:
         self._admit()
         batch = self._choose()
         if batch:
-            run_isolated(self._step, batch, self._capacity.shrink)
+            with self._worker.watchdog.watch("step", batch[0].kind, len(batch)):
+                run_isolated(self._step, batch, self._capacity.shrink)
         self._retire()
         decoded = self._decode(len(batch))
         requests = [job.ticket.request for job in batch]
@@ -131,7 +131,9 @@ class StepEngine:
         if self._second_measurement is None:
             self._inbox.wait()
         else:
-            self._second_measurement.wait(self._inbox, self._capacity.improve)
+            self._second_measurement.wait(
+                self._inbox, self._worker.watchdog, self._capacity.improve
+            )
 
     def _drop(self) -> None:
         """Drop the jobs that failed and those whose callers have left."""
@@ -152,7 +154,8 @@ class StepEngine:
             self._capacity.encodes(len(self._in_flight)),
         )
         if tickets:
-            run_isolated(self._begin, tickets)
+            with self._worker.watchdog.watch("prompt encoding", *map(_encoding, tickets)):
+                run_isolated(self._begin, tickets)
 
     def _begin(self, tickets: list[Ticket]) -> None:
         """Encode the prompts of all tickets in one call and create their schedulers and noise.
@@ -197,6 +200,7 @@ class StepEngine:
             try:
                 job.advance(prediction)
             except Exception as error:
+                raise_if_device_is_lost(error)
                 job.fail(error)
 
     def _retire(self) -> None:
@@ -213,19 +217,25 @@ class StepEngine:
         ready = ready[: self._capacity.decodes(stepped)]
         self._denoised = [job for job in self._denoised if job not in ready]
         if ready:
-            run_isolated(self._decode_together, ready)
+            with self._worker.watchdog.watch("decoding", shape, len(ready)):
+                run_isolated(self._decode_together, ready)
         return len(ready)
 
     def _decode_together(self, jobs: list[Job]) -> None:
         images = self._denoiser.decode(torch.cat([job.denoising.latents for job in jobs]))
         for job, image in zip(jobs, images.chunk(len(jobs)), strict=True):
-            self._finishers.submit(self._finish, job, image)
+            finishing = self._finishers.submit(self._finish, job, image)
+            self._finishing.add(finishing)
+            finishing.add_done_callback(self._finishing.discard)
 
     def _finish(self, job: Job, image: torch.Tensor) -> None:
         """Return the picture to the caller, on another thread so that steps do not wait."""
         try:
-            picture = self._denoiser.finish(image)
-        except Exception as error:
+            with self._worker.watchdog.watch("picture conversion", job.shape):
+                picture = self._denoiser.finish(image)
+        except BaseException as error:
+            if fault := device_fault():
+                self._worker.end(DeviceLostError(fault))
             job.fail(error)
             return
         result = GenerationResult(
@@ -242,6 +252,13 @@ class StepEngine:
 def _enter(tickets: Iterable[Ticket], stage: Stage) -> None:
     for ticket in tickets:
         ticket.stages.enter(stage)
+
+
+def _encoding(ticket: Ticket) -> Sequence[Hashable]:
+    """What the time to begin the ticket depends on."""
+    request = ticket.request
+    size = (request.width, request.height) if ticket.input_images else ()
+    return request.adapters, request.controlnet is not None, size
 
 
 def _prompts(ticket: Ticket, denoising: Denoising) -> dict[Hashable, list[Prompt]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from predictor.engine.interfaces import (
 from predictor.engine.isolation import run_isolated
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
+from predictor.engine.worker import Worker
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import StageTime
 
@@ -60,7 +61,9 @@ class WholeBatchEngine:
         max_batch: int,
         max_queue_length: int,
         second_measurement: SecondMeasurement[int] | None = None,
+        *,
         max_queue_seconds: float = math.inf,
+        stall_seconds: float = 0.0,
     ) -> None:
         self._pipeline = pipeline
         self._second_measurement = second_measurement
@@ -69,7 +72,7 @@ class WholeBatchEngine:
         self._out_of_memory = 0
         self._times = ServiceTimes(self._calls)
         self._inbox = Inbox(Admission(max_queue_length, max_queue_seconds, self._times))
-        self._worker = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._worker = Worker(self._inbox, self._take_turn, lambda error: None, stall_seconds)
         self._worker.start()
 
     @property
@@ -82,6 +85,7 @@ class WholeBatchEngine:
             self._calls.slots,
             self._out_of_memory,
             queue_seconds=self.admission.queue_seconds,
+            failure=self._worker.failure,
         )
 
     @property
@@ -93,23 +97,15 @@ class WholeBatchEngine:
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
+        self._worker.check()
         return await self._inbox.submit(request, on_step)
 
     def close(self) -> None:
         """Fail all unfinished requests; those in flight stop after the current step."""
-        self._inbox.close()
-        self._worker.join()
-
-    def _run(self) -> None:
-        while not self._inbox.is_closed:
-            self._wait()
-            try:
-                self._take_turn()
-            except Exception as error:
-                # An internal error (a bug) must not leave callers waiting forever.
-                self._inbox.fail_all(error)
+        self._worker.close()
 
     def _take_turn(self) -> None:
+        self._wait()
         tickets = self._next_batch()
         if not tickets:
             return
@@ -123,7 +119,7 @@ class WholeBatchEngine:
         if self._second_measurement is None:
             self._inbox.wait()
         else:
-            self._second_measurement.wait(self._inbox, self._improve)
+            self._second_measurement.wait(self._inbox, self._worker.watchdog, self._improve)
 
     def _improve(self, measured: int) -> None:
         """Adopt a later measurement if it is larger, unless memory has run out since."""
@@ -142,6 +138,7 @@ class WholeBatchEngine:
             nonlocal last
             if self._inbox.is_closed or all(ticket.is_over for ticket in tickets):
                 raise GenerationCancelledError
+            self._worker.watchdog.note_progress()
             for ticket in tickets:
                 ticket.report_step(step, steps)
             if step == 1:
@@ -150,7 +147,8 @@ class WholeBatchEngine:
             last = time.perf_counter()
 
         try:
-            results = self._pipeline.generate(requests, on_step)
+            with self._worker.watchdog.watch("pipeline call", *_sizes(tickets)):
+                results = self._pipeline.generate(requests, on_step)
         except GenerationCancelledError as error:
             for ticket in tickets:
                 ticket.fail(error)
@@ -169,6 +167,12 @@ class WholeBatchEngine:
         logger.warning(
             "out of memory: at most %d pictures in one call from now on", self._calls.slots
         )
+
+
+def _sizes(tickets: list[Ticket]) -> tuple[Hashable, ...]:
+    """What the time of a step depends on."""
+    request = tickets[0].request
+    return request.width, request.height, request.task, request.adapters, len(tickets)
 
 
 def batch_key(request: GenerationRequest) -> GenerationRequest:

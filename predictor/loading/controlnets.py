@@ -17,6 +17,7 @@ from diffusers import ControlNetModel, DiffusionPipeline
 
 from modelstore.layout import CONTROLNETS_FOLDER_NAME
 from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.loading.mapped_weights import copy_mapped_weights
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.stepwise import supports
 
@@ -76,7 +77,11 @@ def _load(folder: Path, variant: str | None, pipeline: Any, device: torch.device
         )
         if report["missing_keys"]:
             raise ValueError(f"the weights lack {min(report['missing_keys'])}")
+        for name, weight in model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise ValueError(f"{name} contains NaN or infinity")
         model.to(device)
+        copy_mapped_weights([model])
     except UnusableControlNetError:
         raise
     except Exception as error:

@@ -73,7 +73,14 @@ def _open_step_engine(
     measure = partial(measure_capacity, denoiser, request, settings.max_lanes)
     capacity = measured.capacity(folder, measure)
     second = SecondMeasurement(measure) if measured.is_measured_again else None
-    return StepEngine(denoiser, capacity, settings.max_queue_length, second, settings.queue_seconds)
+    return StepEngine(
+        denoiser,
+        capacity,
+        settings.max_queue_length,
+        second,
+        max_queue_seconds=settings.queue_seconds,
+        stall_seconds=settings.engine_stall_seconds,
+    )
 
 
 def _open_whole_batch_engine(
@@ -87,7 +94,12 @@ def _open_whole_batch_engine(
     batch = measured.batch(folder, measure)
     second = SecondMeasurement(measure) if measured.is_measured_again else None
     return WholeBatchEngine(
-        pipeline, batch, settings.max_queue_length, second, settings.queue_seconds
+        pipeline,
+        batch,
+        settings.max_queue_length,
+        second,
+        max_queue_seconds=settings.queue_seconds,
+        stall_seconds=settings.engine_stall_seconds,
     )
 
 

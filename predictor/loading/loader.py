@@ -11,6 +11,7 @@ from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine import Engine
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.loading import memory
+from predictor.loading.cache_folder import ensure_cache_folder
 from predictor.logs import adopt_library_loggers
 from predictor.requests import Limits, ModelProfile
 from predictor.settings import Settings
@@ -78,6 +79,7 @@ class ModelLoader:
 
     def prepare(self) -> None:
         """See ``Loader.prepare``."""
+        ensure_cache_folder()
         from predictor.loading.engine import Measured
 
         self._measured = Measured(is_measured_again=not self._is_bounded)

@@ -70,11 +70,11 @@ def tensor_bytes(pipeline: Any) -> int:
 
 def release_memory() -> None:
     """Return unreferenced memory to the device and to the operating system."""
-    import torch
+    from predictor.engine.faults import release_cache
 
     # A pipeline contains reference cycles.
     gc.collect()
-    torch.cuda.empty_cache()
+    release_cache()
     # glibc keeps freed memory; other C libraries do not have this function.
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

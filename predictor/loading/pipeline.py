@@ -27,6 +27,7 @@ from predictor.loading.apply import apply_tuning, denoiser_of, vae_of
 from predictor.loading.compilation import has_compiler
 from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
+from predictor.loading.mapped_weights import copy_mapped_weights
 from predictor.loading.presets import footprint_of, savings_of
 from predictor.loading.profile import read_profile
 from predictor.loading.refiner_weights import (
@@ -63,8 +64,10 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
         tuning = _tune(settings, pipeline, profile, checkpoint.marker, device)
         check(_with_the_model(facts, pipeline, tuning))
         apply_tuning(pipeline, tuning, device)
+        copy_mapped_weights(pipeline.components.values())
         if refiner is not None:
             apply_tuning(refiner, tuning, device)
+            copy_mapped_weights(refiner.components.values())
             warm_up_refiner(refiner)
     except ModelLoadError:
         raise

@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
+from predictor.engine.faults import is_out_of_memory
 from predictor.errors import GenerationFailedError
 from predictor.pipelines.adapted_layers import AdaptedLayers
 from predictor.requests import Adapter
@@ -101,11 +102,11 @@ class Adapters:
             size = self._files[name].stat().st_size
             self._make_room(size, wanted)
             self._load_or_leave(self._files[name], self._peft_names[name])
-        except torch.OutOfMemoryError:
-            raise
         except OSError as error:
             raise _failure(name) from error
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             # A retry would fail too, and would delay the steps of every request in flight.
             self._broken.add(name)
             raise _failure(name) from error
@@ -163,18 +164,21 @@ def _failure(name: str) -> GenerationFailedError:
 
 
 def check_adds_only(file: Path, pipeline: Any) -> None:
-    """Reject a file that would change the model in a way that cannot be undone.
+    """Reject a file with NaN, or one that would change the model permanently.
 
     diffusers writes all tensors of a file, LoRA layers or not, into the model, and widens a
     transformer's layers to match the file, which control LoRAs rely on.
 
     Raises:
-        ValueError: the file changes more than LoRA layers.
+        ValueError: the file contains NaN or infinity, or changes more than LoRA layers.
         OSError, SafetensorError: the file cannot be read.
     """
     with safe_open(file, framework="pt") as tensors:
         if "lora_controlnet" in tensors.keys():  # noqa: SIM118 - not a dict
             raise ValueError("the file is a control LoRA")
+        for key in tensors.keys():  # noqa: SIM118 - not a dict
+            if not torch.isfinite(tensors.get_tensor(key)).all():
+                raise ValueError(f"{key} contains NaN or infinity")
     transformer = pipeline.components.get("transformer")
     if transformer is None:
         return

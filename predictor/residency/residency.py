@@ -16,6 +16,7 @@ from predictor.errors import (
     ModelTooLargeError,
     ModelUnavailableError,
     OverloadedError,
+    ShuttingDownError,
 )
 from predictor.loading.memory import GIB
 from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_LOAD_SECONDS, MODEL_LOADS, begin_series
@@ -72,6 +73,7 @@ class Residency:
         self._room = Room(max_wait_seconds, loader.release)
         self._residents = self._room.residents
         self._budget: float | None = None
+        self._refuses_loads = False
 
     def add(self, name: str, path: Path) -> None:
         """Serve the model published at ``path``, a link or a folder."""
@@ -88,6 +90,7 @@ class Residency:
         Raises:
             ModelUnavailableError: the model did not load, or not in time.
             OverloadedError: too many requests already wait for it.
+            ShuttingDownError: it is not in memory, and the process ends.
         """
         resident = self._residents[name]
         await self._wait_until_open(resident)
@@ -153,6 +156,21 @@ class Residency:
         if not await asyncio.shield(unloading):
             raise ModelUnavailableError(f"model {name!r} is in use; try again later")
 
+    @property
+    def engine_failure(self) -> str:
+        """Which loaded model's engine has stopped or hangs, and why; empty if all work."""
+        for resident in self._residents.values():
+            if reason := resident.engine_failure:
+                return f"The engine of model {resident.name!r}: {reason}"
+        return ""
+
+    def refuse_loads(self) -> None:
+        """Cancel all loads, whose threads end with the process, and accept no more."""
+        self._refuses_loads = True
+        for resident in self._residents.values():
+            if resident.loading is not None:
+                resident.loading.cancel()
+
     def close(self) -> None:
         """Cancel all queued and running requests."""
         for resident in self._residents.values():
@@ -195,7 +213,15 @@ class Residency:
             await asyncio.wait([self._loading(resident)])
 
     def _loading(self, resident: Resident) -> asyncio.Task[None]:
-        """Return the load that all waiting requests share."""
+        """Return the load that all waiting requests share.
+
+        Raises:
+            ShuttingDownError: the process ends.
+        """
+        if self._refuses_loads:
+            raise ShuttingDownError(
+                "the server shuts down before the model is loaded; send the request again"
+            )
         if resident.loading is None:
             resident.loading = asyncio.create_task(self._load_in_turn(resident))
         return resident.loading

@@ -73,6 +73,11 @@ class Resident:
         return self.loaded is not None and not self.is_leaving
 
     @property
+    def engine_failure(self) -> str:
+        """Why its engine has stopped or hangs; empty if it works or the model is not loaded."""
+        return "" if self.loaded is None else self.loaded.engine.state.failure
+
+    @property
     def is_idle(self) -> bool:
         """Whether it is loaded and no request needs it."""
         has_callers = self.users or (self.waiters and not self.is_leaving)

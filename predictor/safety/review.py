@@ -70,7 +70,7 @@ class ReviewedEngine:
     def close(self) -> None:
         """See ``Engine.close``."""
         self._engine.close()
-        self._reviewer.shutdown(cancel_futures=True)
+        self._reviewer.shutdown(wait=False, cancel_futures=True)
 
     async def _review_prompt(self, prompt: str) -> tuple[SafetyVerdict, ...]:
         """Run the prompt layers on another thread, because they may read files."""
@@ -107,7 +107,7 @@ class ReviewedEngine:
     def _fires(self, layer: SafetyLayer[Subject], subject: Subject) -> bool:
         try:
             fires = layer.fires_at(subject)
-        except Exception as error:
+        except BaseException as error:
             logger.exception("%s failed", layer.name)
             self._count(layer, "error")
             raise GenerationFailedError(

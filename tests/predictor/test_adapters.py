@@ -282,12 +282,31 @@ def _of_another_family(file: Path, weights: dict[str, torch.Tensor]) -> None:
     save_file({f"transformer.{key}": value for key, value in weights.items()}, file)
 
 
+def _truncated(file: Path, _: dict[str, torch.Tensor]) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _not_finite(file: Path, weights: dict[str, torch.Tensor]) -> None:
+    *finite, last = weights
+    poisoned = {last: torch.full_like(weights[last], float("nan"))}
+    save_file({key: weights[key] for key in finite} | poisoned, file)
+
+
 def _gone(file: Path, _: dict[str, torch.Tensor]) -> None:
     file.unlink()
 
 
 @pytest.mark.parametrize(
-    "damage", [_damaged, _too_wide, _wide_in_the_text_encoder, _of_another_family, _gone]
+    "damage",
+    [
+        _damaged,
+        _truncated,
+        _not_finite,
+        _too_wide,
+        _wide_in_the_text_encoder,
+        _of_another_family,
+        _gone,
+    ],
 )
 def test_a_broken_adapter_is_named_and_fails_only_its_requests(
     pipeline: DiffusionPipeline,

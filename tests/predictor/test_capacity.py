@@ -16,6 +16,7 @@ from predictor.engine.capacity import (
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
+from predictor.engine.watchdog import Watchdog
 from tests.predictor.fake_denoiser import FakeDenoiser, request
 
 
@@ -149,10 +150,10 @@ def test_an_idle_engine_measures_once_again() -> None:
         inbox.put(Ticket(request("any"), None))
 
     again = SecondMeasurement(lambda before_run: next(measured), idle_seconds=0)
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
     inbox.take(2, 1)
     inbox.put(Ticket(request("any"), None))
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
 
     assert used == [7]
 
@@ -161,7 +162,8 @@ def test_the_engine_does_not_measure_while_a_request_waits() -> None:
     inbox = empty_inbox()
     inbox.put(Ticket(request("any"), None))
 
-    SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0).wait(inbox, print)
+    again = SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0)
+    again.wait(inbox, Watchdog(0, print), print)
 
 
 def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None:
@@ -180,11 +182,11 @@ def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None
         inbox.close()
 
     again = SecondMeasurement(measure, idle_seconds=0)
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
     assert (runs, used) == ([0], [])
 
     inbox.take(2, 1)
-    again.wait(inbox, use)
+    again.wait(inbox, Watchdog(0, print), use)
     assert (runs, used) == ([0, 0, 1, 2], [5])
 
 

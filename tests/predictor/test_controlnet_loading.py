@@ -138,6 +138,17 @@ def damage(folder: Path) -> None:
     (folder / WEIGHTS).write_bytes(b"\xff" * 64 + content[64:])
 
 
+def truncate(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:-1])
+
+
+def poison(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["controlnet_mid_block.weight"][0] = float("nan")
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
 def leave_a_pickle(folder: Path) -> None:
     torch.save({}, folder / "diffusion_pytorch_model.bin")
     (folder / WEIGHTS).unlink()
@@ -152,6 +163,8 @@ def lose_the_configuration(folder: Path) -> None:
     [
         (lose_a_tensor, "the weights lack controlnet_mid_block.weight"),
         (damage, "Unable to load weights"),
+        (truncate, "Unable to load weights"),
+        (poison, "controlnet_mid_block.weight contains NaN or infinity"),
         (leave_a_pickle, f"no file named {WEIGHTS}"),
         (lose_the_configuration, "no file named config.json"),
     ],
