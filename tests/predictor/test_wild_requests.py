@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
 
 from bench.soak import Load, problems_of_the_log, usage
 from bench.wild_requests import wild_requests
@@ -109,6 +108,7 @@ def _send_examples(cases: SearchStrategy[schemathesis.Case]) -> None:
     @given(case=cases)
     def send(case: schemathesis.Case) -> None:
         response = case.call(timeout=60)
-        case.validate_response(response, checks=[not_a_server_error])
+        # 501: KServe routes with model versions, which no model here has.
+        assert response.status_code < 500 or response.status_code == 501, case.as_curl_command()
 
     send()
