@@ -1,0 +1,114 @@
+"""Broken, odd and hostile requests against a real server: an answer for each, and never a 500.
+
+``python -m bench.soak --requests 10000`` sends more of the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from hypothesis.strategies import SearchStrategy
+from schemathesis import GenerationMode
+
+from bench.soak import Load, problems_of_the_log, usage
+from bench.wild_requests import wild_requests
+from tests.serving import Server
+
+REQUESTS = 400
+
+
+@pytest.fixture(scope="module")
+def own_server(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose log holds only these requests."""
+    log = tmp_path_factory.mktemp("wild") / "log"
+    with Server.started(demo_model, log, max_side=64, max_images_per_request=2) as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def answers(own_server: Server) -> tuple[Counter[str], list[str]]:
+    """What the requests got, by kind, and the problems among them."""
+    counts: Counter[str] = Counter()
+    problems: list[str] = []
+
+    async def send() -> None:
+        async with httpx.AsyncClient(base_url=own_server.url, timeout=120) as client:
+            load = Load(client, own_server.url, wild_requests(7), counts, problems)
+            await load.run(seconds=600, most=REQUESTS)
+
+    asyncio.run(send())
+    return counts, problems
+
+
+def test_no_request_gets_a_500_or_no_answer(answers: tuple[Counter[str], list[str]]) -> None:
+    counts, problems = answers
+
+    assert not problems
+    assert counts.total() == REQUESTS
+    kinds = {kind.split(":")[0].split()[0] for kind in counts}
+    assert {"valid", "wrong", "broken", "odd", "hostile", "raw", "gone"} <= kinds
+
+
+def test_the_server_still_draws_afterwards(
+    own_server: Server, answers: tuple[Counter[str], list[str]]
+) -> None:
+    response = httpx.post(
+        own_server.url + "/v1/models/stable-diffusion:predict",
+        json={"prompt": "a red circle", "num_inference_steps": 2},
+        timeout=60,
+    )
+
+    assert response.status_code == 200
+    assert own_server.process.poll() is None
+
+
+def test_the_log_has_no_prompt_and_no_trace(
+    own_server: Server, answers: tuple[Counter[str], list[str]]
+) -> None:
+    assert not problems_of_the_log(own_server.log.read_text("utf-8"))
+
+
+def test_the_usage_of_a_process_counts_its_threads(own_server: Server) -> None:
+    found = usage(own_server.process.pid)
+
+    assert found.rss_mib > 100
+    assert found.threads > 1
+    assert found.descriptors > 3
+
+
+def test_requests_from_the_openapi_document_get_no_500(own_server: Server) -> None:
+    schema = schemathesis.openapi.from_url(own_server.url + "/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert "POST /v1/models/{model_name}:predict" in {one.label for one in operations}
+
+    for operation in operations:
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            with contextlib.suppress(Unsatisfiable):  # nothing to send is wrong
+                _send_examples(operation.as_strategy(generation_mode=mode))
+
+
+def _send_examples(cases: SearchStrategy[schemathesis.Case]) -> None:
+    @settings(
+        max_examples=10,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=cases)
+    def send(case: schemathesis.Case) -> None:
+        response = case.call(timeout=60)
+        # 501: KServe routes with model versions, which no model here has.
+        assert response.status_code < 500 or response.status_code == 501, case.as_curl_command()
+
+    send()
