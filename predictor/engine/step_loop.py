@@ -27,6 +27,7 @@ from predictor.engine.interfaces import (
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
 from predictor.engine.second_measurement import SecondMeasurement
+from predictor.engine.turn import Turn
 from predictor.requests import GenerationRequest, GenerationResult
 
 logger = logging.getLogger(__name__)
@@ -164,15 +165,11 @@ class StepEngine:
         return self._capacity.fitting(job for job in in_turn if job.kind == in_turn[0].kind)
 
     def _step(self, batch: list[Job]) -> None:
-        """Run one forward pass for all lanes, then each job's own scheduler."""
-        predictions = self._denoiser.predict([lane for job in batch for lane in job.next_lanes()])
-        own = predictions.split_with_sizes([job.lanes for job in batch])
-        for job, prediction in zip(batch, own, strict=True):
+        """Run one forward pass for all lanes, then one update for all jobs."""
+        turn = Turn(batch)
+        turn.advance(self._denoiser.predict(turn.lanes()))
+        for job in batch:
             job.waiting_since = self._turn + 1
-            try:
-                job.advance(prediction)
-            except Exception as error:
-                job.fail(error)
 
     def _retire(self) -> None:
         """Free the lanes of the denoised jobs."""

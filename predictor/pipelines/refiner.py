@@ -14,7 +14,7 @@ import torch
 
 from predictor.engine.denoising import Denoising
 from predictor.engine.interfaces import Denoiser
-from predictor.pipelines.schedulers import make_scheduler
+from predictor.pipelines.plans import Plans, Run
 from predictor.pipelines.stable_diffusion import Kind
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
@@ -40,10 +40,13 @@ class Refiner(StableDiffusionXLDenoiser):
         self._adapters = base.adapters
         base_scheduler: Any = base.diffusers.scheduler
         # Base and refiner must use the same noise levels.
-        self._own_scheduler = type(base_scheduler).from_config(
-            base_scheduler.config,
-            prediction_type=self._pipeline.scheduler.config.get("prediction_type", "epsilon"),
+        self._plans = Plans(
+            type(base_scheduler).from_config(
+                base_scheduler.config,
+                prediction_type=self._pipeline.scheduler.config.get("prediction_type", "epsilon"),
+            )
         )
+        self._most_timesteps: int = base_scheduler.config.num_train_timesteps
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``; uses only the second text encoder."""
@@ -52,27 +55,24 @@ class Refiner(StableDiffusionXLDenoiser):
     def join(self, begun: Denoising, request: GenerationRequest) -> None:
         """Take over the steps of ``begun`` after ``denoising_end``: none, some or all of them."""
         assert request.denoising_end is not None
-        scheduler = make_scheduler(request.scheduler, self._own_scheduler)
-        scheduler.set_timesteps(request.num_inference_steps)
-        cutoff = _cutoff(scheduler, request.denoising_end)
+        cutoff = _cutoff(self._most_timesteps, request.denoising_end)
         rest = int((begun.timesteps < cutoff).sum())
         if rest == 0:
             return
         begins_at = begun.steps - rest
-        if scheduler.order == 2 and rest % 2 == 0:
+        if self._plans.order(request.scheduler) == 2 and rest % 2 == 0:
             # Do not split a step of two passes between base and refiner.
             rest += 1
-        start = len(scheduler.timesteps) - rest
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(start)
+        run = Run(request.scheduler, request.num_inference_steps)
+        start = len(self._plans.steps(run).timesteps) - rest
         refining = Denoising(
-            scheduler,
-            scheduler.timesteps[start:],
+            self._plans.steps(run._replace(first=start)),
             begun.latents,
             begun.generator,
             kind=KIND,
             encoders=ENCODERS,
         )
+        refining.noise_dtype = begun.noise_dtype
         begun.hand_over_after(begins_at, refining)
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
@@ -116,7 +116,6 @@ class RefinedDenoiser:
         return expert.predict(lanes)
 
 
-def _cutoff(scheduler: Any, denoising_end: float) -> int:
+def _cutoff(most_timesteps: int, denoising_end: float) -> int:
     """Return the last timestep of the base, computed as in diffusers; the refiner runs the rest."""
-    most: int = scheduler.config.num_train_timesteps
-    return round(most - denoising_end * most)
+    return round(most_timesteps - denoising_end * most_timesteps)
