@@ -6,6 +6,7 @@ prompt may differ between requests. One thread runs turns: drop, admit, choose, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -74,6 +75,7 @@ class StepEngine:
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
+        await asyncio.to_thread(self._denoiser.prepare, request)
         return await self._inbox.submit(request, on_step, self._capacity.jobs_in_flight)
 
     def close(self) -> None:

@@ -65,10 +65,6 @@ class Plans:
             self._orders[scheduler] = made.order
         return self._orders[scheduler]
 
-    def __contains__(self, run: Run) -> bool:
-        with self._lock:
-            return run in self._plans
-
     def steps(self, run: Run) -> Steps:
         """The plan of this run, or steps with a scheduler of their own where no plan fits."""
         plan = self._plan(run)
@@ -124,7 +120,7 @@ def make_plan(make: Callable[[], Any], first: int) -> Plan:
             updates=_updates(probed),
             draws=tuple(step.draw for step in probed),
             levels=tuple(step.level for step in probed),
-            init_noise_sigma=float(scheduler.init_noise_sigma),
+            init_noise_sigma=float(getattr(scheduler, "init_noise_sigma", 1.0)),
         )
         _check(plan, make())
     return plan

@@ -6,6 +6,7 @@ Together they match ``__call__`` of diffusers' pipeline; the tests compare the t
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -69,10 +70,21 @@ class StableDiffusionDenoiser:
         skipped = sum(one.layers for one in named if isinstance(one, ClipSkip))
         return self._encode(prompts, skipped)
 
+    def prepare(self, request: GenerationRequest) -> None:
+        """See ``Denoiser.prepare``."""
+        with suppress(Exception):  # ``begin`` fails in the same way, with the picture's ticket
+            self.steps_of(request)
+
+    def steps_of(self, request: GenerationRequest) -> Steps:
+        """The steps that the request takes."""
+        skipped = request.num_inference_steps - request.steps_taken
+        first = skipped * self._plans.order(request.scheduler) if skipped else 0
+        return self._plans.steps(Run(request.scheduler, request.num_inference_steps, first))
+
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
         self._adapters.load(request.adapters)
-        denoising = self._begin(request, self._plans.steps(self._run_of(request)))
+        denoising = self._begin(request, self.steps_of(request))
         denoising.kind = _kind(request)
         adapters = self._adapters.of(request.adapters, TEXT_ENCODERS)
         skip = (ClipSkip(request.clip_skip),) if request.clip_skip else ()
@@ -159,11 +171,6 @@ class StableDiffusionDenoiser:
         if self._offload == "model":
             self._pipeline.unet.to("cpu")
             self._pipeline.vae.to("cpu")
-
-    def _run_of(self, request: GenerationRequest) -> Run:
-        skipped = request.num_inference_steps - request.steps_taken
-        first = skipped * self._plans.order(request.scheduler) if skipped else 0
-        return Run(request.scheduler, request.num_inference_steps, first)
 
     def _begin(self, request: GenerationRequest, steps: Steps) -> Denoising:
         if request.image is not None:

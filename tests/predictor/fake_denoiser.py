@@ -72,6 +72,9 @@ class FakeDenoiser:
         self._prompts += prompts
         return [(torch.tensor(index),) for index in range(first, len(self._prompts))]
 
+    def prepare(self, request: GenerationRequest) -> None:
+        pass
+
     def begin(self, request: GenerationRequest) -> Denoising:
         noise = torch.zeros(1, 4, request.height // 8, request.width // 8)
         scheduler = FakeScheduler(request.prompt)
