@@ -11,8 +11,8 @@ import urllib3
 
 from deploy.console import Reporter
 from deploy.errors import INTERRUPTED, DeployError, exit_code
-from deploy.settings import Doctor, Down, Logs, Predict, Status, Up, read_verb
-from deploy.verbs import doctor, down, logs, predict, status, up
+from deploy.settings import Doctor, Down, Key, Logs, Predict, Status, Up, read_verb
+from deploy.verbs import doctor, down, key, logs, predict, status, up
 
 _VERBS: dict[type[Any], Callable[[Any, Reporter], None]] = {
     Up: up.run,
@@ -21,6 +21,7 @@ _VERBS: dict[type[Any], Callable[[Any, Reporter], None]] = {
     Predict: predict.run,
     Logs: logs.run,
     Down: down.run,
+    Key: key.run,
 }
 
 

@@ -67,7 +67,7 @@ def kserve_defaults(config: Object | None) -> Resources | None:
     """
     try:
         found = json.loads(dig(config, "data", "inferenceService") or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return {
         section: {

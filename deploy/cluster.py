@@ -249,7 +249,7 @@ def _answered(ask: Callable[[], Any]) -> Any:
 def _refusal(error: ApiException) -> ClusterError | RefusedError:
     try:
         status = json.loads(error.body or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         status = {}
     message = str(dig(status, "message") or error.body or error.reason)
     causes = dig(status, "details", "causes") or ()

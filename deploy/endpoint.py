@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from deploy.errors import PredictError
+from deploy.errors import PredictError, UsageError
 from deploy.objects import Object, dig, name_of
 from deploy.workload import deployment_mode, model_name
 
@@ -57,18 +57,45 @@ def endpoint_of(service: Object, address: str | None) -> Endpoint:
     return Endpoint((address or str(url)).rstrip("/"), host, path)
 
 
-def curl_of(endpoint: Endpoint, body: Mapping[str, object], output: Path) -> str:
-    """The shell command that requests the same picture."""
+def read_key(file: Path | None) -> str:
+    """The key in a file, without the newline at its end; empty without a file.
+
+    Raises:
+        UsageError: the file cannot be read, or has no key.
+    """
+    if file is None:
+        return ""
+    try:
+        key = file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--api-key-file: {error}") from None
+    if not key.isascii() or len(key.split()) != 1:
+        raise UsageError(f"--api-key-file: {file} must contain one key and nothing else")
+    return key
+
+
+def curl_of(
+    endpoint: Endpoint, body: Mapping[str, object], output: Path, key_file: Path | None = None
+) -> str:
+    """The shell command that requests the same picture; it reads the key from its file."""
     words = ["curl", "--fail-with-body", endpoint.url]
     if urlsplit(endpoint.address).netloc != endpoint.host:
         words += ["--header", f"Host: {endpoint.host}"]
     words += ["--header", "Content-Type: application/json", "--output", str(output)]
     words += ["--data", json.dumps(body, ensure_ascii=False)]
-    return shlex.join(words)
+    if key_file is None:
+        return shlex.join(words)
+    return (
+        f'{shlex.join(words)} --header "Authorization: Bearer $(cat {shlex.quote(str(key_file))})"'
+    )
 
 
 def make_picture(
-    endpoint: Endpoint, body: Mapping[str, object], service: Object, seconds: float
+    endpoint: Endpoint,
+    body: Mapping[str, object],
+    service: Object,
+    seconds: float,
+    key: str = "",
 ) -> Picture:
     """Send one request; the cluster holds it while it starts a pod.
 
@@ -79,13 +106,16 @@ def make_picture(
     # The certificate is for the service's name, even if the connection goes elsewhere.
     name = endpoint.host.partition(":")[0]
     tls: dict[str, Any] = {"server_hostname": name, "assert_hostname": name}
+    headers = {"Host": endpoint.host, "Content-Type": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
     pool = urllib3.PoolManager(retries=False, **(tls if target.scheme == "https" else {}))
     try:
         response = pool.request(
             "POST",
             endpoint.url,
             body=json.dumps(body).encode(),
-            headers={"Host": endpoint.host, "Content-Type": "application/json"},
+            headers=headers,
             timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=seconds),
         )
     except urllib3.exceptions.HTTPError as error:
@@ -104,6 +134,8 @@ def _picture(response: urllib3.BaseHTTPResponse, endpoint: Endpoint) -> Picture:
             f"\nIf this is not from the predictor, the gateway does not know the host "
             f"{endpoint.host!r}: --address must point to the gateway that KServe uses."
         )
+    if response.status in (401, 403):
+        message += "\nPass a file with a valid key: --api-key-file"
     raise PredictError(f"{endpoint.url} answered {response.status}: {message}")
 
 
@@ -111,7 +143,7 @@ def _error_of(content: bytes) -> str:
     text = content[:2000].decode("utf-8", "replace").strip()
     try:
         return str(dig(json.loads(text), "error") or text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text or "an empty body"
 
 

@@ -38,7 +38,7 @@ def parse_line(line: str) -> LogLine:
     if line.startswith("{"):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return LogLine(line)
         return _from_json(entry, line)
     match = _TEXT.match(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -41,6 +42,12 @@ def _is_duration(text: str) -> str:
     return text
 
 
+def _is_key_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", text):
+        raise ValueError("must be letters, digits, '.', '_', '@' or '-', at most 63")
+    return text
+
+
 Duration = Annotated[str, AfterValidator(_is_duration)]
 Folder = Field(
     default=Path("manifests"),
@@ -52,6 +59,10 @@ Address = Field(
     "http://127.0.0.1:8080 of a port-forward. The Host header stays that of the service.",
 )
 Output = Field(default=Path("picture.png"), description="The file to write the picture to.")
+ApiKeyFile = Field(
+    default=None,
+    description="A file with the key to send, if the predictor requires one.",
+)
 Skip: list[str] = Field(
     default=[], description="A check of the doctor to leave out. Repeat the flag for several."
 )
@@ -90,6 +101,7 @@ class Up(ClusterFlags):
     address: str | None = Address
     prompt: str = Field(default=PROMPT, description="What the picture shows.")
     output: Path = Output
+    api_key_file: Path | None = ApiKeyFile
     skip: list[str] = Skip
 
 
@@ -115,6 +127,7 @@ class Predict(ClusterFlags):
     address: str | None = Address
     seed: int | None = Field(default=None, description="The seed; the default is a random one.")
     output: Path = Output
+    api_key_file: Path | None = ApiKeyFile
     timeout: Duration = Field(
         default="10m", description="The time limit for the picture, including the start of a pod."
     )
@@ -146,6 +159,17 @@ class Down(ClusterFlags):
     )
 
 
+class Key(BaseModel):
+    """Create a bearer key for a caller, and print the line of the key file with its hash."""
+
+    name: CliPositionalArg[Annotated[str, AfterValidator(_is_key_name)]] = Field(
+        description="The name of the caller in metrics."
+    )
+    admin: CliToggleFlag[bool] = Field(
+        default=False, description="Allow the key to load and unload models."
+    )
+
+
 class Settings(BaseSettings):
     """Deploy Stable Diffusion on KServe, wait for the first picture, and explain every wait."""
 
@@ -163,6 +187,7 @@ class Settings(BaseSettings):
     predict: CliSubCommand[Predict] = Field(description=Predict.__doc__)
     logs: CliSubCommand[Logs] = Field(description=Logs.__doc__)
     down: CliSubCommand[Down] = Field(description=Down.__doc__)
+    key: CliSubCommand[Key] = Field(description=Key.__doc__)
 
     @classmethod
     def settings_customise_sources(
@@ -177,7 +202,7 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-Verb = Up | Doctor | Status | Predict | Logs | Down
+Verb = Up | Doctor | Status | Predict | Logs | Down | Key
 
 
 def read_verb(arguments: Sequence[str]) -> Verb:

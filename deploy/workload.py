@@ -76,6 +76,16 @@ def model_name(service: Object) -> str:
     return name_of(service)
 
 
+def requires_key(service: Object) -> bool:
+    """Whether the predictor has a key file, by its variable or its flag."""
+    pattern = re.compile(r"--api[-_]keys[-_]file\b")
+    return any(
+        any(pattern.match(str(one)) for one in container.get("args") or ())
+        or any(one.get("name") == "PREDICTOR_API_KEYS_FILE" for one in container.get("env") or ())
+        for container in containers(dig(service, "spec", "predictor") or {})
+    )
+
+
 def extended_resources(spec: Object) -> dict[str, int]:
     """What a pod requests from device plugins, as in ``{"nvidia.com/gpu": 1}``."""
     wanted: dict[str, int] = {}
@@ -121,7 +131,9 @@ def _secrets_of(spec: Object, user: str) -> Iterator[SecretUse]:
                 yield SecretUse(reference["name"], "", bool(reference.get("optional")), user)
     for volume in spec.get("volumes") or ():
         if reference := volume.get("secret"):
-            yield SecretUse(reference["secretName"], "", bool(reference.get("optional")), user)
+            for key in [one["key"] for one in reference.get("items") or ()] or [""]:
+                optional = bool(reference.get("optional"))
+                yield SecretUse(reference["secretName"], key, optional, user)
     for reference in spec.get("imagePullSecrets") or ():
         yield SecretUse(reference["name"], "", False, user)
 

@@ -18,8 +18,11 @@ BEGIN = "<!-- AUTO-GENERATED: from values.yaml by `make manifests` -->\n"
 END = "<!-- /AUTO-GENERATED -->\n"
 
 # The chart itself decides these: the model's name sets the first, the pod's probes need the second,
-# and `predictor.blockList` mounts the third.
-SETTINGS_OF_THE_CHART = frozenset({"model_dir", "host", "block_list_file"})
+# `predictor.blockList` and `predictor.apiKeys` mount the files, and `predictor.rateLimitStorage`
+# reads a Secret.
+SETTINGS_OF_THE_CHART = frozenset(
+    {"model_dir", "host", "block_list_file", "api_keys_file", "rate_limit_storage"}
+)
 
 
 class UndocumentedValueError(Exception):

@@ -88,7 +88,7 @@ class Marker:
             raise IncompleteModelError(
                 f"model folder {folder.name!r} has no {MARKER_NAME}: its download did not finish"
             ) from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise IncompleteModelError(
                 f"{MARKER_NAME} of {folder.name!r} is not valid JSON"
             ) from None

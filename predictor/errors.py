@@ -4,6 +4,10 @@ PredictorError
 ├── InvalidRequestError   a field of the request is invalid: names the field and the reason
 ├── RefusedBySafetyError  a safety layer blocks the only picture of a call
 ├── BodyTooLargeError     the body is longer than the limit
+├── NotAuthenticatedError the request has no valid key
+├── NotAuthorizedError    the key does not permit the route
+├── RateLimitedError      the key or the address has used its limit for now
+├── LimitsUnavailableError the limits cannot be checked, and fail closed
 ├── OverloadedError       the queue is full; retry later
 ├── DeadlineExceededError the pictures took longer than ``request_timeout_seconds``
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
@@ -45,6 +49,26 @@ class RefusedBySafetyError(PredictorError):
 
 class BodyTooLargeError(PredictorError):
     """The request body is longer than ``max_body_bytes``."""
+
+
+class NotAuthenticatedError(PredictorError):
+    """The request has no key, or one that is not in ``api_keys_file``."""
+
+
+class NotAuthorizedError(PredictorError):
+    """The key is valid, but the route requires that of an admin."""
+
+
+class RateLimitedError(PredictorError):
+    """A limit per minute is reached."""
+
+    def __init__(self, reason: str, retry_after_seconds: float) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class LimitsUnavailableError(PredictorError):
+    """``rate_limit_storage`` does not answer, and ``rate_limit_failure`` is ``closed``."""
 
 
 class OverloadedError(PredictorError):

@@ -24,8 +24,14 @@ OutputFormat = Literal["png", "jpeg", "webp"]
 
 # Media types (RFC 2046, RFC 9649) to formats.
 FORMATS: dict[str, OutputFormat] = {f"image/{name}": name for name in get_args(OutputFormat)}
+# Not registered, but many clients send it.
+FORMATS["image/jpg"] = "jpeg"
 
 _LOSSY_QUALITY = 92
+
+# The most characters of JSON in EXIF. In JPEG, EXIF is one segment of at most 65,533 bytes (ITU-T
+# T.81, B.1.1.4), and its own structure takes less than 533. WebP has no limit below 4 GiB.
+_MAX_EXIF_LENGTH: dict[OutputFormat, int] = {"jpeg": 65_000}
 
 # Level 1 takes a quarter of the time of Pillow's default; files grow by a few percent.
 _LEVEL = 1
@@ -43,7 +49,7 @@ def encode_image(
     if output_format == "png":
         return encode_png(image, _png_text(metadata or {}))
     stream = io.BytesIO()
-    exif = _exif(metadata) if metadata else b""
+    exif = _exif(metadata, _MAX_EXIF_LENGTH.get(output_format)) if metadata else b""
     image.save(stream, output_format, quality=_LOSSY_QUALITY, exif=exif)
     return stream.getvalue()
 
@@ -52,16 +58,42 @@ def _png_text(metadata: dict[str, Any]) -> PngInfo:
     """One international text chunk per field, in UTF-8 (PNG specification, 11.3.3.4)."""
     text = PngInfo()
     for name, value in metadata.items():
-        text.add_itxt(name, value if isinstance(value, str) else json.dumps(value))
+        content = value if isinstance(value, str) else json.dumps(value)
+        # The specification forbids this one character.
+        text.add_itxt(name, content.replace("\0", "\N{REPLACEMENT CHARACTER}"))
     return text
 
 
-def _exif(metadata: dict[str, Any]) -> bytes:
+def _exif(metadata: dict[str, Any], most: int | None) -> bytes:
     """One JSON document as the user comment, in EXIF 2.3's ASCII encoding (tag 0x9286)."""
     exif = Image.Exif()
     fields = exif.get_ifd(ExifTags.IFD.Exif)
-    fields[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + json.dumps(metadata).encode("ascii")
+    comment = json.dumps(metadata) if most is None else _fitting_json(metadata, most)
+    fields[ExifTags.Base.UserComment] = b"ASCII\0\0\0" + comment.encode("ascii")
     return exif.tobytes()
+
+
+def _fitting_json(metadata: dict[str, Any], most: int) -> str:
+    """The metadata as JSON of at most ``most`` characters.
+
+    If it is longer, its longest texts are cut and end with an ellipsis, and ``shortened`` is true.
+    """
+    document = json.dumps(metadata)
+    longest = most
+    while len(document) > most and longest:
+        longest = longest * 9 // 10
+        document = json.dumps(_with_texts_cut(metadata, longest) | {"shortened": True})
+    return document if len(document) <= most else json.dumps({"shortened": True})
+
+
+def _with_texts_cut(value: Any, longest: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= longest else f"{value[:longest]}…"
+    if isinstance(value, dict):
+        return {name: _with_texts_cut(one, longest) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_with_texts_cut(one, longest) for one in value]
+    return value
 
 
 def encode_png(image: Image.Image, text: PngInfo) -> bytes:

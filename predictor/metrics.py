@@ -25,6 +25,20 @@ BLOCK_LIST_FAILURES = Counter(
     "diffusion_block_list_failures",
     "Failed reloads of the block list; the last good list stays in force.",
 )
+API_KEYS_FAILURES = Counter(
+    "diffusion_api_keys_failures",
+    "Failed reloads of the key file; the last good list stays in force.",
+)
+KEY_REQUESTS = Counter(
+    "diffusion_key_requests",
+    "Requests by the name of their key and HTTP status; the name is empty without a valid key.",
+    ["key", "code"],
+)
+RATE_LIMIT_STORAGE_FAILURES = Counter(
+    "diffusion_rate_limit_storage_failures",
+    "Failed calls of the storage of the rate limits. For five seconds after each, requests are "
+    "not limited, or rejected, as rate_limit_failure says.",
+)
 MODEL_LOADS = Counter(
     "diffusion_model_loads",
     "Model loads, by outcome.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # What a safety layer does with a finding, from the mildest to the strictest.
@@ -169,6 +169,58 @@ class Settings(BaseSettings):
         default=None,
         description="A text file with one term per line; `#` begins a comment line. Changes take "
         "effect within a second.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="A file with the hashes of bearer keys (docs/security.md). If set, every route "
+        "except probes and metrics requires a key. Changes take effect within a second.",
+    )
+    key_requests_per_minute: int = Field(
+        default=0, ge=0, description="The most requests of one key in a minute; 0 is unlimited."
+    )
+    key_pictures_per_minute: int = Field(
+        default=0, ge=0, description="The most pictures of one key in a minute; 0 is unlimited."
+    )
+    key_megapixels_per_minute: float = Field(
+        default=0.0,
+        ge=0,
+        description="The most megapixels of one key in a minute: width x height of each picture, "
+        "divided by a million. 0 is unlimited.",
+    )
+    address_requests_per_minute: int = Field(
+        default=0,
+        ge=0,
+        description="The same for the requests of one IPv4 address or IPv6 network (/64), with or "
+        "without a key.",
+    )
+    address_pictures_per_minute: int = Field(
+        default=0, ge=0, description="The same for the pictures of one address."
+    )
+    address_megapixels_per_minute: float = Field(
+        default=0.0, ge=0, description="The same for the megapixels of one address."
+    )
+    trusted_proxies: int = Field(
+        default=0,
+        ge=0,
+        description="How many proxies in front of the server append to `X-Forwarded-For`, which "
+        "then gives the address of a caller. 0 takes it from the connection.",
+    )
+    rate_limit_storage: SecretStr | None = Field(
+        default=None,
+        description="The URL of a Redis or Valkey that all replicas share, such as "
+        "`redis://:password@host:6379/0`, for the counters of the limits. If unset, each replica "
+        "counts for itself.",
+    )
+    rate_limit_timeout_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        description="How long a request waits for that Redis, at most once in five seconds. "
+        "Raise it for a Redis that is not in the same cluster.",
+    )
+    rate_limit_failure: Literal["open", "closed"] = Field(
+        default="open",
+        description="While that Redis does not answer: `open` serves requests without limits, "
+        "`closed` rejects them with 503.",
     )
     memory_budget_gib: float = Field(
         default=0.0,

@@ -37,7 +37,7 @@ def default_mode(cluster: Cluster) -> str:
     found = cluster.get("v1", "ConfigMap", "inferenceservice-config", NAMESPACE)
     try:
         deploy = json.loads(dig(found, "data", "deploy") or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         deploy = {}
     return str(dig(deploy, "defaultDeploymentMode") or "Knative")
 

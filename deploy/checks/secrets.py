@@ -30,7 +30,7 @@ def _judge(use: SecretUse, found: Object | None, own: Object | None, namespace: 
     if use.key in keys or (not use.key and (found or own)):
         return Finding("ok", f"{what} exists{f' with {use.key!r}' if use.key else ''}")
     fill = (
-        f"Add the token: kubectl --namespace {namespace} create secret generic {use.secret} "
+        f"Add it: kubectl --namespace {namespace} create secret generic {use.secret} "
         f"--from-file={use.key or 'token'}=/dev/stdin --dry-run=client -o yaml "
         "| kubectl apply --server-side -f -"
     )

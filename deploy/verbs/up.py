@@ -7,6 +7,8 @@ from pathlib import Path
 from deploy.apply import Applied, Applier
 from deploy.console import Reporter
 from deploy.download import follow_download
+from deploy.endpoint import read_key
+from deploy.errors import UsageError
 from deploy.objects import Object, name_of, of_kind, title
 from deploy.readiness import wait_for_service
 from deploy.session import Session
@@ -14,7 +16,7 @@ from deploy.settings import Up, seconds_of
 from deploy.verbs.doctor import check_before
 from deploy.verbs.predict import draw
 from deploy.waits import Deadline
-from deploy.workload import jobs, services
+from deploy.workload import jobs, requires_key, services
 
 
 def run(flags: Up, reporter: Reporter) -> None:
@@ -34,6 +36,7 @@ def run(flags: Up, reporter: Reporter) -> None:
                 reporter.say(f"{title(one.item)} {one.outcome} (dry run)")
             return
 
+    _check_key(flags, session)
     # A predictor without weights would hold a GPU and use up its progress deadline.
     applier = Applier(session.cluster, reporter, deadline, flags.force_conflicts)
     serving = services(session.objects)
@@ -46,7 +49,23 @@ def run(flags: Up, reporter: Reporter) -> None:
     for one in applied:
         service = wait_for_service(session.cluster, one, reporter, deadline)
         output = _output(flags.output, service, len(applied))
-        draw(service, flags.address, {"prompt": flags.prompt}, output, deadline, reporter)
+        body = {"prompt": flags.prompt}
+        draw(service, flags.address, body, output, deadline, reporter, flags.api_key_file)
+
+
+def _check_key(flags: Up, session: Session) -> None:
+    """Find a missing key before the download, not after it.
+
+    Raises:
+        UsageError: a predictor requires a key, and there is none or its file cannot be read.
+    """
+    closed = [name_of(one) for one in services(session.objects) if requires_key(one)]
+    if closed and flags.api_key_file is None:
+        raise UsageError(
+            f"{closed[0]} requires a key for its first picture: pass a file that contains one "
+            "with --api-key-file"
+        )
+    read_key(flags.api_key_file)
 
 
 def _apply(applier: Applier, item: Object) -> Applied:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import socket
 import sys
 import time
@@ -11,16 +12,18 @@ import urllib.request
 
 from PIL import Image
 
+# A retry cannot change the answer.
+PERMANENT = (400, 401, 403, 413, 422)
+
 
 def request_picture(url, prompt, seconds):
     """Return the bytes of the picture. A closed port fails within seconds."""
     parts = urllib.parse.urlsplit(url)
     socket.create_connection((parts.hostname, parts.port or 80), timeout=5).close()
-    request = urllib.request.Request(
-        url,
-        json.dumps({"prompt": prompt}).encode(),
-        {"Content-Type": "application/json", "Accept": "image/png"},
-    )
+    headers = {"Content-Type": "application/json", "Accept": "image/png"}
+    if key := os.environ.get("API_KEY", "").strip():
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(url, json.dumps({"prompt": prompt}).encode(), headers)
     with urllib.request.urlopen(request, timeout=seconds) as response:
         return response.read()
 
@@ -42,7 +45,7 @@ def wait_for_picture(url, prompt, deadline):
                 picture.load()
             except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors are among these.
                 reason = f"{address}: {error}"
-                if isinstance(error, urllib.error.HTTPError) and error.code in (400, 413, 422):
+                if isinstance(error, urllib.error.HTTPError) and error.code in PERMANENT:
                     sys.exit(f"{reason}: {error.read().decode(errors='replace')}")
             else:
                 print(f"{address}: a {picture.format} of {picture.width} x {picture.height}")

@@ -88,6 +88,14 @@ spec:
         configMap:
           name: {{ . }}
       {{- end }}
+      {{- if .Values.predictor.apiKeys.secretName }}
+      - name: api-keys
+        secret:
+          secretName: {{ .Values.predictor.apiKeys.secretName }}
+          items:
+            - key: {{ .Values.predictor.apiKeys.key }}
+              path: api-keys
+      {{- end }}
 {{- end -}}
 
 {{/* The annotations that KServe copies to the Knative revision or the Deployment. */}}
@@ -149,6 +157,11 @@ volumeMounts:
     mountPath: /etc/predictor
     readOnly: true
   {{- end }}
+  {{- if .Values.predictor.apiKeys.secretName }}
+  - name: api-keys
+    mountPath: /etc/predictor-keys
+    readOnly: true
+  {{- end }}
 {{- end -}}
 
 {{- define "stable-diffusion.predictorEnv" -}}
@@ -167,6 +180,19 @@ volumeMounts:
 {{- if .Values.predictor.blockList.configMap }}
 - name: PREDICTOR_BLOCK_LIST_FILE
   value: /etc/predictor/{{ .Values.predictor.blockList.key }}
+{{- end }}
+{{- if .Values.predictor.apiKeys.secretName }}
+- name: PREDICTOR_API_KEYS_FILE
+  value: /etc/predictor-keys/api-keys
+{{- end }}
+{{- with .Values.predictor.rateLimitStorage }}
+{{- if .secretName }}
+- name: PREDICTOR_RATE_LIMIT_STORAGE
+  valueFrom:
+    secretKeyRef:
+      name: {{ .secretName }}
+      key: {{ .key }}
+{{- end }}
 {{- end }}
 {{- if not (contains "name: OMP_NUM_THREADS" (toYaml .Values.predictor.env)) }}
 # torch counts the CPUs of the node; more threads than the CPU limit would stall each other.

@@ -23,6 +23,9 @@
 {{- if gt (int64 $scaling.minReplicas) (int64 $scaling.maxReplicas) -}}
 {{- fail "predictor.scaling.minReplicas exceeds predictor.scaling.maxReplicas" -}}
 {{- end -}}
+{{- if and $predictor.rateLimitStorage.secretName .Values.networkPolicy.enabled (not .Values.networkPolicy.predictorEgress) -}}
+{{- fail "predictor.rateLimitStorage: the network policy lets the predictor connect to nothing. Allow the Redis and the name servers in networkPolicy.predictorEgress" -}}
+{{- end -}}
 {{- $mode := default $predictor.deploymentMode (get (default dict $predictor.annotations) "serving.kserve.io/deploymentMode") -}}
 {{- /* KServe before 0.16 knows the modes by their former names only. */ -}}
 {{- $formerNames := dict "Serverless" "Knative" "RawDeployment" "Standard" -}}

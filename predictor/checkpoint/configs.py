@@ -76,7 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path.name} is not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise ModelLoadError(f"{path.name} must contain a JSON object")

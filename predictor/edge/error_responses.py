@@ -20,8 +20,12 @@ from predictor.errors import (
     DeadlineExceededError,
     GenerationFailedError,
     InvalidRequestError,
+    LimitsUnavailableError,
     ModelUnavailableError,
+    NotAuthenticatedError,
+    NotAuthorizedError,
     OverloadedError,
+    RateLimitedError,
     RefusedBySafetyError,
     ShuttingDownError,
 )
@@ -30,12 +34,16 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     InvalidRequestError: HTTPStatus.BAD_REQUEST,
     InvalidInput: HTTPStatus.BAD_REQUEST,
     RefusedBySafetyError: HTTPStatus.BAD_REQUEST,
+    NotAuthenticatedError: HTTPStatus.UNAUTHORIZED,
+    NotAuthorizedError: HTTPStatus.FORBIDDEN,
     ModelNotFound: HTTPStatus.NOT_FOUND,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
+    RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     NotImplementedError: HTTPStatus.NOT_IMPLEMENTED,
     UnsupportedProtocol: HTTPStatus.NOT_IMPLEMENTED,
+    LimitsUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     ShuttingDownError: HTTPStatus.SERVICE_UNAVAILABLE,
     ModelNotReady: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -64,6 +72,8 @@ def response_to(error: Exception) -> JSONResponse:
     status = status_of(error)
     seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
     return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
 
 

@@ -37,6 +37,9 @@ class HookedModelServer(ModelServer):  # type: ignore[misc]  # kserve ships no t
         http = self._rest_server
         http.config.host = host
         http.config.app = app
+        # Uvicorn would take the address of a caller on this host, such as queue-proxy, from a
+        # header that any caller can send.
+        http.config.proxy_headers = False
         # KServe's own handlers log a trace for each failed probe and show exception texts.
         http._add_exception_handlers = add_exception_handlers
         # Uvicorn would install handlers of its own and close the port at once.

@@ -10,6 +10,7 @@ from typing import Any
 from kserve import Model
 from kserve.errors import ModelNotReady
 
+from predictor.access.spending import charge_pictures
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.engine import Engine
@@ -68,6 +69,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         async with self._residency.use(self.name) as loaded:
             limits = Limits(self._settings, loaded.profile)
             call = await _decoded(payload, (headers or {}).get("accept"), limits)
+            await _charge(call)
             progress = Progress([picture.request for picture in call.pictures], call.as_events)
             answer = self._answer(loaded, call, progress)
             if call.as_events:
@@ -108,6 +110,11 @@ async def _decoded(payload: Any, accept: str | None, limits: Limits) -> Call:
     if not body.has_images:
         return decode_call(body, limits)
     return await asyncio.get_running_loop().run_in_executor(_DECODERS, decode_call, body, limits)
+
+
+async def _charge(call: Call) -> None:
+    pixels = [picture.request.width * picture.request.height for picture in call.pictures]
+    await charge_pictures(len(pixels), sum(pixels))
 
 
 async def _submit_all(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -12,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Request
 from predictor.edge.repository import RepositoryExtension
 from predictor.errors import InvalidRequestError
 from predictor.protocol.body import body_schema
+from predictor.protocol.json_body import read_json
 
 
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
@@ -59,10 +59,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 
 def _only_ready(body: bytes) -> bool:
     """The only field of the request; False without a body."""
-    try:
-        document = json.loads(body or "{}")
-    except ValueError:
-        raise InvalidRequestError("", "the body is not valid JSON") from None
+    document = read_json(body or b"{}")
     ready = document.get("ready", False) if isinstance(document, dict) else None
     if not isinstance(ready, bool):
         raise InvalidRequestError("ready", "is neither true nor false")

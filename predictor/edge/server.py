@@ -12,11 +12,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cloudevents.sdk.converters.util import has_binary_headers
 from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve import ModelRepository
+from kserve.constants.constants import PredictorProtocol
 from kserve.model_server import app
-from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.dataplane import JSON_HEADERS, DataPlane
 
+from predictor.edge.access_control import AccessMiddleware, AccessRules
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
@@ -35,6 +38,8 @@ from predictor.edge.repository import (
 )
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
 from predictor.errors import ModelLoadError
+from predictor.protocol.accept import JSON
+from predictor.protocol.json_body import read_json
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,6 +80,24 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
             return is_ready or self.model_registry.loads_on_demand
         return is_ready and not self._drain.is_draining
 
+    def decode(
+        self,
+        body: bytes,
+        headers: dict[str, str],
+        protocol_version: str = PredictorProtocol.REST_V1.value,
+        model_name: str | None = None,
+    ) -> Any:
+        """Parse the JSON of a v1 body here: KServe rejects a byte order mark and checks no depth.
+
+        The data of a binary CloudEvent are only checked, as KServe parses them itself.
+        """
+        is_v1 = protocol_version == PredictorProtocol.REST_V1.value
+        is_binary_event = has_binary_headers(headers)
+        if is_v1 and (is_binary_event or headers.get("content-type", JSON) in JSON_HEADERS):
+            document = read_json(body)
+            body = body if is_binary_event else document
+        return super().decode(body, headers, protocol_version, model_name)
+
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """The metadata of a loaded model; KServe's own response has empty lists."""
         await self.model_registry.look_for(model_name)
@@ -94,6 +117,7 @@ class DiffusionServer(HookedModelServer):
         http_port: int,
         enable_grpc: bool,
     ) -> None:
+        rules = AccessRules.read(settings)
         self._open_models = partial(open_repository, model_name, settings, open_engine)
         must_wait = settings.max_download_wait_seconds > 0 and not is_published(settings)
         models = AwaitedModels() if must_wait else self._open_models()
@@ -115,6 +139,8 @@ class DiffusionServer(HookedModelServer):
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
         app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+        if not rules.are_off:
+            app.add_middleware(AccessMiddleware, rules=rules)
 
     def serve(self) -> None:
         """Run until a signal.

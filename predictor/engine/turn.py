@@ -13,14 +13,17 @@ import numpy as np
 import torch
 
 from predictor.engine.denoising import SchedulerSteps
+from predictor.engine.guidance import guided
 from predictor.engine.interfaces import Lane
 from predictor.engine.job import Job
 from predictor.engine.plan import COLUMNS, ROWS, Plan
 
-# Columns of the uploaded numbers: input scale, levels of signal and noise, update, guidance.
+# Columns of the uploaded numbers: input scale, levels of signal and noise, update, guidance scale
+# and rescale.
 _LEVELS = slice(1, 3)
 _UPDATE = slice(3, 3 + ROWS * COLUMNS)
 _GUIDANCE = 3 + ROWS * COLUMNS
+_RESCALE = _GUIDANCE + 1
 
 
 class Turn:
@@ -60,12 +63,13 @@ class Turn:
             start += job.lanes
 
     def _rows(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        rows = np.empty((len(self._planned), _GUIDANCE + 1), dtype=np.float32)
+        rows = np.empty((len(self._planned), _RESCALE + 1), dtype=np.float32)
         for row, job in zip(rows, self._planned, strict=True):
             plan = job.denoising.plan
             assert plan is not None
             row[:_GUIDANCE] = plan.table[job.denoising.step]
             row[_GUIDANCE] = job.ticket.request.guidance_scale
+            row[_RESCALE] = job.ticket.request.guidance_rescale or 0
         return rows
 
     def _upload(self, array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> torch.Tensor:
@@ -86,10 +90,14 @@ class Turn:
         return scaled.chunk(len(self._planned))
 
     def _advance_together(self, predictions: torch.Tensor) -> None:
-        guided = _guided(
-            predictions.float(), [job.lanes for job in self._planned], self._numbers[:, _GUIDANCE]
+        rescales = any(job.ticket.request.guidance_rescale for job in self._planned)
+        prediction = guided(
+            predictions.float(),
+            [job.lanes for job in self._planned],
+            self._numbers[:, _GUIDANCE],
+            self._numbers[:, _RESCALE] if rescales else None,
         )
-        values = [self._states.flatten(2), guided.flatten(1).unsqueeze(1), *self._noise()]
+        values = [self._states.flatten(2), prediction.flatten(1).unsqueeze(1), *self._noise()]
         columns = torch.cat(values, dim=1)
         update = self._numbers[:, _UPDATE].view(-1, ROWS, COLUMNS)[:, :, : columns.shape[1]]
         with _ieee_float32(self._device):
@@ -144,27 +152,19 @@ def _for_each_job(numbers: torch.Tensor) -> torch.Tensor:
     return numbers.view(-1, 1, 1, 1)
 
 
-def _guided(predictions: torch.Tensor, lanes: Sequence[int], scales: torch.Tensor) -> torch.Tensor:
-    """Combine the lanes of each job by classifier-free guidance (arXiv:2207.12598)."""
-    if set(lanes) == {1}:
-        return predictions
-    if set(lanes) == {2}:
-        negative, positive = predictions[0::2], predictions[1::2]
-    else:
-        own = predictions.split_with_sizes(list(lanes))
-        negative = torch.cat([rows[:1] for rows in own])
-        positive = torch.cat([rows[-1:] for rows in own])
-    return torch.addcmul(negative, _for_each_job(scales), positive - negative)
-
-
 def _advance_alone(job: Job, predictions: torch.Tensor) -> None:
     denoising = job.denoising
     sampler = denoising.sampler
     assert isinstance(sampler, SchedulerSteps)
-    scale = predictions.new_tensor([job.ticket.request.guidance_scale])
+    request = job.ticket.request
+    scale, rescale = predictions.new_tensor([request.guidance_scale, request.guidance_rescale or 0])
     try:
-        guided = _guided(predictions, [job.lanes], scale)
-        latents = sampler.stepped(denoising.latents, guided, denoising.step, denoising.generator)
+        prediction = guided(
+            predictions, [job.lanes], scale, rescale if request.guidance_rescale else None
+        )
+        latents = sampler.stepped(
+            denoising.latents, prediction, denoising.step, denoising.generator
+        )
         if denoising.inpainting is not None:
             clean, noise, mask = denoising.inpainting
             after = denoising.step + 1

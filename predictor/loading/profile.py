@@ -14,8 +14,8 @@ from predictor.errors import ModelLoadError
 from predictor.pipelines.schedulers import OWN, most_steps, scheduler_names
 from predictor.pipelines.signature import check_makes_pictures, default_of, unused_fields
 from predictor.pipelines.stepwise import max_clip_skip
-from predictor.pipelines.tasks import tasks_of
-from predictor.requests import GenerationDefaults, ModelProfile
+from predictor.pipelines.tasks import tasks_of, tasks_with
+from predictor.requests import GenerationDefaults, ModelProfile, Task
 
 _USUAL_STEPS = 30
 # The refiner was trained on the last 200 of 1,000 timesteps only.
@@ -53,6 +53,7 @@ def read_profile(
         most_steps=_most_steps(pipeline, schedulers),
         max_sequence_length=_max_sequence_length(family, pipeline),
         max_clip_skip=max_clip_skip(pipeline),
+        rescaled_tasks=_rescaled_tasks(pipeline),
     )
 
 
@@ -92,6 +93,13 @@ def _most_steps(pipeline: DiffusionPipeline, schedulers: tuple[str, ...]) -> dic
 def _max_sequence_length(family: Family, pipeline: DiffusionPipeline) -> int | None:
     own = default_of(pipeline, "max_sequence_length")
     return family.max_sequence_length or (int(own) if own else None)
+
+
+def _rescaled_tasks(pipeline: DiffusionPipeline) -> tuple[Task, ...]:
+    # Rescaling compares with the unguided prediction, which a UNet distilled for guidance lacks.
+    if getattr(_denoiser_config(pipeline), "time_cond_proj_dim", None) is not None:
+        return ()
+    return tasks_with("guidance_rescale", pipeline)
 
 
 def _denoiser_config(pipeline: DiffusionPipeline) -> Any:

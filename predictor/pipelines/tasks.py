@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from diffusers import (
     AutoPipelineForImage2Image,
@@ -56,14 +57,28 @@ def tasks_of(pipeline: DiffusionPipeline) -> tuple[Task, ...]:
     return ("image-to-image",) if "image" in arguments else ("text-to-image",)
 
 
+def tasks_with(parameter: str, pipeline: DiffusionPipeline) -> tuple[Task, ...]:
+    """Return those of ``tasks_of`` whose pipeline accepts a parameter in its ``__call__``."""
+    return tuple(
+        task
+        for task in tasks_of(pipeline)
+        if parameter in inspect.signature(_class_for(task, pipeline).__call__).parameters
+    )
+
+
 def pipeline_for(task: Task, pipeline: DiffusionPipeline) -> DiffusionPipeline:
     """Return a pipeline for one of ``tasks_of`` over the same weights, if needed a new one."""
-    known = _PIPELINES[task].get(_family(type(pipeline)) or "")
-    if known is None or known is type(pipeline):
+    if _class_for(task, pipeline) is type(pipeline):
         return pipeline
     made = _MAKERS[task].from_pipe(pipeline)  # type: ignore[attr-defined]
     made.set_progress_bar_config(disable=True)
     return made
+
+
+def _class_for(task: Task, pipeline: DiffusionPipeline) -> Any:
+    """Return the class that serves the task: the pipeline's own if diffusers lists no other."""
+    own = type(pipeline)
+    return _PIPELINES[task].get(_family(own) or "", own)
 
 
 def _family(own: type) -> str | None:

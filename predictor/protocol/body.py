@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.json_schema import models_json_schema
 
-from predictor.requests.fields import FIELDS, STRICT
+from predictor.requests.field_types import STRICT
+from predictor.requests.fields import FIELDS
 from predictor.requests.validation import (
     Document,
     Parameters,

@@ -6,12 +6,11 @@ from collections import ChainMap
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import orjson
-
 from predictor.errors import InvalidRequestError
 from predictor.images import FORMATS, OutputFormat
 from predictor.protocol.accept import EVENT_STREAM, JSON, preferred
 from predictor.protocol.body import Instance, InstancesBody, merged, names_as_written
+from predictor.protocol.json_body import check_shape, read_json
 from predictor.requests import GenerationRequest, InputImages, Limits, generation_requests
 from predictor.requests.fields import FIELDS
 from predictor.requests.validation import given, validated
@@ -100,10 +99,10 @@ def decode_call(body: ParsedBody, limits: Limits) -> Call:
 
 def _document(payload: object) -> dict[str, Any]:
     if isinstance(payload, bytes):
-        try:
-            payload = orjson.loads(payload)
-        except orjson.JSONDecodeError as error:
-            raise InvalidRequestError("", f"the body is not valid JSON: {error}") from None
+        payload = read_json(payload)
+    else:
+        # KServe itself parses some CloudEvents.
+        check_shape(payload)
     if not isinstance(payload, dict):
         raise InvalidRequestError(
             "",

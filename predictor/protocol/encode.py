@@ -95,7 +95,7 @@ def _headers(results: Sequence[GenerationResult]) -> dict[str, str]:
     }
     warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
     if warnings:
-        headers["x-warning"] = _as_header("; ".join(warnings))[:_MAX_HEADER_LENGTH]
+        headers["x-warning"] = _warnings_header([*warnings])
     verdicts = dict.fromkeys(verdict for result in results for verdict in result.safety)
     if verdicts:
         headers["x-safety"] = ", ".join(f"{one.layer}={one.action}" for one in verdicts)
@@ -107,9 +107,34 @@ def _first_step_seconds(results: Sequence[GenerationResult]) -> float:
     return min((result.first_step_seconds for result in results if result.seconds), default=0.0)
 
 
+def _warnings_header(warnings: Sequence[str]) -> str:
+    """All warnings in one value; a long one is cut so that each of the others has its share."""
+    left = _MAX_HEADER_LENGTH - len("; ") * (len(warnings) - 1)
+    values = {}
+    # Short ones first: what they leave is for the longer ones.
+    for done, warning in enumerate(sorted(warnings, key=len)):
+        values[warning] = _cut(warning, left // (len(warnings) - done))
+        left -= len(values[warning])
+    return "; ".join(values[warning] for warning in warnings)
+
+
+def _cut(text: str, most: int) -> str:
+    """Text as a header value of at most ``most`` characters; a cut one ends with dots."""
+    value = _as_header(text)
+    if len(value) <= most:
+        return value
+    cut = ""
+    # Character by character, as half an escape has no meaning.
+    for escaped in map(_as_header, text):
+        if len(cut) + len(escaped) > most - len("..."):
+            break
+        cut += escaped
+    return f"{cut}..."
+
+
 def _as_header(text: str) -> str:
     """Text as a header value: control and non-ASCII characters are escaped as in JSON."""
-    return json.dumps(text)[1:-1].replace('\\"', '"')
+    return json.dumps(text)[1:-1].replace('\\"', '"').replace("\x7f", "\\u007f")
 
 
 def _prediction(

@@ -27,6 +27,7 @@ def model_metadata(name: str, profile: ModelProfile, settings: Settings) -> dict
         "adapters": list(profile.adapters),
         "controlnets": list(profile.controlnets),
         "has_refiner": profile.has_refiner,
+        "rescaled_tasks": list(profile.rescaled_tasks),
         "unused_fields": dict(profile.unused_fields),
         "defaults": asdict(profile.defaults),
         "limits": _limits(Limits(settings, profile)),

@@ -10,9 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
-from predictor.images import OutputFormat
+from predictor.requests.field_types import (
+    AdapterField,
+    ControlNetField,
+    FormatName,
+    PictureText,
+    SchedulerName,
+    WholeNumber,
+)
 from predictor.requests.generation import Task
 from predictor.requests.model_profile import ModelProfile
 from predictor.settings import Settings
@@ -21,26 +26,9 @@ MIN_SIDE = 64
 # Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).
 MAX_SEED = 2**53 - 1
 
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class AdapterField(BaseModel):
-    """One entry of ``adapters``."""
-
-    model_config = STRICT
-
-    name: str
-    scale: float = 1.0
-
-
-class ControlNetField(BaseModel):
-    """The value of ``controlnet``."""
-
-    model_config = STRICT
-
-    name: str
-    image: str
-    scale: float = 1.0
+# Names that set several fields, each with the fields in the order of its values.
+COMPOUNDS: Mapping[str, tuple[str, ...]] = {"size": ("width", "height")}
+SIZE_HELP = "Sets `width` and `height`, as in `512x768`."
 
 
 class Bounds(NamedTuple):
@@ -103,6 +91,10 @@ def _needs_clip_skip(profile: ModelProfile) -> str | None:
     return "only Stable Diffusion 1.x, 2.x and SDXL support it"
 
 
+def _needs_rescale(profile: ModelProfile) -> str | None:
+    return None if profile.rescaled_tasks else "this model's pipeline does not accept it"
+
+
 FIELDS: tuple[RequestField, ...] = (
     RequestField(
         name="prompt",
@@ -127,18 +119,18 @@ FIELDS: tuple[RequestField, ...] = (
     ),
     RequestField(
         name="seed",
-        type=int,
+        type=WholeNumber,
         datatype="INT64",
         type_in_words="integer",
         default="random, and returned",
-        bounds_in_words="0 to 2⁵³-1",
+        bounds_in_words="0 to 2⁵³-1; -1 draws one",
         help="The same request with the same seed returns the same picture.",
         bounds=lambda settings, profile: Bounds(0, MAX_SEED),
         limits=("", "max_seed"),
     ),
     RequestField(
         name="width",
-        type=int,
+        type=WholeNumber,
         datatype="INT64",
         type_in_words="integer, pixels",
         default="the width of `image`, else the model's own",
@@ -149,7 +141,7 @@ FIELDS: tuple[RequestField, ...] = (
     ),
     RequestField(
         name="height",
-        type=int,
+        type=WholeNumber,
         datatype="INT64",
         type_in_words="integer, pixels",
         default="the height of `image`, else the model's own",
@@ -159,7 +151,7 @@ FIELDS: tuple[RequestField, ...] = (
     ),
     RequestField(
         name="num_inference_steps",
-        type=int,
+        type=WholeNumber,
         datatype="INT64",
         type_in_words="integer",
         default="the model's, else its [family's](models.md#families)",
@@ -183,22 +175,23 @@ FIELDS: tuple[RequestField, ...] = (
     ),
     RequestField(
         name="scheduler",
-        type=str,
+        type=SchedulerName,
         datatype="BYTES",
         type_in_words="string",
         default="the model's, else its family's",
         bounds_in_words="[fewer](models.md#schedulers) for SD3, FLUX and others",
         help="The noise scheduler: `unipc`, `dpmpp_2m`, `dpmpp_2m_karras`, `dpmpp_2m_sde`, "
         "`dpmpp_2m_sde_karras`, `dpmpp_sde`, `dpmpp_sde_karras`, `euler`, `euler_a`, `heun`, "
-        "`lms`, `ddim`, `ddpm`, `pndm`, `lcm` or `default`, which is the checkpoint's own.",
+        "`lms`, `ddim`, `ddpm`, `pndm`, `lcm` or `default`, which is the checkpoint's own. Also "
+        "[A1111's names](#sampler-names).",
         aliases=("sampler",),
         choices=lambda profile: profile.schedulers,
     ),
     RequestField(
         name="image",
-        type=str,
+        type=PictureText,
         datatype="BYTES",
-        type_in_words="base64 or data URI",
+        type_in_words='base64, data URI or `{"b64"}`',
         default="none",
         bounds_in_words="up to `max_image_pixels`",
         help="The picture to start from: a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file. See "
@@ -208,9 +201,9 @@ FIELDS: tuple[RequestField, ...] = (
     ),
     RequestField(
         name="mask_image",
-        type=str,
+        type=PictureText,
         datatype="BYTES",
-        type_in_words="base64 or data URI",
+        type_in_words='base64, data URI or `{"b64"}`',
         default="none",
         bounds_in_words="as for `image`",
         help="White marks the area to repaint; requires `image`. See [inpainting](#inpainting).",
@@ -263,7 +256,7 @@ FIELDS: tuple[RequestField, ...] = (
     ),
     RequestField(
         name="clip_skip",
-        type=int,
+        type=WholeNumber,
         datatype="INT64",
         type_in_words="integer",
         default="0",
@@ -275,8 +268,20 @@ FIELDS: tuple[RequestField, ...] = (
         unsupported=_needs_clip_skip,
     ),
     RequestField(
+        name="guidance_rescale",
+        type=float,
+        datatype="FP64",
+        type_in_words="number",
+        default="0",
+        bounds_in_words="0 to 1",
+        help="Removes this share of the contrast that guidance adds; see "
+        "[guidance rescale](#guidance-rescale).",
+        bounds=lambda settings, profile: Bounds(0, 1),
+        unsupported=_needs_rescale,
+    ),
+    RequestField(
         name="num_images_per_prompt",
-        type=int,
+        type=WholeNumber,
         datatype="INT64",
         type_in_words="integer",
         default="1",
@@ -288,11 +293,11 @@ FIELDS: tuple[RequestField, ...] = (
     ),
     RequestField(
         name="output_format",
-        type=OutputFormat,
+        type=FormatName,
         datatype="BYTES",
         type_in_words="string",
         default="from `Accept`, else `png`",
-        bounds_in_words="`png`, `jpeg`, `webp`",
+        bounds_in_words="`png`, `jpeg` or `jpg`, `webp`",
         help="The file format of the pictures.",
     ),
 )

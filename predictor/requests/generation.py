@@ -90,6 +90,7 @@ class GenerationRequest:
     controlnet: ControlNetInput | None = None
     denoising_end: float | None = None
     clip_skip: int | None = None
+    guidance_rescale: float | None = None
 
     @property
     def task(self) -> Task:

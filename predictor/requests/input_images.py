@@ -88,14 +88,20 @@ class InputImages:
 
 
 def _content(field: str, text: str) -> bytes:
-    """The bytes of base64 (RFC 4648, section 4) or of a data URI with it (RFC 2397)."""
+    """The bytes of base64 (RFC 4648, section 4) or of a data URI with it (RFC 2397).
+
+    Line breaks and the whitespace around them are skipped, as ``base64`` without ``-w0`` breaks
+    lines. A space within a line is an error: it was a plus sign before a form decoded it.
+    """
+    text = text.lstrip()
     if _URL.match(text):
         raise InvalidRequestError(
             field, "is a URL, and nothing is fetched: send the picture itself as base64"
         )
     encoded = text[found.end() :] if (found := _DATA_URI.match(text)) else text
     try:
-        return base64.b64decode(encoded, validate=True)
+        lines = encoded.encode("ascii").splitlines()
+        return base64.b64decode(b"".join(line.strip() for line in lines), validate=True)
     except ValueError:
         raise InvalidRequestError(field, "is neither base64 nor a base64 data URI") from None
 

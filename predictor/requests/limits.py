@@ -11,6 +11,7 @@ from predictor.errors import InvalidRequestError
 from predictor.requests.fields import FIELDS, MAX_SEED, Bounds, RequestField
 from predictor.requests.generation import GenerationRequest, steps_taken, task_of
 from predictor.requests.model_profile import ModelProfile
+from predictor.requests.sampler_names import nearest_schedulers
 from predictor.requests.validation import shortened
 from predictor.settings import Settings
 
@@ -48,6 +49,7 @@ class Limits:
         for field in sorted(FIELDS, key=lambda field: field.name not in given):
             if field.name in values:
                 self._check_field(field, values[field.name])
+        self._check_rescale(values)
         self._check_pixels(values["width"], values["height"])
         self._check_last_seed(values["seed"], values.get("num_images_per_prompt", 1))
         self._check_steps(values)
@@ -74,8 +76,10 @@ class Limits:
     def _check_field(self, field: RequestField, value: Any) -> None:
         self._check_support(field, value)
         if field.choices and value not in (known := field.choices(self.profile)):
+            nearest = nearest_schedulers(value, known)
+            advice = f"; nearest: {', '.join(nearest)}" if nearest else ""
             raise InvalidRequestError(
-                field.name, f"{shortened(value)} is not one of {', '.join(known)}"
+                field.name, f"{shortened(value)} is not one of {', '.join(known)}{advice}"
             )
         bounds = self.bounds_of(field)
         if bounds and isinstance(value, str):
@@ -105,6 +109,14 @@ class Limits:
             raise InvalidRequestError(
                 "mask_image" if mask_decides else "image",
                 f"this model does not support {task}; it supports {', '.join(tasks)}",
+            )
+
+    def _check_rescale(self, values: Mapping[str, Any]) -> None:
+        task = task_of(has_image="image" in values, has_mask="mask_image" in values)
+        tasks = self.profile.rescaled_tasks
+        if "guidance_rescale" in values and task not in tasks:
+            raise InvalidRequestError(
+                "guidance_rescale", f"not for {task}; this model supports it for {', '.join(tasks)}"
             )
 
     def _check_pixels(self, width: int, height: int) -> None:
@@ -160,18 +172,19 @@ class Limits:
 
 
 def _check_number(field: str, value: float, bounds: Bounds) -> None:
+    shown = shortened(value)
     # Written so that NaN, which compares false with everything, is refused.
     if bounds.is_open and not bounds.least < value <= bounds.most:
         raise InvalidRequestError(
-            field, f"{value} is not above {bounds.least} and at most {bounds.most}"
+            field, f"{shown} is not above {bounds.least} and at most {bounds.most}"
         )
     if not bounds.least <= value <= bounds.most:
-        raise InvalidRequestError(field, f"{value} is not between {bounds.least} and {bounds.most}")
+        raise InvalidRequestError(field, f"{shown} is not between {bounds.least} and {bounds.most}")
     if bounds.multiple > 1 and value % bounds.multiple:
         below = int(value - value % bounds.multiple)
         raise InvalidRequestError(
             field,
-            f"{value} is not a multiple of {bounds.multiple}; the nearest are {below} and "
+            f"{shown} is not a multiple of {bounds.multiple}; the nearest are {below} and "
             f"{below + bounds.multiple}",
         )
 

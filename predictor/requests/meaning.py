@@ -20,6 +20,8 @@ from predictor.requests.model_profile import ModelProfile
 
 # A random seed is short enough to type.
 _RANDOM_SEED_BITS = 32
+# As in other servers: the same as no seed.
+_ANY_SEED = -1
 
 
 def generation_requests(
@@ -47,8 +49,6 @@ def generation_requests(
 def _effective(given: Mapping[str, Any], profile: ModelProfile) -> dict[str, Any]:
     """The given values, with defaults for the rest."""
     defaults: dict[str, Any] = {"negative_prompt": ""} | asdict(profile.defaults)
-    if "seed" not in given:
-        defaults["seed"] = secrets.randbits(_RANDOM_SEED_BITS)
     if "image" in given:
         task = task_of(has_image=True, has_mask="mask_image" in given)
         defaults["strength"] = DEFAULT_STRENGTH[task]
@@ -56,6 +56,8 @@ def _effective(given: Mapping[str, Any], profile: ModelProfile) -> dict[str, Any
         # The refiner does not support inpainting: the base runs all steps.
         defaults["denoising_end"] = 1.0
     values = defaults | dict(given)
+    if values.get("seed", _ANY_SEED) == _ANY_SEED:
+        values["seed"] = secrets.randbits(_RANDOM_SEED_BITS)
     return {name: value for name, value in values.items() if value is not None}
 
 

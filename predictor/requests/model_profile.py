@@ -31,6 +31,7 @@ class ModelProfile:
     pipeline cannot use to the reason. ``most_steps`` limits the steps of some schedulers.
     ``max_sequence_length`` is the number of tokens that the T5 encoder reads, None without one.
     ``max_clip_skip`` is the largest ``clip_skip``, None if the model does not support it.
+    ``rescaled_tasks`` are the tasks for which it supports ``guidance_rescale``.
     """
 
     revision: str
@@ -46,6 +47,7 @@ class ModelProfile:
     most_steps: Mapping[str, int] = field(default_factory=dict)
     max_sequence_length: int | None = None
     max_clip_skip: int | None = None
+    rescaled_tasks: tuple[Task, ...] = ()
 
     def default_request(self, prompt: str) -> GenerationRequest:
         """The request that a prompt alone stands for, with seed 0.

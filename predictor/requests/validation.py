@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from predictor.errors import InvalidRequestError
-from predictor.requests.fields import CANONICAL, FIELDS, STRICT
+from predictor.requests.field_types import STRICT, Size
+from predictor.requests.fields import CANONICAL, COMPOUNDS, FIELDS, SIZE_HELP
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -55,8 +56,11 @@ _optional: Any = {
     for field in FIELDS
     if field.name != "prompt"
 }
+_optional["size"] = (Size | None, Field(None, description=SIZE_HELP))
 Parameters: type[Document] = create_model("Parameters", __base__=Document, **_optional)
-"""All fields but ``prompt``; each may be missing."""
+"""All fields but ``prompt``, and the compounds; each may be missing."""
+
+_FIELDS_OF = {written: (name,) for written, name in CANONICAL.items()} | dict(COMPOUNDS)
 
 
 def spellings(document: object, prefix: str = "") -> list[tuple[str, str]]:
@@ -64,9 +68,10 @@ def spellings(document: object, prefix: str = "") -> list[tuple[str, str]]:
     if not isinstance(document, Mapping):
         return []
     return [
-        (CANONICAL[written], prefix + written)
+        (name, prefix + written)
         for written, value in document.items()
-        if written in CANONICAL and value is not None
+        if value is not None
+        for name in _FIELDS_OF.get(written, ())
     ]
 
 
@@ -85,7 +90,9 @@ def check_given_once(names: Iterable[tuple[str, str]]) -> None:
 
 def given(document: Document) -> dict[str, Any]:
     """The values of the fields that the caller set."""
-    values = document.model_dump(include={field.name for field in FIELDS})
+    values = document.model_dump(include={field.name for field in FIELDS} | COMPOUNDS.keys())
+    for compound, names in COMPOUNDS.items():
+        values |= zip(names, values.pop(compound) or (), strict=False)
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -100,10 +107,22 @@ def validated(body_type: type[Body], document: Any) -> Body:
         return body_type.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_url=False)
-    # A name in the wrong place often explains a missing field.
-    detail = min(details, key=lambda detail: detail["type"] == "missing")
+    detail = _first(details)
     field = _path(_as_written(document, detail["loc"]))
     raise InvalidRequestError(field, _reason(detail, body_type))
+
+
+def _first(details: Sequence[ErrorDetails]) -> ErrorDetails:
+    """A missing field, unless a name in the wrong place or a misspelled one explains it."""
+    missing = [detail for detail in details if detail["type"] == "missing"]
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    names = [str(detail["loc"][-1]) for detail in missing]
+    explaining = [
+        detail
+        for detail in unknown
+        if difflib.get_close_matches(str(detail["loc"][-1]), names, n=1)
+    ]
+    return (*explaining, *missing, *details)[0]
 
 
 def shortened(value: Any) -> str:
@@ -124,6 +143,7 @@ _EXPECTED = {
     "list_type": "a list",
     "model_type": "a JSON object",
     "string_type": "a string",
+    "tuple_type": 'a string such as "512x768"',
 }
 """What a value must be, by the type of pydantic's error."""
 
@@ -160,7 +180,8 @@ def _path(location: Sequence[int | str]) -> str:
     """``["instances", 2, "width"]`` as ``instances[2].width``."""
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        name = part if part != "" else '""'
+        path += f"[{name}]" if isinstance(name, int) else f".{name}" if path else name
     return path
 
 

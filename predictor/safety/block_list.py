@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-from predictor.errors import ModelLoadError
 from predictor.metrics import BLOCK_LIST_FAILURES
+from predictor.reloaded_file import ReloadedFile
 from predictor.requests import PROMPT_LAYER, SafetyAction
 from predictor.safety.words import spelled_out, words_of
-
-logger = logging.getLogger(__name__)
-
-_SECONDS_BETWEEN_READS = 1.0
 
 
 class Terms(NamedTuple):
@@ -39,11 +32,7 @@ class Terms(NamedTuple):
 
 
 class BlockList:
-    """A ``SafetyLayer`` for prompts that rereads its file at most once a second, on use.
-
-    If the file becomes unreadable or invalid, the failure is logged and counted, and the last good
-    list stays in force: an editing mistake must not disable the layer.
-    """
+    """A ``SafetyLayer`` for prompts that follows changes of its file (``ReloadedFile``)."""
 
     name = PROMPT_LAYER
 
@@ -54,46 +43,13 @@ class BlockList:
             ModelLoadError: the file cannot be read or is not a valid list.
         """
         self.action = action
-        self._file = file
-        self._lock = threading.Lock()
-        self._problem = ""
-        try:
-            self._content = file.read_bytes()
-            self._terms = parse(self._content)
-        except (OSError, ValueError) as error:
-            raise ModelLoadError(f"block_list_file {file}: {_reason(error)}") from None
-        self._read_at = time.monotonic()
+        self._terms = ReloadedFile(
+            file, parse, setting="block_list_file", kind="list", failures=BLOCK_LIST_FAILURES
+        )
 
     def fires_at(self, subject: str) -> bool:
         """Whether the prompt contains a term of the list."""
-        with self._lock:
-            if time.monotonic() >= self._read_at + _SECONDS_BETWEEN_READS:
-                self._read_again()
-            terms = self._terms
-        return terms.are_in(subject)
-
-    def _read_again(self) -> None:
-        """Reread a changed file. Compare bytes, not times: a ConfigMap's file is a symlink."""
-        self._read_at = time.monotonic()
-        try:
-            content = self._file.read_bytes()
-            if content != self._content:
-                self._terms = parse(content)
-                self._content = content
-                logger.info("the block list changed: %d terms", len(self._terms.terms))
-        except (OSError, ValueError) as error:
-            BLOCK_LIST_FAILURES.inc()
-            self._log_once(_reason(error))
-        else:
-            self._problem = ""
-
-    def _log_once(self, problem: str) -> None:
-        """Log a problem when it appears, not on every read."""
-        if problem != self._problem:
-            logger.error(
-                "block_list_file %s: %s; the last good list stays in force", self._file, problem
-            )
-            self._problem = problem
+        return self._terms.content.are_in(subject)
 
 
 def parse(content: bytes) -> Terms:
@@ -118,9 +74,3 @@ def parse(content: bytes) -> Terms:
 
 def _is_term(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"is not valid UTF-8 at byte {error.start}"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -54,7 +54,7 @@ def test_no_pod_shares_anything_with_its_node(name: str) -> None:
     for pod in pods_of(name):
         assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
         kinds = {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"}
-        assert kinds <= {"emptyDir", "persistentVolumeClaim", "configMap"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim", "configMap", "secret"}
         assert not [port for port in pod["containers"][0].get("ports", []) if "hostPort" in port]
 
 

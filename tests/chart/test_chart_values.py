@@ -31,6 +31,9 @@ KEDA: Object = {
     }
 }
 BLOCK_LIST: Object = {"predictor": {"blockList": {"configMap": "team-terms"}}}
+KEYS: Object = {"predictor": {"apiKeys": {"secretName": "team-keys"}}}
+OPEN: Object = {"networkPolicy": {"enabled": False}}
+REDIS: Object = {"predictor": {"rateLimitStorage": {"secretName": "any"}}, **OPEN}
 SCRAPED: Object = {"monitoring": {"podMonitor": {"enabled": True}}}
 RULES: Object = {"monitoring": {"rules": {"enabled": True}}}
 NODE: Object = {"kubernetes.io/os": "linux"}
@@ -113,6 +116,10 @@ SWITCHES = {
     "predictor.settings": Switch({"max_side": 640}, "PREDICTOR_MAX_SIDE"),
     "predictor.blockList.configMap": Switch("team-terms", "name: team-terms"),
     "predictor.blockList.key": Switch("terms", "value: /etc/predictor/terms", BLOCK_LIST),
+    "predictor.apiKeys.secretName": Switch("team-keys", "secretName: team-keys"),
+    "predictor.apiKeys.key": Switch("hashes", "key: hashes", KEYS),
+    "predictor.rateLimitStorage.secretName": Switch("team-redis", "name: team-redis", OPEN),
+    "predictor.rateLimitStorage.key": Switch("address", "key: address", REDIS),
     "predictor.scaling.minReplicas": Switch(1, "minReplicas: 1"),
     "predictor.scaling.maxReplicas": Switch(9, "maxReplicas: 9"),
     "predictor.scaling.autoscalerClass": Switch("external", "autoscalerClass: external", STANDARD),
@@ -158,6 +165,8 @@ SWITCHES = {
     ),
     "test.prompt": Switch("a lighthouse", "- a lighthouse"),
     "test.timeoutSeconds": Switch(33, "- '33'"),
+    "test.apiKey.secretName": Switch("team-test", "name: team-test"),
+    "test.apiKey.key": Switch("plain", "key: plain", {"test": {"apiKey": {"secretName": "any"}}}),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import io
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ class Predictor(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers = answers
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.authorization: str | None = None
 
     @property
     def url(self) -> str:
@@ -36,6 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, body))
+        self.server.authorization = self.headers["Authorization"]
         answers = self.server.answers
         status, content = answers.pop(0) if len(answers) > 1 else answers[0]
         self.send_response(status)
@@ -63,14 +66,23 @@ def predictor() -> Iterator[Predictor]:
         thread.join()
 
 
-def run_test(*urls: str, seconds: str = "30") -> subprocess.CompletedProcess[str]:
+def run_test(
+    *urls: str, seconds: str = "30", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command of the rendered pod with other URLs."""
     (pod,) = case("default").hooks
     (container,) = pod["spec"]["containers"]
     assert container["command"] == ["python", "-c"]
     script, prompt, _, _ = container["args"]
     command = [sys.executable, "-c", script, prompt, seconds, *urls]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
 
 
 def test_it_requests_every_model_at_its_address_in_the_cluster() -> None:
@@ -123,6 +135,23 @@ def test_a_rejected_prompt_fails_without_a_retry(predictor: Predictor) -> None:
     done = run_test(predictor.url)
     assert done.returncode == 1
     assert "prompt: is empty" in done.stderr
+    assert len(predictor.asked) == 1
+
+
+def test_it_sends_the_key_of_its_secret(predictor: Predictor) -> None:
+    assert run_test(predictor.url).returncode == 0
+    assert predictor.authorization is None
+    # A key that was pasted into a Secret often ends with a newline.
+    assert run_test(predictor.url, API_KEY="sk-1234\n").returncode == 0
+    assert predictor.authorization == "Bearer sk-1234"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_missing_key_fails_without_a_retry(predictor: Predictor, status: int) -> None:
+    predictor.answers = [(status, b'{"error": "a key is required"}')]
+    done = run_test(predictor.url)
+    assert done.returncode == 1
+    assert "a key is required" in done.stderr
     assert len(predictor.asked) == 1
 
 

@@ -19,6 +19,7 @@ class Predictor:
     def __init__(self, host: str) -> None:
         self.host = host
         self.bodies: list[dict[str, Any]] = []
+        self.authorizations: list[str | None] = []
         self.answer: tuple[int, str, bytes] = (200, "image/png", _png())
         handler = type("Handler", (_Handler,), {"predictor": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -45,6 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             self._send(404, "text/plain", b"no such route")
             return
+        self.predictor.authorizations.append(self.headers["Authorization"])
         self.predictor.bodies.append(json.loads(body))
         self._send(*self.predictor.answer)
 

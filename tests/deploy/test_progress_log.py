@@ -77,6 +77,10 @@ def test_json_without_an_estimate() -> None:
     assert seen.left == "stalled"
 
 
+# Deeper than the parser's recursion.
+DEEP = '{"a":' * 5000
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -85,6 +89,7 @@ def test_json_without_an_estimate() -> None:
         ('{"event": "published", "message": "published"}', "published"),
         ("{no json", "{no json"),
         ('{"odd": 1}', '{"odd": 1}'),
+        (DEEP, DEEP),
     ],
 )
 def test_a_line_without_progress_is_a_message(line: str, message: str) -> None:

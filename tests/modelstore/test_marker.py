@@ -88,6 +88,7 @@ def document(**changes: object) -> str:
     [
         ("", "not valid JSON"),
         ('{"schema_version": 1', "not valid JSON"),
+        ("[" * 5000, "not valid JSON"),
         ("[]", "not of schema version 1"),
         (document(schema_version="absent"), "not of schema version 1"),
         (document(schema_version=3), "not of schema version 1 to 2"),
@@ -100,6 +101,7 @@ def document(**changes: object) -> str:
     ids=[
         "empty",
         "cut",
+        "too deep",
         "no object",
         "no version",
         "newer version",

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from predictor import reloaded_file
 from predictor.errors import ModelLoadError
 from predictor.metrics import BLOCK_LIST_FAILURES
-from predictor.safety import block_list
 from predictor.safety.block_list import BlockList, parse
 
 LIST = """\
@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def listed(file: Path, monkeypatch: pytest.MonkeyPatch) -> BlockList:
     """A block list that rereads its file on every use."""
-    monkeypatch.setattr(block_list, "_SECONDS_BETWEEN_READS", 0.0)
+    monkeypatch.setattr(reloaded_file, "_SECONDS_BETWEEN_READS", 0.0)
     return BlockList("block", file)
 
 
@@ -149,7 +149,7 @@ def test_a_change_applies(listed: BlockList, file: Path) -> None:
 
 def test_it_is_read_at_most_once_a_second(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(block_list.time, "monotonic", lambda: now)
+    monkeypatch.setattr(reloaded_file.time, "monotonic", lambda: now)
     listed = BlockList("block", file)
     file.write_text("violence", "utf-8")
 
@@ -162,7 +162,7 @@ def test_it_is_read_at_most_once_a_second(file: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_config_maps_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_list, "_SECONDS_BETWEEN_READS", 0.0)
+    monkeypatch.setattr(reloaded_file, "_SECONDS_BETWEEN_READS", 0.0)
     for version, term in (("..1", "gore"), ("..2", "bomb")):
         (tmp_path / version).mkdir()
         (tmp_path / version / "terms.txt").write_text(term, "utf-8")

@@ -48,6 +48,7 @@ def test_the_output_format_is_the_requested_one(client: httpx.Client, name: str)
         ("image/webp", {}, "image/webp"),
         ("text/html, image/jpeg;q=0.5, image/webp;q=0.9", {}, "image/webp"),
         ("image/*", {}, "image/png"),
+        ("image/jpg", {}, "image/jpeg"),
         ("text/html", {}, "image/png"),
         ("image/webp", {"output_format": "jpeg"}, "image/jpeg"),
         ("application/json", {"output_format": "jpeg"}, "application/json"),

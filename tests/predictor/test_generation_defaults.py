@@ -26,6 +26,14 @@ def test_a_file_replaces_what_it_names(tmp_path: Path) -> None:
     assert defaults == GenerationDefaults(64, 512, 30, 2, "unipc")
 
 
+@pytest.mark.parametrize("text", ["{", "", "[" * 5000])
+def test_text_that_is_not_json_is_rejected(tmp_path: Path, text: str) -> None:
+    (tmp_path / "generation_defaults.json").write_text(text)
+
+    with pytest.raises(ModelLoadError, match="is not valid JSON"):
+        read_generation_defaults(tmp_path, FALLBACK)
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [

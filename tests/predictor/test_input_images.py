@@ -92,8 +92,21 @@ def test_a_data_uri_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    "prefix", ["", "\n", "data:image/png;base64,", " data:image/png;base64,\n"]
+)
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\n    "])
+def test_base64_may_have_line_breaks(prefix: str, separator: str) -> None:
+    lines = base64.encodebytes(file_of(halves())).decode().splitlines()
+    assert len(lines) > 1
+    text = f"{prefix}{separator.join(lines)}{separator}"
+
+    assert shows(InputImages(MAX_PIXELS).picture("image", text, (32, 16)).image)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (" https://example.com/a.png", "nothing is fetched"),
         ("http://169.254.169.254/latest/meta-data", "nothing is fetched"),
         ("HTTPS://example.com/a.png", "nothing is fetched"),
         ("file:///etc/passwd", "nothing is fetched"),

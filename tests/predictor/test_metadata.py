@@ -11,7 +11,7 @@ from modelstore import Marker
 from predictor.protocol.body import Instance
 from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationDefaults, ModelProfile
-from predictor.requests.fields import FIELDS
+from predictor.requests.fields import COMPOUNDS, FIELDS
 from predictor.settings import Settings
 from tests.serving import MODEL_NAME, PREDICT, Server
 
@@ -83,7 +83,7 @@ def test_a_loading_model_gets_503(demo_model: Path, tmp_path: Path) -> None:
 
 
 def test_every_scalar_field_has_a_type() -> None:
-    composite = {"adapters", "controlnet", "parameters"}
+    composite = {"adapters", "controlnet", "parameters", *COMPOUNDS}
 
     assert set(Instance.model_fields) - composite == INPUTS
 
@@ -104,5 +104,6 @@ def test_fields_that_would_be_refused_are_not_listed(
     answer = model_metadata("m", profile, Settings())
     inputs = {one["name"] for one in answer["inputs"]}
 
-    assert INPUTS - inputs == {*absent, "negative_prompt", "denoising_end", "clip_skip"}
+    unsupported = {"negative_prompt", "denoising_end", "clip_skip", "guidance_rescale"}
+    assert INPUTS - inputs == absent | unsupported
     assert answer["unused_fields"] == unused

@@ -25,7 +25,7 @@ PARAMETERS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("negative guidance", {"guidance_scale": -0.5}, ["guidance_scale", "-0.5", "0"]),
     ("too much guidance", {"guidance_scale": 31}, ["guidance_scale", "31", "30"]),
     ("a word for guidance", {"guidance_scale": "NaN"}, ["guidance_scale", '"NaN"', "number"]),
-    ("negative seed", {"seed": -1}, ["seed", "-1", "0"]),
+    ("negative seed", {"seed": -2}, ["seed", "-2", "0"]),
     ("seed beyond a double", {"seed": 2**53}, ["seed", str(2**53), str(2**53 - 1)]),
     ("unknown scheduler", {"scheduler": "dpm"}, ["scheduler", '"dpm"', "dpmpp_2m", "unipc"]),
     ("unknown format", {"output_format": "gif"}, ["output_format", '"gif"', "webp"]),
@@ -35,12 +35,26 @@ PARAMETERS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("long negative prompt", {"negative_prompt": "x" * 4097}, ["negative_prompt", "4097", "4096"]),
 ]
 
+# The parser accepts 1,024 levels; code that walks the document may not.
+DEEP = b"[" * 1000 + b"]" * 1000
 BODIES: list[tuple[str, bytes, list[str]]] = [
     ("no JSON", b"prompt=red", ["not valid JSON"]),
     ("NaN", b'{"prompt": "x", "guidance_scale": NaN}', ["not valid JSON"]),
     ("infinity", b'{"prompt": "x", "guidance_scale": 1e999}', ["not valid JSON"]),
     ("empty", b"", ["not valid JSON"]),
     ("not UTF-8", b'{"prompt": "\xff"}', ["not valid JSON"]),
+    ("a lone surrogate", b'{"prompt": "\\ud800"}', ["not valid JSON"]),
+    (
+        "an integer beyond a double",
+        b'{"prompt": "x", "seed": 1%s}' % (b"0" * 400),
+        ["not valid JSON"],
+    ),
+    ("an integer beyond 64 bits", b'{"prompt": "x", "seed": 1%s}' % (b"0" * 300), ["seed", "1000"]),
+    ("a deep prompt", b'{"prompt": %s}' % DEEP, ["nested", "32"]),
+    ("a deep parameter", b'{"prompt": "x", "parameters": {"seed": %s}}' % DEEP, ["nested", "32"]),
+    ("a deep body", DEEP, ["nested", "32"]),
+    ("too deep for the parser", b"[" * 100_000, ["not valid JSON"]),
+    ("very many values", b'{"instances": [%s0]}' % (b"0," * 20_000), ["20000 values"]),
     ("a list", b'["a red circle"]', ["JSON object"]),
     ("no prompt", b"{}", ["prompt", "missing"]),
     ("empty prompt", b'{"prompt": "  "}', ["prompt", "empty"]),
@@ -110,9 +124,53 @@ def test_a_wrong_body_is_explained(
     response = client.post(PREDICT, content=body, headers={"content-type": content_type})
 
     error = refusal(response)
-    # KServe itself parses what calls itself JSON, and says it in its own words.
-    error = error.replace("Unrecognized request format", "not valid JSON")
     assert [word for word in expected if word not in error] == []
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+def test_a_byte_order_mark_is_skipped(client: httpx.Client, content_type: str) -> None:
+    body = b'\xef\xbb\xbf{"prompt": "a red star", "seed": 7, "steps": 2}'
+
+    response = client.post(PREDICT, content=body, headers={"content-type": content_type})
+
+    assert response.status_code == 200, response.text
+    assert response.headers["x-seed"] == "7"
+
+
+def test_the_last_value_of_a_repeated_name_counts(client: httpx.Client) -> None:
+    body = b'{"prompt": "a red star", "steps": 2, "seed": 1, "seed": 2}'
+
+    assert client.post(PREDICT, content=body).headers["x-seed"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(DEEP, "nested more than 32 levels"), (b"{", "not valid JSON"), (b'{"ready": 1}', "ready")],
+)
+def test_a_wrong_body_of_the_index_is_explained(
+    client: httpx.Client, body: bytes, expected: str
+) -> None:
+    assert expected in refusal(client.post("/v2/repository/index", content=body))
+
+
+def test_the_index_takes_a_byte_order_mark(client: httpx.Client) -> None:
+    response = client.post("/v2/repository/index", content=b'\xef\xbb\xbf{"ready": true}')
+
+    assert [entry["state"] for entry in response.json()] == ["READY"]
+
+
+@pytest.mark.parametrize("extra", [{}, {"ce-contenttype": "application/json"}])
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+def test_a_deep_body_of_a_cloud_event_is_explained(
+    client: httpx.Client, content_type: str, extra: dict[str, str]
+) -> None:
+    attributes = {"specversion": "1.0", "id": "1", "source": "x", "type": "y"}
+    headers = {f"ce-{name}": value for name, value in attributes.items()}
+    headers |= {"content-type": content_type} | extra
+
+    response = client.post(PREDICT, content=b'{"prompt": %s}' % DEEP, headers=headers)
+
+    assert "nested more than 32 levels" in refusal(response)
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client: httpx.Client) -> None:

@@ -97,7 +97,7 @@ def test_no_error_shows_a_class_or_a_python_literal() -> None:
         ({"parameters": None}, "parameters: must be a JSON object, not null"),
         ({"adapters": {}}, "adapters: must be a list, not {}"),
         ({"controlnet": True}, "controlnet: must be a JSON object, not true"),
-        ({"image": {"b64": "xx"}}, 'image: must be a string, not {"b64": "xx"}'),
+        ({"image": {"base64": "xx"}}, 'image: must be a string, not {"base64": "xx"}'),
         ({"seed": 1.5}, "seed: must be an integer, not 1.5"),
         ({"strength": "1"}, 'strength: must be a number, not "1"'),
         ({"output_format": 3}, "output_format: must be one of png, jpeg, webp, not 3"),
