@@ -1,19 +1,24 @@
-"""Compare bare diffusers, eager and compiled, with the step loop on a GPU.
+"""Compare diffusers with the step loop on one NVIDIA GPU, row by row.
 
-``python -m bench.gpu`` measures pipelines with the shapes of Stable Diffusion 1.5 at 512x512 and
-SDXL at 1024x1024, in float16 with random weights, and writes ``bench/results/gpu.json``. Without a
-GPU it prints a notice and exits.
+``python -m bench.gpu`` takes at most 8 minutes (``--minutes``). It builds pipelines with the shapes
+of Stable Diffusion 1.5 at 512x512 and SDXL at 1024x1024, in bfloat16 with random weights. Each row
+is printed and written to ``bench/results/gpu.json`` as soon as it is measured, so a run that is
+stopped keeps its rows. Without a GPU it prints a notice and exits.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,155 +28,224 @@ from diffusers import DiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.random_models import stable_diffusion_1_5, stable_diffusion_xl
-from predictor.engine.capacity import measure_capacity
+from predictor.engine.capacity import measure_capacity, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.json"
-ROUNDS = 5
+SHAPES = {"sd15-512": (stable_diffusion_1_5, 512), "sdxl-1024": (stable_diffusion_xl, 1024)}
+ROUNDS = 3
 STEPS = 20
 CROWD = 16
-MIXED = (10, 20, 30, 40, 50)
+# Steps of the mixed requests, in turn; guidance and scheduler differ between them too.
+MIXED_STEPS = (10, 20, 30, 40, 50)
+MIXED_SCHEDULERS = ("unipc", "euler", "dpmpp_2m", "ddim")
 
 Figures = dict[str, Any]
 
 
 def main() -> int:
-    """Measure both shapes, print, write."""
+    """Measure row by row until all are done or the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=8.0, help="start no row after this")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         print("torch finds no GPU here; nothing is measured")
         return 0
-    shapes = {"sd15-512": (stable_diffusion_1_5, 512), "sdxl-1024": (stable_diffusion_xl, 1024)}
+    deadline = time.monotonic() + 60 * options.minutes
     result: Figures = {
         "device": torch.cuda.get_device_name(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "torch": torch.__version__,
         "matmul_tflops": round(_matmul_rate() / 1e12, 1),
     }
-    for name, (build, side) in shapes.items():
-        result[name] = measure(build, side, torch.float16, "cuda")
-        print(name, json.dumps(result[name], indent=1), flush=True)
+    for name in options.shapes:
+        result[name] = {}
+        build, side = SHAPES[name]
+        shape = Shape(build, side)
+        for row, figures in shape.rows():
+            result[name][row] = figures
+            print(f"{name} {row} {json.dumps(figures)}", flush=True)
+            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+            if time.monotonic() > deadline:
+                print("the time is over")
+                return 0
+        del shape
+        gc.collect()
         torch.cuda.empty_cache()
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
-def measure(
-    build: Callable[[], DiffusionPipeline], side: int, dtype: torch.dtype, device: str
-) -> Figures:
-    """The figures of one shape, in pictures a second unless the name has another unit."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        built = build()
-    built = built.to(device, dtype)
-    built.set_progress_bar_config(disable=True)
-    defaults = GenerationDefaults(side, side, STEPS, 7.5, "unipc")
-    pipeline = DiffusersPipeline(built, ModelProfile("random", defaults, 8, ("unipc",)))
-    denoiser = denoiser_for(pipeline)
-    request = pipeline.profile.default_request("a red circle")
-    capacity = measure_capacity(denoiser, request, max_lanes=64)
-    # Before compilation, which hides the modules from the counter.
-    flops = _flops_of_a_guided_step(pipeline, side)
-    engine = StepEngine(denoiser, capacity, max_queue_length=1_000)
-    try:
-        figures = _compare(pipeline, engine, request)
-    finally:
-        engine.close()
-    # A lower bound of the UNet's rate: the time includes text encoding and decoding.
-    figures["tflop_a_guided_step"] = round(flops / 1e12, 3)
-    figures["achieved_tflops"] = round(figures["ours_crowd"] * STEPS * flops / 1e12, 1)
-    figures["best_lanes"] = capacity.lanes
-    return figures
+class Shape:
+    """One pipeline on the GPU, and what is measured with it."""
 
+    def __init__(self, build: Callable[[], DiffusionPipeline], side: int) -> None:
+        torch.manual_seed(0)
+        torch.cuda.reset_peak_memory_stats()
+        with torch.device("cuda"):
+            built = build()
+        built = built.to("cuda", torch.bfloat16)
+        built.set_progress_bar_config(disable=True)
+        defaults = GenerationDefaults(side, side, STEPS, 7.5, "unipc")
+        profile = ModelProfile("random", defaults, 8, MIXED_SCHEDULERS)
+        self._pipeline = DiffusersPipeline(built, profile)
+        self._denoiser = denoiser_for(self._pipeline)
+        self._request = profile.default_request("a red circle")
+        self._mixed = [
+            replace(
+                self._request,
+                seed=seed,
+                num_inference_steps=MIXED_STEPS[seed % len(MIXED_STEPS)],
+                scheduler=MIXED_SCHEDULERS[seed % len(MIXED_SCHEDULERS)],
+                guidance_scale=5.0 + seed % 4,
+            )
+            for seed in range(CROWD)
+        ]
 
-def _compare(
-    pipeline: DiffusersPipeline, engine: StepEngine, request: GenerationRequest
-) -> Figures:
-    """Eager diffusers and the step loop in turns, then compiled diffusers."""
-    crowd = [replace(request, seed=seed) for seed in range(CROWD)]
-    mixed = [
-        replace(one, num_inference_steps=MIXED[index % len(MIXED)])
-        for index, one in enumerate(crowd)
-    ]
-    rates: dict[str, list[float]] = {}
-    for number in range(ROUNDS + 1):
-        # Batches of four gain most of what larger ones do, and fit every GPU.
-        turn = {
-            "bare_lone": lambda: _own_calls(pipeline, [request]),
-            "bare_batch_of_4": lambda: _own_call(pipeline, crowd[:4]),
-            "bare_mixed": lambda: _own_calls(pipeline, mixed),
-            "ours_lone": lambda: _together(engine, [request]),
-            "ours_crowd": lambda: _together(engine, crowd),
-            "ours_mixed": lambda: _together(engine, mixed),
-        }
-        for name, make in turn.items():
-            rate = _rate(make)
-            # The first round is a warm-up: it selects kernels.
-            if number:
-                rates.setdefault(name, []).append(rate)
-    pipeline.diffusers.unet.compile()
-    for number in range(ROUNDS + 1):
-        rate = _rate(lambda: _own_calls(pipeline, [request]))
-        if number:
-            rates.setdefault("bare_compiled_lone", []).append(rate)
-    figures: Figures = {name: round(median(values), 3) for name, values in rates.items()}
-    figures["crowd_to_bare"] = round(figures["ours_crowd"] / figures["bare_lone"], 2)
-    figures["mixed_to_bare"] = round(figures["ours_mixed"] / figures["bare_mixed"], 2)
-    figures["lone_to_bare"] = round(figures["ours_lone"] / figures["bare_lone"], 3)
-    return figures
+    def rows(self) -> Iterator[tuple[str, Figures]]:
+        """Each row and its figures; rates are in pictures a second."""
+        unet = self._pipeline.diffusers.unet
+        # Before compilation, which hides the modules from the counter.
+        flops = _flops_of_a_guided_step(self._pipeline)
+        yield "unet", {"tflop_a_guided_step": round(flops / 1e12, 3)}
+        yield "diffusers eager", self._diffusers_alone()
+        yield "diffusers one after another, 16 mixed", self._one_after_another()
+        capacity = measure_capacity(self._denoiser, self._request, max_lanes=64)
+        yield "capacity", {"lanes": capacity.lanes, "steps_per_decode": capacity.steps_per_decode}
+        with self._engine(capacity) as engine:
+            yield "ours eager", self._lone(engine)
+            yield "ours eager, 16 mixed", self._crowd(engine, self._mixed)
+            crowd = [replace(self._request, seed=seed) for seed in range(CROWD)]
+            figures = self._crowd(engine, crowd)
+            # A lower bound of the UNet's rate: the time includes text encoding and decoding.
+            rate = figures["pictures_a_second"] * STEPS * flops
+            yield "ours eager, 16 alike", figures | {"achieved_tflops": round(rate / 1e12, 1)}
+            yield "a turn of 16 alike", self._turn(engine)
+        yield "memory", {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
+        seconds = _seconds(lambda: unet.compile() or self._diffusers_alone())
+        torch.compiler.set_stance("default")
+        yield "diffusers compiled", self._diffusers_alone() | {"compile_seconds": round(seconds)}
+        seconds = _seconds(self._compile_for_the_engine)
+        with self._engine(capacity) as engine:
+            yield "ours compiled", self._lone(engine) | {"compile_seconds": round(seconds)}
+            yield "ours compiled, 16 mixed", self._crowd(engine, self._mixed)
 
+    @contextmanager
+    def _engine(self, capacity: Any) -> Iterator[StepEngine]:
+        engine = StepEngine(self._denoiser, replace(capacity), max_queue_length=1_000)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
-def _rate(make: Callable[[], int]) -> float:
-    """Pictures a second; ``make`` returns the number of pictures."""
-    started = time.perf_counter()
-    pictures = make()
-    if torch.cuda.is_available():
+    def _compile_for_the_engine(self) -> None:
+        """As ``predictor.loading.compilation`` does."""
+        torch._dynamo.reset()
+        self._pipeline.diffusers.unet.compile(dynamic=True)
+        for lanes in (2, 1):
+            step_once(self._denoiser, self._request, lanes)
         torch.cuda.synchronize()
-    return pictures / (time.perf_counter() - started)
+        torch.compiler.set_stance("eager_on_recompile")
+
+    def _diffusers_alone(self) -> Figures:
+        return _rates(lambda: _own_calls(self._pipeline, [self._request]), 1)
+
+    def _one_after_another(self) -> Figures:
+        return _rates(lambda: _own_calls(self._pipeline, self._mixed), CROWD, rounds=1)
+
+    def _lone(self, engine: StepEngine) -> Figures:
+        return _rates(lambda: _together(engine, [self._request]), 1)
+
+    def _crowd(self, engine: StepEngine, requests: list[GenerationRequest]) -> Figures:
+        return _rates(partial(_together, engine, requests), len(requests), rounds=2)
+
+    def _turn(self, engine: StepEngine) -> Figures:
+        """Milliseconds of a turn inside the UNet and outside.
+
+        The difference between requests of 30 and of 10 steps leaves out text and decoding.
+        """
+        (short, short_unet), (long, long_unet) = (self._timed(engine, steps) for steps in (10, 30))
+        turn, unet = (long - short) / 20, (long_unet - short_unet) / 20
+        return {
+            "turn_ms": round(turn, 2),
+            "unet_ms": round(unet, 2),
+            "outside_ms": round(turn - unet, 2),
+        }
+
+    def _timed(self, engine: StepEngine, steps: int) -> tuple[float, float]:
+        """Milliseconds of a crowd, and those between the start and the end of each UNet pass."""
+        events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        unet = self._pipeline.diffusers.unet
+
+        def before(*_: object) -> None:
+            events.append((_event(), _event()))
+            events[-1][0].record()
+
+        hooks = [
+            unet.register_forward_pre_hook(before),
+            unet.register_forward_hook(lambda *_: events[-1][1].record()),
+        ]
+        crowd = [
+            replace(self._request, seed=seed, num_inference_steps=steps) for seed in range(CROWD)
+        ]
+        seconds = _seconds(lambda: _together(engine, crowd))
+        for hook in hooks:
+            hook.remove()
+        return 1000 * seconds, sum(start.elapsed_time(end) for start, end in events)
 
 
-def _own_call(pipeline: DiffusersPipeline, requests: list[GenerationRequest]) -> int:
-    return len(pipeline.generate(requests, lambda step, steps: None))
+def _rates(work: Callable[[], object], pictures: int, rounds: int = ROUNDS) -> Figures:
+    """The median of ``rounds`` after a warm-up, which selects kernels."""
+    work()
+    seconds = median(_seconds(work) for _ in range(rounds))
+    return {"pictures_a_second": round(pictures / seconds, 3), "seconds": round(seconds, 4)}
 
 
-def _own_calls(pipeline: DiffusersPipeline, requests: list[GenerationRequest]) -> int:
-    return sum(_own_call(pipeline, [request]) for request in requests)
+def _seconds(work: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
-def _together(engine: StepEngine, requests: list[GenerationRequest]) -> int:
-    async def submit_all() -> int:
-        return len(await asyncio.gather(*(engine.submit(request) for request in requests)))
-
-    return asyncio.run(submit_all())
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _flops_of_a_guided_step(pipeline: DiffusersPipeline, side: int) -> int:
+def _own_calls(pipeline: DiffusersPipeline, requests: list[GenerationRequest]) -> None:
+    for request in requests:
+        pipeline.generate([request], lambda step, steps: None)
+
+
+def _together(engine: StepEngine, requests: list[GenerationRequest]) -> None:
+    async def submit_all() -> None:
+        await asyncio.gather(*(engine.submit(request) for request in requests))
+
+    asyncio.run(submit_all())
+
+
+def _flops_of_a_guided_step(pipeline: DiffusersPipeline) -> int:
     """FLOPs of the UNet alone in a picture of one guided step, as torch counts them."""
-    unet = pipeline.diffusers.unet
     counter = FlopCounterMode(display=False)
-    request = replace(
-        pipeline.profile.default_request("any"), num_inference_steps=1, width=side, height=side
-    )
+    request = replace(pipeline.profile.default_request("any"), num_inference_steps=1)
     with counter:
-        _own_call(pipeline, [request])
+        _own_calls(pipeline, [request])
     counts = counter.get_flop_counts()
-    return sum(counts.get(type(unet).__name__, {}).values())
+    return sum(counts.get(type(pipeline.diffusers.unet).__name__, {}).values())
 
 
 def _matmul_rate() -> float:
-    """FLOP/s of a large float16 matrix product that fits every GPU."""
+    """FLOP/s of a large bfloat16 matrix product that fits every GPU."""
     size = 8192
-    left = torch.randn(size, size, device="cuda", dtype=torch.float16)
+    left = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
     for _ in range(3):
         left @ left
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(20):
-        left @ left
-    torch.cuda.synchronize()
-    return 20 * 2 * size**3 / (time.perf_counter() - started)
+    seconds = _seconds(lambda: [left @ left for _ in range(20)])
+    return 20 * 2 * size**3 / seconds
 
 
 if __name__ == "__main__":

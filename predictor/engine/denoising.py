@@ -1,26 +1,74 @@
-"""Denoises one picture with a scheduler of its own."""
+"""Denoises one picture by a plan, or by a scheduler of its own where no plan fits."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable
-from typing import Any, Self
+from collections.abc import Hashable
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 
+from predictor.engine.plan import ROWS, Plan
+
+
+class SchedulerSteps:
+    """The steps of a diffusers scheduler that is not linear; it belongs to one picture.
+
+    ``timesteps`` are those of the scheduler from its begin index on, on the CPU.
+    """
+
+    def __init__(self, scheduler: Any, timesteps: torch.Tensor) -> None:
+        self.timesteps = timesteps
+        self.init_noise_sigma = scheduler.init_noise_sigma
+        self._scheduler = scheduler
+
+    def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, step: int = 0) -> torch.Tensor:
+        """A sample of that pass, from a clean sample and noise of variance 1."""
+        noisy: torch.Tensor = self._scheduler.add_noise(
+            clean, noise, self.timesteps[step : step + 1]
+        )
+        return noisy
+
+    def scaled(self, sample: torch.Tensor, step: int) -> torch.Tensor:
+        """The denoiser's input."""
+        scaled: torch.Tensor = self._scheduler.scale_model_input(sample, self.timesteps[step])
+        return scaled
+
+    def stepped(
+        self, sample: torch.Tensor, prediction: torch.Tensor, step: int, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The sample after that step."""
+        arguments = accepted_arguments(self._scheduler.step, eta=0.0, generator=generator)
+        after: torch.Tensor = self._scheduler.step(
+            prediction, self.timesteps[step], sample, **arguments, return_dict=False
+        )[0]
+        return after
+
+
+Steps: TypeAlias = Plan | SchedulerSteps
+
+
+class Inpainting(NamedTuple):
+    """The area outside ``mask`` is restored after each step, at the noise level of that step.
+
+    ``clean`` and ``noise`` have the shape of the latents. ``mask`` has one channel: 1 in the area
+    to repaint.
+    """
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    mask: torch.Tensor
+
 
 class Denoising:
-    """The state of one picture between two steps, over a diffusers scheduler.
+    """The state of one picture between two steps.
 
-    ``timesteps`` are those of the scheduler. They stay on the CPU, so that no step waits for the
-    GPU to read them. ``latents`` are scaled as the scheduler scales them. The denoiser sets
-    ``kind``, ``encoders`` and ``control``: jobs of equal ``kind`` share a forward pass, prompts
-    with equal ``encoders`` share an encoding (``negative_encoders`` for the negative prompt), and
-    ``control`` holds a ControlNet's state of the picture.
-
-    ``extra_channels``, ``(1, channels, height, width)``, are appended to the latents in the
-    denoiser's input. ``after_step`` takes the latents and the number of steps done, and returns the
-    new latents.
+    With a plan, the latents are float32, and ``state`` is ``(1 + kept tensors, channels, height,
+    width)``; its first entry are the latents. The denoiser sets ``kind``, ``encoders`` and
+    ``control``: jobs of equal ``kind`` share a forward pass, prompts with equal ``encoders`` share
+    an encoding (``negative_encoders`` for the negative prompt), and ``control`` holds a
+    ControlNet's state of the picture. ``extra_channels``, ``(1, channels, height, width)``, are
+    appended to the latents in the denoiser's input.
 
     ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
     continues after them; both draw from the same ``generator``.
@@ -28,43 +76,51 @@ class Denoising:
 
     def __init__(
         self,
-        scheduler: Any,
-        timesteps: torch.Tensor,
+        sampler: Steps,
         latents: torch.Tensor,
         generator: torch.Generator,
         *,
         kind: Hashable = (),
         encoders: Hashable = (),
     ) -> None:
-        self._timesteps = timesteps
-        self._scheduler = scheduler
-        self._step_arguments = _accepted(scheduler.step, eta=0.0, generator=generator)
+        self.sampler = sampler
         self.latents = latents
+        self.noise_dtype = latents.dtype
         self.kind = kind
         self.encoders = encoders
         self.negative_encoders = encoders
         self.generator = generator
         self.control: Any = None
         self.extra_channels: torch.Tensor | None = None
-        self.after_step: Callable[[torch.Tensor, int], torch.Tensor] | None = None
+        self.inpainting: Inpainting | None = None
         self.step = 0
-        self.steps = len(timesteps)
+        self._timesteps: list[float] = sampler.timesteps.tolist()
+        self.steps = len(self._timesteps)
         self._steps_before = 0
         self._successor: Denoising | None = None
 
     @classmethod
-    def from_noise(
-        cls,
-        scheduler: Any,
-        num_inference_steps: int,
-        noise: torch.Tensor,
-        generator: torch.Generator,
-    ) -> Self:
+    def from_noise(cls, sampler: Steps, noise: torch.Tensor, generator: torch.Generator) -> Self:
         """Start from noise of variance 1."""
-        scheduler.set_timesteps(num_inference_steps)
-        # Heun and PNDM take more forward passes than ``num_inference_steps``.
-        latents = noise * scheduler.init_noise_sigma
-        return cls(scheduler, scheduler.timesteps, latents, generator)
+        return cls(sampler, noise * sampler.init_noise_sigma, generator)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, unless a scheduler takes the steps."""
+        return self.sampler if isinstance(self.sampler, Plan) else None
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """``(1, channels, height, width)``, scaled as the scheduler scales them."""
+        return self.state[:1]
+
+    @latents.setter
+    def latents(self, latents: torch.Tensor) -> None:
+        if self.plan is None:
+            self.state = latents
+        else:
+            self.state = latents.new_zeros((ROWS, *latents.shape[1:]), dtype=torch.float32)
+            self.state[:1] = latents
 
     def hand_over_after(self, steps: int, successor: Denoising) -> None:
         """Continue with another expert after ``steps`` steps, from the latents at that point."""
@@ -102,37 +158,22 @@ class Denoising:
     @property
     def timesteps(self) -> torch.Tensor:
         """The timestep of each forward pass, including those of later experts."""
-        return self._timesteps
+        return self.sampler.timesteps
 
     @property
     def timestep(self) -> float:
         """The timestep of the next forward pass."""
-        return float(self._timesteps[self.step])
+        return self._timesteps[self.step]
 
     def model_input(self) -> torch.Tensor:
         """The denoiser's input: scaled latents and the extra channels."""
-        scaled: torch.Tensor = self._scheduler.scale_model_input(
-            self.latents, self._timesteps[self.step]
-        )
+        scaled = self.sampler.scaled(self.latents, self.step)
         if self.extra_channels is None:
             return scaled
         return torch.cat([scaled, self.extra_channels], dim=1)
 
-    def advance(self, noise_prediction: torch.Tensor) -> None:
-        """Take one step with the denoiser's prediction."""
-        self.latents = self._scheduler.step(
-            noise_prediction,
-            self._timesteps[self.step],
-            self.latents,
-            **self._step_arguments,
-            return_dict=False,
-        )[0]
-        self.step += 1
-        if self.after_step is not None:
-            self.latents = self.after_step(self.latents, self.step)
 
-
-def _accepted(step: Any, **arguments: Any) -> dict[str, Any]:
+def accepted_arguments(step: Any, **arguments: Any) -> dict[str, Any]:
     """The arguments that this scheduler's ``step`` accepts."""
     parameters = inspect.signature(step).parameters
     return {name: value for name, value in arguments.items() if name in parameters}

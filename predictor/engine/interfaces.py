@@ -101,7 +101,9 @@ class Pipeline(Protocol):
 
 
 class Denoiser(Protocol):
-    """A model that the engine runs step by step; only ``finish`` is called from other threads.
+    """A model that the engine runs step by step.
+
+    Only ``prepare`` and ``finish`` are called from other threads.
 
     A lane is one sample of a batch. A picture with classifier-free guidance takes two.
     """
@@ -112,8 +114,11 @@ class Denoiser(Protocol):
         ``encoders`` is the attribute of the prompts' ``Denoising``.
         """
 
+    def prepare(self, request: GenerationRequest) -> None:
+        """Compute in advance what ``begin`` would compute on the engine's thread."""
+
     def begin(self, request: GenerationRequest) -> Denoising:
-        """The initial state of the picture, with a scheduler of its own."""
+        """The initial state of the picture."""
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """Run one forward pass over lanes of one kind and shape, each at its own timestep."""

@@ -49,30 +49,19 @@ class Job:
         """Jobs of equal kind can share a forward pass."""
         return self.denoising.kind, self.shape
 
-    def next_lanes(self) -> list[Lane]:
-        """The job's lanes of the next forward pass."""
-        model_input = self.denoising.model_input()
+    def lanes_of(self, model_input: torch.Tensor) -> list[Lane]:
+        """The job's lanes of the next forward pass, for its ``(1, channels, height, width)``."""
         return [
             Lane(self.denoising, model_input, conditioning, is_negative=index < self.lanes - 1)
             for index, conditioning in enumerate(self.conditioning[self.denoising.encoders])
         ]
 
-    def advance(self, predictions: torch.Tensor) -> None:
-        """Take one step with the predictions for the job's lanes; hand over after the last."""
-        self.denoising.advance(self._guided(predictions))
+    def move_to(self, state: torch.Tensor) -> None:
+        """Finish a step with a new state of the denoising; hand over after the last."""
+        self.denoising.state = state
+        self.denoising.step += 1
         self.denoising = self.denoising.next_stage()
         self.ticket.report_step(self.denoising.steps_done, self.denoising.total_steps)
-
-    def _guided(self, predictions: torch.Tensor) -> torch.Tensor:
-        """Combine the lanes by classifier-free guidance (Ho and Salimans, arXiv:2207.12598)."""
-        if self.lanes == 1:
-            return predictions
-        unconditional, conditional = predictions.chunk(2)
-        request = self.ticket.request
-        guided = unconditional + request.guidance_scale * (conditional - unconditional)
-        if not request.guidance_rescale:
-            return guided
-        return _rescaled(guided, conditional, request.guidance_rescale)
 
     def fail(self, error: BaseException) -> None:
         """Report the failure to the caller."""
@@ -80,14 +69,3 @@ class Job:
 
     def __str__(self) -> str:
         return f"step {self.denoising.steps_done} of {self.denoising.total_steps}"
-
-
-def _rescaled(
-    guided: torch.Tensor, conditional: torch.Tensor, guidance_rescale: float
-) -> torch.Tensor:
-    """Restore the contrast that guidance raises (Lin et al., arXiv:2305.08891, section 3.4).
-
-    This is ``rescale_noise_cfg`` of diffusers, for one picture.
-    """
-    rescaled = guided * (conditional.std() / guided.std())
-    return guidance_rescale * rescaled + (1 - guidance_rescale) * guided

@@ -6,6 +6,7 @@ prompt may differ between requests. One thread runs turns: drop, admit, choose, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from predictor.engine.admission import Admission
 from predictor.engine.capacity import Capacity
 from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
-from predictor.engine.faults import DeviceLostError, device_fault, raise_if_device_is_lost
+from predictor.engine.faults import DeviceLostError, device_fault
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.interfaces import (
     Denoiser,
@@ -29,6 +30,7 @@ from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
+from predictor.engine.turn import Turn
 from predictor.engine.worker import Worker
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import Stage
@@ -95,6 +97,7 @@ class StepEngine:
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
         self._worker.check()
+        await asyncio.to_thread(self._denoiser.prepare, request)
         return await self._inbox.submit(request, on_step)
 
     def close(self) -> None:
@@ -192,16 +195,11 @@ class StepEngine:
         return self._capacity.fitting(job for job in in_turn if job.kind == in_turn[0].kind)
 
     def _step(self, batch: list[Job]) -> None:
-        """Run one forward pass for all lanes, then each job's own scheduler."""
-        predictions = self._denoiser.predict([lane for job in batch for lane in job.next_lanes()])
-        own = predictions.split_with_sizes([job.lanes for job in batch])
-        for job, prediction in zip(batch, own, strict=True):
+        """Run one forward pass for all lanes, then one update for all jobs."""
+        turn = Turn(batch)
+        turn.advance(self._denoiser.predict(turn.lanes()))
+        for job in batch:
             job.waiting_since = self._turn + 1
-            try:
-                job.advance(prediction)
-            except Exception as error:
-                raise_if_device_is_lost(error)
-                job.fail(error)
 
     def _retire(self) -> None:
         """Free the lanes of the denoised jobs."""

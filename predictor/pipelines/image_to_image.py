@@ -8,13 +8,12 @@ the noise level of that step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 
-from predictor.engine.denoising import Denoising
+from predictor.engine.denoising import Denoising, Inpainting, Steps
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.schedulers import generator_for
 from predictor.requests import GenerationRequest, InputImage
@@ -24,27 +23,15 @@ INPAINTING_CHANNELS = 9
 
 
 def begin_image_to_image(
-    request: GenerationRequest, scheduler: Any, pipeline: Any, encoder: ImageEncoder
+    request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
 ) -> Denoising:
     """Start as ``StableDiffusionImg2ImgPipeline`` and its SDXL counterpart do."""
     assert request.image is not None
     generator = generator_for(request)
-    timesteps = last_timesteps(request, scheduler)
     pixels = pixels_of(request.image, pipeline)
     clean = encoder.latents(request.image.sha256, pixels, generator)
     noise = encoder.noise(pixels, generator)
-    latents = scheduler.add_noise(clean, noise, timesteps[:1])
-    return Denoising(scheduler, timesteps, latents, generator)
-
-
-def last_timesteps(request: GenerationRequest, scheduler: Any) -> torch.Tensor:
-    """Set the scheduler's timesteps and return those that the request's strength keeps."""
-    scheduler.set_timesteps(request.num_inference_steps)
-    skipped = (request.num_inference_steps - request.steps_taken) * scheduler.order
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(skipped)
-    timesteps: torch.Tensor = scheduler.timesteps[skipped:]
-    return timesteps
+    return Denoising(steps, steps.add_noise(clean, noise), generator)
 
 
 def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
@@ -54,7 +41,7 @@ def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
 
 
 def begin_inpainting(
-    request: GenerationRequest, scheduler: Any, pipeline: Any, encoder: ImageEncoder
+    request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
 ) -> Denoising:
     """Start as ``StableDiffusionInpaintPipeline`` and its SDXL counterpart do."""
     assert request.image is not None
@@ -62,7 +49,6 @@ def begin_inpainting(
     sees_mask = pipeline.unet.config.in_channels == INPAINTING_CHANNELS
     is_all_noise = request.strength == 1
     generator = generator_for(request)
-    timesteps = last_timesteps(request, scheduler)
     pixels = pixels_of(request.image, pipeline)
     mask = _mask_pixels(request.mask_image, pipeline)
     # Draw in diffusers' order: the picture, the noise, the masked picture, even if the last one is
@@ -71,10 +57,10 @@ def begin_inpainting(
     if not (sees_mask and is_all_noise):
         clean = encoder.latents(request.image.sha256, pixels, generator)
     noise = encoder.noise(pixels, generator)
-    latents = noise * scheduler.init_noise_sigma
+    latents = noise * steps.init_noise_sigma
     if clean is not None and not is_all_noise:
-        latents = scheduler.add_noise(clean, noise, timesteps[:1])
-    denoising = Denoising(scheduler, timesteps, latents, generator)
+        latents = steps.add_noise(clean, noise)
+    denoising = Denoising(steps, latents, generator)
     latent_mask = _latent_mask(mask, noise)
     if sees_mask:
         key = (request.image.sha256, request.mask_image.sha256)
@@ -83,26 +69,8 @@ def begin_inpainting(
     else:
         assert clean is not None
         encoder.skip_latents(request.image.sha256, pixels, generator)
-        denoising.after_step = _put_back(scheduler, timesteps, clean, noise, latent_mask)
+        denoising.inpainting = Inpainting(clean.float(), noise.float(), latent_mask.float())
     return denoising
-
-
-def _put_back(
-    scheduler: Any,
-    timesteps: torch.Tensor,
-    clean: torch.Tensor,
-    noise: torch.Tensor,
-    mask: torch.Tensor,
-) -> Callable[[torch.Tensor, int], torch.Tensor]:
-    """Return a function that restores the input outside the mask after a given step."""
-
-    def put_back(latents: torch.Tensor, step: int) -> torch.Tensor:
-        kept = clean
-        if step < len(timesteps):
-            kept = scheduler.add_noise(clean, noise, timesteps[step : step + 1])
-        return (1 - mask) * kept + mask * latents
-
-    return put_back
 
 
 def _mask_pixels(mask: InputImage, pipeline: Any) -> torch.Tensor:

@@ -8,14 +8,14 @@ use the same number of steps and share one generator.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from predictor.engine.denoising import Denoising
-from predictor.engine.interfaces import Denoiser
-from predictor.pipelines.schedulers import make_scheduler
-from predictor.pipelines.stable_diffusion import Kind
+from predictor.engine.denoising import Denoising, Steps
+from predictor.pipelines.plans import Plans, Run
+from predictor.pipelines.stable_diffusion import Kind, StableDiffusionDenoiser
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
@@ -40,10 +40,13 @@ class Refiner(StableDiffusionXLDenoiser):
         self._adapters = base.adapters
         base_scheduler: Any = base.diffusers.scheduler
         # Base and refiner must use the same noise levels.
-        self._own_scheduler = type(base_scheduler).from_config(
-            base_scheduler.config,
-            prediction_type=self._pipeline.scheduler.config.get("prediction_type", "epsilon"),
+        self._plans = Plans(
+            type(base_scheduler).from_config(
+                base_scheduler.config,
+                prediction_type=self._pipeline.scheduler.config.get("prediction_type", "epsilon"),
+            )
         )
+        self._most_timesteps: int = base_scheduler.config.num_train_timesteps
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``; uses only the second text encoder."""
@@ -51,29 +54,37 @@ class Refiner(StableDiffusionXLDenoiser):
 
     def join(self, begun: Denoising, request: GenerationRequest) -> None:
         """Take over the steps of ``begun`` after ``denoising_end``: none, some or all of them."""
-        assert request.denoising_end is not None
-        scheduler = make_scheduler(request.scheduler, self._own_scheduler)
-        scheduler.set_timesteps(request.num_inference_steps)
-        cutoff = _cutoff(scheduler, request.denoising_end)
-        rest = int((begun.timesteps < cutoff).sum())
+        rest = self._rest(begun.timesteps, request)
         if rest == 0:
             return
-        begins_at = begun.steps - rest
-        if scheduler.order == 2 and rest % 2 == 0:
-            # Do not split a step of two passes between base and refiner.
-            rest += 1
-        start = len(scheduler.timesteps) - rest
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(start)
         refining = Denoising(
-            scheduler,
-            scheduler.timesteps[start:],
+            self._last_steps(rest, request),
             begun.latents,
             begun.generator,
             kind=KIND,
             encoders=ENCODERS,
         )
-        begun.hand_over_after(begins_at, refining)
+        refining.noise_dtype = begun.noise_dtype
+        begun.hand_over_after(begun.steps - rest, refining)
+
+    def prepare_after(self, timesteps: torch.Tensor, request: GenerationRequest) -> None:
+        """Compute in advance what ``join`` needs after a base with these timesteps."""
+        rest = self._rest(timesteps, request)
+        if rest:
+            self._last_steps(rest, request)
+
+    def _rest(self, timesteps: torch.Tensor, request: GenerationRequest) -> int:
+        """How many of the base's passes the refiner takes over."""
+        assert request.denoising_end is not None
+        return int((timesteps < _cutoff(self._most_timesteps, request.denoising_end)).sum())
+
+    def _last_steps(self, rest: int, request: GenerationRequest) -> Steps:
+        if self._plans.order(request.scheduler) == 2 and rest % 2 == 0:
+            # Do not split a step of two passes between base and refiner.
+            rest += 1
+        run = Run(request.scheduler, request.num_inference_steps)
+        start = len(self._plans.steps(run).timesteps) - rest
+        return self._plans.steps(run._replace(first=start))
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         """Return original size, crop and aesthetic score; a negative lane has the low score."""
@@ -91,7 +102,7 @@ class Refiner(StableDiffusionXLDenoiser):
 class RefinedDenoiser:
     """A ``Denoiser`` that runs the base first and the refiner for the last steps of a picture."""
 
-    def __init__(self, base: Denoiser, refiner: Refiner) -> None:
+    def __init__(self, base: StableDiffusionDenoiser, refiner: Refiner) -> None:
         self._base = base
         self._refiner = refiner
         self.decode = base.decode
@@ -103,10 +114,17 @@ class RefinedDenoiser:
         expert = self._refiner if encoders == ENCODERS else self._base
         return expert.encode(prompts, encoders)
 
+    def prepare(self, request: GenerationRequest) -> None:
+        """See ``Denoiser.prepare``."""
+        self._base.prepare(request)
+        if _is_refined(request):
+            with suppress(Exception):  # ``begin`` fails in the same way
+                self._refiner.prepare_after(self._base.steps_of(request).timesteps, request)
+
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
         begun = self._base.begin(request)
-        if request.denoising_end is not None and request.denoising_end < 1:
+        if _is_refined(request):
             self._refiner.join(begun, request)
         return begun
 
@@ -116,7 +134,10 @@ class RefinedDenoiser:
         return expert.predict(lanes)
 
 
-def _cutoff(scheduler: Any, denoising_end: float) -> int:
+def _is_refined(request: GenerationRequest) -> bool:
+    return request.denoising_end is not None and request.denoising_end < 1
+
+
+def _cutoff(most_timesteps: int, denoising_end: float) -> int:
     """Return the last timestep of the base, computed as in diffusers; the refiner runs the rest."""
-    most: int = scheduler.config.num_train_timesteps
-    return round(most - denoising_end * most)
+    return round(most_timesteps - denoising_end * most_timesteps)

@@ -6,16 +6,18 @@ Together they match ``__call__`` of diffusers' pipeline; the tests compare the t
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from predictor.engine.denoising import Denoising
+from predictor.engine.denoising import Denoising, Steps
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import begin_image_to_image, begin_inpainting
-from predictor.pipelines.schedulers import generator_for, make_scheduler
+from predictor.pipelines.plans import Plans, Run
+from predictor.pipelines.schedulers import generator_for
 from predictor.pipelines.whole import DiffusersPipeline, check_finite
 from predictor.requests import Adapter, GenerationRequest
 
@@ -51,6 +53,7 @@ class StableDiffusionDenoiser:
         self._device = loaded.device
         self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = self._pipeline.unet.dtype
+        self._plans = Plans(self._pipeline.scheduler)
         self._image_encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
         self._decode_stream: torch.cuda.Stream | None = None
         # Under offloading there is not enough memory to decode while steps run.
@@ -67,12 +70,21 @@ class StableDiffusionDenoiser:
         skipped = sum(one.layers for one in named if isinstance(one, ClipSkip))
         return self._encode(prompts, skipped)
 
+    def prepare(self, request: GenerationRequest) -> None:
+        """See ``Denoiser.prepare``."""
+        with suppress(Exception):  # ``begin`` fails in the same way, with the picture's ticket
+            self.steps_of(request)
+
+    def steps_of(self, request: GenerationRequest) -> Steps:
+        """The steps that the request takes."""
+        skipped = request.num_inference_steps - request.steps_taken
+        first = skipped * self._plans.order(request.scheduler) if skipped else 0
+        return self._plans.steps(Run(request.scheduler, request.num_inference_steps, first))
+
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
         self._adapters.load(request.adapters)
-        denoising = self._begin(
-            request, make_scheduler(request.scheduler, self._pipeline.scheduler)
-        )
+        denoising = self._begin(request, self.steps_of(request))
         denoising.kind = _kind(request)
         adapters = self._adapters.of(request.adapters, TEXT_ENCODERS)
         skip = (ClipSkip(request.clip_skip),) if request.clip_skip else ()
@@ -160,17 +172,17 @@ class StableDiffusionDenoiser:
             self._pipeline.unet.to("cpu")
             self._pipeline.vae.to("cpu")
 
-    def _begin(self, request: GenerationRequest, scheduler: Any) -> Denoising:
+    def _begin(self, request: GenerationRequest, steps: Steps) -> Denoising:
         if request.image is not None:
             is_whole = request.mask_image is None
             begin = begin_image_to_image if is_whole else begin_inpainting
-            return begin(request, scheduler, self._pipeline, self._image_encoder)
+            return begin(request, steps, self._pipeline, self._image_encoder)
         scale = self._pipeline.vae_scale_factor
         channels = self._pipeline.unet.config.in_channels
         shape = (1, channels, request.height // scale, request.width // scale)
         generator = generator_for(request)
         noise = randn_tensor(shape, generator, self._device, self._dtype)
-        return Denoising.from_noise(scheduler, request.num_inference_steps, noise, generator)
+        return Denoising.from_noise(steps, noise, generator)
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None

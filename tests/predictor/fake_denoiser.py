@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from predictor.engine.capacity import Capacity
-from predictor.engine.denoising import Denoising
+from predictor.engine.denoising import Denoising, SchedulerSteps
 from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.requests import GenerationRequest
@@ -72,12 +72,15 @@ class FakeDenoiser:
         self._prompts += prompts
         return [(torch.tensor(index),) for index in range(first, len(self._prompts))]
 
+    def prepare(self, request: GenerationRequest) -> None:
+        pass
+
     def begin(self, request: GenerationRequest) -> Denoising:
         noise = torch.zeros(1, 4, request.height // 8, request.width // 8)
         scheduler = FakeScheduler(request.prompt)
-        return Denoising.from_noise(
-            scheduler, request.num_inference_steps, noise, torch.Generator()
-        )
+        scheduler.set_timesteps(request.num_inference_steps)
+        steps = SchedulerSteps(scheduler, scheduler.timesteps)
+        return Denoising.from_noise(steps, noise, torch.Generator())
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         latents = torch.cat([lane.model_input for lane in lanes])

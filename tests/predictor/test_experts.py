@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from predictor.engine.denoising import Denoising
+from predictor.engine.denoising import Denoising, SchedulerSteps
 from predictor.engine.interfaces import GenerationCancelledError, Lane
 from predictor.errors import GenerationFailedError
 from predictor.requests import GenerationRequest, GenerationResult
@@ -49,7 +49,11 @@ class TwoExperts(FakeDenoiser):
             begun.hand_over_after(
                 own,
                 Denoising(
-                    scheduler, rest, begun.latents, begun.generator, kind="second", encoders="other"
+                    SchedulerSteps(scheduler, rest),
+                    begun.latents,
+                    begun.generator,
+                    kind="second",
+                    encoders="other",
                 ),
             )
         return begun

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from predictor.engine.capacity import Capacity
-from predictor.engine.denoising import Denoising
+from predictor.engine.denoising import Denoising, SchedulerSteps
 from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.refiner import KIND, Refiner
@@ -173,9 +173,8 @@ def test_image_to_image_that_starts_late_is_handed_over(
     asked = replace(REQUEST, denoising_end=0.5)
     scheduler = make_scheduler(asked.scheduler, pair.diffusers.scheduler)
     scheduler.set_timesteps(asked.num_inference_steps)
-    late = Denoising(
-        scheduler, scheduler.timesteps[skipped:], torch.zeros(1, 4, 8, 8), torch.Generator()
-    )
+    steps = SchedulerSteps(scheduler, scheduler.timesteps[skipped:])
+    late = Denoising(steps, torch.zeros(1, 4, 8, 8), torch.Generator())
 
     Refiner(pair.refiner, pair).join(late, asked)
 

@@ -1,0 +1,281 @@
+"""Plans reproduce diffusers' schedulers, and a turn advances all pictures in a few operations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from predictor.engine.denoising import Denoising, Inpainting, SchedulerSteps, accepted_arguments
+from predictor.engine.inbox import Ticket
+from predictor.engine.job import Job
+from predictor.engine.plan import ROWS, Plan
+from predictor.engine.turn import Turn
+from predictor.pipelines import plans
+from predictor.pipelines.plans import NotLinearError, Plans, Run, make_plan
+from predictor.pipelines.schedulers import make_scheduler, scheduler_names
+from predictor.requests import GenerationRequest
+
+SHAPE = (1, 4, 8, 8)
+LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+OWN = {
+    kind: PNDMScheduler(**LATENT, skip_prk_steps=True, steps_offset=1, prediction_type=kind)
+    for kind in ("epsilon", "v_prediction")
+}
+# Schedulers that published checkpoints carry, which requests get as "default".
+CARRIED: dict[str, Callable[[], Any]] = {
+    "trailing Euler, zero SNR": lambda: diffusers.EulerDiscreteScheduler(
+        **LATENT,
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+    ),
+    "DEIS of order 3": lambda: diffusers.DEISMultistepScheduler(**LATENT, solver_order=3),
+    "KDPM2": lambda: diffusers.KDPM2DiscreteScheduler(**LATENT),
+    "KDPM2 ancestral": lambda: diffusers.KDPM2AncestralDiscreteScheduler(**LATENT),
+    "TCD": lambda: diffusers.TCDScheduler(**LATENT),
+    "EDM": diffusers.EDMEulerScheduler,
+    "EDM DPM++": diffusers.EDMDPMSolverMultistepScheduler,
+    "UniPC of order 3": lambda: diffusers.UniPCMultistepScheduler(**LATENT, solver_order=3),
+    "DPM++ of order 3": lambda: diffusers.DPMSolverMultistepScheduler(**LATENT, solver_order=3),
+    "flow matching": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
+}
+
+
+def scheduler_of(run: Run, own: Any) -> Any:
+    scheduler: Any = make_scheduler(run.scheduler, own)
+    scheduler.set_timesteps(run.num_inference_steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(run.first)
+    return scheduler
+
+
+def normal(seed: int) -> torch.Tensor:
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+class Float32Noise(TorchFunctionMode):
+    """Draws float32 noise for a scheduler that computes in float64."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is not torch.randn:
+            return func(*args, **given)
+        return torch.randn(*args, **given | {"dtype": torch.float32}).double()
+
+
+def latents_of_diffusers(scheduler: Any, first: int) -> torch.Tensor:
+    """The latents after all steps, in float64; the prediction of step n comes from seed n.
+
+    In float32, Euler with zero-SNR betas is 1e-4 from these, and a plan is not.
+    """
+    generator = torch.Generator().manual_seed(99)
+    arguments = accepted_arguments(scheduler.step, eta=0.0, generator=generator)
+    latents = normal(1000).double() * getattr(scheduler, "init_noise_sigma", 1.0)
+    for number, timestep in enumerate(scheduler.timesteps[first:]):
+        if hasattr(scheduler, "scale_model_input"):
+            scheduler.scale_model_input(latents, timestep)
+        prediction = normal(number).double()
+        with Float32Noise():
+            latents = scheduler.step(prediction, timestep, latents, **arguments, return_dict=False)[
+                0
+            ]
+    return latents
+
+
+def job_of(
+    steps: Plan | SchedulerSteps, *, seed: int = 99, guidance_scale: float = 1.0, start: int = 1000
+) -> Job:
+    request = GenerationRequest("any", "", seed, 64, 64, 20, guidance_scale, "any")
+    denoising = Denoising.from_noise(steps, normal(start), torch.Generator().manual_seed(seed))
+    ticket = Ticket(request, None)
+    lane = (torch.zeros(1),)
+    return Job(ticket, denoising, {(): [lane] * ticket.lanes}, (), 0)
+
+
+def latents_of_a_plan(plan: Plan) -> torch.Tensor:
+    job = job_of(plan)
+    for number in range(len(plan.draws)):
+        turn = Turn([job])
+        turn.lanes()
+        turn.advance(normal(number))
+    return job.denoising.latents
+
+
+def assert_equal_to_diffusers(run: Run, own: Any) -> None:
+    plan = make_plan(lambda: scheduler_of(run, own), run.first)
+    expected = latents_of_diffusers(scheduler_of(run, own), run.first)
+    difference = (latents_of_a_plan(plan) - expected).abs().max() / expected.abs().max()
+    assert difference <= 1e-5, run
+
+
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("scheduler", scheduler_names(OWN["epsilon"]))
+def test_a_plan_takes_the_steps_of_its_scheduler(scheduler: str, kind: str) -> None:
+    for steps in (1, 2, 5, 20, 50):
+        for skipped in (0, 7):
+            order = make_scheduler(scheduler, OWN[kind]).order  # type: ignore[attr-defined]
+            if skipped < steps:
+                assert_equal_to_diffusers(Run(scheduler, steps, skipped * order), OWN[kind])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' use of NumPy
+@pytest.mark.parametrize("carried", CARRIED)
+def test_a_plan_takes_the_steps_of_a_scheduler_that_checkpoints_carry(carried: str) -> None:
+    own = CARRIED[carried]()
+    for steps in (1, 2, 5, 20, 50):
+        for first in (0, 7):
+            if first < steps:
+                assert_equal_to_diffusers(Run("default", steps, first * own.order), own)
+
+
+def test_a_scheduler_that_is_not_linear_steps_on_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own = DDIMScheduler(**LATENT, clip_sample=True)
+    run = Run("default", 5)
+
+    with pytest.raises(NotLinearError):
+        make_plan(lambda: scheduler_of(run, own), 0)
+    steps = Plans(own).steps(run)
+
+    assert isinstance(steps, SchedulerSteps)
+    assert "the scheduler default steps each picture on its own" in caplog.text
+    job = job_of(steps)
+    for number in range(5):
+        turn = Turn([job])
+        turn.lanes()
+        turn.advance(normal(number))
+    expected = latents_of_diffusers(scheduler_of(run, own), 0)
+    assert torch.allclose(job.denoising.latents.double(), expected, atol=1e-5)
+
+
+def test_a_plan_is_made_once_for_all_requests() -> None:
+    made = Plans(OWN["epsilon"])
+
+    with patch.object(plans, "make_plan", wraps=make_plan) as making:
+        first, second = (made.steps(Run("euler", 5)) for _ in range(2))
+        made.steps(Run("euler", 6))
+
+    assert first is second
+    assert making.call_count == 2
+
+
+def test_noise_levels_are_those_of_diffusers() -> None:
+    """Image to image starts at a level, and inpainting restores each one."""
+    run = Run("dpmpp_2m", 10, 4)
+    plan = Plans(OWN["epsilon"]).steps(run)
+    assert isinstance(plan, Plan)
+    scheduler = scheduler_of(run, OWN["epsilon"])
+    clean, noise = normal(1), normal(2)
+
+    expected = scheduler.add_noise(clean, noise, scheduler.timesteps[4:5])
+
+    assert torch.allclose(plan.add_noise(clean, noise), expected, atol=1e-6)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what a GPU would run as a kernel, and what would make the host wait for it."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select")
+    # Memory, views, and the noise that is drawn on the CPU.
+    FREE = ("empty", "detach", "_unsafe_view", "normal_", "randn")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self.WAITS:
+            self.waits[name] += 1
+        elif not func.is_view and name not in (
+            "empty",
+            "detach",
+            "_unsafe_view",
+            "normal_",
+            "randn",
+        ):
+            self.kernels[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+SCHEDULERS = [name for name in scheduler_names(OWN["epsilon"]) if name != "default"]
+
+
+def turn_of(number: int, *, guided: bool = True, inpainted: bool = False) -> Operations:
+    """One turn of as many jobs, each with another scheduler, number of steps and guidance."""
+    made = Plans(OWN["epsilon"])
+    jobs = [
+        job_of(
+            made.steps(Run(SCHEDULERS[index % len(SCHEDULERS)], 10 + index)),
+            guidance_scale=2.0 + index if guided else 1.0,
+        )
+        for index in range(number)
+    ]
+    for job in jobs if inpainted else ():
+        job.denoising.inpainting = Inpainting(normal(1), normal(2), torch.ones(1, 1, 8, 8))
+    lanes = sum(job.lanes for job in jobs)
+    predictions = torch.randn(lanes, *SHAPE[1:])
+    operations = Operations()
+    with torch.inference_mode(), operations:
+        turn = Turn(jobs)
+        turn.lanes()
+        turn.advance(predictions)
+    return operations
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_turn_takes_as_many_operations_for_16_mixed_pictures_as_for_one(guided: bool) -> None:
+    one, crowd = turn_of(1, guided=guided), turn_of(16, guided=guided)
+
+    # A picture that draws noise adds the conversion of what it drew, on the CPU.
+    converted = crowd.kernels["_to_copy"] - one.kernels["_to_copy"]
+    assert crowd.kernels.total() - converted <= one.kernels.total() + 1
+    assert crowd.kernels.total() - converted <= 9
+    assert not crowd.waits
+    assert not one.waits
+
+
+def test_inpainting_restores_all_pictures_at_once() -> None:
+    one, crowd = turn_of(1, inpainted=True), turn_of(16, inpainted=True)
+
+    assert crowd.kernels.total() <= one.kernels.total() + 3
+    assert crowd.kernels.total() <= 20
+    assert not crowd.waits
+
+
+def test_pictures_with_guidance_and_without_share_a_turn() -> None:
+    plan = Plans(OWN["epsilon"]).steps(Run("unipc", 4))
+    jobs = [job_of(plan, guidance_scale=scale, start=7) for scale in (3.0, 1.0)]
+    alone = [job_of(plan, guidance_scale=scale, start=7) for scale in (3.0, 1.0)]
+    predictions = torch.randn(3, *SHAPE[1:], generator=torch.Generator().manual_seed(5))
+
+    Turn(jobs).advance(predictions)
+    Turn(alone[:1]).advance(predictions[:2])
+    Turn(alone[1:]).advance(predictions[2:])
+
+    for job, expected in zip(jobs, alone, strict=True):
+        assert job.denoising.state.shape[0] == ROWS
+        assert torch.allclose(job.denoising.state, expected.denoising.state, atol=1e-6)
