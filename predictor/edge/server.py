@@ -10,19 +10,15 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.exceptions import FastAPIDeprecationWarning
-from kserve import ModelRepository
-from kserve.constants.constants import PredictorProtocol
-from kserve.errors import ServerNotLive
 from kserve.model_server import app
-from kserve.protocol.dataplane import DataPlane
 from starlette.types import ASGIApp
 
 from predictor.edge.access_control import AccessMiddleware, AccessRules
-from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
 from predictor.edge.cors import CrossOriginMiddleware
+from predictor.edge.data_plane import DiffusionDataPlane
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
@@ -46,7 +42,7 @@ from predictor.edge.routes import describe_predict, metadata_routes, repository_
 from predictor.edge.telemetry import TelemetryMiddleware
 from predictor.edge.tracing import Tracing
 from predictor.engine import Admission
-from predictor.errors import InvalidRequestError, ModelLoadError
+from predictor.errors import ModelLoadError
 from predictor.intake.pool import READERS
 from predictor.settings import Settings
 
@@ -59,102 +55,6 @@ logger = logging.getLogger(__name__)
 _QUIET_SECONDS = 1.0
 # Time for the last responses to leave the process once no request is in flight.
 _FLUSH_SECONDS = 5.0
-
-
-class _DataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
-    """KServe's data plane, which always reports the server as ready."""
-
-    is_preloaded = False
-
-    def __init__(self, models: ModelRepository, drain: Drain) -> None:
-        super().__init__(model_registry=models)
-        self._drain = drain
-
-    async def live(self) -> dict[str, str]:
-        """The answer to liveness probes.
-
-        A stopped engine also fails the other models of the process: only a restart frees its
-        memory and, after a fatal CUDA error, the GPU.
-
-        Raises:
-            ServerNotLive: an engine has stopped or hangs.
-        """
-        if reason := self._engine_failure:
-            raise ServerNotLive(reason)
-        return await super().live()  # type: ignore[no-any-return]
-
-    async def ready(self) -> bool:
-        """Whether the pod should get requests: loaded, warmed up and not draining."""
-        return self.is_preloaded and not self._drain.is_draining and not self._engine_failure
-
-    @property
-    def _engine_failure(self) -> str:
-        models = self.model_registry
-        return "" if isinstance(models, AwaitedModels) else models.residency.engine_failure
-
-    async def model_ready(
-        self, model_name: str, disable_predictor_health_check: bool = False
-    ) -> bool:
-        """KServe sets the flag before a prediction, and not for a probe.
-
-        A draining pod fails its probes and still serves requests. A model that is loaded on demand
-        accepts predictions while it is not ready.
-        """
-        await self.model_registry.look_for(model_name)
-        is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
-        if disable_predictor_health_check:
-            return is_ready or self.model_registry.loads_on_demand
-        return is_ready and not self._drain.is_draining
-
-    async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """The metadata of a loaded model; KServe's own response has empty lists."""
-        await self.model_registry.look_for(model_name)
-        metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
-        return metadata
-
-    def decode(
-        self,
-        body: Any,
-        headers: dict[str, str],
-        protocol_version: str = PredictorProtocol.REST_V1.value,
-        model_name: str | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """The payload and, for a CloudEvent, its attributes.
-
-        Raises:
-            InvalidRequestError: the event is not valid, or the route is ``/v2/.../infer``.
-            UnsupportedMediaTypeError: the body is a batch of events.
-        """
-        if protocol_version != PredictorProtocol.REST_V1.value:
-            raise InvalidRequestError(
-                "", "the server has no inference over this protocol: use /v1/models/{name}:predict"
-            )
-        reject_batch(headers)
-        if is_event(headers):
-            return read_event(body, headers)
-        # ``DiffusionModel.predict`` reads JSON: KServe would parse it on the event loop.
-        return body, {}
-
-    async def infer(
-        self, model_name: str, request: Any, headers: dict[str, str] | None = None
-    ) -> tuple[Any, dict[str, str]]:
-        """The response of the model and its headers."""
-        response, added = await super().infer(model_name, request, headers)
-        if isinstance(response, bytes):
-            response = Data(response, added["content-type"])
-        return response, added
-
-    def encode(
-        self,
-        model_name: str,
-        response: Any,
-        headers: dict[str, str],
-        req_attributes: dict[str, Any],
-    ) -> tuple[Any, dict[str, str]]:
-        """The body of the response and further headers; a stream stays one."""
-        if is_event(headers) and isinstance(response, Data | dict):
-            return response_event(model_name, response, headers, req_attributes)
-        return response, {}
 
 
 class DiffusionServer(HookedModelServer):
@@ -190,7 +90,7 @@ class DiffusionServer(HookedModelServer):
         self._ending: asyncio.Task[None] | None = None
         self._preloading: asyncio.Task[None] | None = None
         self._drain = Drain()
-        self.dataplane = _DataPlane(models, self._drain)
+        self.dataplane = DiffusionDataPlane(models, self._drain)
         self.model_repository_extension = RepositoryExtension(model_registry=models)
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))

@@ -1,0 +1,111 @@
+"""Health, readiness, and the forms of bodies: what KServe's routes ask of the server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kserve import ModelRepository
+from kserve.constants.constants import PredictorProtocol
+from kserve.errors import ServerNotLive
+from kserve.protocol.dataplane import DataPlane
+
+from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
+from predictor.edge.draining import Drain
+from predictor.edge.repository import AwaitedModels
+from predictor.errors import InvalidRequestError
+
+
+class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
+    """KServe's data plane; its own always reports the server as live and ready."""
+
+    is_preloaded = False
+
+    def __init__(self, models: ModelRepository, drain: Drain) -> None:
+        super().__init__(model_registry=models)
+        self._drain = drain
+
+    async def live(self) -> dict[str, str]:
+        """The answer to liveness probes.
+
+        A stopped engine also fails the other models of the process: only a restart frees its
+        memory and, after a fatal CUDA error, the GPU.
+
+        Raises:
+            ServerNotLive: an engine has stopped or hangs.
+        """
+        if reason := self._engine_failure:
+            raise ServerNotLive(reason)
+        return await super().live()  # type: ignore[no-any-return]
+
+    async def ready(self) -> bool:
+        """Whether the pod should get requests: loaded, warmed up and not draining."""
+        return self.is_preloaded and not self._drain.is_draining and not self._engine_failure
+
+    @property
+    def _engine_failure(self) -> str:
+        models = self.model_registry
+        return "" if isinstance(models, AwaitedModels) else models.residency.engine_failure
+
+    async def model_ready(
+        self, model_name: str, disable_predictor_health_check: bool = False
+    ) -> bool:
+        """KServe sets the flag before a prediction, and not for a probe.
+
+        A draining pod fails its probes and still serves requests. A model that is loaded on demand
+        accepts predictions while it is not ready.
+        """
+        await self.model_registry.look_for(model_name)
+        is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
+        if disable_predictor_health_check:
+            return is_ready or self.model_registry.loads_on_demand
+        return is_ready and not self._drain.is_draining
+
+    async def model_metadata(self, model_name: str) -> dict[str, Any]:
+        """The metadata of a loaded model; KServe's own response has empty lists."""
+        await self.model_registry.look_for(model_name)
+        metadata: dict[str, Any] = self.get_model_from_registry(model_name).metadata()
+        return metadata
+
+    def decode(
+        self,
+        body: Any,
+        headers: dict[str, str],
+        protocol_version: str = PredictorProtocol.REST_V1.value,
+        model_name: str | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """The payload and, for a CloudEvent, its attributes.
+
+        Raises:
+            InvalidRequestError: the event is not valid, or the route is ``/v2/.../infer``.
+            UnsupportedMediaTypeError: the body is a batch of events.
+        """
+        if protocol_version != PredictorProtocol.REST_V1.value:
+            raise InvalidRequestError(
+                "", "the server has no inference over this protocol: use /v1/models/{name}:predict"
+            )
+        reject_batch(headers)
+        if is_event(headers):
+            return read_event(body, headers)
+        # ``DiffusionModel.predict`` reads JSON: KServe would parse it on the event loop.
+        return body, {}
+
+    async def infer(
+        self, model_name: str, request: Any, headers: dict[str, str] | None = None
+    ) -> tuple[Any, dict[str, str]]:
+        """The response of the model and its headers."""
+        response, added = await super().infer(model_name, request, headers)
+        if isinstance(response, bytes):
+            response = Data(response, added["content-type"])
+        return response, added
+
+    def encode(
+        self,
+        model_name: str,
+        response: Any,
+        headers: dict[str, str],
+        req_attributes: dict[str, Any],
+    ) -> tuple[Any, dict[str, str]]:
+        """The body of the response and further headers; a stream stays one."""
+        if is_event(headers) and isinstance(response, Data | dict):
+            return response_event(model_name, response, headers, req_attributes)
+        return response, {}
