@@ -69,6 +69,7 @@ def test_only_the_server_modules_import_kserve() -> None:
     assert knowing == {
         f"predictor/{name}.py"
         for name in (
+            "edge/data_plane",
             "edge/error_responses",
             "edge/kserve_internals",
             "edge/model",
