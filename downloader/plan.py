@@ -19,7 +19,7 @@ from downloader.selection.parts import check_names, filtered, select_adapter, se
 from downloader.selection.pipeline import Selection, check_is_pipeline, read_components, select
 from downloader.sources import RemoteFile, Source, open_source
 from downloader.sources.access import Access
-from downloader.sources.retry import Retries, with_retries
+from downloader.sources.retry import Retries, with_correct_contents, with_retries
 from downloader.sources.subfolder import SubfolderSource
 from downloader.spec import ModelSpec, PartKind, PartSpec
 from downloader.workers import Stop
@@ -186,13 +186,7 @@ def _read_index(part: ResolvedPart, file: RemoteFile, retries: Retries) -> bytes
     """The contents of the model index, verified by its digest."""
     if file.size > _LARGEST_INDEX_BYTES:
         raise UnsuitableModelError(f"{file.path} is too large for an index: {file.size:,} bytes")
-    content = with_retries(lambda: _read(part, file), retries)
-    hashes = Hashes(file)
-    hashes.update(content)
-    mismatch = hashes.mismatch()
-    if mismatch:
-        raise CorruptFileError(f"{file.path} {mismatch}")
-    return content
+    return with_correct_contents(lambda: with_retries(lambda: _read(part, file), retries))
 
 
 def _read(part: ResolvedPart, file: RemoteFile) -> bytes:
@@ -204,6 +198,11 @@ def _read(part: ResolvedPart, file: RemoteFile) -> bytes:
                 raise CorruptFileError(f"{file.path} has more than {file.size:,} bytes")
     if len(content) < file.size:
         raise TransientError(f"{file.path} ended after {len(content):,} bytes")
+    hashes = Hashes(file)
+    hashes.update(memoryview(content))
+    mismatch = hashes.mismatch()
+    if mismatch:
+        raise CorruptFileError(f"{file.path} {mismatch}")
     return bytes(content)
 
 

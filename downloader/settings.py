@@ -108,7 +108,8 @@ class SourceSettings(VerbSettings):
     stall_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="How long a connection may stay silent before the request is retried.",
+        description="How long a connection may stay silent or deliver less than 64 KiB before the "
+        "request is retried.",
     )
     token_file: Path | None = Field(
         default=None,

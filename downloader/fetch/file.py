@@ -16,11 +16,10 @@ from downloader.fetch.progress import Meter
 from downloader.hashing import Hashes, hash_file
 from downloader.sources.http import RangeRefusedError
 from downloader.sources.remote import RemoteFile, Source
-from downloader.sources.retry import Retries
+from downloader.sources.retry import Retries, with_correct_contents
 from downloader.workers import Stop
 
 PARTIAL_SUFFIX = ".partial"
-_CORRUPT_LIMIT = 3
 # A connection that always breaks earlier than this runs out of retries.
 _PROGRESS_BYTES = 64 * 1024
 
@@ -45,16 +44,17 @@ class FileFetch:
             SourceError: the source failed.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(_CORRUPT_LIMIT):
-            try:
-                return self._fetch_once()
-            except CorruptFileError as error:
-                self.meter.advance(-_size(self._partial))
-                self._partial.unlink(missing_ok=True)
-                corrupt = error
-        raise corrupt
+        return with_correct_contents(self._fetch_once)
 
     def _fetch_once(self) -> str:
+        try:
+            return self._fetch()
+        except CorruptFileError:
+            self.meter.advance(-_size(self._partial))
+            self._partial.unlink(missing_ok=True)
+            raise
+
+    def _fetch(self) -> str:
         # Without O_TRUNC: the bytes of an earlier run stay.
         descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

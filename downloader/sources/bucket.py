@@ -156,7 +156,7 @@ class BucketSource:
             raise InvalidSettingError(f"{self.uri}: {type(error).__name__}: {error}") from error
 
     def _refused(self, response: httpx2.Response) -> DownloadError:
-        code = re.search(r"<Code>(\w+)</Code>", response.read().decode("utf-8", "replace"))
+        code = re.search(r"<Code>(\w+)</Code>", response.text)
         return self._meaning(response.status_code, code[1] if code else "", response.headers)
 
     def _meaning(self, status: int, code: str, headers: Mapping[str, str]) -> DownloadError:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
@@ -29,10 +30,17 @@ HUB_ERRORS = (httpx2.HTTPError, OSError, ValueError, LookupError, TypeError, Att
 _LONGEST_REASON = 300
 
 
-def translated(error: Exception, spec: HubSpec, endpoint: str, token: str | None) -> DownloadError:
-    """The error to raise in place of ``error``; contains no address or header of the request."""
+def translated(
+    error: Exception, spec: HubSpec, endpoint: str, token: str | None, path: str = ""
+) -> DownloadError:
+    """The error to raise in place of ``error``; contains no address or header of the request.
+
+    ``path`` is the file that was requested, if it was one.
+    """
     if isinstance(error, HfHubHTTPError):
         refused = _refused(error, spec, _page(spec, endpoint), has_token=bool(token))
+        if path and type(refused) is NotFoundError and isinstance(error, EntryNotFoundError):
+            refused = NotFoundError(f"{spec.uri}: the hub lists {path} but does not have it (404)")
         refused.args = (f"{refused}{_reason(error, token)}",)
         return refused
     if isinstance(error, OfflineModeIsEnabled):

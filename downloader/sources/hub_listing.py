@@ -7,6 +7,7 @@ names of the files (``siblings``), and HEAD for the metadata of each file.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -44,7 +45,7 @@ class HubListing:
         """
         try:
             tree = self.api.list_repo_tree(self.repository, recursive=True, revision=self.revision)
-            return tuple(_of_tree(entry) for entry in tree if isinstance(entry, RepoFile))
+            return _checked(_of_tree(entry) for entry in tree if isinstance(entry, RepoFile))
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise
         except HfHubHTTPError as error:
@@ -62,7 +63,7 @@ class HubListing:
         if info.siblings is None:
             raise ValueError("the hub lists no files")
         calls = [partial(self._of_sibling, sibling) for sibling in info.siblings]
-        return tuple(run_all(calls, self.settings.max_workers, Stop()))
+        return _checked(run_all(calls, self.settings.max_workers, Stop()))
 
     def _of_sibling(self, sibling: RepoSibling) -> RemoteFile:
         path, lfs = sibling.rfilename, sibling.lfs
@@ -88,6 +89,21 @@ class HubListing:
         is_sha256 = found.etag is not None and re.fullmatch(r"[0-9a-f]{64}", found.etag)
         digest = Digest("sha256", str(found.etag)) if is_sha256 else None
         return RemoteFile(path, found.size, digest, found.etag)
+
+
+def _checked(files: Iterable[RemoteFile]) -> tuple[RemoteFile, ...]:
+    """The files, if their fields have the types of a listing; the library does not check them."""
+    found: dict[str, RemoteFile] = {}
+    for file in files:
+        digest = file.digest.value if file.digest else ""
+        texts, size = (file.path, digest, file.etag or ""), file.size
+        if not all(isinstance(text, str) for text in texts) or type(size) is not int or size < 0:
+            raise ValueError("the hub lists a file without a valid path, size and digest")
+        # Also ends a listing whose next page is one of its earlier pages.
+        if file.path in found:
+            raise ValueError("the hub lists a file twice")
+        found[file.path] = file
+    return tuple(found.values())
 
 
 def _of_tree(entry: RepoFile) -> RemoteFile:

@@ -8,10 +8,11 @@ the hub's Xet storage come over plain HTTP too.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import httpx2
 from huggingface_hub import HfApi, get_session, hf_hub_url, hf_raise_for_status
@@ -48,9 +49,9 @@ class HubSource:
                 revision=self.spec.revision,
                 timeout=self.access.settings.stall_seconds,
             )
-            if not info.sha:
+            if not re.fullmatch(r"[0-9A-Za-z]{1,64}", info.sha or ""):
                 raise ValueError("the hub names no commit")
-        return info.sha
+        return str(info.sha)
 
     def list_files(self, revision: str) -> tuple[RemoteFile, ...]:
         """Every file of the commit ``revision``."""
@@ -65,8 +66,11 @@ class HubSource:
         """See ``Source.open``; asks the hub each time, because signed addresses expire."""
         endpoint = self._api.endpoint
         url = hf_hub_url(self.spec.repository, file.path, revision=revision, endpoint=endpoint)
+        if file.digest is None and etag is None and file.etag:
+            etag = f'"{file.etag}"'  # of the bytes that an earlier run fetched
+        refused = partial(self._refused, path=file.path)
         with self.access.http.open(
-            url, file, offset, etag, headers=self._headers, refused=self._refused
+            url, file, offset, etag, headers=self._headers, refused=refused
         ) as stream:
             yield stream
 
@@ -82,16 +86,15 @@ class HubSource:
     def _headers(self) -> dict[str, str]:
         return dict(build_hf_headers(token=self.access.token or False))
 
-    def _refused(self, response: httpx2.Response) -> DownloadError:
-        if not str(response.url).startswith(self._api.endpoint):
+    def _refused(self, response: httpx2.Response, path: str = "") -> DownloadError:
+        if not _is_below(httpx2.URL(self._api.endpoint), response.url):
             # The network that delivers large files: its addresses expire; the hub issues new ones.
             host = response.url.host
             return TransientError(f"{self.uri}: {host} answered {response.status_code}")
-        response.read()
         try:
             hf_raise_for_status(response)
         except HfHubHTTPError as error:
-            return self._translated(error)
+            return self._translated(error, path)
         return NetworkError(f"{self.uri}: the hub answered {response.status_code}")
 
     @contextmanager
@@ -101,5 +104,15 @@ class HubSource:
         except HUB_ERRORS as error:
             raise self._translated(error) from error
 
-    def _translated(self, error: Exception) -> DownloadError:
-        return translated(error, self.spec, self._api.endpoint, self.access.token)
+    def _translated(self, error: Exception, path: str = "") -> DownloadError:
+        return translated(error, self.spec, self._api.endpoint, self.access.token, path)
+
+
+def _is_below(endpoint: httpx2.URL, url: httpx2.URL) -> bool:
+    """Whether ``url`` has the origin of ``endpoint``, and a path below that of ``endpoint``."""
+    same_origin = (url.scheme, url.host, url.port) == (
+        endpoint.scheme,
+        endpoint.host,
+        endpoint.port,
+    )
+    return same_origin and url.path.startswith(f"{endpoint.path.rstrip('/')}/")

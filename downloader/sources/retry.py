@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from downloader.errors import NetworkError, TransientError
+from downloader.errors import CorruptFileError, NetworkError, TransientError
 from downloader.workers import Stop
 
 logger = logging.getLogger("downloader")
@@ -19,6 +19,7 @@ logger = logging.getLogger("downloader")
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
 LONGEST_REQUESTED_SECONDS = 600.0
+_CORRUPT_LIMIT = 3
 
 _T = TypeVar("_T")
 
@@ -56,6 +57,20 @@ class Retries:
             return min(requested, LONGEST_REQUESTED_SECONDS) + random.uniform(0, 1)  # noqa: S311
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**self.failures)
         return random.uniform(0, longest)  # noqa: S311
+
+
+def with_correct_contents(call: Callable[[], _T]) -> _T:
+    """Run ``call`` up to three times, until the contents that it fetches are correct.
+
+    Raises:
+        CorruptFileError: they never were.
+    """
+    for _ in range(_CORRUPT_LIMIT - 1):
+        try:
+            return call()
+        except CorruptFileError as error:
+            logger.warning("%s; fetching it again", error, extra={"event": "retry"})
+    return call()
 
 
 def with_retries(call: Callable[[], _T], retries: Retries) -> _T:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx2
 
 from downloader.errors import DownloadError, NetworkError, NotAuthorisedError, NotFoundError
-from downloader.sources.http import HttpClient, check_status
+from downloader.sources.http import HttpClient
 from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import FileSpec
 
@@ -49,8 +49,10 @@ class SingleFileSource:
     def _size(self) -> int:
         # Not HEAD: addresses are often signed for GET only.
         with self.http.request(self.spec.url, {"Range": "bytes=0-0"}) as response:
-            check_status(response, self._refused)
-            found = re.fullmatch(r"bytes 0-0/(\d+)", response.headers.get("Content-Range", ""))
+            self.http.check_status(response, self._refused)
+            found = re.fullmatch(
+                r"bytes 0-0/([0-9]{1,18})", response.headers.get("Content-Range", "")
+            )
             length = found[1] if found else response.headers.get("Content-Length", "")
         if not length.isdigit() or (response.status_code == 206 and not found):
             raise NetworkError(f"{self.uri}: the server does not report the size of the file")

@@ -9,7 +9,13 @@ from contextlib import contextmanager
 
 from downloader.errors import StorageError
 from downloader.volume.lease import Lease, held
-from downloader.volume.staging import check_folder, check_writable, delete_all, empty_trash
+from downloader.volume.staging import (
+    check_folder,
+    check_writable,
+    delete_all,
+    empty_trash,
+    remains,
+)
 from downloader.workers import Stop
 from modelstore import ModelStore
 
@@ -45,7 +51,8 @@ def changing(store: ModelStore, name: str, lease_seconds: float, stop: Stop) -> 
 def is_tidy(store: ModelStore, name: str) -> bool:
     """Whether no run is in progress and none has left anything."""
     has_trash = store.trash.is_dir() and any(store.trash.iterdir())
-    return not (has_trash or store.staging(name).exists() or store.lease(name).exists())
+    has_more = store.staging(name).exists() or store.lease(name).exists()
+    return not (has_trash or has_more or any(remains(store, name)))
 
 
 class _Waiting:

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from downloader.errors import StorageError
@@ -52,9 +53,16 @@ def delete_all(store: ModelStore, name: str) -> None:
         for path in folder.iterdir():
             discard(store, path)
         folder.rmdir()
-    for path in folder.parent.iterdir():
-        if _is_remains(path.name, name):
+    for path in remains(store, name):
+        with suppress(FileNotFoundError):  # a process that waits for the lease removed it
             discard(store, path)
+
+
+def remains(store: ModelStore, name: str) -> list[Path]:
+    """The files of ``name`` next to the staging folders, which a kill may leave."""
+    folder = store.staging(name).parent
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in paths if _is_remains(path.name, name)]
 
 
 def discard(store: ModelStore, path: Path) -> None:

@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
+import huggingface_hub.file_download
 import pytest
 
+from downloader.sources import retry
 from tests.downloader.hub_server import Hub, running_hub
 from tests.downloader.job import REPOSITORY, Job
 
@@ -25,6 +28,20 @@ def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def hub() -> Iterator[Hub]:
     with running_hub() as hub:
         yield hub
+
+
+@pytest.fixture
+def hub_of_this_process(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let ``download`` in this process use the hub, with short pauses."""
+    template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+    template = hub.url + template.removeprefix(huggingface_hub.constants.ENDPOINT)
+    for module in (huggingface_hub.constants, huggingface_hub.file_download):
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.01)
+    yield
+    huggingface_hub.close_session()
 
 
 @pytest.fixture

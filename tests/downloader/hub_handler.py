@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import socket
@@ -23,6 +24,8 @@ from tests.downloader.hub_server import (
     is_large,
     sha256,
 )
+
+PAGE = b"<!doctype html><title>Just a moment</title>" + b" " * 200
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -60,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
             self._large_file(match["digest"], unquote(match["path"]))
         elif path.startswith("/files/"):
             self._file(unquote(path.removeprefix("/files/")))
+        elif path == "/loop":
+            self._send(302, headers={"Location": "/loop"})
         elif path.startswith("/moved/"):
             location = f"{self.hub.network_url}/files/{path.removeprefix('/moved/')}"
             self._send(302, headers={"Location": location})
@@ -101,7 +106,8 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             self._send(404, code="EntryNotFound")
         elif is_large(path):
-            location = f"{self.hub.network_url}/lfs/{sha256(content)}/{path}?Signature=secret"
+            query = self.hub.faults.issue()
+            location = f"{self.hub.network_url}/lfs/{sha256(content)}/{path}?{query}"
             headers = {
                 "Location": location,
                 "X-Repo-Commit": commit,
@@ -113,6 +119,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send_content(path, content, git_blob(content))
 
     def _large_file(self, digest: str, path: str) -> None:
+        if self.hub.faults.is_expired(urlsplit(self.path).query):
+            self._send(403)
+            return
         for repository in self.hub.repositories.values():
             for files in repository.commits.values():
                 if path in files and sha256(files[path]) == digest:
@@ -150,11 +159,20 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "status":
             self._send(fault.status, headers=dict(fault.headers))
             return
+        if fault and fault.kind == "loop":
+            self._send(302, headers={"Location": "/loop"})
+            return
+        if fault and fault.kind == "page":
+            self._send(200, PAGE, headers={"Content-Type": "text/html; charset=utf-8"})
+            return
         if path in self.hub.faults.corrupt:
             content = bytes([content[0] ^ 1]) + content[1:]
+        if fault and fault.kind == "changed":
+            content, etag = bytes(byte ^ 0x55 for byte in content), f"other-{etag}"
         headers = {"ETag": f'"{etag}"'}
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
+        is_honest = fault is None or fault.kind != "changed"
+        if is_honest and self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
             found = None
         if found is None or (fault and fault.ignores_range):
             self._send(200, content, headers=headers, path=path, fault=fault)
@@ -180,9 +198,10 @@ class Handler(BaseHTTPRequestHandler):
     ) -> None:
         kind = fault.kind if fault else ""
         after = fault.after if fault else 0
-        length = after if kind == "short" else len(body)
+        body, headers = _untrue(fault, body, headers or {})
+        length = {"short": after, "long": len(body) + after}.get(kind, len(body))
         self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(length)}.items():
+        for name, value in {"Content-Length": str(length), **headers}.items():
             self.send_header(name, value)
         if code:
             self.send_header("X-Error-Code", code)
@@ -191,11 +210,16 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if kind not in ("reset", "truncate", "short", "stall"):
+        if kind not in ("reset", "truncate", "short", "stall", "drip"):
             self._send_paced(body, path)
+            self.close_connection |= kind == "long"
             return
         self._send_paced(body[:after], path)
         self.close_connection = True
+        if kind == "drip":
+            for byte in body[after:]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
         if kind == "stall":
             self.hub.faults.stalled.set()
             self.connection.recv(1)  # until the client disconnects
@@ -213,6 +237,21 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.sent[path] += len(piece)
             if pause:
                 time.sleep(pause)
+
+
+def _untrue(
+    fault: Fault | None, body: bytes, headers: Mapping[str, str]
+) -> tuple[bytes, Mapping[str, str]]:
+    """The body and the headers of a response with a lie."""
+    kind, after = (fault.kind, fault.after) if fault else ("none", 0)
+    if kind == "flip" and body:
+        place = after % len(body)
+        body = body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+    elif kind == "elsewhere":
+        body = body[1:] + body[:1]
+    elif kind == "gzip":
+        body, headers = gzip.compress(body), {**headers, "Content-Encoding": "gzip"}
+    return body, headers
 
 
 def _tree_entry(path: str, content: bytes) -> dict[str, object]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub.constants
-import huggingface_hub.file_download
 import pytest
 
 from downloader.errors import CorruptFileError, NetworkError, UnsuitableModelError
-from downloader.sources import retry
 from downloader.sources.http import retry_after
 from modelstore import MARKER_NAME
 from tests.downloader.hub_faults import Fault
@@ -25,17 +21,7 @@ SMALL = "unet/config.json"
 SOURCE = f"hf://{REPOSITORY}"
 
 
-@pytest.fixture(autouse=True)
-def _hub_of_this_process(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
-    template = hub.url + template.removeprefix(huggingface_hub.constants.ENDPOINT)
-    for module in (huggingface_hub.constants, huggingface_hub.file_download):
-        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.01)
-    yield
-    huggingface_hub.close_session()
+pytestmark = pytest.mark.usefixtures("hub_of_this_process")
 
 
 def ranges(hub: Hub, path: str) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""The figures of docs/downloads.md are those that bench/download.py printed."""
+"""The figures of docs/downloads.md are those that the benchmarks printed."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def test_the_downloader_adds_little_to_the_transfer() -> None:
 
     assert result["fetch_to_curl"] <= 1.15
     assert result["peak_rss_megabytes"] <= 250
+
+
+def test_kills_and_lies_left_one_good_revision_on_every_volume() -> None:
+    result = json.loads((ROOT / "bench" / "results" / "download_faults.json").read_text())
+    text = " ".join((ROOT / "docs" / "downloads.md").read_text("utf-8").split())
+
+    assert result["violations"] == []
+    assert result["good_volumes"] == result["volumes"]
+    assert f"and {result['kills']} kills" in text
+    assert result["processes_at_once"] == 3
+    assert "with three downloads of one name" in text
+    # The unfinished files of all killed runs together are never more than one model.
+    assert result["largest_leftover_to_model"] <= 1.01
