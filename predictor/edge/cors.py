@@ -12,7 +12,10 @@ from starlette.types import ASGIApp
 from predictor.protocol.encode import RESPONSE_HEADERS
 
 # Browsers hide other headers of a response from the page.
-_EXPOSED = (*RESPONSE_HEADERS, "retry-after")
+EXPOSED = (
+    *(*RESPONSE_HEADERS, "retry-after", "x-request-id", "www-authenticate"),
+    *("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "ratelimit-policy"),
+)
 
 
 class CrossOriginMiddleware(CORSMiddleware):
@@ -27,7 +30,7 @@ class CrossOriginMiddleware(CORSMiddleware):
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("*",),
-            expose_headers=_EXPOSED,
+            expose_headers=EXPOSED,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

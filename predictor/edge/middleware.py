@@ -148,7 +148,8 @@ class HangUpMiddleware:
             watch.uncancel()
             logger.info("the caller disconnected: %s %s", scope["method"], scope["path"])
         except ClientDisconnect:
-            logger.info("the request body ended early: %s %s", scope["method"], scope["path"])
+            # The body ended early; the access log has the request and 499.
+            pass
         finally:
             watch.stop()
 

@@ -103,9 +103,10 @@ class Worker:
             raise
         except Exception as error:
             raise_if_device_is_lost(error)
-            # An internal error (a bug) must not leave callers waiting forever.
-            self._abandon(error)
+            # An internal error (a bug) must not leave callers waiting forever. All at once: a
+            # caller who gets the error may send the next request before this returns.
             self._inbox.fail_all(error)
+            self._abandon(error)
 
     def _fail_stalled(self) -> None:
         """Answer the callers; if the thread moves again, it serves later requests."""

@@ -81,14 +81,17 @@ def pause_in_encode() -> None:
     """Pause before a picture with the prompt ``pause at encode`` is encoded."""
     from predictor.edge import model
 
-    own = model.encode
+    class PausingEncoder(model.ResponseEncoder):
+        def __init__(self, call: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(call, *arguments, **options)
+            self._pauses = call.pictures[0].request.prompt == "pause at encode"
 
-    def encode(call: Any, *arguments: Any, **options: Any) -> Any:
-        if call.pictures[0].request.prompt == "pause at encode":
-            pause("encode")
-        return own(call, *arguments, **options)
+        def add(self, index: int) -> None:
+            if self._pauses:
+                pause("encode")
+            super().add(index)
 
-    model.encode = encode  # type: ignore[assignment]
+    model.ResponseEncoder = PausingEncoder  # type: ignore[misc]
 
 
 if __name__ == "__main__":

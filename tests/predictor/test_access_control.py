@@ -42,7 +42,8 @@ from predictor.edge.server import DiffusionServer
 from predictor.settings import Settings
 
 settings = Settings(model_dir=Path(sys.argv[1]))
-server = DiffusionServer("any", settings, http_port=0, enable_grpc=False)
+kserve = {"timeout_keep_alive": 5, "ssl_certfile": None, "ssl_keyfile": None}
+server = DiffusionServer("any", settings, http_port=0, **kserve)
 RESTServer("", server.dataplane, server.model_repository_extension, 0).create_application()
 contexts = list(iter_route_contexts(app.routes))
 print(json.dumps([[method, one.path] for one in contexts for method in one.methods]))

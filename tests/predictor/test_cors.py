@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from predictor.edge.cors import EXPOSED
 from predictor.protocol.encode import RESPONSE_HEADERS
 from predictor.settings import Settings
 from tests.predictor.metric_samples import metric
@@ -113,7 +114,8 @@ def test_the_document_names_the_headers_that_pages_can_read() -> None:
 
     documented = set(re.findall(r"`(x-[a-z-]+)`", table))
 
-    assert documented == set(RESPONSE_HEADERS)
+    assert documented == {*RESPONSE_HEADERS, "x-request-id"}
+    assert documented <= set(EXPOSED)
 
 
 @pytest.mark.parametrize("origins", ["app.example.com", "https://app.example.com/", f"{PAGE},*"])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from predictor.errors import DeadlineExceededError
 from predictor.loading.loader import Loaded
 from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.settings import Settings
-from tests.predictor.metric_samples import metric
+from tests.predictor.metric_samples import metric, samples
 from tests.predictor.test_service_times import Pictures
 from tests.serving import PREDICT, Server
 
@@ -63,7 +64,22 @@ def post(server: Server, body: dict[str, Any]) -> httpx.Response:
 
 
 def refusals(server: Server, reason: str) -> float:
-    return metric(server.url, "diffusion_refused_total", reason=reason)
+    found = samples(httpx.get(f"{server.url}/metrics").text, "diffusion_refused_total")
+    return next(one.value for one in found if one.labels == {"reason": reason})
+
+
+def unfinished(server: Server) -> float:
+    return sum(
+        metric(server.url, "diffusion_pictures", state=state) for state in ("waiting", "in_flight")
+    )
+
+
+def wait_until_callers_have_left(server: Server) -> None:
+    """Wait until only the pictures of the fixture are unfinished."""
+    deadline = time.monotonic() + 60
+    while unfinished(server) > 9:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_call_of_more_pictures_than_places_is_refused_whole(busy: Server) -> None:
@@ -76,10 +92,7 @@ def test_a_call_of_more_pictures_than_places_is_refused_whole(busy: Server) -> N
     # The pictures take minutes; a constant would be less.
     assert 10 <= int(answer.headers["retry-after"]) <= 300
     assert refusals(busy, "queue") == before + 1
-    unfinished = sum(
-        metric(busy.url, "diffusion_pictures", state=state) for state in ("waiting", "in_flight")
-    )
-    assert unfinished == 9
+    assert unfinished(busy) == 9
 
 
 def test_a_call_that_cannot_meet_its_timeout_is_refused(busy: Server) -> None:
@@ -124,6 +137,7 @@ def test_a_full_queue_is_refused_before_the_body_arrives(busy: Server) -> None:
 
 def test_a_full_queue_is_503_while_the_server_drains(busy: Server) -> None:
     """The last test of the server."""
+    wait_until_callers_have_left(busy)
     with in_progress(busy, 1):
         busy.terminate()
         busy.wait_for_log("draining")

@@ -54,7 +54,7 @@ BODIES: list[tuple[str, bytes, list[str]]] = [
     ("a deep parameter", b'{"prompt": "x", "parameters": {"seed": %s}}' % DEEP, ["nested", "32"]),
     ("a deep body", DEEP, ["nested", "32"]),
     ("too deep for the parser", b"[" * 100_000, ["not valid JSON"]),
-    ("very many values", b'{"instances": [%s0]}' % (b"0," * 20_000), ["20000 values"]),
+    ("very many values", b'{"instances": [%s0]}' % (b"0," * 2_000), ["2000 values"]),
     ("a list", b'["a red circle"]', ["JSON object"]),
     ("no prompt", b"{}", ["prompt", "missing"]),
     ("empty prompt", b'{"prompt": "  "}', ["prompt", "empty"]),

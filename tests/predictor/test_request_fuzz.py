@@ -130,6 +130,8 @@ quickly = settings(
     deadline=None,
     max_examples=400,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    # A failure prints its example, which may be long.
+    print_blob=False,
 )
 
 

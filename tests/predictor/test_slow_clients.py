@@ -112,7 +112,7 @@ def test_a_caller_that_leaves_in_mid_body_is_one_line_and_499(server: Server, en
     wait_for_metric(server.url, "diffusion_requests_total", left + 1, code="499")
     lines = server.log.read_text().removeprefix(before).splitlines()
     (line,) = [line for line in lines if not re.search(r"GET /metrics", line)]
-    assert f"the request body ended early: POST {PREDICT}" in line
+    assert f'"POST {PREDICT} HTTP/1.1" 499' in line
 
 
 def test_an_idle_connection_stays_open_after_stray_bytes(server: Server) -> None:

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from predictor.protocol import Call, Picture, encode
+from predictor.protocol import Call, Picture
 from predictor.requests import GenerationRequest, GenerationResult
+from tests.predictor.encoding import encode
 from tests.serving import PREDICT
 
 REQUEST = GenerationRequest("a star", "", 1, 64, 64, 1, 1.0, "unipc")
@@ -23,8 +24,7 @@ def header(*warnings: Sequence[str]) -> str:
         for own in warnings
     ]
     call = Call(tuple(Picture(REQUEST, "png") for _ in warnings), as_json=True)
-    response = encode(call, results, model_name="m", revision="r", embed_metadata=False)
-    return response.headers["x-warning"]
+    return encode(call, results, embed_metadata=False).headers["x-warning"]
 
 
 def test_short_warnings_are_whole_and_once() -> None:
