@@ -93,11 +93,12 @@ class BoundedConnection(HttpToolsProtocol):
         is_plain = self.transport.get_extra_info("sslcontext") is None
         if self._is_ended or self._is_answered() or self.cycle.more_body or not is_plain:
             return False
-        if self.cycle.scope["http_version"] == "1.0":
-            # Interim responses are not allowed here, so assume that the client has left.
+        if self.cycle.scope["http_version"] == "1.0" or self.cycle.response_started:
+            # Interim responses are not allowed here, so assume that the client has left. A stream
+            # may have nothing to send for minutes.
             return False
         self.cycle.keep_alive = False
-        if not self.cycle.response_started and not self.pipeline:
+        if not self.pipeline:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._poll_for_reset()
         return True

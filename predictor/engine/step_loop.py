@@ -64,6 +64,10 @@ class StepEngine:
         self._in_flight: list[Job] = []
         self._denoised: list[Job] = []
         self._turn = 0
+        # One thread, so that equal requests prepare only once.
+        self._preparer = ThreadPoolExecutor(
+            1, "preparer", initializer=torch.set_num_threads, initargs=(1,)
+        )
         # One OpenMP thread per finisher: larger idle pools slow down every step on a CPU, by a
         # sixth at 256x256.
         self._finishers = ThreadPoolExecutor(
@@ -97,7 +101,8 @@ class StepEngine:
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
         self._worker.check()
-        await asyncio.to_thread(self._denoiser.prepare, request)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._preparer, self._denoiser.prepare, request)
         return await self._inbox.submit(request, on_step)
 
     def close(self) -> None:

@@ -92,7 +92,8 @@ def test_a_call_of_more_pictures_than_places_is_refused_whole(busy: Server) -> N
     # The pictures take minutes; a constant would be less.
     assert 10 <= int(answer.headers["retry-after"]) <= 300
     assert refusals(busy, "queue") == before + 1
-    assert unfinished(busy) == 9
+    # Nothing of the refused call remains; those of the fixture may still be on their way.
+    assert unfinished(busy) <= 9
 
 
 def test_a_call_that_cannot_meet_its_timeout_is_refused(busy: Server) -> None:

@@ -94,6 +94,7 @@ valid: dict[str, st.SearchStrategy[Any]] = {
     "guidance_rescale": shares,
     "num_images_per_prompt": st.integers(1, 4),
     "output_format": st.sampled_from(["png", "jpeg", "jpg", "webp"]),
+    "timeout": st.floats(1, 86_400) | st.integers(1, 86_400),
     "size": st.tuples(sides, sides).map(lambda two: f"{two[0]}x{two[1]}"),
 }
 ALIASES = {name: field.name for field in FIELDS for name in (field.name, *field.aliases)}

@@ -132,3 +132,23 @@ def test_a_connection_without_a_request_is_closed(demo_model: Path, tmp_path: Pa
                 connection.sendall(first)
                 assert received(connection) == b""
         assert exchange(short, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")[0].status == 200
+
+
+def test_the_reader_of_a_stream_that_waits_in_the_queue_leaves(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    """Such a stream sends nothing, so only the end of the connection shows that it has left."""
+    body = {"prompt": "a red star", "num_inference_steps": 150, "size": "256x256", "n": 8}
+    stream = {"accept": "text/event-stream"}
+    settings = {"max_lanes": 2, "max_queue_seconds": 3600}
+    with Server.started(demo_model, tmp_path / "log", **settings) as server:
+        server.wait_until_ready()
+        with httpx.stream("POST", server.url + PREDICT, json=body, headers=stream, timeout=60):
+            wait_for_metric(server.url, "diffusion_pictures", 8, state="in_flight")
+            waiting = body | {"n": 1}
+            with httpx.stream(
+                "POST", server.url + PREDICT, json=waiting, headers=stream, timeout=60
+            ):
+                wait_for_metric(server.url, "diffusion_pictures", 1, state="waiting")
+            server.wait_for_log(r'"POST /v1/models/stable-diffusion:predict HTTP/1.1" 499', 20)
+            assert metric(server.url, "diffusion_pictures", state="waiting") == 0
