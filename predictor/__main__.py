@@ -29,12 +29,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("predictor")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports an error without the usage of all flags, which would hide it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"predictor: error: {message}\n")
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Settings, argparse.Namespace]:
     """Read the settings and KServe's flags.
 
     An unknown flag or an invalid value ends the process with status 2 and one sentence.
     """
-    parser = argparse.ArgumentParser(prog="python -m predictor", allow_abbrev=False)
+    parser = _Parser(prog="python -m predictor", allow_abbrev=False)
     add_kserve_flags(parser)
     for name, field in Settings.model_fields.items():
         parser.add_argument(

@@ -26,6 +26,11 @@
 {{- if and $predictor.rateLimitStorage.secretName .Values.networkPolicy.enabled (not .Values.networkPolicy.predictorEgress) -}}
 {{- fail "predictor.rateLimitStorage: the network policy lets the predictor connect to nothing. Allow the Redis and the name servers in networkPolicy.predictorEgress" -}}
 {{- end -}}
+{{- range $name, $value := $predictor.settings -}}
+{{- if and (hasPrefix "key_" $name) $value (not $predictor.apiKeys.secretName) -}}
+{{- fail (printf "predictor.settings.%s: a limit per key requires keys. Set predictor.apiKeys.secretName, or limit addresses with address_%s" $name (trimPrefix "key_" $name)) -}}
+{{- end -}}
+{{- end -}}
 {{- $mode := default $predictor.deploymentMode (get (default dict $predictor.annotations) "serving.kserve.io/deploymentMode") -}}
 {{- /* KServe before 0.16 knows the modes by their former names only. */ -}}
 {{- $formerNames := dict "Serverless" "Knative" "RawDeployment" "Standard" -}}

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from predictor.access.rates import Rates, parse_rates
@@ -32,7 +32,7 @@ class ApiKey:
     own_rates: Mapping[str, float]
 
     def rates(self, defaults: Rates) -> Rates:
-        """The limits of this key: its own, and ``defaults`` for the rest."""
+        """The limits of this key's name: its own, and ``defaults`` for the rest."""
         return defaults.replaced(self.own_rates)
 
 
@@ -68,14 +68,36 @@ def parse(content: bytes) -> tuple[ApiKey, ...]:
         ValueError: names the line and the reason, and never quotes a key.
     """
     lines = enumerate(content.decode("utf-8-sig").splitlines(), 1)
-    keys = tuple(
-        _key(number, line) for number, line in lines if line.strip() and line.lstrip()[0] != "#"
-    )
+    keys = {
+        number: _key(number, line)
+        for number, line in lines
+        if line.strip() and line.lstrip()[0] != "#"
+    }
     if not keys:
         raise ValueError("contains no keys")
-    if len({key.digest for key in keys}) < len(keys):
+    if len({key.digest for key in keys.values()}) < len(keys):
         raise ValueError("contains one key twice")
-    return keys
+    limits = _limits_by_name(keys)
+    return tuple(replace(key, own_rates=limits.get(key.name, {})) for key in keys.values())
+
+
+def _limits_by_name(keys: Mapping[int, ApiKey]) -> dict[str, Mapping[str, float]]:
+    """The limits of each name, from those of its lines that have any.
+
+    Raises:
+        ValueError: two lines of one name have different limits.
+    """
+    limited: dict[str, tuple[int, Mapping[str, float]]] = {}
+    for number, key in keys.items():
+        if not key.own_rates:
+            continue
+        first, limits = limited.setdefault(key.name, (number, key.own_rates))
+        if limits != key.own_rates:
+            raise ValueError(
+                f"lines {first} and {number}: both keys of {key.name} share its limits, "
+                "so write the same limits in both lines, or in only one of them"
+            )
+    return {name: limits for name, (_, limits) in limited.items()}
 
 
 def _key(number: int, line: str) -> ApiKey:

@@ -85,24 +85,26 @@ class AccessRules:
         """Whether the server has neither keys nor limits."""
         return self.keys is None and self.address_rates == Rates()
 
-    def key_of(self, path: str, headers: Headers) -> ApiKey | None:
-        """The key of a request; None if the server has no keys.
+    def key_of(self, headers: Headers) -> ApiKey | None:
+        """The valid key of a request, if it has one."""
+        token = _bearer_token(headers)
+        return self.keys.find(token) if self.keys and token else None
+
+    def check(self, key: ApiKey | None, path: str, headers: Headers) -> None:
+        """Reject a request whose key does not permit it.
 
         Raises:
             NotAuthenticatedError: there is no valid key.
             NotAuthorizedError: the key is not that of an admin, and the route requires one.
         """
         if self.keys is None:
-            return None
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+            return
+        if not _bearer_token(headers):
             raise NotAuthenticatedError("a key is required: send `Authorization: Bearer <key>`")
-        key = self.keys.find(token.strip())
         if key is None:
             raise NotAuthenticatedError("the key is not valid")
         if _ADMIN.fullmatch(path) and not key.is_admin:
             raise NotAuthorizedError("this route requires the key of an admin")
-        return key
 
     def spending(self, key: ApiKey | None, peer: str, headers: Headers) -> Spending:
         """What a request can be charged for."""
@@ -129,22 +131,24 @@ class AccessMiddleware:
             # No route is a WebSocket yet; a new one is closed until it is decided here.
             return await send({"type": "websocket.close", "code": 1008})
         headers = Headers(scope=scope)
-        try:
-            key = self._rules.key_of(scope["path"], headers)
-        except PredictorError as error:
-            response = response_to(error)
-            _count(None, response.status_code)
-            return await response(scope, receive, send)
+        key = self._rules.key_of(headers)
         current_request().caller = key.name if key else ""
         peer = (scope.get("client") or ("",))[0]
         spending = self._rules.spending(key, peer, headers)
         noting_send = _noting(send, spending, key)
         try:
+            # Before the check, so that the limit of the address also bounds guesses of keys.
             await spending.charge({"requests": 1})
+            self._rules.check(key, scope["path"], headers)
         except PredictorError as error:
             return await response_to(error)(scope, receive, noting_send)
         spending.begin()
         return await self._app(scope, receive, noting_send)
+
+
+def _bearer_token(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _noting(send: Send, spending: Spending, key: ApiKey | None) -> Send:

@@ -93,10 +93,11 @@ class Admission:
 
         Raises:
             OverloadedError: the queue has no room, the wait would be too long, or the pictures
-                would take longer than ``timeout`` seconds.
+                would take longer than ``timeout`` seconds while others are unfinished.
         """
         self.check(len(requests))
-        if timeout is not None:
+        # An idle engine may have become faster since its last measurement, so let it try.
+        if timeout is not None and self._unfinished:
             self._check_timeout(requests, timeout)
         # By identity: equal requests of two calls have a place each.
         places = {id(request): request for request in requests}
@@ -148,7 +149,7 @@ class Admission:
         most = self._max_queue_seconds
         if seconds > most:
             raise WaitTooLongError(
-                f"the picture would wait for {seconds:.1f} s, and {most:g} s are the most; "
+                f"the picture would wait for {seconds:.1f} s; the limit is {most:g} s; "
                 "try again later",
                 _retry_seconds(seconds - most),
             )
@@ -157,8 +158,8 @@ class Admission:
         end = self._forecast(requests).end
         if end > timeout:
             raise WaitTooLongError(
-                f"timeout: the pictures would take {end:.1f} s, longer than {timeout:g} s; "
-                "try again later",
+                f"timeout: the pictures would take about {end:.1f} s, "
+                f"and timeout is {timeout:g} s; try again later",
                 _retry_seconds(end - timeout),
             )
 

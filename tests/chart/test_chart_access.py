@@ -67,6 +67,18 @@ def test_a_storage_that_the_network_policy_blocks_is_rejected() -> None:
     render({"predictor": REDIS, "networkPolicy": {"enabled": False}})
 
 
+@pytest.mark.parametrize("unit", ["requests", "pictures", "megapixels"])
+def test_a_limit_per_key_requires_keys(unit: str) -> None:
+    setting = f"key_{unit}_per_minute"
+    limit: Object = {"settings": {setting: 10}}
+
+    with pytest.raises(Exception, match=rf"settings.{setting}: .*predictor.apiKeys.secretName"):
+        render({"predictor": limit})
+
+    render({"predictor": {"settings": {setting: 0}}})
+    render({"predictor": {**limit, **KEYS}})
+
+
 @pytest.mark.parametrize("setting", ["api_keys_file", "rate_limit_storage"])
 def test_secrets_are_not_settings(setting: str) -> None:
     with pytest.raises(Exception, match=setting):
@@ -75,7 +87,8 @@ def test_secrets_are_not_settings(setting: str) -> None:
 
 def test_limits_are_settings() -> None:
     limits = {"key_pictures_per_minute": 10, "trusted_proxies": 3, "rate_limit_failure": "closed"}
-    variables = plain_env(render({"predictor": {"settings": limits}}).predictor_container)
+    values = {"predictor": {**KEYS, "settings": limits}}
+    variables = plain_env(render(values).predictor_container)
 
     assert {name: variables[f"PREDICTOR_{name.upper()}"] for name in limits} == {
         name: str(value) for name, value in limits.items()

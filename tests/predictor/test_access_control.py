@@ -180,13 +180,15 @@ def test_a_body_without_a_key_is_not_read(closed: Server) -> None:
 def test_keys_are_counted_by_name_and_written_nowhere(closed: Server) -> None:
     httpx.post(closed.url + PREDICT, json=SHORT, headers=bearer(USER), timeout=60)
     httpx.get(closed.url + "/v1/models", headers=bearer(OTHER))
+    httpx.post(closed.url + "/v2/repository/models/any/load", headers=bearer(USER))
     text = httpx.get(closed.url + "/metrics").text
     counted = {
         (one.labels["key"], one.labels["code"])
         for one in samples(text, "diffusion_key_requests_total")
     }
 
-    assert {("alice", "200"), ("", "401")} <= counted
+    assert {("alice", "200"), ("alice", "403"), ("", "401")} <= counted
+    assert ("", "403") not in counted
     written = text + closed.log.read_text()
     assert [key for key in (USER, ADMIN, OTHER) if key in written] == []
 

@@ -87,7 +87,7 @@ def test_the_wait_is_bounded_in_seconds() -> None:
             with unfinished(engine, 1):
                 assert engine.queue_seconds == pytest.approx(12)
                 error = refusal(engine)
-    assert "would wait for 12.0 s, and 5 s are the most" in str(error)
+    assert "would wait for 12.0 s; the limit is 5 s" in str(error)
     # There is room in 7 s; the jitter adds up to 2 s.
     assert 7 <= error.retry_after_seconds <= 9
 
@@ -131,20 +131,30 @@ def test_before_the_first_measurement_only_the_number_counts() -> None:
 
 @pytest.mark.parametrize(
     ("ahead", "pictures", "accepted", "refused"),
-    [(0, 1, 2.1, 1.9), (3, 1, 8.1, 7.9), (8, 1, 24.1, 23.9), (0, 8, 16.1, 15.9)],
+    [(1, 1, 4.1, 3.9), (3, 1, 8.1, 7.9), (8, 1, 24.1, 23.9), (4, 8, 24.1, 23.9)],
 )
 def test_a_call_that_cannot_meet_its_timeout_is_refused(
     ahead: int, pictures: int, accepted: float, refused: float
 ) -> None:
-    """A picture of 20 steps alone takes 2 s, and four together 8 s."""
+    """Two pictures of 20 steps take 4 s together, and four take 8 s."""
     engine = admission(length=100)
     with unfinished(engine, ahead):
         with engine.reserve([replace(REQUEST) for _ in range(pictures)], accepted):
             pass
         error = refusal(engine, pictures, timeout=refused)
 
-    assert f"longer than {refused:g} s" in str(error)
+    assert f"would take about {refused + 0.1:.1f} s, and timeout is {refused:g} s" in str(error)
     assert 0.1 <= error.retry_after_seconds <= 2.2
+
+
+def test_an_idle_engine_tries_a_call_that_its_estimate_would_refuse() -> None:
+    """The last measurement may have been slow: a picture of 20 steps takes 2 s by it."""
+    engine = admission(length=100)
+
+    with engine.reserve([replace(REQUEST) for _ in range(8)], timeout=0.001):
+        refusal(engine, timeout=1)
+    with engine.reserve([REQUEST], timeout=0.001):
+        pass
 
 
 @pytest.mark.parametrize(("joins_midway", "seconds"), [(True, 0), (False, 2)])

@@ -78,6 +78,23 @@ def test_limits_of_its_own_replace_the_defaults() -> None:
     assert key.rates(Rates(60, 10, 5)) == Rates(60, 20, 2.5)
 
 
+@pytest.mark.parametrize("own", [("pictures=20", ""), ("", "pictures=20"), ("pictures=20",) * 2])
+def test_a_rotation_keeps_the_limits_of_the_name(own: tuple[str, str]) -> None:
+    lines = key_line("alice", USER, "user", own[0]) + key_line("alice", OTHER, "user", own[1])
+    old, new, other = parse((lines + key_line("bob", ADMIN)).encode())
+
+    assert old.rates(Rates(60, 10, 5)) == new.rates(Rates(60, 10, 5)) == Rates(60, 20, 5)
+    assert other.rates(Rates(60, 10, 5)) == Rates(60, 10, 5)
+
+
+@pytest.mark.parametrize("own", ["pictures=30", "megapixels=20", "pictures=20 megapixels=1"])
+def test_different_limits_of_one_name_are_rejected(own: str) -> None:
+    lines = ["# comment\n", key_line("alice", USER, "user", "pictures=20"), key_line("bob", ADMIN)]
+
+    with pytest.raises(ValueError, match=r"lines 2 and 4: both keys of alice share its limits"):
+        parse("".join([*lines, key_line("alice", OTHER, "user", own)]).encode())
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

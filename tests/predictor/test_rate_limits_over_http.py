@@ -18,8 +18,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from demo.run import free_port
 from predictor.access.rates import Usage
 from predictor.edge.access_control import AccessMiddleware, AccessRules
+from predictor.metrics import KEY_REQUESTS
+from predictor.request_context import RequestContext, enter_request
 from predictor.settings import Settings
-from tests.predictor.key_lines import bearer, key_line
+from tests.predictor.key_lines import ADMIN, OTHER, USER, bearer, key_line
 from tests.predictor.metric_samples import samples
 from tests.redis_server import RedisServer, needs_redis
 from tests.serving import PREDICT, Server
@@ -139,6 +141,57 @@ def test_a_request_that_is_not_served_costs_nothing(
     bodies = [call(rules, status, client=("192.0.2.1", 1))[-1]["body"] for _ in range(5)]
 
     assert bodies.count(b"answer") == most
+
+
+@pytest.fixture
+def keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AccessRules:
+    """Three requests a minute for each address, and four for the two keys of alice."""
+    monkeypatch.setattr("limits.aio.storage.memory.time.time", lambda: 1_800_000_000.0)
+    file = tmp_path / "keys"
+    lines = key_line("alice", USER, "user", "requests=4") + key_line("alice", OTHER)
+    file.write_text(lines + key_line("ops", ADMIN, "admin"), "utf-8")
+    return AccessRules.read(Settings(api_keys_file=file, address_requests_per_minute=3))
+
+
+def keyed_call(rules: AccessRules, key: str, host: int = 1, **scope: Any) -> dict[str, Any]:
+    """The start of the response to a request with a key from 192.0.2.``host``."""
+    headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
+    return call(rules, 200, headers=headers, client=(f"192.0.2.{host}", 1), **scope)[0]
+
+
+def test_the_two_keys_of_a_rotation_share_one_limit(keyed: AccessRules) -> None:
+    keys = [USER, OTHER, USER, OTHER, OTHER, USER]
+    statuses = [keyed_call(keyed, key, host)["status"] for host, key in enumerate(keys)]
+
+    assert statuses == [200] * 4 + [429] * 2
+
+
+@pytest.mark.parametrize("guess", ["", "sk-guess"])
+def test_guesses_of_keys_count_towards_the_limit_of_the_address(
+    keyed: AccessRules, guess: str
+) -> None:
+    starts = [keyed_call(keyed, guess) for _ in range(5)]
+
+    assert [one["status"] for one in starts] == [401] * 3 + [429] * 2
+    assert b"retry-after" in dict(starts[-1]["headers"])
+    # A correct guess looks like the others.
+    assert keyed_call(keyed, ADMIN)["status"] == 429
+    assert keyed_call(keyed, ADMIN, host=2)["status"] == 200
+
+
+def test_a_request_without_permission_counts_for_the_name_of_its_key(keyed: AccessRules) -> None:
+    request = RequestContext("1")
+    enter_request(request)
+    counted = KEY_REQUESTS.labels("alice", 403)._value
+    before = counted.get()
+    path = "/v2/repository/models/any/load"
+    statuses = [
+        keyed_call(keyed, USER, host, method="POST", path=path)["status"] for host in range(6)
+    ]
+
+    assert statuses == [403] * 4 + [429] * 2
+    assert counted.get() == before + 4
+    assert request.caller == "alice"
 
 
 def test_limits_that_cannot_be_checked_reject_if_they_fail_closed() -> None:
