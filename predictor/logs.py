@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,12 @@ _TEXT = (
 _OURS = "predictor"
 # Loggers whose handlers KServe and the libraries add.
 _SERVER_LOGGERS = (KSERVE_LOGGER_NAME, KSERVE_TRACE_LOGGER_NAME, "uvicorn")
+# Lines that many connections cause: the logger, and the start of the message.
+_FLOODS = (
+    ("asyncio", "socket.accept() out of system resource"),
+    ("predictor.edge.connection", "closed a new connection"),
+)
+_FLOOD_SECONDS = 60.0
 _LIBRARY_LOGGERS = ("diffusers", "transformers")
 # Warnings of a family's pipeline quote the part of a prompt that the text encoder truncates.
 _FAMILY_LOGGER = re.compile(r"diffusers\.pipelines\.\w+\..*")
@@ -60,6 +67,8 @@ def configure_logging(
     trace = logging.getLogger(KSERVE_TRACE_LOGGER_NAME)
     trace.addFilter(_is_not_timing)
     trace.disabled = not with_durations
+    for name, message in _FLOODS:
+        logging.getLogger(name).addFilter(_OncePerMinute(message))
     # Each export that fails logs one error; its retries need no line of their own.
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     if log_format == "json":
@@ -146,6 +155,24 @@ def _log_uncaught_exceptions() -> None:
 
 def _quotes_no_prompt(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR or not _FAMILY_LOGGER.fullmatch(record.name)
+
+
+class _OncePerMinute(logging.Filter):
+    """Passes one line per minute of those that start with ``message``, and all others."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__()
+        self._message = message
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith(self._message):
+            return True
+        now = time.monotonic()
+        is_due = now >= self._next
+        if is_due:
+            self._next = now + _FLOOD_SECONDS
+        return is_due
 
 
 def _is_not_timing(record: logging.LogRecord) -> bool:

@@ -16,6 +16,9 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from predictor.edge.descriptors import most_connections
+from predictor.edge.upgrade import head_without_upgrade
+
 logger = logging.getLogger(__name__)
 
 # The key of a request's scope for the status of a refusal that the application does not see.
@@ -27,7 +30,7 @@ MAX_HEAD_BYTES = 65_536
 MAX_URL_BYTES = 8_192
 # The default of Envoy, https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/core/v3/protocol.proto
 MAX_HEADERS = 100
-# For the headers, and for each pause in the body.
+# For the first byte of the first request, for the headers, and for each pause in the body.
 READ_SECONDS = 20.0
 # A body gets one more second for each of these.
 _BODY_BYTES_PER_SECOND = 4_096
@@ -35,7 +38,6 @@ _BODY_BYTES_PER_SECOND = 4_096
 # section 9.6).
 _LINGER_SECONDS = 5.0
 _RESET_POLL_SECONDS = 0.1
-_UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -51,13 +53,19 @@ class BoundedConnection(HttpToolsProtocol):
         self._unparsed_bytes = 0
         self._has_progress = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._began = self._received = 0.0
+        self._made = self._began = self._received = 0.0
         self._body_bytes = 0
         self._timers: list[asyncio.TimerHandle] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Close the connection if no request arrives."""
+        """Close the connection if too many are open, or later if no request arrives."""
         super().connection_made(transport)
+        if len(self.connections) > (most := most_connections()):
+            logger.warning("closed a new connection: %d are open already", most)
+            self._is_ended = True
+            transport.abort()
+            return
+        self._made = self.loop.time()
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -121,6 +129,8 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_in_body():
             return
         super().on_header(name, value)
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            self._raise_refusal(400, "the server supports no Transfer-Encoding except chunked")
         if len(self.headers) > MAX_HEADERS:
             self._raise_refusal(431, f"the request has more than {MAX_HEADERS} headers")
 
@@ -162,14 +172,23 @@ class BoundedConnection(HttpToolsProtocol):
             self._linger()
 
     def _parse(self, piece: bytes) -> None:
+        rest = memoryview(piece)
         try:
-            self.parser.feed_data(piece)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(piece[upgrade.args[0] :])
+            while rest and not self._is_ended:
+                rest = self._parse_until_upgrade(rest)
         except httptools.HttpParserError:
             self._refuse(*self._refusal)
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
+    def _parse_until_upgrade(self, data: memoryview) -> memoryview:
+        """Parse up to the end of the first head with ``Upgrade``; return what follows it."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade()
+            return data[upgrade.args[0] :]
+        return data[:0]
+
+    def _ignore_upgrade(self) -> None:
         """Parse the request again without ``Upgrade``, which a server may ignore.
 
         Java's HTTP client offers HTTP/2 this way with every request.
@@ -179,15 +198,10 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(400, "the server is not a proxy: it does not support CONNECT")
             return
         version = self.parser.get_http_version().encode()
-        head = [b"%s %s HTTP/%s" % (method, self.url, version)]
-        for name, value in self.headers:
-            if name == b"connection":
-                head += [b"connection: " + option for option in _options_to_keep(value)]
-            elif name not in _UPGRADE_HEADERS:
-                head.append(b"%s: %s" % (name, value))
+        line = b"%s %s HTTP/%s" % (method, self.url, version)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._parse(b"\r\n".join([*head, b"", b""]) + rest)
+        self.parser.feed_data(head_without_upgrade(line, self.headers))
 
     def _raise_refusal(self, status: int, reason: str) -> None:
         """End the parser's work from one of its callbacks."""
@@ -260,9 +274,10 @@ class BoundedConnection(HttpToolsProtocol):
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.more_body
 
     def _await_request(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        due = self.loop.time() + self.timeout_keep_alive
+        if self.cycle is None:
+            due = min(due, self._made + READ_SECONDS)
+        self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:
@@ -293,8 +308,3 @@ class _CycleTransport:
 
     def close(self) -> None:
         self._connection.end()
-
-
-def _options_to_keep(connection: bytes) -> list[bytes]:
-    options = [option.strip() for option in connection.split(b",")]
-    return [option for option in options if option.lower() not in _UPGRADE_HEADERS]

@@ -77,7 +77,8 @@ def _bounded(receive: Receive, most: int) -> Receive:
 
 
 def _refusal(headers: Headers, most: int) -> PredictorError | None:
-    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+    codings = {coding.strip().lower() for coding in headers.getlist("content-encoding")}
+    if codings - {"identity", ""}:
         return UnsupportedMediaTypeError(
             "the server does not read compressed bodies: send the body without Content-Encoding"
         )

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from predictor.edge.access_control import AccessMiddleware, AccessRules
 from predictor.edge.cors import CrossOriginMiddleware
 from predictor.edge.data_plane import DiffusionDataPlane
+from predictor.edge.descriptors import raise_limit
 from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
@@ -114,6 +115,7 @@ class DiffusionServer(HookedModelServer):
         """
         # KServe uses a deprecated FastAPI class; operators cannot act on the warning.
         warnings.filterwarnings("ignore", category=FastAPIDeprecationWarning)
+        raise_limit()
         self.start(list(self.registered_models.models.values()))
         READERS.close()
         self._close_engines()

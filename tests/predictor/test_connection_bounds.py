@@ -109,6 +109,14 @@ def test_a_compressed_body_is_refused(server: Server, encoding: str) -> None:
     assert "without Content-Encoding" in refused.error
 
 
+def test_each_content_encoding_counts(server: Server) -> None:
+    request = predict("Content-Encoding: identity", "Content-Encoding: gzip")
+
+    (refused,) = exchange(server, request)
+
+    assert refused.status == 415
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -141,6 +149,8 @@ def test_an_unusual_request_gets_its_picture(server: Server, request_: bytes) ->
         predict(CHUNKED, framed=False, body=b"xyz\r\n"),
         predict(CHUNKED, framed=False, body=b"1\r\n{\r\nxyz\r\n"),
         predict("Transfer-Encoding: gzip", framed=False),
+        predict("Transfer-Encoding: gzip, chunked", framed=False, body=b"0\r\n\r\n"),
+        predict("Transfer-Encoding: gzip", CHUNKED, framed=False, body=b"0\r\n\r\n"),
         predict("No colon"),
         predict("Na me: x"),
         predict("X: a\0b"),
@@ -170,6 +180,16 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     assert found[0].headers["content-type"] == "image/png"
     assert b"models" in found[1].body
     assert b"alive" in found[2].body
+
+
+def test_many_pipelined_upgrades_are_answered(server: Server) -> None:
+    before = server.log.read_text()
+    offers = get("Connection: upgrade", "Upgrade: x") * 1000
+
+    found = exchange(server, offers + get(CLOSE))
+
+    assert [answer.status for answer in found] == [200] * 1001
+    assert "Traceback" not in server.log.read_text().removeprefix(before)
 
 
 def test_an_invalid_request_does_not_take_the_answer_of_the_one_before(server: Server) -> None:

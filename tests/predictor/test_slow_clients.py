@@ -36,6 +36,7 @@ def test_unfinished_requests_time_out(server: Server) -> None:
         slow = {name: opened.enter_context(connected(server)) for name in UNFINISHED}
         for name, connection in slow.items():
             connection.sendall(UNFINISHED[name])
+        silent = opened.enter_context(connected(server))
         # One byte at a time keeps a connection open no longer.
         drip = opened.enter_context(connected(server))
         drip.settimeout(0.5)
@@ -48,6 +49,7 @@ def test_unfinished_requests_time_out(server: Server) -> None:
             except TimeoutError:
                 continue
         found = {name: answers(received(connection)) for name, connection in slow.items()}
+        assert received(silent) == b""
         took = time.monotonic() - started
         alive = httpx.get(server.url).status_code
 
