@@ -10,6 +10,7 @@ PredictorError
 ├── LimitsUnavailableError the limits cannot be checked, and fail closed
 ├── UnsupportedMediaTypeError the body is compressed or a batch of events
 ├── OverloadedError       the queue is full; retry later
+│   ├── BodyMemoryError   the request bodies in the server take all the memory for them
 │   └── WaitTooLongError  the pictures would wait or take too long
 ├── DeadlineExceededError the pictures took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
@@ -84,6 +85,10 @@ class OverloadedError(PredictorError):
     def __init__(self, reason: str, retry_after_seconds: float = 5.0) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
+
+
+class BodyMemoryError(OverloadedError):
+    """The bodies of all requests together take too much memory."""
 
 
 class WaitTooLongError(OverloadedError):
