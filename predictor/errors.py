@@ -10,11 +10,12 @@ PredictorError
 ├── LimitsUnavailableError the limits cannot be checked, and fail closed
 ├── UnsupportedMediaTypeError the body is compressed or a batch of events
 ├── OverloadedError       the queue is full; retry later
+│   ├── BodyMemoryError   the request bodies in the server take all the memory for them
 │   └── WaitTooLongError  the pictures would wait or take too long
-├── DeadlineExceededError the pictures took longer than the timeout of the request or server
+├── DeadlineExceededError the call took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory and could not be loaded in time
-├── BodyReaderKilledError another process killed the one that read the body; a retry may succeed
+├── BodyReaderKilledError the process that read the body was killed or hung; a retry may succeed
 ├── ShuttingDownError     the process ends before the request is done; a retry reaches another pod
 └── ModelLoadError        the model folder cannot be served; ends a server of a single model
     └── ModelTooLargeError the model does not fit into ``memory_budget_gib``
@@ -86,12 +87,16 @@ class OverloadedError(PredictorError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class BodyMemoryError(OverloadedError):
+    """The bodies of all requests together take too much memory."""
+
+
 class WaitTooLongError(OverloadedError):
     """The wait would be longer than ``max_queue_seconds``, or the call than its ``timeout``."""
 
 
 class DeadlineExceededError(PredictorError):
-    """The pictures were not done within ``timeout`` or ``request_timeout_seconds``."""
+    """The call was not done within ``timeout`` or ``request_timeout_seconds``."""
 
 
 class GenerationFailedError(PredictorError):
@@ -115,7 +120,7 @@ class ShuttingDownError(PredictorError):
 
 
 class BodyReaderKilledError(PredictorError):
-    """The process that read the body was killed, by the kernel or by an operator."""
+    """The process that read the body hung, or was killed by the kernel or by an operator."""
 
 
 class ModelUnavailableError(PredictorError):

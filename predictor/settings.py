@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     request_timeout_seconds: float = Field(
         default=0.0,
         ge=0,
-        description="How long the pictures of one request may take, including the wait; then the "
-        "server returns 504. 0 means no limit.",
+        description="How long one request may take from the end of its body until its pictures are "
+        "generated, including the waits; then the server returns 504. 0 means no limit.",
     )
     engine_stall_seconds: float = Field(
         default=600.0,

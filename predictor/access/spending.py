@@ -14,7 +14,7 @@ _CURRENT: ContextVar[Spending | None] = ContextVar("spending", default=None)
 
 
 class Spending:
-    """Charges one request, and gives everything back if the server rejects it.
+    """Charges one request, and gives back what the server can if it rejects the request.
 
     A request that does not fit is not charged at all. While it is being rejected, it may hold a
     part of the limit for the time of one round trip, so that another request is rejected too; more
@@ -63,6 +63,10 @@ class Spending:
                     "the server cannot check the rate limits now; send the request again"
                 ) from None
 
+    def keep_request(self) -> None:
+        """Do not give back the request itself: it has cost the server work already."""
+        self._charged = [one for one in self._charged if one[0].unit != "requests"]
+
     async def refund(self) -> None:
         """Give back what was charged, because the server rejected the request."""
         charged, self._charged = self._charged, []
@@ -105,3 +109,9 @@ async def charge_pictures(pictures: int, pixels: int) -> None:
     """
     if spending := _CURRENT.get():
         await spending.charge({"pictures": pictures, "megapixels": pixels})
+
+
+def keep_request() -> None:
+    """Charge for the current request itself even if it is rejected later: its body was read."""
+    if spending := _CURRENT.get():
+        spending.keep_request()

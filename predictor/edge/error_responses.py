@@ -19,6 +19,7 @@ from kserve.errors import (
 
 from predictor.edge.router_errors import register_router_errors
 from predictor.errors import (
+    BodyMemoryError,
     BodyReaderKilledError,
     BodyTooLargeError,
     DeadlineExceededError,
@@ -104,7 +105,7 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    if status in _CLOSES:
+    if status in _CLOSES or isinstance(error, BodyMemoryError):
         headers["connection"] = "close"
     if status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         headers["accept-encoding"] = "identity"  # RFC 9110, section 12.5.3

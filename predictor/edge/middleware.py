@@ -12,10 +12,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.edge.body_memory import BodyMemory, BoundedBody, too_large
 from predictor.edge.connection import REFUSED_STATUS
 from predictor.edge.error_responses import response_to
 from predictor.edge.stream import LastEvent
-from predictor.errors import BodyTooLargeError, PredictorError, UnsupportedMediaTypeError
+from predictor.errors import PredictorError, UnsupportedMediaTypeError
 from predictor.metrics import REQUEST_SECONDS, REQUESTS
 from predictor.protocol.accept import EVENT_STREAM
 
@@ -39,12 +40,14 @@ def predicted_model(scope: Scope) -> str | None:
 class BodyLimitMiddleware:
     """Reject compressed bodies, and those of more than ``max_bytes``, as early as possible.
 
-    Only ``:predict`` takes large bodies; the server parses all others on the event loop.
+    Only ``:predict`` takes large bodies; the server parses all others on the event loop. All bodies
+    share ``memory`` until their requests end, because KServe keeps them that long.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, memory: BodyMemory) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._memory = memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the headers, then count the bytes of the body as the application reads them.
@@ -58,22 +61,12 @@ class BodyLimitMiddleware:
         most = self._max_bytes if predicted_model(scope) else min(self._max_bytes, _OTHER_BYTES)
         if refusal := _refusal(Headers(scope=scope), most):
             await response_to(refusal)(scope, receive, send)
-        else:
-            await self._app(scope, _bounded(receive, most), send)
-
-
-def _bounded(receive: Receive, most: int) -> Receive:
-    received = 0
-
-    async def bounded_receive() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > most:
-            raise _too_large(most)
-        return message
-
-    return bounded_receive
+            return
+        body = BoundedBody(receive, most, self._memory)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.release()
 
 
 def _refusal(headers: Headers, most: int) -> PredictorError | None:
@@ -83,11 +76,7 @@ def _refusal(headers: Headers, most: int) -> PredictorError | None:
             "the server does not read compressed bodies: send the body without Content-Encoding"
         )
     # The parser has checked that it is a number.
-    return _too_large(most) if int(headers.get("content-length", 0)) > most else None
-
-
-def _too_large(most: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the request body is longer than {most} bytes")
+    return too_large(most) if int(headers.get("content-length", 0)) > most else None
 
 
 class PiecesMiddleware:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 from kserve import Model
 from kserve.errors import ModelNotReady
 
-from predictor.access.spending import charge_pictures
+from predictor.access.spending import charge_pictures, keep_request
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.engine import Admission, Engine, StepListener
-from predictor.errors import DeadlineExceededError
+from predictor.errors import DeadlineExceededError, GenerationFailedError
 from predictor.intake.pool import READERS
 from predictor.loading.loader import Loaded
 from predictor.protocol import (
@@ -33,6 +34,9 @@ from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
 from predictor.residency import Residency
 from predictor.settings import Settings
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 # A light body of this length is read within 10 ms.
 _SMALL_BYTES = 16_384
@@ -85,15 +89,15 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         ``payload`` is the body as bytes, or as JSON that KServe has parsed. KServe sends the
         headers added to ``response_headers``.
         """
+        started = asyncio.get_running_loop().time()
         async with self._residency.use(self.name) as loaded:
-            limits = Limits(self._settings, loaded.profile)
             accept = (headers or {}).get("accept")
             with self._observer.stage("parse"):
-                call = await _decoded(payload, accept, limits, loaded.engine.admission)
+                call = await self._read_in_time(payload, accept, loaded, started)
             self._observer.begin(call)
             await _charge(call)
             progress = Progress([picture.request for picture in call.pictures], call.as_events)
-            answer = self._answer(loaded, call, progress)
+            answer = self._answer(loaded, call, progress, started)
             if call.as_events:
                 return await stream(answer, progress)
             response = await answer
@@ -104,13 +108,28 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             return cast("dict[str, Any]", orjson.loads(response.body))
         return response.body
 
-    async def _answer(self, loaded: Loaded, call: Call, progress: Progress) -> EncodedResponse:
+    async def _read_in_time(
+        self, payload: Any, accept: str | None, loaded: Loaded, started: float
+    ) -> Call:
+        limits = Limits(self._settings, loaded.profile)
+        seconds = self._settings.request_timeout_seconds or None
+        try:
+            async with _until(started, seconds):
+                return await _decoded(payload, accept, limits, loaded.engine.admission)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"not done within {seconds:g} s: the server is still reading the request"
+            ) from None
+
+    async def _answer(
+        self, loaded: Loaded, call: Call, progress: Progress, started: float
+    ) -> EncodedResponse:
         # A stream continues after ``predict`` returns.
         requests = [picture.request for picture in call.pictures]
         places = loaded.engine.admission.reserve(requests, call.timeout)
         with self._residency.keep(self.name), places:
             # The engine that `loading/loader.py` builds, which also applies the safety layers.
-            results = await self._generate_in_time(loaded.engine, call, progress)
+            results = await self._generate_in_time(loaded.engine, call, progress, started)
             encoder = ResponseEncoder(
                 call,
                 results,
@@ -122,16 +141,20 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
                 return await _encoded(encoder)
 
     async def _generate_in_time(
-        self, engine: Engine, call: Call, progress: Progress
+        self, engine: Engine, call: Call, progress: Progress, started: float
     ) -> list[GenerationResult]:
         timeouts = (call.timeout, self._settings.request_timeout_seconds)
         seconds = min((one for one in timeouts if one), default=None)
         try:
-            async with asyncio.timeout(seconds):
+            async with _until(started, seconds):
                 submit = partial(self._observer.generate, engine)
                 return await _submit_all(submit, call.pictures, progress)
         except TimeoutError:
             raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
+
+
+def _until(started: float, seconds: float | None) -> asyncio.Timeout:
+    return asyncio.timeout_at(None if seconds is None else started + seconds)
 
 
 async def _decoded(payload: Any, accept: str | None, limits: Limits, admission: Admission) -> Call:
@@ -152,15 +175,29 @@ async def _decoded(payload: Any, accept: str | None, limits: Limits, admission: 
     def decode(document: Any, images: PictureSource) -> Call:
         return decode_call(parse(document, accept, limits), limits, images)
 
-    return await READERS.read(payload, decode, limits.settings.max_image_pixels)
+    call = await READERS.read(payload, decode, limits.settings.max_image_pixels)
+    keep_request()
+    return call
 
 
 async def _encoded(encoder: ResponseEncoder) -> EncodedResponse:
     """Encode picture by picture, so that calls take turns and one that is cancelled stops."""
     loop = asyncio.get_running_loop()
     for index in range(encoder.pictures):
-        await loop.run_in_executor(_ENCODERS, encoder.add, index)
-    return await loop.run_in_executor(_ENCODERS, encoder.response)
+        await loop.run_in_executor(_ENCODERS, _contained, partial(encoder.add, index))
+    return await loop.run_in_executor(_ENCODERS, _contained, encoder.response)
+
+
+def _contained(work: Callable[[], Result]) -> Result:
+    """Run ``work``; the event loop would end with a ``SystemExit`` of an encoder."""
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as error:
+        logger.exception("encoding a picture failed")
+        reason = "encoding the picture failed; the server's log has the cause"
+        raise GenerationFailedError(reason) from error
 
 
 async def _charge(call: Call) -> None:

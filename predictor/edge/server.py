@@ -17,6 +17,7 @@ from kserve.model_server import app
 from starlette.types import ASGIApp
 
 from predictor.edge.access_control import AccessMiddleware, AccessRules
+from predictor.edge.body_memory import BodyMemory
 from predictor.edge.cors import CrossOriginMiddleware
 from predictor.edge.data_plane import DiffusionDataPlane
 from predictor.edge.descriptors import raise_limit
@@ -103,7 +104,9 @@ class DiffusionServer(HookedModelServer):
         app.add_middleware(MethodMiddleware)
         app.add_middleware(StreamTypeMiddleware)
         app.add_middleware(HangUpMiddleware)
-        app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+        app.add_middleware(
+            BodyLimitMiddleware, max_bytes=settings.max_body_bytes, memory=BodyMemory()
+        )
         if not rules.are_off:
             app.add_middleware(AccessMiddleware, rules=rules)
 

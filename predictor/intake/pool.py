@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
-from predictor.errors import OverloadedError
+from predictor.errors import BodyReaderKilledError, GenerationFailedError, OverloadedError
 from predictor.intake.reader_process import ReaderProcess, RemoteImages
 from predictor.protocol import Call
+
+logger = logging.getLogger(__name__)
 
 # From a body, without its pictures, and their source.
 Decode: TypeAlias = Callable[[Any, RemoteImages], Call]
@@ -23,6 +26,8 @@ _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 256 * 2**20
 # Most bodies are read within this time; to kill and restart a process takes half a second.
 _GRACE_SECONDS = 1.0
+# The kernel bounds the CPU time; a process that is stopped or waits for a disk uses none.
+_HANG_SECONDS = 60.0
 
 
 class _Reading:
@@ -33,6 +38,7 @@ class _Reading:
         self._decode = decode
         self._max_pixels = max_pixels
         self._process: ReaderProcess | None = None
+        self._is_abandoned = self._is_hung = False
         self._changing = threading.Lock()
 
     @property
@@ -40,24 +46,52 @@ class _Reading:
         """The length of the body in bytes; 0 if it is parsed already."""
         return len(self._payload) if isinstance(self._payload, bytes) else 0
 
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether another process may read it after a kill: the kill was not ours."""
+        return not self._is_abandoned and not self._is_hung
+
     def run(self, process: ReaderProcess) -> Call:
-        """Read the body with ``process``."""
+        """Read the body with ``process``, which is killed if it hangs.
+
+        Raises:
+            BodyReaderKilledError: the process hung, or was killed.
+        """
         with self._changing:
             self._process = process
+        timer = threading.Timer(_HANG_SECONDS, self._end_hang)
+        timer.start()
         try:
-            is_parsed = not isinstance(self._payload, bytes)
-            header = {"ask": "document", "max_pixels": self._max_pixels}
-            _, document = process.ask(header, b"" if is_parsed else self._payload)
-            return self._decode(self._payload if is_parsed else document, RemoteImages(process))
+            return self._read(process)
+        except BodyReaderKilledError:
+            if not self._is_hung:
+                raise
+            reason = f"the process that reads pictures did not answer within {_HANG_SECONDS:g} s"
+            logger.warning("%s: killed it", reason)
+            raise BodyReaderKilledError(f"{reason}; try again") from None
         finally:
+            timer.cancel()
             with self._changing:
                 self._process = None
 
     def abandon(self) -> None:
         """Kill the process if it still reads this body."""
         with self._changing:
+            self._is_abandoned = True
             if self._process is not None:
                 self._process.kill()
+
+    def _end_hang(self) -> None:
+        with self._changing:
+            if self._process is not None:
+                self._is_hung = True
+                self._process.kill()
+
+    def _read(self, process: ReaderProcess) -> Call:
+        is_parsed = not isinstance(self._payload, bytes)
+        header = {"ask": "document", "max_pixels": self._max_pixels}
+        _, document = process.ask(header, b"" if is_parsed else self._payload)
+        return self._decode(self._payload if is_parsed else document, RemoteImages(process))
 
 
 class ReaderPool:
@@ -70,6 +104,7 @@ class ReaderPool:
         self._processes: set[ReaderProcess] = set()
         self._readings: dict[Future[Call], _Reading] = {}
         self._changing = threading.Lock()
+        self._is_closed = False
 
     def start(self) -> None:
         """Start the processes; without this, the first bodies wait half a second for them."""
@@ -78,6 +113,7 @@ class ReaderPool:
 
     def close(self) -> None:
         """Kill the processes; bodies that wait or are being read fail."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._changing:
             processes = list(self._processes)
@@ -96,7 +132,9 @@ class ReaderPool:
         Raises:
             InvalidRequestError: the request is invalid.
             OverloadedError: too many bodies are waiting.
-            BodyReaderKilledError: another process killed the reader; a retry may succeed.
+            BodyReaderKilledError: the reader hung, or another process killed two of them; a retry
+                may succeed.
+            GenerationFailedError: a bug ended the reading.
         """
         reading = _Reading(payload, decode, max_pixels)
         future = self._submit(reading)
@@ -123,6 +161,21 @@ class ReaderPool:
             del self._readings[future]
 
     def _run(self, reading: _Reading) -> Call:
+        try:
+            return self._read(reading)
+        except BodyReaderKilledError:
+            if self._is_closed or not reading.may_be_repeated:
+                raise
+            return self._read(reading)
+        except Exception:
+            raise
+        except BaseException as error:
+            # The event loop would end with it.
+            logger.exception("reading a body failed")
+            reason = "reading the body failed; the server's log has the cause"
+            raise GenerationFailedError(reason) from error
+
+    def _read(self, reading: _Reading) -> Call:
         process = self._idle_process()
         try:
             return reading.run(process)

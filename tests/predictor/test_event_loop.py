@@ -14,7 +14,9 @@ import orjson
 import pytest
 from PIL import Image
 
+from predictor.edge import model as models
 from predictor.edge.middleware import PiecesMiddleware
+from predictor.errors import GenerationFailedError
 from predictor.images import OutputFormat
 from predictor.protocol import Call, EncodedResponse, Picture, ResponseEncoder
 from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
@@ -90,6 +92,20 @@ def test_the_last_event_of_a_stream_holds_the_answer() -> None:
     assert event.startswith(b"event: result\ndata: {")
     assert event.endswith(b"}\n\n")
     assert event.count(b"\n") == 3
+
+
+class LeavingEncoder:
+    """An encoder that calls ``sys.exit``, as a library might."""
+
+    pictures = 1
+
+    def add(self, index: int) -> None:
+        raise SystemExit
+
+
+def test_an_exit_in_an_encoder_is_an_internal_error() -> None:
+    with pytest.raises(GenerationFailedError, match="the server's log has the cause"):
+        asyncio.run(models._encoded(LeavingEncoder()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [0, 1, 262_144, 262_145, 524_288, 1_000_003])

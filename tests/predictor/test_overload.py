@@ -19,7 +19,8 @@ from predictor.engine import Admission
 from predictor.engine.service_times import ServiceTimes
 from predictor.errors import DeadlineExceededError
 from predictor.loading.loader import Loaded
-from predictor.requests import GenerationDefaults, ModelProfile
+from predictor.protocol import Call, decode_call, parse
+from predictor.requests import GenerationDefaults, Limits, ModelProfile
 from predictor.settings import Settings
 from tests.predictor.metric_samples import metric, samples
 from tests.predictor.test_service_times import Pictures
@@ -166,9 +167,12 @@ class StuckEngine:
 class OneResident:
     """A residency whose model is loaded."""
 
+    def __init__(self, engine: StuckEngine | None = None) -> None:
+        self._engine = engine or StuckEngine()
+
     @contextlib.asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Loaded]:
-        yield Loaded(StuckEngine(), PROFILE, 0)  # type: ignore[arg-type]
+        yield Loaded(self._engine, PROFILE, 0)  # type: ignore[arg-type]
 
     def keep(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -186,6 +190,47 @@ def test_the_shorter_timeout_ends_a_call(
 
     with pytest.raises(DeadlineExceededError, match=f"not done within {seconds} s"):
         asyncio.run(asyncio.wait_for(model.predict(SHORT | {"timeout": timeout}), 10))
+
+
+class HungReaders:
+    """Readers that never answer."""
+
+    async def read(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+
+class QuickEngine(StuckEngine):
+    """Generates a picture within the timeout."""
+
+    async def submit(self, *_: object) -> None:
+        await asyncio.sleep(0.1)
+
+
+class SlowReaders:
+    """Readers that take longer than the timeout in the body."""
+
+    async def read(self, payload: Any, *_: object) -> Call:
+        await asyncio.sleep(0.3)
+        limits = Limits(Settings(), PROFILE)
+        return decode_call(parse(SHORT | {"timeout": 0.2}, None, limits), limits)
+
+
+def test_reading_a_request_counts_towards_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("predictor.edge.model.READERS", HungReaders())
+    settings = Settings(request_timeout_seconds=0.05)
+    model = DiffusionModel("m", settings, OneResident())  # type: ignore[arg-type]
+
+    with pytest.raises(DeadlineExceededError, match=r"not done within 0\.05 s: .* reading the"):
+        asyncio.run(asyncio.wait_for(model.predict(bytes(20_000)), 10))
+
+
+def test_a_timeout_begins_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("predictor.edge.model.READERS", SlowReaders())
+    resident = OneResident(QuickEngine())
+    model = DiffusionModel("m", Settings(), resident)  # type: ignore[arg-type]
+
+    with pytest.raises(DeadlineExceededError, match=r"not done within 0\.2 s"):
+        asyncio.run(asyncio.wait_for(model.predict(bytes(20_000)), 10))
 
 
 def test_the_shortest_timeout_of_the_instances_counts() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -12,6 +14,7 @@ from unittest.mock import AsyncMock
 import httpx
 import pytest
 import redis
+from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -192,6 +195,20 @@ def test_a_request_without_permission_counts_for_the_name_of_its_key(keyed: Acce
     assert statuses == [403] * 4 + [429] * 2
     assert counted.get() == before + 4
     assert request.caller == "alice"
+
+
+def test_a_rejected_request_whose_pictures_were_read_costs_a_request(limited: Server) -> None:
+    """Else a caller could make the server decode pictures without any limit."""
+    image = BytesIO()
+    Image.new("RGB", (64, 64)).save(image, "PNG")
+    text = base64.b64encode(image.getvalue()).decode()
+    body = {"image": text, "strength": 1.0, "num_images_per_prompt": 3}
+    predict(limited, "198.51.100.8", num_images_per_prompt=3)
+
+    errors = [predict(limited, "198.51.100.8", 429, **body).json()["error"] for _ in range(20)]
+
+    assert errors[0] == "the limit of 3 pictures a minute of this address is reached"
+    assert "the limit of 8 requests a minute of this address is reached" in errors
 
 
 def test_limits_that_cannot_be_checked_reject_if_they_fail_closed() -> None:

@@ -17,7 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from predictor.errors import BodyReaderKilledError, InvalidRequestError, OverloadedError
+from predictor.errors import (
+    BodyReaderKilledError,
+    GenerationFailedError,
+    InvalidRequestError,
+    OverloadedError,
+)
 from predictor.intake import pool as pools
 from predictor.intake.pool import ReaderPool
 from predictor.intake.reader import memory_bytes
@@ -254,6 +259,52 @@ def test_a_killed_process_is_replaced(pool: ReaderPool) -> None:
     os.kill(killed_while_idle, signal.SIGKILL)
     os.waitid(os.P_PID, killed_while_idle, os.WEXITED | os.WNOWAIT)
     assert run(read(pool, b'{"prompt":"a"}')).pictures
+
+
+def test_a_single_kill_is_hidden(pool: ReaderPool) -> None:
+    pids: list[int] = []
+
+    def kill_the_first(document: Any, images: RemoteImages) -> Call:
+        pids.append(images._process.pid)
+        if len(pids) == 1:
+            os.kill(pids[0], signal.SIGKILL)
+        return decode(document, images)
+
+    body = body_with(as_text(file_of(gradient("L", (90, 50)), "PNG")))
+
+    assert run(read(pool, body, kill_the_first)).pictures[0].request.image
+    assert len(set(pids)) == 2
+
+
+def test_a_process_that_hangs_is_killed(
+    pool: ReaderPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid(pool)  # a process that is still starting could exceed the limit
+    monkeypatch.setattr(pools, "_HANG_SECONDS", 1)
+    pids: list[int] = []
+
+    def stop(document: Any, images: RemoteImages) -> Call:
+        pids.append(images._process.pid)
+        os.kill(pids[0], signal.SIGSTOP)
+        images.size("image", "any")
+        return CALL
+
+    with pytest.raises(BodyReaderKilledError, match="did not answer within 1 s; try again"):
+        run(read(pool, b"{}", stop))
+
+    assert len(pids) == 1
+    assert not Path(f"/proc/{pids[0]}").exists()
+    assert [record.message for record in caplog.records] == [
+        "the process that reads pictures did not answer within 1 s: killed it"
+    ]
+
+
+def test_an_exit_in_a_decoder_is_an_internal_error(pool: ReaderPool) -> None:
+    def leave(document: Any, images: RemoteImages) -> Call:
+        raise SystemExit
+
+    with pytest.raises(GenerationFailedError, match="the server's log has the cause"):
+        run(read(pool, b"{}", leave))
 
 
 def test_a_crash_of_a_decoder_is_the_fault_of_the_picture(pool: ReaderPool) -> None:
