@@ -245,12 +245,21 @@ class BoundedConnection(HttpToolsProtocol):
         """Send what is written, and discard what arrives until the client closes its side."""
         self._is_ended = self._is_lingering = True
         self._stop_deadline()
-        if not self.transport.can_write_eof():
+        if not self._writes_eof():
             self.transport.close()
             return
-        self.transport.write_eof()
         self.flow.resume_reading()
         self._timers.append(self.loop.call_later(_LINGER_SECONDS, self.transport.close))
+
+    def _writes_eof(self) -> bool:
+        """Close the own side; False over TLS, or if the client has reset the connection."""
+        if not self.transport.can_write_eof():
+            return False
+        try:
+            self.transport.write_eof()
+        except OSError:
+            return False
+        return True
 
     def _check_deadline(self) -> None:
         """End a request that does not arrive in time: headers, pauses, and the rate of a body."""

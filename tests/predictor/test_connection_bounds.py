@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
-from predictor.edge.connection import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from predictor.edge.connection import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_URL_BYTES,
+    BoundedConnection,
+)
 from tests.predictor.metric_samples import metric, wait_for_metric
 from tests.predictor.raw_http import BODY, connected, exchange, get, predict, received
 from tests.serving import Server
@@ -216,3 +223,15 @@ def test_a_refusal_in_a_body_is_counted_by_its_status(server: Server) -> None:
 
     assert refused.status == 431
     wait_for_metric(server.url, "diffusion_requests_total", before + 1, code="431")
+
+
+def test_refusing_a_client_that_has_reset_the_connection_raises_nothing() -> None:
+    """The operating system then refuses to close the server's side (ENOTCONN)."""
+    connection = BoundedConnection.__new__(BoundedConnection)
+    connection.transport = Mock()
+    connection.transport.write_eof.side_effect = OSError(errno.ENOTCONN, "not connected")
+    connection._stop_deadline = Mock()  # type: ignore[method-assign]
+
+    connection._linger()
+
+    connection.transport.close.assert_called_once_with()

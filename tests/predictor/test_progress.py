@@ -100,7 +100,9 @@ def test_a_disconnected_reader_stops_the_work(demo_model: Path, tmp_path: Path) 
         with httpx.stream(
             "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
         ) as response:
-            next(events(response.iter_lines()))
+            progress = events(response.iter_lines())
+            while next(progress)[1]["step"] == 0:
+                pass
         server.wait_for_log("the caller left at step")
         wait_for_metric(server.url, "diffusion_requests_total", 1, code="499")
         log, ended = server.log.read_text(), counts(server)
