@@ -22,10 +22,10 @@ def guided(
     if set(lanes) == {1}:
         return predictions
     negative, positive = _both_lanes(predictions, lanes)
-    combined = torch.addcmul(negative, _per_job(scales), positive - negative)
+    combined = torch.addcmul(negative, per_job(scales), positive - negative)
     if rescales is None:
         return combined
-    return _rescaled(combined, positive, _per_job(rescales))
+    return _rescaled(combined, positive, per_job(rescales))
 
 
 def _both_lanes(
@@ -50,5 +50,6 @@ def _rescaled(
     return rescales * (combined * contrast) + (1 - rescales) * combined
 
 
-def _per_job(numbers: torch.Tensor) -> torch.Tensor:
+def per_job(numbers: torch.Tensor) -> torch.Tensor:
+    """``(jobs,)`` as ``(jobs, 1, 1, 1)``, to scale latents of all jobs."""
     return numbers.view(-1, 1, 1, 1)

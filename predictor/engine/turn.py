@@ -14,7 +14,7 @@ import torch
 
 from predictor.engine.denoising import SchedulerSteps
 from predictor.engine.faults import raise_if_device_is_lost
-from predictor.engine.guidance import guided
+from predictor.engine.guidance import guided, per_job
 from predictor.engine.interfaces import Lane
 from predictor.engine.job import Job
 from predictor.engine.plan import COLUMNS, ROWS, Plan
@@ -66,9 +66,7 @@ class Turn:
     def _rows(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         rows = np.empty((len(self._planned), _RESCALE + 1), dtype=np.float32)
         for row, job in zip(rows, self._planned, strict=True):
-            plan = job.denoising.plan
-            assert plan is not None
-            row[:_GUIDANCE] = plan.table[job.denoising.step]
+            row[:_GUIDANCE] = _plan_of(job).table[job.denoising.step]
             row[_GUIDANCE] = job.ticket.request.guidance_scale
             row[_RESCALE] = job.ticket.request.guidance_rescale or 0
         return rows
@@ -83,7 +81,7 @@ class Turn:
     def _planned_inputs(self) -> Sequence[torch.Tensor]:
         if not self._planned:
             return []
-        scaled = self._states[:, 0] * _for_each_job(self._numbers[:, 0])
+        scaled = self._states[:, 0] * per_job(self._numbers[:, 0])
         extra = [job.denoising.extra_channels for job in self._planned]
         channels = [one for one in extra if one is not None]
         if channels:
@@ -139,7 +137,7 @@ class Turn:
             )
         )
         signal_level, noise_level = self._numbers[:, _LEVELS].unbind(1)
-        kept = _for_each_job(signal_level) * clean + _for_each_job(noise_level) * noise
+        kept = per_job(signal_level) * clean + per_job(noise_level) * noise
         states[:, 0] = torch.lerp(kept, latents, mask)
 
 
@@ -147,10 +145,6 @@ def _plan_of(job: Job) -> Plan:
     plan = job.denoising.plan
     assert plan is not None
     return plan
-
-
-def _for_each_job(numbers: torch.Tensor) -> torch.Tensor:
-    return numbers.view(-1, 1, 1, 1)
 
 
 def _advance_alone(job: Job, predictions: torch.Tensor) -> None:
