@@ -116,9 +116,20 @@ class Scene:
         self.denoiser = denoiser
         self.capacity = Capacity(lanes, latent_pixels=64, steps_per_decode=2.0)
         self.engine = StepEngine(denoiser, self.capacity, queue)
+        self._tasks: list[asyncio.Task[Any]] = []
 
     def submit(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
-        return [asyncio.create_task(self.engine.submit(one)) for one in requests]
+        tasks = [asyncio.create_task(self.engine.submit(one)) for one in requests]
+        self._tasks += tasks
+        return tasks
+
+    async def queue(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
+        """Submit, and wait until the engine has every request that is not answered yet."""
+        tasks = self.submit(*requests)
+        async with asyncio.timeout(5):
+            while sum(self.engine.state[:2]) < sum(not task.done() for task in self._tasks):
+                await asyncio.sleep(0.001)
+        return tasks
 
     async def stepping(self) -> None:
         """Wait until a forward pass is about to begin."""
@@ -126,7 +137,7 @@ class Scene:
 
     async def submit_all(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
         """Submit so that all requests are queued before the second forward pass."""
-        tasks = self.submit(*requests)
+        tasks = await self.queue(*requests)
         await self.stepping()
         return tasks
 

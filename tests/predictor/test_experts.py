@@ -88,8 +88,7 @@ def refined(prompt: str, steps: int, end: float) -> GenerationRequest:
 def test_experts_take_turns_and_each_batches_its_jobs() -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
-        tasks = scene.submit(refined("a", 4, 0.5), refined("b", 4, 0.5), request("plain", 6))
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(refined("a", 4, 0.5), refined("b", 4, 0.5), request("plain", 6))
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
@@ -107,11 +106,10 @@ def test_experts_take_turns_and_each_batches_its_jobs() -> None:
 def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
-        tasks = scene.submit(
+        tasks = await scene.queue(
             *(refined(f"refined {index}", 8, 0.25 + index / 8) for index in range(4)),
             *(request(f"plain {index}", 8) for index in range(4)),
         )
-        await asyncio.sleep(0.05)
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
@@ -126,8 +124,7 @@ def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
 def test_prompts_are_encoded_for_both_experts_when_they_arrive() -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
-        tasks = scene.submit(refined("a", 4, 0.5), request("b"), refined("c", 4, 0.5))
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(refined("a", 4, 0.5), request("b"), refined("c", 4, 0.5))
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
@@ -154,8 +151,7 @@ def test_progress_counts_the_steps_of_both() -> None:
 def test_a_failure_at_the_second_expert_affects_only_its_job(culprit: str) -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
-        tasks = scene.submit(refined("a", 6, 0.5), refined(culprit, 6, 0.5), request("b", 6))
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(refined("a", 6, 0.5), refined(culprit, 6, 0.5), request("b", 6))
         scene.run_free()
         first, failed, second = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(failed, GenerationFailedError)
@@ -177,8 +173,7 @@ def test_out_of_memory_at_the_second_expert_halves_the_batch() -> None:
     async def story(scene: Scene) -> None:
         # Paused, so that the eight are admitted in one turn and reach the hand-over together.
         (held,) = await scene.submit_all(request("held", 1))
-        tasks = scene.submit(*(refined(f"{index}", 4, 0.5) for index in range(8)))
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(*(refined(f"{index}", 4, 0.5) for index in range(8)))
         scene.run_free()
         assert len(await asyncio.gather(held, *tasks)) == 9
 

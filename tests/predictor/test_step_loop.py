@@ -25,8 +25,7 @@ from tests.predictor.fake_denoiser import FakeDenoiser, Scene, request, run_stor
 def test_a_request_joins_at_the_next_step_and_leaves_when_it_is_done() -> None:
     async def story(scene: Scene) -> None:
         first = await scene.submit_all(request("long", 4))
-        second = scene.submit(request("short", 2))
-        await asyncio.sleep(0.05)
+        second = await scene.queue(request("short", 2))
         scene.run_free()
         await asyncio.gather(*first, *second)
 
@@ -36,8 +35,7 @@ def test_a_request_joins_at_the_next_step_and_leaves_when_it_is_done() -> None:
 def test_a_short_request_finishes_before_long_ones() -> None:
     async def story(scene: Scene) -> None:
         long = await scene.submit_all(*(request(f"long {index}", 50) for index in range(4)))
-        (short,) = scene.submit(request("short", 4))
-        await asyncio.sleep(0.05)
+        (short,) = await scene.queue(request("short", 4))
         scene.denoiser.gate.release(10)
         result = await short
         assert result.request.prompt == "short"
@@ -60,8 +58,7 @@ def test_only_guidance_takes_a_second_lane() -> None:
 def test_prompts_that_arrive_together_are_encoded_once_and_in_one_call() -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker"))
-        tasks = scene.submit(*(request(prompt) for prompt in ("a", "b", "a")))
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(*(request(prompt) for prompt in ("a", "b", "a")))
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
@@ -71,10 +68,9 @@ def test_prompts_that_arrive_together_are_encoded_once_and_in_one_call() -> None
 def test_shapes_take_turns() -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
-        tasks = scene.submit(
+        tasks = await scene.queue(
             request("small 1", 3), request("small 2", 3), request("wide", 3, width=128)
         )
-        await asyncio.sleep(0.05)
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
@@ -88,8 +84,7 @@ def test_a_job_waits_for_at_most_as_many_turns_as_there_are_jobs() -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
         requests = (request(name, 6, width=int(name.split()[0])) for name in names)
-        tasks = scene.submit(*requests)
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(*requests)
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 
@@ -109,8 +104,7 @@ def with_image(prompt: str, steps: int) -> GenerationRequest:
 def test_encoding_delays_other_steps_by_only_a_few_pictures() -> None:
     async def story(scene: Scene) -> None:
         first = await scene.submit_all(request("long", 6))
-        burst = scene.submit(*(with_image(name, 4) for name in "abc"), request("behind", 2))
-        await asyncio.sleep(0.05)
+        burst = await scene.queue(*(with_image(name, 4) for name in "abc"), request("behind", 2))
         scene.run_free()
         await asyncio.gather(*first, *burst)
 
@@ -126,8 +120,7 @@ def test_encoding_delays_other_steps_by_only_a_few_pictures() -> None:
 def test_pictures_that_delay_no_other_request_are_encoded_together() -> None:
     async def story(scene: Scene) -> None:
         first = await scene.submit_all(request("first", 1))
-        burst = scene.submit(*(with_image(name, 4) for name in "abcdef"))
-        await asyncio.sleep(0.05)
+        burst = await scene.queue(*(with_image(name, 4) for name in "abcdef"))
         scene.run_free()
         await asyncio.gather(*first, *burst)
 
@@ -149,8 +142,7 @@ def test_out_of_memory_halves_the_batch_and_fails_no_request() -> None:
     async def story(scene: Scene) -> None:
         # This pass blocks, so that the eight requests are admitted in one turn.
         (held,) = await scene.submit_all(request("held", 1))
-        tasks = scene.submit(*(request(f"{index}", 5) for index in range(8)))
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(*(request(f"{index}", 5) for index in range(8)))
         scene.run_free()
         results = await asyncio.gather(*tasks)
         assert len(results) == 8
@@ -178,8 +170,7 @@ def test_a_picture_that_does_not_fit_alone_fails_alone() -> None:
 def test_a_failing_request_fails_alone(culprit: str) -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker"))
-        tasks = scene.submit(request("a", 6), request(culprit), request("b", 6))
-        await asyncio.sleep(0.05)
+        tasks = await scene.queue(request("a", 6), request(culprit), request("b", 6))
         scene.run_free()
         first, failed, second = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(failed, GenerationFailedError)
@@ -269,10 +260,9 @@ def test_the_result_reports_the_wait_for_a_lane() -> None:
 def test_decoding_delays_other_steps_by_only_a_few_pictures() -> None:
     async def story(scene: Scene) -> None:
         blocker = await scene.submit_all(request("blocker", 1))
-        tasks = scene.submit(
+        tasks = await scene.queue(
             request("long", 40), *(request(f"short {index}", 2) for index in range(7))
         )
-        await asyncio.sleep(0.05)
         scene.run_free()
         await asyncio.gather(*blocker, *tasks)
 

@@ -115,7 +115,6 @@ def test_a_second_measurement_that_ends_the_thread_fails_later_requests(
 def test_requests_that_wait_when_the_thread_ends_can_be_sent_again() -> None:
     async def story(scene: Scene) -> None:
         running = await scene.submit_all(*(request(f"{index}", 9) for index in range(9)))
-        await asyncio.sleep(0.05)
         scene.denoiser.predict = raising(SystemExit())  # type: ignore[method-assign]
         scene.run_free()
         failed = await asyncio.gather(*running, return_exceptions=True)
