@@ -103,7 +103,7 @@ def measure(url: str, seconds: float, factor: float, steps: Sequence[int]) -> Fi
     closed_loop(url, users, seconds / 10, steps)  # warm-up
     capacities = [capacity()]
     rate = capacities[0] / fmean(steps)
-    normal = open_loop(url, 0.9 * rate, seconds / 2, steps)
+    normal = open_loop(url, 0.9 * rate, seconds, steps)
     loads: dict[str, Callable[[], Run]] = {
         "open": lambda: open_loop(url, factor * rate, seconds, steps),
         "closed": lambda: closed_loop(url, round(factor * users), seconds, steps),
@@ -112,7 +112,7 @@ def measure(url: str, seconds: float, factor: float, steps: Sequence[int]) -> Fi
     for name, load in loads.items():
         runs[name] = _with_probes(url, load)
         capacities.append(capacity())
-    p95 = _percentile(_latencies(normal), 0.95)
+    p95 = _percentile(_latencies(normal, seconds * _RAMP), 0.95)
     return {
         "users": users,
         "capacity": round(fmean(capacities), 1),
