@@ -59,6 +59,9 @@ def main() -> int:
     with server(port) as url:
         pid = _listener(port)
         figures = asyncio.run(_soak(url, pid, 60 * options.minutes, options.requests, options.seed))
+        health = httpx.get(url)
+        if not health.is_success:
+            figures["problems"].append(f"health answered {health.status_code} at the end")
         figures["problems"] += problems_of_the_log((OUTPUT / "predictor.log").read_text("utf-8"))
     RESULTS.write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
@@ -69,18 +72,11 @@ async def _soak(url: str, pid: int, seconds: float, most: int, seed: int) -> Fig
     counts: Counter[str] = Counter()
     problems: list[str] = []
     started = time.monotonic()
-    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        warm_up = Load(client, url, wild_requests(seed), counts, problems)
-        await warm_up.run(WARM_UP * seconds, int(WARM_UP * most))
-        await asyncio.sleep(IDLE_SECONDS)
-        before = usage(pid)
-        load = Load(client, url, wild_requests(seed + 1), counts, problems)
-        await load.run((1 - WARM_UP) * seconds, most - int(WARM_UP * most))
-        await asyncio.sleep(IDLE_SECONDS)
-        after = usage(pid)
-        health = await client.get("/")
-    if health.status_code != 200:
-        problems.append(f"health answered {health.status_code} at the end")
+    await _load(url, seed, WARM_UP * seconds, int(WARM_UP * most), counts, problems)
+    before = usage(pid)
+    rest = most - int(WARM_UP * most)
+    await _load(url, seed + 1, (1 - WARM_UP) * seconds, rest, counts, problems)
+    after = usage(pid)
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "minutes": round((time.monotonic() - started) / 60, 1),
@@ -90,6 +86,15 @@ async def _soak(url: str, pid: int, seconds: float, most: int, seed: int) -> Fig
         "after": after._asdict(),
         "problems": problems + _problems_of_growth(before, after),
     }
+
+
+async def _load(
+    url: str, seed: int, seconds: float, most: int, counts: Counter[str], problems: list[str]
+) -> None:
+    """Send the requests of a seed, then close all connections and wait until the server is idle."""
+    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+        await Load(client, url, wild_requests(seed), counts, problems).run(seconds, most)
+    await asyncio.sleep(IDLE_SECONDS)
 
 
 class Load:
