@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -84,11 +85,13 @@ def _learned(
     ready = time.perf_counter()
 
     async def use(user: int) -> None:
-        while time.perf_counter() - ready < seconds:
+        while True:
             await engine.submit(replace(request, seed=user))
 
     async def use_all() -> None:
-        await asyncio.gather(*map(use, range(USERS)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*map(use, range(USERS)))
 
     asyncio.run(use_all())
     engine.close()

@@ -15,7 +15,9 @@ _LEAST_GAIN = 0.1
 _LEAST_LOSS = 0.05
 _WIDER = 0.1
 # A comparison ends early if the gain differs from the bound by as many standard errors.
-_FEWEST_SAMPLES, _MOST_SAMPLES = 8, 31
+_FEWEST_SAMPLES, _MOST_SAMPLES = 6, 31
+# On a slow device, fewer samples must do, or the search would take minutes.
+_MOST_SECONDS = 10.0
 _CLEAR = 3.0
 # The standard error of a median, by the median absolute deviation and the square root of the number
 # of samples, if they are distributed normally: 1.2533 times 1.4826.
@@ -50,8 +52,8 @@ class BatchSearch:
     """The best size for batches of one kind.
 
     The search doubles the size while that raises throughput. It alternates between two sizes, so
-    that a change of speed affects both, and takes the median gain. After a while it checks half the size
-    and twice the size again.
+    that a change of speed affects both, and takes the median gain. After a while it checks half
+    the size and twice the size again.
 
     ``smallest`` and ``largest`` bound the size. ``is_settled`` says that ``best`` is a result of an
     earlier search, which is only checked after a while.
@@ -139,7 +141,9 @@ class BatchSearch:
         gain = median(gains)
         spread = max(_LEAST_SPREAD, median(abs(one - gain) for one in gains))
         error = _ERROR_OF_A_MEDIAN * spread / sqrt(len(gains))
-        if len(gains) < _MOST_SAMPLES and abs(gain - self._bound) < _CLEAR * error:
+        is_clear = abs(gain - self._bound) >= _CLEAR * error
+        seconds = self._small * sum(small) + self._large * sum(large)
+        if not is_clear and len(gains) < _MOST_SAMPLES and seconds < _MOST_SECONDS:
             return None
         large_seconds = self._large * median(large)
         small_seconds = large_seconds * (1 + gain) * self._small / self._large

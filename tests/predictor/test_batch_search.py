@@ -100,7 +100,7 @@ def test_a_size_between_two_bounds_does_not_change_back_and_forth(seed: int) -> 
 
 def test_a_machine_that_was_busy_at_first_is_searched_again() -> None:
     search = BatchSearch(1, 16)
-    steps(search, lambda size: float(size), 60)
+    steps(search, float, 60)
     assert (search.best, search.is_settled) == (1, True)
 
     steps(search, lambda size: 1.0, 300)
@@ -109,7 +109,7 @@ def test_a_machine_that_was_busy_at_first_is_searched_again() -> None:
 
 def test_a_batch_that_no_longer_pays_off_shrinks() -> None:
     search = BatchSearch(16, 16, is_settled=True)
-    steps(search, lambda size: float(size), 300)
+    steps(search, float, 300)
 
     assert search.best == 1
     assert search.changes == {"grown": 0, "shrunk": 4}
