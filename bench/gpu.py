@@ -28,7 +28,8 @@ from diffusers import DiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.random_models import stable_diffusion_1_5, stable_diffusion_xl
-from predictor.engine.capacity import measure_capacity, step_once
+from predictor.engine.batch_searches import Start
+from predictor.engine.capacity import Capacity, first_capacity, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
@@ -113,9 +114,11 @@ class Shape:
         yield "unet", {"tflop_a_guided_step": round(flops / 1e12, 3)}
         yield "diffusers eager", self._diffusers_alone()
         yield "diffusers one after another, 16 mixed", self._one_after_another()
-        capacity = measure_capacity(self._denoiser, self._request, max_lanes=64)
-        yield "capacity", {"lanes": capacity.lanes, "steps_per_decode": capacity.steps_per_decode}
+        capacity = first_capacity(self._denoiser, self._request, Start(2, largest=64))
         with self._engine(capacity) as engine:
+            self._crowd(engine, self._mixed)
+            lanes, decode = capacity.lanes, capacity.steps_per_decode
+            yield "capacity", {"lanes": lanes, "steps_per_decode": decode}
             yield "ours eager", self._lone(engine)
             yield "ours eager, 16 mixed", self._crowd(engine, self._mixed)
             crowd = [replace(self._request, seed=seed) for seed in range(CROWD)]
@@ -134,8 +137,8 @@ class Shape:
             yield "ours compiled, 16 mixed", self._crowd(engine, self._mixed)
 
     @contextmanager
-    def _engine(self, capacity: Any) -> Iterator[StepEngine]:
-        engine = StepEngine(self._denoiser, replace(capacity), max_queue_length=1_000)
+    def _engine(self, capacity: Capacity) -> Iterator[StepEngine]:
+        engine = StepEngine(self._denoiser, capacity, max_queue_length=1_000)
         try:
             yield engine
         finally:

@@ -19,9 +19,9 @@ END = "<!-- /AUTO-GENERATED -->\n"
 
 # The chart itself decides these: the model's name sets the first, the pod's probes need the second,
 # `predictor.blockList` and `predictor.apiKeys` mount the files, and `predictor.rateLimitStorage`
-# reads a Secret.
+# reads a Secret, and `predictor.cache` mounts the cache.
 SETTINGS_OF_THE_CHART = frozenset(
-    {"model_dir", "host", "block_list_file", "api_keys_file", "rate_limit_storage"}
+    {"model_dir", "host", "block_list_file", "api_keys_file", "rate_limit_storage", "cache_dir"}
 )
 
 

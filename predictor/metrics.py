@@ -126,12 +126,20 @@ class EngineCollector(Collector):
             labels=["model_name", "state"],
         )
         lanes = GaugeMetricFamily(
-            "diffusion_lanes", "The most samples in one forward pass.", labels=["model_name"]
+            "diffusion_lanes",
+            "The most samples in one forward pass, as the engine has learned it.",
+            labels=["model_name"],
         )
         out_of_memory = CounterMetricFamily(
             "diffusion_out_of_memory",
             "Batches that did not fit into memory and were halved.",
             labels=["model_name"],
+        )
+        capacity_changes = CounterMetricFamily(
+            "diffusion_capacity_changes",
+            "Changes of diffusion_lanes that the time of passes shows to pay off: grown (a larger "
+            "batch has more throughput), shrunk (half as large a batch has as much).",
+            labels=["model_name", "reason"],
         )
         safety = CounterMetricFamily(
             "diffusion_safety",
@@ -155,10 +163,12 @@ class EngineCollector(Collector):
             pictures.add_metric([name, "in_flight"], state.in_flight)
             lanes.add_metric([name], state.lanes)
             out_of_memory.add_metric([name], state.out_of_memory)
+            for reason, count in state.capacity_changes.items():
+                capacity_changes.add_metric([name, reason], count)
             for (layer, action), count in state.safety.items():
                 safety.add_metric([name, layer, action], count)
             queue_seconds.add_metric([name], state.queue_seconds)
-        return pictures, lanes, out_of_memory, safety, queue_seconds, up
+        return pictures, lanes, capacity_changes, out_of_memory, safety, queue_seconds, up
 
 
 for _reason in get_args(Refusal):

@@ -99,6 +99,12 @@ class Settings(BaseSettings):
         description="The sizes to compile for, as `512x512,768x512`; other sizes run uncompiled. "
         "Empty means the model's native size.",
     )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="A folder that outlives the process, for compiled kernels and for what the "
+        "engine learns about batch sizes; pods can share it. Whoever can write to it can run code "
+        "in the predictor (docs/operations.md).",
+    )
     max_side: int = Field(
         default=2048, ge=64, description="The largest width or height of a picture, in pixels."
     )
@@ -136,8 +142,9 @@ class Settings(BaseSettings):
         default=64,
         ge=2,
         description="The most samples in one forward pass of the denoiser; a guided picture takes "
-        "two. The server measures at start where larger batches stop paying off, and may use "
-        "fewer.",
+        "two. The server learns from its work where larger batches stop paying off, and uses "
+        "no more than that. Also bounds the pictures in progress, in the same unit: a small value "
+        "trades throughput for latency.",
     )
     request_timeout_seconds: float = Field(
         default=0.0,

@@ -88,6 +88,11 @@ spec:
         configMap:
           name: {{ . }}
       {{- end }}
+      {{- with .Values.predictor.cache.claimName }}
+      - name: cache
+        persistentVolumeClaim:
+          claimName: {{ . }}
+      {{- end }}
       {{- if .Values.predictor.apiKeys.secretName }}
       - name: api-keys
         secret:
@@ -157,6 +162,11 @@ volumeMounts:
     mountPath: /etc/predictor
     readOnly: true
   {{- end }}
+  {{- if .Values.predictor.cache.claimName }}
+  - name: cache
+    mountPath: /var/cache/predictor
+    subPath: {{ .Values.predictor.cache.subPath }}
+  {{- end }}
   {{- if .Values.predictor.apiKeys.secretName }}
   - name: api-keys
     mountPath: /etc/predictor-keys
@@ -180,6 +190,10 @@ volumeMounts:
 {{- if .Values.predictor.blockList.configMap }}
 - name: PREDICTOR_BLOCK_LIST_FILE
   value: /etc/predictor/{{ .Values.predictor.blockList.key }}
+{{- end }}
+{{- if .Values.predictor.cache.claimName }}
+- name: PREDICTOR_CACHE_DIR
+  value: /var/cache/predictor
 {{- end }}
 {{- if .Values.predictor.apiKeys.secretName }}
 - name: PREDICTOR_API_KEYS_FILE

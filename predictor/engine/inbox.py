@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import replace
@@ -158,13 +158,19 @@ class Inbox:
         return taken
 
     def take_batch(
-        self, batch_key: Callable[[GenerationRequest], Hashable], max_size: int
+        self,
+        batch_key: Callable[[GenerationRequest], Hashable],
+        limit: Callable[[Sequence[Ticket]], int],
     ) -> list[Ticket]:
-        """The oldest ticket, and up to ``max_size - 1`` others with the same ``batch_key``."""
+        """The oldest tickets with one ``batch_key``; ``limit`` says how many of all of them."""
         with self._changed:
             waiting = [ticket for ticket in self._tickets if not ticket.is_over]
-            key = batch_key(waiting[0].request) if waiting else None
-            taken = [ticket for ticket in waiting if batch_key(ticket.request) == key][:max_size]
+            if not waiting:
+                self._tickets.clear()
+                return []
+            key = batch_key(waiting[0].request)
+            matching = [ticket for ticket in waiting if batch_key(ticket.request) == key]
+            taken = matching[: limit(matching)]
             self._tickets = deque(ticket for ticket in waiting if ticket not in taken)
         return taken
 

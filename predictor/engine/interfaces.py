@@ -33,6 +33,8 @@ class EngineState(NamedTuple):
     ``waiting`` and ``in_flight`` count pictures. ``lanes`` is the largest number of samples in one
     forward pass. ``out_of_memory`` counts the batches that did not fit and were halved. ``safety``
     counts the outcomes of the safety layers, by layer and ``pass``, ``error`` or its action.
+    ``capacity_changes`` counts how often ``lanes`` has ``grown`` and ``shrunk`` because of the time
+    of passes.
     ``queue_seconds`` is the estimated wait of a picture that arrives now.
     ``failure`` says why the engine has stopped or hangs; it is empty while the engine works.
     """
@@ -42,6 +44,7 @@ class EngineState(NamedTuple):
     lanes: int
     out_of_memory: int
     safety: Mapping[tuple[str, str], int] = MappingProxyType({})
+    capacity_changes: Mapping[str, int] = MappingProxyType({})
     queue_seconds: float = 0.0
     failure: str = ""
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import torch
 
 from predictor.engine.admission import Admission
-from predictor.engine.capacity import Capacity
+from predictor.engine.capacity import Capacity, ForwardPass
 from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
 from predictor.engine.faults import DeviceLostError, device_fault
@@ -28,8 +28,8 @@ from predictor.engine.interfaces import (
 )
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
-from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
+from predictor.engine.step_timer import StepTimer
 from predictor.engine.turn import Turn
 from predictor.engine.worker import Worker
 from predictor.requests import GenerationRequest, GenerationResult
@@ -49,15 +49,14 @@ class StepEngine:
         denoiser: Denoiser,
         capacity: Capacity,
         max_queue_length: int,
-        second_measurement: SecondMeasurement[Capacity] | None = None,
         *,
         max_queue_seconds: float = math.inf,
         stall_seconds: float = 0.0,
     ) -> None:
         self._denoiser = denoiser
         self._capacity = capacity
-        self._second_measurement = second_measurement
         self._times = ServiceTimes(capacity)
+        self._timer = StepTimer(capacity.observe)
         self._inbox = Inbox(Admission(max_queue_length, max_queue_seconds, self._times))
         with torch.inference_mode():
             self._embeddings = EmbeddingCache(denoiser.encode)
@@ -87,6 +86,7 @@ class StepEngine:
             in_flight,
             self._capacity.lanes,
             self._capacity.out_of_memory,
+            capacity_changes=dict(self._capacity.changes),
             queue_seconds=self.admission.queue_seconds,
             failure=self._worker.failure,
         )
@@ -121,7 +121,7 @@ class StepEngine:
     @torch.inference_mode()
     def _take_turn(self) -> None:
         if not self._in_flight and not self._denoised:
-            self._wait()
+            self._inbox.wait()
         started = time.perf_counter()
         self._turn += 1
         self._drop()
@@ -134,14 +134,6 @@ class StepEngine:
         decoded = self._decode(len(batch))
         requests = [job.ticket.request for job in batch]
         self._times.observe(requests, time.perf_counter() - started, decoded=decoded)
-
-    def _wait(self) -> None:
-        if self._second_measurement is None:
-            self._inbox.wait()
-        else:
-            self._second_measurement.wait(
-                self._inbox, self._worker.watchdog, self._capacity.improve
-            )
 
     def _drop(self) -> None:
         """Drop the jobs that failed and those whose callers have left."""
@@ -197,12 +189,13 @@ class StepEngine:
         A job therefore waits for at most as many turns as there are jobs in flight.
         """
         in_turn = sorted(self._in_flight, key=lambda job: job.waiting_since)
-        return self._capacity.fitting(job for job in in_turn if job.kind == in_turn[0].kind)
+        return self._capacity.fitting([job for job in in_turn if job.kind == in_turn[0].kind])
 
     def _step(self, batch: list[Job]) -> None:
         """Run one forward pass for all lanes, then one update for all jobs."""
-        turn = Turn(batch)
-        turn.advance(self._denoiser.predict(turn.lanes()))
+        with self._timer.time(ForwardPass.over(batch), batch[0].denoising.latents.device):
+            turn = Turn(batch)
+            turn.advance(self._denoiser.predict(turn.lanes()))
         for job in batch:
             job.waiting_since = self._turn + 1
 

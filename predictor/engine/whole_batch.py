@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from predictor.engine.admission import Admission
+from predictor.engine.batch_searches import BatchSearches, Kind, Start
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.interfaces import (
     EngineState,
@@ -18,26 +19,41 @@ from predictor.engine.interfaces import (
     StepListener,
 )
 from predictor.engine.isolation import run_isolated
-from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.service_times import ServiceTimes
 from predictor.engine.worker import Worker
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import StageTime
 
-logger = logging.getLogger(__name__)
 
-
-@dataclass
 class WholeCalls:
-    """The ``Workload`` of whole calls of up to ``slots`` pictures each.
+    """The ``Workload`` of whole calls, which learns from them how many pictures to generate in one.
 
     The time of a step is only known once calls have run.
     """
 
-    slots: int
     joins_midway: ClassVar[bool] = False
     has_times: ClassVar[bool] = False
     decode_seconds: ClassVar[float] = 0.0
+
+    def __init__(self, max_batch: int, start: Start | None) -> None:
+        start = start or Start(max_batch, max_batch, is_settled=True)
+        self._searches = BatchSearches(start, 1, "pictures in one call")
+        self.out_of_memory = 0
+
+    @property
+    def slots(self) -> int:
+        """See ``Workload.slots``."""
+        return self._searches.wanted
+
+    @property
+    def max_batch(self) -> int:
+        """The most pictures in one call."""
+        return self._searches.best
+
+    @property
+    def changes(self) -> Counter[str]:
+        """How often ``max_batch`` has ``grown`` or ``shrunk`` because of the time of calls."""
+        return self._searches.changes
 
     def size(self, request: GenerationRequest) -> float:
         """See ``Workload.size``: pictures of other shapes have a ratio of their own."""
@@ -47,12 +63,26 @@ class WholeCalls:
         """See ``Workload.step_seconds``."""
         return size
 
+    def limit(self, matching: Sequence[Ticket]) -> int:
+        """How many of these matching tickets to run in one call."""
+        return self._searches.limit(_kind(matching[0].request), len(matching))
+
+    def observe(self, requests: Sequence[GenerationRequest], seconds: float) -> None:
+        """Learn from a call that took ``seconds``."""
+        self._searches.observe(_kind(requests[0]), len(requests), seconds)
+
+    def shrink(self, pictures: int) -> None:
+        """Halve the batch: a call of as many pictures did not fit."""
+        self.out_of_memory += 1
+        self._searches.shrink_to(pictures // 2)
+
 
 class WholeBatchEngine:
     """An ``Engine`` over a pipeline's own call, which runs a batch from its first to its last step.
 
     A batch is the oldest request and waiting ones that differ from it only in prompt and seed, up
-    to ``max_batch``. The engine never waits for a batch to fill.
+    to ``max_batch``, unless the engine learns that number from ``start``. It never waits for a
+    batch to fill.
     """
 
     def __init__(
@@ -60,16 +90,14 @@ class WholeBatchEngine:
         pipeline: Pipeline,
         max_batch: int,
         max_queue_length: int,
-        second_measurement: SecondMeasurement[int] | None = None,
         *,
+        start: Start | None = None,
         max_queue_seconds: float = math.inf,
         stall_seconds: float = 0.0,
     ) -> None:
         self._pipeline = pipeline
-        self._second_measurement = second_measurement
-        self._calls = WholeCalls(max_batch)
+        self._calls = WholeCalls(max_batch, start)
         self._in_flight = 0
-        self._out_of_memory = 0
         self._times = ServiceTimes(self._calls)
         self._inbox = Inbox(Admission(max_queue_length, max_queue_seconds, self._times))
         self._worker = Worker(self._inbox, self._take_turn, lambda error: None, stall_seconds)
@@ -82,8 +110,9 @@ class WholeBatchEngine:
         return EngineState(
             waiting,
             self._in_flight,
-            self._calls.slots,
-            self._out_of_memory,
+            self._calls.max_batch,
+            self._calls.out_of_memory,
+            capacity_changes=dict(self._calls.changes),
             queue_seconds=self.admission.queue_seconds,
             failure=self._worker.failure,
         )
@@ -105,7 +134,7 @@ class WholeBatchEngine:
         self._worker.close()
 
     def _take_turn(self) -> None:
-        self._wait()
+        self._inbox.wait()
         tickets = self._next_batch()
         if not tickets:
             return
@@ -115,19 +144,8 @@ class WholeBatchEngine:
         finally:
             self._in_flight = 0
 
-    def _wait(self) -> None:
-        if self._second_measurement is None:
-            self._inbox.wait()
-        else:
-            self._second_measurement.wait(self._inbox, self._worker.watchdog, self._improve)
-
-    def _improve(self, measured: int) -> None:
-        """Adopt a later measurement if it is larger, unless memory has run out since."""
-        if not self._out_of_memory:
-            self._calls.slots = max(self._calls.slots, measured)
-
     def _next_batch(self) -> list[Ticket]:
-        return self._inbox.take_batch(batch_key, self._calls.slots)
+        return self._inbox.take_batch(batch_key, self._calls.limit)
 
     def _generate(self, tickets: list[Ticket]) -> None:
         """Generate all pictures in one call; stop it once every caller has left."""
@@ -153,6 +171,7 @@ class WholeBatchEngine:
             for ticket in tickets:
                 ticket.fail(error)
             return
+        self._calls.observe(requests, time.perf_counter() - started)
         # Decoding counts as part of the steps.
         self._times.observe(requests, time.perf_counter() - last, steps=0)
         for ticket, result in zip(tickets, results, strict=True):
@@ -162,11 +181,15 @@ class WholeBatchEngine:
 
     def _shrink(self, tickets: list[Ticket]) -> None:
         """Halve the batch size: these tickets did not fit."""
-        self._out_of_memory += 1
-        self._calls.slots = max(1, len(tickets) // 2)
-        logger.warning(
-            "out of memory: at most %d pictures in one call from now on", self._calls.slots
-        )
+        self._calls.shrink(len(tickets))
+
+
+def _kind(request: GenerationRequest) -> Kind:
+    """Calls of this kind take about the same time for the same number of pictures."""
+    size = f"{request.width}x{request.height}"
+    is_guided = request.guidance_scale > 1
+    key = (size, request.task, request.adapters, request.steps_taken, is_guided)
+    return Kind(key, 1.0, f"{size}, {request.steps_taken} steps")
 
 
 def _sizes(tickets: list[Ticket]) -> tuple[Hashable, ...]:

@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from predictor.engine import Engine
-from predictor.engine.capacity import Capacity, measure_capacity, measure_whole_batch, step_once
-from predictor.engine.second_measurement import SecondMeasurement
+from predictor.engine.batch_searches import Start
+from predictor.engine.capacity import first_capacity, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
 from predictor.loading.compilation import compile_denoiser
+from predictor.loading.model_cache import ModelCache
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import WARM_UP_STEPS, DiffusersPipeline
 from predictor.requests import GenerationRequest
 from predictor.settings import Settings
 
 
-class Measured:
-    """The measured capacity of each model, by folder; a model that is reloaded is not remeasured.
+class Learned:
+    """The largest batch that pays off for each model, by folder, as its engine has learned it.
 
-    Measurements are only right while no other model runs. For the same reason,
-    ``is_measured_again`` (once the engine is idle) is only for a model that is alone.
+    A model that is loaded again starts from there, as does one whose ``ModelCache`` knows it.
     """
 
-    def __init__(self, *, is_measured_again: bool = False) -> None:
-        self.is_measured_again = is_measured_again
-        self._capacities: dict[Path, Capacity] = {}
+    def __init__(self) -> None:
         self._batches: dict[Path, int] = {}
+        self._caches: dict[Path, ModelCache] = {}
 
-    def capacity(self, folder: Path, measure: Callable[[], Capacity]) -> Capacity:
-        """The capacity of the step loop; a copy, as an engine shrinks its own."""
-        if folder not in self._capacities:
-            self._capacities[folder] = measure()
-        return replace(self._capacities[folder])
+    def use(self, folder: Path, cache: ModelCache) -> None:
+        """Start the model from the cache, and keep there what its engine learns."""
+        self._caches[folder] = cache
+        if cache.batch is not None:
+            self._batches.setdefault(folder, cache.batch)
 
-    def batch(self, folder: Path, measure: Callable[[], int]) -> int:
-        """The largest batch of a pipeline's own call."""
-        if folder not in self._batches:
-            self._batches[folder] = measure()
-        return self._batches[folder]
+    def start(self, folder: Path, *, first: int, largest: int) -> Start:
+        """Where the engine of the model begins: with ``first`` if nothing is known."""
+        known = self._batches.get(folder)
+        return Start(*(known or first, largest), known is not None, partial(self._note, folder))
+
+    def _note(self, folder: Path, batch: int) -> None:
+        if self._batches.get(folder) == batch:
+            return
+        self._batches[folder] = batch
+        cache = self._caches.get(folder)
+        if cache is not None:
+            # Not on the engine's thread: the volume may be slow.
+            threading.Thread(target=cache.save_batch, args=(batch,), daemon=True).start()
 
 
 def open_engine(
-    pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
+    pipeline: DiffusersPipeline, folder: Path, settings: Settings, learned: Learned
 ) -> Engine:
-    """Start the engine, after measuring what ``measured`` lacks for the model in ``folder``.
+    """Start the engine and make a picture with it, so that the first request is fast.
 
     Raises:
-        ModelLoadError: a warm-up step failed.
+        ModelLoadError: a warm-up step or the picture failed.
     """
     try:
         if supports(pipeline.diffusers):
-            return _open_step_engine(pipeline, folder, settings, measured)
-        return _open_whole_batch_engine(pipeline, folder, settings, measured)
+            return _open_step_engine(pipeline, folder, settings, learned)
+        return _open_whole_batch_engine(pipeline, folder, settings, learned)
     except ModelLoadError:
         raise
     except Exception as error:
@@ -64,43 +72,55 @@ def open_engine(
 
 
 def _open_step_engine(
-    pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
+    pipeline: DiffusersPipeline, folder: Path, settings: Settings, learned: Learned
 ) -> StepEngine:
     denoiser = denoiser_for(pipeline)
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
     request = pipeline.profile.default_request("warm-up")
-    measure = partial(measure_capacity, denoiser, request, settings.max_lanes)
-    capacity = measured.capacity(folder, measure)
-    second = SecondMeasurement(measure) if measured.is_measured_again else None
-    return StepEngine(
+    start = learned.start(folder, first=2, largest=settings.max_lanes)
+    engine = StepEngine(
         denoiser,
-        capacity,
+        first_capacity(denoiser, request, start),
         settings.max_queue_length,
-        second,
         max_queue_seconds=settings.queue_seconds,
         stall_seconds=settings.engine_stall_seconds,
     )
+    # The scheduler's plan depends on the number of steps, and the picture has only a few.
+    denoiser.prepare(request)
+    _make_picture(engine, pipeline.warm_up_request())
+    return engine
 
 
 def _open_whole_batch_engine(
-    pipeline: DiffusersPipeline, folder: Path, settings: Settings, measured: Measured
+    pipeline: DiffusersPipeline, folder: Path, settings: Settings, learned: Learned
 ) -> WholeBatchEngine:
     compile_denoiser(
         pipeline, settings, [partial(_warm_up, pipeline, 2), partial(_warm_up, pipeline, 1)]
     )
-    request, max_pictures = pipeline.warm_up_request(), settings.max_lanes // 2
-    measure = partial(measure_whole_batch, pipeline, request, max_pictures)
-    batch = measured.batch(folder, measure)
-    second = SecondMeasurement(measure) if measured.is_measured_again else None
-    return WholeBatchEngine(
+    start = learned.start(folder, first=1, largest=settings.max_lanes // 2)
+    engine = WholeBatchEngine(
         pipeline,
-        batch,
+        start.best,
         settings.max_queue_length,
-        second,
+        start=start,
         max_queue_seconds=settings.queue_seconds,
         stall_seconds=settings.engine_stall_seconds,
     )
+    _make_picture(engine, pipeline.warm_up_request())
+    return engine
+
+
+def _make_picture(engine: Engine, request: GenerationRequest) -> None:
+    try:
+        asyncio.run(_submit(engine, request))
+    except BaseException:
+        engine.close()
+        raise
+
+
+async def _submit(engine: Engine, request: GenerationRequest) -> None:
+    await engine.submit(request)
 
 
 def _warm_up(pipeline: DiffusersPipeline, pictures: int, request: GenerationRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,10 +18,10 @@ from predictor.requests import Limits, ModelProfile
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
-    from predictor.loading.engine import Measured
+    from predictor.loading.engine import Learned
     from predictor.pipelines.whole import DiffusersPipeline
 
-    OpenEngine = Callable[[DiffusersPipeline, Path, Settings, Measured], Engine]
+    OpenEngine = Callable[[DiffusersPipeline, Path, Settings, Learned], Engine]
 
 
 class Loaded(NamedTuple):
@@ -34,7 +35,7 @@ class Loaded(NamedTuple):
 def load(
     checkpoint: Checkpoint,
     settings: Settings,
-    measured: Measured,
+    learned: Learned,
     open_engine: OpenEngine | None = None,
 ) -> Loaded:
     """Load the checkpoint into an engine, which takes seconds to minutes; blocks the caller.
@@ -47,11 +48,15 @@ def load(
     # torch and diffusers take seconds to import, and the port opens before that.
     from predictor.engine.composite import CompositeEngine
     from predictor.loading import engine as engines
+    from predictor.loading.model_cache import open_cache
     from predictor.loading.pipeline import load_pipeline
     from predictor.safety.layers import open_layers
     from predictor.safety.review import ReviewedEngine
 
     adopt_library_loggers()
+    cache = open_cache(settings.cache_dir, checkpoint.marker, settings)
+    if cache is not None:
+        learned.use(checkpoint.folder, cache)
     pipeline = load_pipeline(checkpoint, settings)
     try:
         Limits(settings, pipeline.profile).check(pipeline.profile.default_request("any"))
@@ -61,7 +66,9 @@ def load(
         ) from None
     layers = open_layers(checkpoint, settings)
     open_engine = open_engine or engines.open_engine
-    engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
+    engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, learned))
+    if cache is not None:
+        threading.Thread(target=cache.publish, name="cache", daemon=True).start()
     size = memory.tensor_bytes(pipeline.diffusers)
     return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
 
@@ -75,14 +82,14 @@ class ModelLoader:
         self._settings = settings
         self._is_bounded = is_bounded
         self._open_engine = open_engine
-        self._measured: Measured | None = None
+        self._learned: Learned | None = None
 
     def prepare(self) -> None:
         """See ``Loader.prepare``."""
         ensure_cache_folder()
-        from predictor.loading.engine import Measured
+        from predictor.loading.engine import Learned
 
-        self._measured = Measured(is_measured_again=not self._is_bounded)
+        self._learned = Learned()
 
     def budget_bytes(self) -> float:
         """See ``Loader.budget_bytes``."""
@@ -98,8 +105,8 @@ class ModelLoader:
 
     def load(self, checkpoint: Checkpoint) -> Loaded:
         """See ``Loader.load``."""
-        assert self._measured is not None
-        return load(checkpoint, self._settings, self._measured, self._open_engine)
+        assert self._learned is not None
+        return load(checkpoint, self._settings, self._learned, self._open_engine)
 
     def release(self) -> None:
         """See ``Loader.release``."""

@@ -79,8 +79,8 @@ def test_a_limit_per_key_requires_keys(unit: str) -> None:
     render({"predictor": {**limit, **KEYS}})
 
 
-@pytest.mark.parametrize("setting", ["api_keys_file", "rate_limit_storage"])
-def test_secrets_are_not_settings(setting: str) -> None:
+@pytest.mark.parametrize("setting", ["api_keys_file", "rate_limit_storage", "cache_dir"])
+def test_what_the_chart_mounts_is_not_a_setting(setting: str) -> None:
     with pytest.raises(Exception, match=setting):
         render({"predictor": {"settings": {setting: "any"}}})
 

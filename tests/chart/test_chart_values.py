@@ -30,6 +30,7 @@ KEDA: Object = {
         },
     }
 }
+CACHE: Object = {"predictor": {"cache": {"claimName": "kernels"}}}
 BLOCK_LIST: Object = {"predictor": {"blockList": {"configMap": "team-terms"}}}
 KEYS: Object = {"predictor": {"apiKeys": {"secretName": "team-keys"}}}
 OPEN: Object = {"networkPolicy": {"enabled": False}}
@@ -120,6 +121,8 @@ SWITCHES = {
     "predictor.apiKeys.key": Switch("hashes", "key: hashes", KEYS),
     "predictor.rateLimitStorage.secretName": Switch("team-redis", "name: team-redis", OPEN),
     "predictor.rateLimitStorage.key": Switch("address", "key: address", REDIS),
+    "predictor.cache.claimName": Switch("kernels", "claimName: kernels"),
+    "predictor.cache.subPath": Switch("team", "subPath: team", CACHE),
     "predictor.scaling.minReplicas": Switch(1, "minReplicas: 1"),
     "predictor.scaling.maxReplicas": Switch(9, "maxReplicas: 9"),
     "predictor.scaling.autoscalerClass": Switch("external", "autoscalerClass: external", STANDARD),

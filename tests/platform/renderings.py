@@ -19,14 +19,18 @@ from .kserve_controller import deployment_pod, mount_storage, revision_template
 from .kserve_webhook import DEPLOYMENT_MODE, stored
 
 Object = dict[str, Any]
-# Renderings that need a Knative flag (see docs/operations.md). All others work with stock Knative.
+_CLAIM = "kubernetes.podspec-persistent-volume-claim"
+_WRITE = "kubernetes.podspec-persistent-volume-write"
+# Renderings that need flags of Knative (see docs/operations.md). The others need none.
 FLAGS = {
-    "value predictor.nodeSelector": "kubernetes.podspec-nodeselector",
-    "value predictor.tolerations": "kubernetes.podspec-tolerations",
-    "value predictor.affinity": "kubernetes.podspec-affinity",
-    "value predictor.topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
-    "value storage.mount": "kubernetes.podspec-persistent-volume-claim",
-    "chart many-models": "kubernetes.podspec-persistent-volume-claim",
+    "value predictor.nodeSelector": ("kubernetes.podspec-nodeselector",),
+    "value predictor.tolerations": ("kubernetes.podspec-tolerations",),
+    "value predictor.affinity": ("kubernetes.podspec-affinity",),
+    "value predictor.topologySpreadConstraints": ("kubernetes.podspec-topologyspreadconstraints",),
+    "value storage.mount": (_CLAIM,),
+    "chart many-models": (_CLAIM,),
+    "value predictor.cache.claimName": (_CLAIM, _WRITE),
+    "value predictor.cache.subPath": (_CLAIM, _WRITE),
 }
 
 
@@ -80,7 +84,7 @@ def services(name: str) -> list[Object]:
 
 def flags_of(name: str) -> dict[str, str]:
     """The Knative flags that the rendering needs."""
-    return features(*([FLAGS[name]] if name in FLAGS else []))
+    return features(*FLAGS.get(name, ()))
 
 
 def template_of(name: str, service: Object) -> Object:

@@ -7,7 +7,7 @@ from pathlib import Path
 from modelstore import Marker, PartEntry
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine import Engine
-from predictor.loading.engine import Measured, open_engine
+from predictor.loading.engine import Learned, open_engine
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.settings import Settings
 
@@ -18,5 +18,5 @@ def unpublished(folder: Path, *parts: PartEntry) -> Checkpoint:
 
 
 def measured_engine(pipeline: DiffusersPipeline, settings: Settings) -> Engine:
-    """Return the engine of a pipeline, chosen by a new measurement."""
-    return open_engine(pipeline, Path("any"), settings, Measured())
+    """Return the engine of a pipeline, which has not learned anything yet."""
+    return open_engine(pipeline, Path("any"), settings, Learned())

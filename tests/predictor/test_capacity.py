@@ -1,72 +1,181 @@
-"""Measuring the capacity: the best batch size, and when an idle engine measures again."""
+"""The bounds of a turn, and what the engine learns about them from its own forward passes."""
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from predictor.engine import Admission
-from predictor.engine.capacity import (
-    Capacity,
-    find_best_batch,
-    line_through,
-    measure_capacity,
-    measure_whole_batch,
-)
-from predictor.engine.inbox import Inbox, Ticket
-from predictor.engine.second_measurement import SecondMeasurement
-from predictor.engine.service_times import ServiceTimes
-from predictor.engine.watchdog import Watchdog
+from predictor.engine.batch_search import Comparison
+from predictor.engine.batch_searches import Start
+from predictor.engine.capacity import Capacity, ForwardPass, first_capacity, line_through
+from predictor.engine.interfaces import Lane
+from predictor.engine.step_loop import StepEngine
+from predictor.engine.step_timer import StepTimer
 from tests.predictor.fake_denoiser import FakeDenoiser, request
 
-
-def empty_inbox() -> Inbox:
-    times = ServiceTimes(Capacity(2, 64, steps_per_decode=1.0))
-    return Inbox(Admission(1, 60, times))
+SMALL, LARGE = torch.Size((1, 4, 8, 8)), torch.Size((1, 4, 16, 16))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "max_size", "best"),
-    [
-        ({1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0}, 8, 8),
-        ({1: 1.0, 2: 1.1, 4: 2.15, 8: 4.3}, 8, 2),
-        ({1: 1.0, 2: 1.98, 4: 3.96}, 32, 1),
-        ({1: 1.0, 2: 2.5, 4: 2.0, 8: 4.0, 16: 8.0}, 32, 4),
-        ({1: 1.0, 2: 1.0, 4: 1.0}, 7, 4),
-    ],
-)
-def test_the_batch_doubles_while_throughput_grows(
-    seconds: dict[int, float], max_size: int, best: int
-) -> None:
-    assert find_best_batch(seconds.__getitem__, max_size) == (best, seconds[best])
+def learning(largest: int = 64, best: int = 2, **options: Any) -> Capacity:
+    start = Start(best, largest, **options)
+    return Capacity(best, 64, 1.0, lane_seconds=0.1, start=start)
 
 
-def test_out_of_memory_ends_the_search() -> None:
-    def seconds_of(size: int) -> float:
-        if size > 4:
-            raise torch.OutOfMemoryError
-        return 1.0
-
-    assert find_best_batch(seconds_of, 64) == (4, 1.0)
+def jobs(count: int, shape: torch.Size = SMALL) -> list[Any]:
+    """As many jobs with guidance."""
+    return [SimpleNamespace(lanes=2, shape=shape, kind=("any", shape))] * count
 
 
-def test_a_denoiser_is_measured_without_a_request() -> None:
-    denoiser = FakeDenoiser(memory_in_lanes=4)
+def run(capacity: Capacity, ready: Sequence[Any], seconds_of: dict[int, float]) -> list[int]:
+    """Take 200 turns with as many jobs ready; returns the lanes of each pass."""
+    lanes = []
+    for _ in range(200):
+        batch = capacity.fitting(ready[: capacity.jobs_in_flight])
+        done = ForwardPass.over(batch)
+        capacity.observe(done, seconds_of[done.lanes])
+        lanes.append(done.lanes)
+    return lanes
+
+
+# A pass takes 8 ms for up to 8 lanes, and above in proportion.
+GAINS_UP_TO_8 = {lanes: max(8, lanes) / 1000 for lanes in range(1, 65)}
+GAINS_NOTHING = {lanes: lanes / 1000 for lanes in range(1, 65)}
+GAINS_ALWAYS = dict.fromkeys(GAINS_NOTHING, 0.01)
+
+
+def test_the_bound_grows_while_larger_passes_have_more_throughput() -> None:
+    capacity = learning()
+    lanes = run(capacity, jobs(32), GAINS_UP_TO_8)
+
+    assert capacity.lanes == 8
+    assert capacity.changes == {"grown": 2, "shrunk": 0}
+    # Once found, it stays.
+    assert set(lanes[-50:]) == {8}
+
+
+def test_the_bound_stays_where_larger_passes_gain_nothing() -> None:
+    capacity = learning()
+    lanes = run(capacity, jobs(32), GAINS_NOTHING)
+
+    assert capacity.lanes == 2
+    assert set(lanes[-50:]) == {2}
+    # Jobs still take turns.
+    assert capacity.jobs_in_flight == 8
+
+
+def test_the_bound_is_not_larger_than_the_setting() -> None:
+    capacity = learning(largest=16)
+    run(capacity, jobs(32), GAINS_ALWAYS)
+
+    assert capacity.lanes == 16
+
+
+def test_an_unknown_size_is_tried_only_if_that_many_jobs_are_ready() -> None:
+    capacity = learning()
+
+    assert set(run(capacity, jobs(1), GAINS_UP_TO_8)) == {2}
+    assert capacity.lanes == 2
+
+
+def test_each_shape_has_a_bound_of_its_own() -> None:
+    capacity = learning()
+    for ready, seconds in ((jobs(32), GAINS_UP_TO_8), (jobs(32, LARGE), GAINS_NOTHING)):
+        run(capacity, ready, seconds)
+
+    # A shape that runs later begins where the default shape has ended, in proportion to its size.
+    assert len(capacity.fitting(jobs(32))) == 4
+    assert len(capacity.fitting(jobs(32, LARGE))) == 1
+
+
+def test_never_more_lanes_are_in_flight_than_the_setting() -> None:
+    """An operator can thus trade throughput for latency."""
+    for largest, expected in ((2, 1), (8, 4), (64, 8)):
+        assert learning(largest=largest).jobs_in_flight == expected
+
+    unguided = request("any", guidance_scale=0.0)
+
+    denoiser, most = FakeDenoiser(), []
+    predict = denoiser.predict
+
+    def note(lanes: Sequence[Lane]) -> torch.Tensor:
+        most.append(engine.state.in_flight)
+        return predict(lanes)
+
+    denoiser.predict = note  # type: ignore[method-assign]
+    denoiser.gate.release(1_000)
+    engine = StepEngine(denoiser, learning(largest=4), 64)
+
+    async def submit_all() -> None:
+        await asyncio.gather(*(engine.submit(unguided) for _ in range(9)))
+
+    with contextlib.closing(engine):
+        asyncio.run(submit_all())
+    assert max(most) <= 4
+
+
+def test_out_of_memory_bounds_what_is_learned() -> None:
+    capacity = learning()
+    run(capacity, jobs(32), GAINS_ALWAYS)
+    assert capacity.lanes == 64
+
+    capacity.shrink(jobs(32))
+    assert capacity.lanes == 32
+    assert len(capacity.fitting(jobs(32))) == 16
+    assert len(capacity.fitting(jobs(32, LARGE))) == 4
+    assert capacity.out_of_memory == 1
+
+
+def test_a_learned_bound_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    learned: list[int] = []
+    capacity = learning(on_learned=learned.append)
+    with caplog.at_level(logging.INFO):
+        run(capacity, jobs(32), GAINS_UP_TO_8)
+
+    assert learned == [8]
+    (line,) = caplog.messages
+    assert line.startswith("64x64: up to 8 lanes in a forward pass; 4 are 2.00 times as fast as 2")
+
+
+def test_what_was_learned_before_is_used_at_once() -> None:
+    capacity = learning(best=16, is_settled=True)
+
+    assert len(capacity.fitting(jobs(32))) == 8
+    assert len(capacity.fitting(jobs(32))) == 8
+    assert capacity.jobs_in_flight == 8
+
+
+def test_the_first_capacity_knows_the_seconds_of_a_picture() -> None:
+    denoiser = FakeDenoiser()
     denoiser.gate.release(1_000)
 
-    capacity = measure_capacity(denoiser, request("any"), max_lanes=16)
+    capacity = first_capacity(denoiser, request("any"), Start(2, 16))
 
-    assert 2 <= capacity.lanes <= 4
-    assert capacity.latent_pixels == 64
+    assert capacity.lanes == 2
     assert capacity.steps_per_decode > 0
     assert capacity.has_times
+    assert set(denoiser.lanes) == {2}
+
+
+def test_the_expected_seconds_follow_what_is_learned() -> None:
+    capacity = learning()
+    decode_seconds = capacity.decode_seconds
+    run(capacity, jobs(32), {lanes: 0.08 + 0.005 * lanes for lanes in range(1, 65)})
+
+    assert capacity.step_seconds(8) == pytest.approx(0.12)
+    assert capacity.decode_seconds == pytest.approx(decode_seconds)
 
 
 def test_the_seconds_of_a_pass_grow_with_its_lanes() -> None:
-    fixed, lane = line_through(alone=1.2, together=1.6, pairs=2)
+    fixed, lane = line_through(Comparison(2, 1.2, 4, 1.6))
     assert (fixed, lane) == (pytest.approx(0.8), pytest.approx(0.2))
-    assert line_through(alone=1.0, together=1.0, pairs=1) == (0.0, 0.5)
-    assert line_through(alone=1.0, together=0.9, pairs=4) == (0.9, 0.0)
+    assert line_through(Comparison(2, 1.0, 8, 0.9)) == (0.9, 0.0)
 
     capacity = Capacity(4, 64, steps_per_decode=1.0, fixed_seconds=fixed, lane_seconds=lane)
     assert capacity.step_seconds(2) == pytest.approx(1.2)
@@ -76,129 +185,80 @@ def test_the_seconds_of_a_pass_grow_with_its_lanes() -> None:
     assert capacity.decode_seconds == pytest.approx(0.8)
 
 
-def test_the_log_states_the_capacity_in_words() -> None:
-    assert str(Capacity(16, 64, steps_per_decode=1.96)) == (
-        "up to 16 lanes in a forward pass, decoding a picture takes as long as 2.0 steps"
-    )
-
-
 def test_a_slow_decoder_gets_one_picture_and_a_fast_one_a_few() -> None:
     assert Capacity(16, 64, steps_per_decode=10.0).decodes(stepped=5) == 1
     assert Capacity(16, 64, steps_per_decode=2.0).decodes(stepped=5) == 2
     assert Capacity(16, 64, steps_per_decode=0.1).decodes(stepped=5) == 4
 
 
-def test_the_first_run_of_a_size_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_learns_from_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pass of the fake takes 10 ms, however many lanes it has."""
     clock = [0.0]
-    monkeypatch.setattr("predictor.engine.capacity.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("predictor.engine.step_timer.time.perf_counter", lambda: clock[0])
     denoiser = FakeDenoiser()
-    denoiser.gate.release(1_000)
+    denoiser.gate.release(10_000)
     predict = denoiser.predict
-    seen: set[int] = set()
 
-    def predict_in_time(latents: torch.Tensor, *others: object) -> torch.Tensor:
-        # Every step takes the same time, except for the first of its size.
-        clock[0] += 0.1 if len(latents) in seen else 10.0
-        seen.add(len(latents))
-        return predict(latents, *others)  # type: ignore[arg-type]
+    def take_a_second(lanes: Sequence[Lane]) -> torch.Tensor:
+        clock[0] += 0.01
+        return predict(lanes)
 
-    monkeypatch.setattr(denoiser, "predict", predict_in_time)
+    denoiser.predict = take_a_second  # type: ignore[method-assign]
+    engine = StepEngine(denoiser, learning(largest=16), 64)
 
-    assert measure_capacity(denoiser, request("any"), max_lanes=16).lanes == 16
+    async def story() -> None:
+        for _ in range(3):
+            await asyncio.gather(*(engine.submit(request("any", 30)) for _ in range(8)))
 
-
-class StoppedError(Exception):
-    pass
-
-
-def test_a_measurement_can_be_interrupted_before_each_run() -> None:
-    denoiser = FakeDenoiser()
-    denoiser.gate.release(1_000)
-
-    def stop_at_the_third() -> None:
-        if len(denoiser.lanes) == 2:
-            raise StoppedError
-
-    with pytest.raises(StoppedError):
-        measure_capacity(denoiser, request("any"), 16, stop_at_the_third)
-    assert len(denoiser.lanes) == 2
+    with contextlib.closing(engine):
+        asyncio.run(story())
+    assert engine.state.lanes == 16
+    assert engine.state.capacity_changes == {"grown": 3, "shrunk": 0}
 
 
-def test_a_measurement_of_whole_pictures_can_be_interrupted_at_a_step() -> None:
-    steps = []
+class FakeEvent:
+    """Counts the milliseconds of a GPU that is one record behind."""
 
-    class Pipeline:
-        def generate(self, requests, on_step) -> None:  # type: ignore[no-untyped-def]
-            for step in range(1, 10):
-                steps.append(step)
-                on_step(step, 9)
+    clock = 0.0
 
-    def stop_at_the_third() -> None:
-        if len(steps) == 3:
-            raise StoppedError
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
 
-    with pytest.raises(StoppedError):
-        measure_whole_batch(Pipeline(), request("any"), 4, stop_at_the_third)  # type: ignore[arg-type]
-    assert steps == [1, 2, 3]
+    def record(self, stream: object) -> None:
+        FakeEvent.clock += 500
+        self.at = FakeEvent.clock
 
+    def query(self) -> bool:
+        return FakeEvent.clock > self.at
 
-def test_an_idle_engine_measures_once_again() -> None:
-    inbox, measured, used = empty_inbox(), iter([7, 8]), []
-
-    def use(found: int) -> None:
-        used.append(found)
-        inbox.put(Ticket(request("any"), None))
-
-    again = SecondMeasurement(lambda before_run: next(measured), idle_seconds=0)
-    again.wait(inbox, Watchdog(0, print), use)
-    inbox.take(2, 1)
-    inbox.put(Ticket(request("any"), None))
-    again.wait(inbox, Watchdog(0, print), use)
-
-    assert used == [7]
+    def elapsed_time(self, end: FakeEvent) -> float:
+        return end.at - self.at
 
 
-def test_the_engine_does_not_measure_while_a_request_waits() -> None:
-    inbox = empty_inbox()
-    inbox.put(Ticket(request("any"), None))
+def test_on_a_gpu_events_time_a_pass_and_the_engine_does_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "stream")
+    noted: list[tuple[str, float]] = []
+    timer = StepTimer(lambda name, seconds: noted.append((name, seconds)))
+    device = torch.device("cuda")
 
-    again = SecondMeasurement(lambda before_run: pytest.fail("measured"), idle_seconds=0)
-    again.wait(inbox, Watchdog(0, print), print)
-
-
-def test_a_request_interrupts_the_measurement_which_restarts_when_idle() -> None:
-    inbox, runs, used = empty_inbox(), [], []
-
-    def measure(before_run) -> int:  # type: ignore[no-untyped-def]
-        for run in range(3):
-            before_run()
-            runs.append(run)
-            if len(runs) == 1:
-                inbox.put(Ticket(request("any"), None))
-        return 5
-
-    def use(found: int) -> None:
-        used.append(found)
-        inbox.close()
-
-    again = SecondMeasurement(measure, idle_seconds=0)
-    again.wait(inbox, Watchdog(0, print), use)
-    assert (runs, used) == ([0], [])
-
-    inbox.take(2, 1)
-    again.wait(inbox, Watchdog(0, print), use)
-    assert (runs, used) == ([0, 0, 1, 2], [5])
+    with timer.time("first", device):
+        pass
+    assert noted == []
+    with timer.time("second", device):
+        FakeEvent.clock += 1
+    FakeEvent.clock += 1
+    with timer.time("third", device):
+        pass
+    assert noted == [("first", 0.5), ("second", pytest.approx(0.501))]
 
 
-def test_a_second_measurement_raises_the_bound_and_never_lowers_it() -> None:
-    capacity = Capacity(4, 64, steps_per_decode=2.0)
-    capacity.improve(Capacity(2, 64, steps_per_decode=1.0))
-    assert capacity == Capacity(4, 64, steps_per_decode=2.0)
-    capacity.improve(Capacity(16, 64, steps_per_decode=1.0))
-    assert capacity == Capacity(16, 64, steps_per_decode=1.0)
+def test_a_pass_that_raises_is_not_noted() -> None:
+    noted: list[object] = []
+    timer = StepTimer(lambda name, seconds: noted.append(name))
 
-
-def test_a_second_measurement_does_not_raise_a_bound_set_by_out_of_memory() -> None:
-    capacity = Capacity(4, 64, steps_per_decode=2.0, out_of_memory=1)
-    capacity.improve(Capacity(16, 64, steps_per_decode=2.0))
-    assert capacity.lanes == 4
+    with contextlib.suppress(ValueError), timer.time("any", torch.device("cpu")):
+        raise ValueError
+    assert noted == []

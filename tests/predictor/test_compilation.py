@@ -14,7 +14,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch._dynamo.utils import counters
 
-from predictor.engine.capacity import Capacity
+from predictor.engine.batch_searches import Start
 from predictor.errors import ModelLoadError
 from predictor.loading import engine as engine_choice
 from predictor.loading.apply import denoiser_of
@@ -52,9 +52,8 @@ def no_kernels() -> Iterator[None]:
 @pytest.fixture
 def large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choose large batches, even if they are not faster on this machine."""
-    capacity = Capacity(lanes=8, latent_pixels=32 * 32, steps_per_decode=1.0)
-    monkeypatch.setattr(engine_choice, "measure_capacity", lambda *_: capacity)
-    monkeypatch.setattr(engine_choice, "measure_whole_batch", lambda *_: 4)
+    start = Start(8, 8, is_settled=True)
+    monkeypatch.setattr(engine_choice.Learned, "start", lambda *_, **__: start)
 
 
 def a_pipeline(pipeline: DiffusionPipeline, tuning: Tuning) -> DiffusersPipeline:
@@ -111,7 +110,7 @@ def test_the_sizes_of_the_setting_are_compiled(monkeypatch: pytest.MonkeyPatch) 
     with closing(measured_engine(loaded, Settings(compile=True, compile_shapes="64x64,192x128"))):
         pass
 
-    # The model's native size and larger batches follow, for the measurement.
+    # The model's native size follows, for the warm-up picture.
     assert seen[:4] == [(64, 2), (64, 1), (192, 2), (192, 1)]
 
 

@@ -101,8 +101,9 @@ def asked(
     limits = Limits(Settings(), loaded.profile)
     calls = [decode({"prompt": "a red circle", "seed": 3} | body, limits) for body in bodies]
 
+    engine = measured_engine(loaded, Settings(max_lanes=4))
+
     async def submit_all() -> list[GenerationResult]:
-        engine = measured_engine(loaded, Settings(max_lanes=4))
         try:
             assert isinstance(engine, engine_class)
             requests = [picture.request for call in calls for picture in call.pictures]

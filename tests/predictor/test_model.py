@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from safetensors.numpy import load_file
 
 from modelstore import FileEntry, Marker
 from predictor.checkpoint.checkpoint import Checkpoint
-from predictor.engine.capacity import Capacity
 from predictor.errors import ModelLoadError
-from predictor.loading.engine import Measured
+from predictor.loading.engine import Learned
 from predictor.loading.memory import expected_bytes
 from predictor.residency.room import in_own_thread
 from predictor.settings import Settings
@@ -30,17 +28,17 @@ def test_the_loading_thread_ends_after_its_work() -> None:
         time.sleep(0.01)
 
 
-def test_a_reloaded_model_is_not_measured_again() -> None:
-    measured, found = Measured(), Capacity(lanes=8, latent_pixels=256, steps_per_decode=1.0)
-    folder, other = Path("/volume/one"), Path("/volume/other")
+def test_a_reloaded_model_starts_from_what_its_engine_has_learned() -> None:
+    learned, folder = Learned(), Path("/volume/one")
 
-    first = measured.capacity(folder, lambda: found)
-    first.lanes = 2  # as if a batch did not fit
-    again = measured.capacity(folder, lambda: replace(found, lanes=99))
-    elsewhere = measured.capacity(other, lambda: replace(found, lanes=4))
+    first = learned.start(folder, first=2, largest=16)
+    first.on_learned(8)
+    again = learned.start(folder, first=2, largest=16)
+    elsewhere = learned.start(Path("/volume/other"), first=2, largest=16)
 
-    assert (again.lanes, elsewhere.lanes) == (8, 4)
-    assert [measured.batch(folder, lambda size=size: size) for size in (3, 5)] == [3, 3]
+    assert (first.best, first.is_settled) == (2, False)
+    assert (again.best, again.is_settled) == (8, True)
+    assert (elsewhere.best, elsewhere.is_settled) == (2, False)
 
 
 def test_the_expected_bytes_are_those_of_the_weights_in_their_run_time_type(

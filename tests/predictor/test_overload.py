@@ -53,7 +53,7 @@ def in_progress(server: Server, pictures: int) -> Iterator[None]:
 def busy(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with places for ten pictures, nine of them taken."""
     log = tmp_path_factory.mktemp("busy") / "log"
-    settings = {"max_queue_length": 2, "max_lanes": 2, "max_queue_seconds": 3600}
+    settings = {"max_queue_length": 2, "max_lanes": 16, "max_queue_seconds": 3600}
     with Server.started(demo_model, log, drain_seconds=600, **settings) as server:
         server.wait_until_ready()
         with in_progress(server, 9):

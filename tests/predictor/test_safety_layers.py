@@ -16,7 +16,7 @@ from transformers import pipeline as transformers_pipeline
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.checkpoint.configs import Configs
 from predictor.errors import ModelLoadError
-from predictor.loading.engine import Measured
+from predictor.loading.engine import Learned
 from predictor.loading.loader import load
 from predictor.loading.pipeline import load_pipeline
 from predictor.safety.checker import SafetyChecker
@@ -125,7 +125,7 @@ def test_a_policy_without_its_layer_stops_startup(
 
 def test_a_model_is_not_loaded_without_its_layer(model: Path) -> None:
     with pytest.raises(ModelLoadError, match="does not include a safety checker"):
-        load(Checkpoint.read(model), Settings(device="cpu", safety_checker="flag"), Measured())
+        load(Checkpoint.read(model), Settings(device="cpu", safety_checker="flag"), Learned())
 
 
 def remove(folder: Path) -> None:

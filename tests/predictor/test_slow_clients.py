@@ -142,7 +142,7 @@ def test_the_reader_of_a_stream_that_waits_in_the_queue_leaves(
     """Such a stream sends nothing, so only the end of the connection shows that it has left."""
     body = {"prompt": "a red star", "num_inference_steps": 150, "size": "256x256", "n": 8}
     stream = {"accept": "text/event-stream"}
-    settings = {"max_lanes": 2, "max_queue_seconds": 3600}
+    settings = {"max_lanes": 16, "max_queue_seconds": 3600}
     with Server.started(demo_model, tmp_path / "log", **settings) as server:
         server.wait_until_ready()
         with httpx.stream("POST", server.url + PREDICT, json=body, headers=stream, timeout=60):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -13,10 +11,7 @@ import pytest
 from PIL import Image
 
 from predictor.engine import step_loop
-from predictor.engine.capacity import Capacity
 from predictor.engine.interfaces import GenerationCancelledError
-from predictor.engine.second_measurement import SecondMeasurement
-from predictor.engine.step_loop import StepEngine
 from predictor.errors import GenerationFailedError, OverloadedError
 from predictor.requests import GenerationRequest, GenerationResult, InputImage
 from tests.predictor.fake_denoiser import FakeDenoiser, Scene, request, run_story
@@ -335,22 +330,3 @@ def test_a_bug_in_the_engine_fails_requests_in_flight(monkeypatch: pytest.Monkey
         assert (await later).image is not None
 
     run_story(story)
-
-
-def test_an_idle_engine_adopts_its_second_measurement() -> None:
-    denoiser, is_measured = FakeDenoiser(), threading.Event()
-    denoiser.gate.release(100)
-
-    def measure(before_run: Callable[[], None]) -> Capacity:
-        is_measured.set()
-        return Capacity(16, latent_pixels=64, steps_per_decode=2.0)
-
-    first = Capacity(2, latent_pixels=64, steps_per_decode=2.0)
-    engine = StepEngine(denoiser, first, 8, SecondMeasurement(measure, idle_seconds=0))
-    assert is_measured.wait(10)
-    # The engine adopts the result before it starts a picture.
-    picture = asyncio.run(engine.submit(request("any")))
-    engine.close()
-
-    assert picture.request.prompt == "any"
-    assert engine.state.lanes == 16

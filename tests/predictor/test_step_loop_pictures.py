@@ -191,8 +191,9 @@ def test_the_step_loop_supports_only_stable_diffusion_and_sdxl(
 
 
 def test_the_engine_is_chosen_and_measured_for_the_model(demo: DiffusersPipeline) -> None:
+    engine = measured_engine(demo, Settings(max_lanes=4))
+
     async def story() -> Image.Image:
-        engine = measured_engine(demo, Settings(max_lanes=4))
         try:
             assert isinstance(engine, StepEngine)
             return (await engine.submit(REQUEST)).image

@@ -13,7 +13,6 @@ from PIL import Image
 
 from predictor.engine import StepListener, whole_batch
 from predictor.engine.interfaces import GenerationCancelledError
-from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, OverloadedError
 from predictor.requests import GenerationDefaults, GenerationRequest, GenerationResult, ModelProfile
@@ -238,34 +237,6 @@ def test_a_bug_in_the_engine_fails_waiting_requests_and_serves_later_ones(
         assert engine.state[:2] == (0, 0)
 
     run(story)
-
-
-@pytest.mark.parametrize(("max_batch", "expected"), [(100, 8), (1, 1)])
-def test_an_idle_engine_adopts_its_second_measurement_unless_memory_ran_out(
-    max_batch: int, expected: int
-) -> None:
-    pipeline, may_end, has_ended = GatedPipeline(), threading.Event(), threading.Event()
-    pipeline.max_batch = max_batch
-
-    def measure(before_run: Callable[[], None]) -> int:
-        while not may_end.wait(0.001):
-            before_run()
-        has_ended.set()
-        return 8
-
-    async def story(engine: WholeBatchEngine) -> None:
-        await submit_behind_one(engine, pipeline, request("a"), request("b"))
-
-    engine = WholeBatchEngine(pipeline, 2, 8, SecondMeasurement(measure, idle_seconds=0))
-    asyncio.run(story(engine))
-    may_end.set()
-    assert has_ended.wait(10)
-    # The engine adopts the result before it starts a picture.
-    pipeline.gate.release(2)
-    asyncio.run(engine.submit(request("c")))
-    engine.close()
-
-    assert engine.state.lanes == expected
 
 
 def test_the_wait_is_estimated_from_the_duration_of_calls() -> None:

@@ -14,7 +14,6 @@ import torch
 from predictor.engine import Engine, worker
 from predictor.engine.capacity import Capacity
 from predictor.engine.faults import is_out_of_memory
-from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, ModelUnavailableError, PredictorError
@@ -95,21 +94,6 @@ def test_a_whole_batch_engine_whose_thread_ends_fails_all_requests(error: BaseEx
     engine = WholeBatchEngine(pipeline, 2, max_queue_length=8)
 
     check_has_ended(engine, outcome(engine))
-
-
-@pytest.mark.parametrize("kind", ["step", "whole"])
-def test_a_second_measurement_that_ends_the_thread_fails_later_requests(
-    denoiser: FakeDenoiser, kind: str
-) -> None:
-    second: Any = SecondMeasurement(raising(SystemExit()), idle_seconds=0)
-    engine: Engine = step_engine(denoiser, second)
-    if kind == "whole":
-        engine.close()
-        engine = WholeBatchEngine(GatedPipeline(), 2, 8, second)
-    wait_until(lambda: bool(engine.state.failure))
-
-    assert isinstance(outcome(engine), ModelUnavailableError)
-    engine.close()
 
 
 def test_requests_that_wait_when_the_thread_ends_can_be_sent_again() -> None:

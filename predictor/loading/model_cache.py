@@ -1,0 +1,210 @@
+"""What a start reuses of earlier ones: compiled kernels, and what the engine has learned.
+
+The shared folder has two files for each key: the kernels in an archive, the rest in JSON. A pod
+works on a private copy of the kernels and publishes a new archive with one rename, so that others
+may read and write at the same time. Nothing here is needed to serve: any problem is one line in
+the log. The kernels are programs, so only trusted pods may write to the folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modelstore import Marker
+from predictor.loading.cache_facts import facts_of, key_of
+from predictor.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Read by torch at each compilation, by Triton likewise, and by CUDA's driver.
+_FOLDERS = {
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+}
+# Only of use while something compiles.
+_NOT_SHARED = {"locks", "precompiled_headers"}
+_FACTS = "facts.json"
+# Of the kernels of one model, unpacked, and of everything in the folder.
+_MAX_KERNEL_BYTES = 2 << 30
+_MAX_FOLDER_BYTES = 4 << 30
+_MAX_JSON_BYTES = 1 << 16
+_MAX_BATCH = 10_000
+# An unfinished file is older than this only if its pod has been killed.
+_ABANDONED_SECONDS = 3600.0
+
+
+class ModelCache:
+    """The cached files of one model under one set of ``facts`` in the folder ``root``.
+
+    ``batch`` is the largest batch that an earlier engine has learned, or None.
+    """
+
+    def __init__(self, root: Path, facts: Mapping[str, str], local: Path) -> None:
+        self._root = root
+        self._facts = dict(facts)
+        self._local = local
+        key = key_of(facts)
+        self._archive = root / f"{key}.zip"
+        self._notes = root / f"{key}.json"
+        self._restored: set[str] = set()
+        self._writing = threading.Lock()
+        self.batch: int | None = None
+
+    def restore(self) -> None:
+        """Unpack the kernels and read ``batch``; after a problem, there are none."""
+        with _problems("starting without the cache"):
+            self.batch = self._read_batch()
+        try:
+            with _problems("starting without cached kernels"):
+                self._unpack()
+        finally:
+            if not self._restored:
+                _empty(self._local)
+        logger.info(
+            "from the cache: %d files of kernels; %s",
+            *(len(self._restored), f"batch size {self.batch}" if self.batch else "no batch size"),
+        )
+
+    def publish(self) -> None:
+        """Archive the kernels for later starts, unless there are no new ones."""
+        with self._writing, _problems("the kernels are not cached"):
+            files = dict(self._kernels())
+            if not files.keys() - self._restored:
+                return
+            total = sum(path.stat().st_size for path in files.values())
+            if total > _MAX_KERNEL_BYTES:
+                raise ValueError(f"they take {total} bytes; the limit is {_MAX_KERNEL_BYTES}")
+            with self._replacing(self._archive) as path:
+                _pack(path, files, self._facts)
+            self._prune()
+            logger.info("cached %d files of kernels, %d bytes", len(files), total)
+
+    def save_batch(self, batch: int) -> None:
+        """Keep what the engine has learned for later starts."""
+        with self._writing, _problems("the batch size is not cached"):
+            text = json.dumps({"facts": self._facts, "batch": batch}, indent=2)
+            with self._replacing(self._notes) as path:
+                path.write_text(text, "utf-8")
+
+    def _read_batch(self) -> int | None:
+        if not self._notes.exists():
+            return None
+        with self._notes.open("rb") as stream:
+            notes = json.loads(stream.read(_MAX_JSON_BYTES))
+        if not isinstance(notes, dict):
+            raise ValueError(f"{self._notes.name} is not a JSON object")
+        self._check(notes.get("facts"))
+        batch = notes.get("batch")
+        if type(batch) is not int or not 0 < batch <= _MAX_BATCH:
+            raise ValueError(f"{self._notes.name} has no valid batch size")
+        return batch
+
+    def _unpack(self) -> None:
+        if not self._archive.exists():
+            return
+        with zipfile.ZipFile(self._archive) as archive:
+            members = archive.infolist()
+            if sum(member.file_size for member in members) > _MAX_KERNEL_BYTES:
+                raise ValueError(f"{self._archive.name} is larger than {_MAX_KERNEL_BYTES} bytes")
+            self._check(json.loads(archive.read(_FACTS)))
+            # Verifies the checksum of each file, and keeps each within the folder.
+            archive.extractall(self._local)
+        self._restored = {member.filename for member in members} - {_FACTS}
+
+    def _check(self, facts: Any) -> None:
+        if facts != self._facts:
+            raise ValueError("it was written for another model, machine or version")
+
+    def _kernels(self) -> Iterator[tuple[str, Path]]:
+        for path in sorted(self._local.rglob("*")):
+            name = path.relative_to(self._local)
+            is_shared = _NOT_SHARED.isdisjoint(name.parts) and path.suffix != ".lock"
+            if is_shared and name.name != _FACTS and path.is_file() and not path.is_symlink():
+                yield name.as_posix(), path
+
+    @contextmanager
+    def _replacing(self, path: Path) -> Iterator[Path]:
+        """A path for new contents of ``path``, which others see only when they are complete."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        unfinished = self._root / f".{uuid.uuid4().hex}.unfinished"
+        try:
+            yield unfinished
+            with unfinished.open("rb") as stream:
+                os.fsync(stream.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        """Remove what killed pods left behind, and the oldest archives above the limit."""
+        now = time.time()
+        for path in self._root.glob(".*.unfinished"):
+            if now - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink(missing_ok=True)
+        archives = sorted(self._root.glob("*.zip"), key=lambda path: -path.stat().st_mtime)
+        used = 0
+        for path in archives:
+            used += path.stat().st_size
+            if used > _MAX_FOLDER_BYTES and path != self._archive:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def open_cache(root: Path | None, marker: Marker, settings: Settings) -> ModelCache | None:
+    """Restore the cache of the published model; None without a folder, or if it is not usable."""
+    if root is None:
+        return None
+    with _problems("starting without the cache"):
+        # Before the GPU is used: CUDA's driver reads its variable once.
+        local = _private_folder()
+        cache = ModelCache(root, facts_of(marker, settings), local)
+        cache.restore()
+        return cache
+    return None
+
+
+def _private_folder() -> Path:
+    """A new folder for compiled kernels until the process ends, which the libraries then use."""
+    folder = Path(tempfile.mkdtemp(prefix="predictor-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for variable, name in _FOLDERS.items():
+        os.environ[variable] = str(folder / name)
+    _empty(folder)
+    return folder
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything but the empty folders that the libraries expect."""
+    for name in _FOLDERS.values():
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+
+
+def _pack(path: Path, files: Mapping[str, Path], facts: Mapping[str, str]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr(_FACTS, json.dumps(facts))
+        for name, file in files.items():
+            archive.write(file, name)
+
+
+@contextmanager
+def _problems(consequence: str) -> Iterator[None]:
+    """Log what goes wrong in one line: the folder may be read-only, full or hold anything."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s: %s", consequence, str(error) or type(error).__name__)

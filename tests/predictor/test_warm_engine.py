@@ -1,0 +1,108 @@
+"""Ready means ready: the engine that serves the requests has made a picture with guidance."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from predictor.engine.interfaces import Lane
+from predictor.errors import ModelLoadError
+from predictor.loading import engine as engine_choice
+from predictor.loading.engine import Learned, open_engine
+from predictor.pipelines.tuning import PLAIN
+from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.settings import Settings
+from tests.predictor.fake_denoiser import FakeDenoiser
+from tests.predictor.test_whole_batch import GatedPipeline
+
+PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 20, 7.5, "unipc"), 8, ("unipc",))
+
+
+class Recorder(FakeDenoiser):
+    """Records what runs, and on which thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate.release(1_000)
+        self.prepared: list[GenerationRequest] = []
+        self.threads: list[str] = []
+
+    def prepare(self, request: GenerationRequest) -> None:
+        self.prepared.append(request)
+
+    def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        self.threads.append(threading.current_thread().name)
+        return super().predict(lanes)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        self.threads.append(threading.current_thread().name)
+        return super().decode(latents)
+
+
+def a_pipeline(**parts: Any) -> Any:
+    request = PROFILE.default_request("warm-up")
+    given = {
+        "diffusers": None,
+        "tuning": PLAIN,
+        "profile": PROFILE,
+        "warm_up_request": lambda: GenerationRequest(
+            "warm-up", "", 0, 64, 64, 2, request.guidance_scale, "unipc"
+        ),
+    }
+    return SimpleNamespace(**given, **parts)
+
+
+@pytest.fixture
+def denoiser(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(engine_choice, "supports", lambda pipeline: True)
+    monkeypatch.setattr(engine_choice, "denoiser_for", lambda pipeline: recorder)
+    return recorder
+
+
+def test_the_step_loop_has_made_a_picture_with_guidance(denoiser: Recorder) -> None:
+    with closing(open_engine(a_pipeline(), Path("any"), Settings(), Learned())) as engine:
+        assert denoiser.threads[-3:] == ["engine"] * 3
+        assert denoiser.events[-3:] == ["step", "step", "decode 1"]
+        assert denoiser.lanes[-2:] == [2, 2]
+        # The plan of the default request is ready too.
+        assert PROFILE.default_request("warm-up") in denoiser.prepared
+        # The first callers already get estimates.
+        with engine.admission.reserve([PROFILE.default_request("any") for _ in range(9)]):
+            assert engine.state.queue_seconds > 0
+        assert engine.state[:2] == (0, 0)
+
+
+def test_no_larger_pass_runs_before_the_model_is_ready(denoiser: Recorder) -> None:
+    with closing(open_engine(a_pipeline(), Path("any"), Settings(), Learned())):
+        assert set(denoiser.lanes) == {2}
+
+
+def test_a_picture_that_fails_ends_the_load_and_the_thread(
+    denoiser: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(image: torch.Tensor) -> Any:
+        raise ArithmeticError("the picture came out as NaN or infinity")
+
+    monkeypatch.setattr(denoiser, "finish", fails)
+
+    with pytest.raises(ModelLoadError, match=r"the warm-up steps failed: .* NaN"):
+        open_engine(a_pipeline(), Path("any"), Settings(), Learned())
+    assert "engine" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_engine_of_whole_calls_has_made_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "supports", lambda pipeline: False)
+    gated = GatedPipeline()
+    gated.gate.release(100)
+    pipeline = a_pipeline(generate=gated.generate)
+
+    with closing(open_engine(pipeline, Path("any"), Settings(), Learned())):
+        assert gated.batches == [["warm-up"]]
