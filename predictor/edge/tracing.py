@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from predictor.edge.middleware import PREDICT
+from predictor.edge.inference_routes import is_inference
 from predictor.request_context import RequestContext
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Tracing:
         return cls(provider)
 
     def start(self, scope: Scope, request: RequestContext) -> RequestSpan | None:
-        """Begin the span of a predict call, and set the trace of ``request``."""
-        if self._tracer is None or not PREDICT.fullmatch(scope["path"]):
+        """Begin the span of a call of a model, and set the trace of ``request``."""
+        if self._tracer is None or not is_inference(scope):
             return None
         return RequestSpan(self._tracer, scope, request)
 

@@ -76,7 +76,9 @@ def metric(client: httpx.Client, name: str) -> dict[str, float]:
 def test_the_pod_is_ready_and_no_model_is_loaded(caller: httpx.Client) -> None:
     names = ["first", "second", "third"]
 
-    assert caller.get("/v1/models").json() == {"models": names}
+    listed = caller.get("/v1/models").json()
+    assert listed["models"] == names
+    assert [model["id"] for model in listed["data"]] == names
     assert caller.get("/v2/models").json() == {"models": names}
     assert states(caller) == dict.fromkeys(names, "UNAVAILABLE")
     for path in ("/v1/models/first", "/v2/models/first/ready"):
