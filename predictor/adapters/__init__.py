@@ -14,8 +14,16 @@ from predictor.adapters import openai_errors
 from predictor.adapters.adapter import Adapter, BodySchema, Message
 from predictor.adapters.kserve_predict import PREDICT
 from predictor.adapters.openai_images import ImageEdits, ImageGenerations
+from predictor.adapters.picture_link import ImagineLink, PictureLink
+from predictor.adapters.tensor_inference import TensorInference
 
-ROUTED: tuple[Adapter, ...] = (ImageGenerations(), ImageEdits())
+ROUTED: tuple[Adapter, ...] = (
+    ImageGenerations(),
+    ImageEdits(),
+    TensorInference(),
+    PictureLink(),
+    ImagineLink(),
+)
 """The adapters that need a route."""
 
 ADAPTERS = {adapter.name: adapter for adapter in (PREDICT, *ROUTED)}

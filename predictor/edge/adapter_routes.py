@@ -55,7 +55,11 @@ def _handler(
         if isinstance(response, AsyncIterator):
             return StreamingResponse(response)
         assert isinstance(response, EncodedResponse)
-        return Response(response.body, response.status, response.headers)
+        answer = Response(response.body, response.status, response.headers)
+        if is_head:
+            # That of the picture is not known.
+            del answer.headers["content-length"]
+        return answer
 
     return handle
 

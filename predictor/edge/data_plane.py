@@ -14,7 +14,6 @@ from predictor.adapters import Message
 from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
 from predictor.edge.draining import Drain
 from predictor.edge.repository import AwaitedModels
-from predictor.errors import InvalidRequestError
 from predictor.protocol import EncodedResponse
 
 
@@ -79,13 +78,9 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
         """The payload and, for a CloudEvent, its attributes.
 
         Raises:
-            InvalidRequestError: the event is not valid, or the route is ``/v2/.../infer``.
+            InvalidRequestError: the event is not valid.
             UnsupportedMediaTypeError: the body is a batch of events.
         """
-        if protocol_version != PredictorProtocol.REST_V1.value:
-            raise InvalidRequestError(
-                "", "the server has no inference over this protocol: use /v1/models/{name}:predict"
-            )
         reject_batch(headers)
         if is_event(headers):
             return read_event(body, headers)

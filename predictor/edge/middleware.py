@@ -29,6 +29,7 @@ _OTHER_BYTES = 65_536
 # The server copies each piece, and the client's speed decides when the next one is copied.
 _PIECE = 262_144
 _SERVER_ERROR = 500
+_NOT_MODIFIED = 304
 
 
 class BodyLimitMiddleware:
@@ -100,10 +101,10 @@ class StreamTypeMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the header if a response has neither a type nor a length."""
+        """Add the header if a response has a body, and neither a type nor a length."""
 
         async def typed_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and message["status"] != _NOT_MODIFIED:
                 headers = MutableHeaders(scope=message)
                 if not {"content-type", "content-length"} & {*headers}:
                     headers["content-type"] = EVENT_STREAM

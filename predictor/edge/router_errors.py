@@ -21,8 +21,8 @@ IS_HEAD = "is_head"
 _VERB = re.compile(r"/v1/models/[^/:]*:(?:predict|explain)")
 _OTHER_VERB = re.compile(r"/v1/models/[^/]*:[^/]*")
 _METHODS = ("get", "post", "put", "patch", "delete")
-# KServe has these routes, but no model of this server supports them.
-_NOT_SERVED = re.compile(r".*(:explain|/infer)")
+# KServe has this route, but no model of this server supports it.
+_NOT_SERVED = re.compile(r".*:explain")
 
 
 class MethodMiddleware:

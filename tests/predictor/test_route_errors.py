@@ -175,11 +175,3 @@ def test_get_on_predict_does_not_say_that_the_model_is_missing(client: httpx.Cli
 
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
     assert response.json() == {"error": f"{PREDICT} does not support GET; use POST"}
-
-
-def test_inference_of_the_v2_protocol_names_the_route_to_use(client: httpx.Client) -> None:
-    inputs = [{"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["a red star"]}]
-    response = client.post(f"/v2/models/{MODEL_NAME}/infer", json={"inputs": inputs})
-
-    assert response.status_code == 400
-    assert "/v1/models/{name}:predict" in response.json()["error"]
