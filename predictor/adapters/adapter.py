@@ -18,7 +18,10 @@ _CONTENT_HEADERS = ("content-type", "inference-header-content-length")
 
 
 class BodySchema(NamedTuple):
-    """The body in the OpenAPI document: its media type, its JSON schema, and the definitions."""
+    """The body in the OpenAPI document: its media type, its JSON schema, and the definitions.
+
+    The schema of a GET request is that of an object with the fields of its query.
+    """
 
     media_type: str
     schema: dict[str, Any]
@@ -63,7 +66,7 @@ class Adapter(ABC):
         return decode_call(body, limits, images)
 
     def body_schema(self, definitions_at: str) -> BodySchema | None:
-        """For the OpenAPI document; None if the operation has no body."""
+        """For the OpenAPI document; None to describe nothing."""
         return None
 
 

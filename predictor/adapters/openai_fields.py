@@ -121,7 +121,10 @@ def read_fields(
     if "num_inference_steps" not in values and STEP_FACTORS[quality] != 1:
         values |= _steps(STEP_FACTORS[quality], values, limits)
     options = ImageOptions(quality, bool(body.stream), body.output_compression)
-    return values, dict(spellings(document)), options
+    written = dict(spellings(document))
+    if "size" in document:
+        written["width x height"] = "size"
+    return values, written, options
 
 
 def _check_support(document: Mapping[str, Any]) -> None:

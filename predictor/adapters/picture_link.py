@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import orjson
 from pydantic import Field, create_model
 
-from predictor.adapters.adapter import Adapter, Message
+from predictor.adapters.adapter import Adapter, BodySchema, Message
 from predictor.adapters.form_fields import nested, query_fields, typed
 from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, EncodedResponse, ResponseEncoder, decode_call
@@ -74,6 +74,11 @@ class PictureLink(Adapter):
             message.headers.get("if-none-match", ""),
         )
         return ParsedBody((values,), (written,), False, None, form)
+
+    def body_schema(self, definitions_at: str) -> BodySchema:
+        """The fields of the query."""
+        schema = self.fields.model_json_schema(ref_template=definitions_at + "{model}")
+        return BodySchema("", schema, schema.pop("$defs", {}))
 
     def _values(self, query: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         return given(validated(self.fields, query)), dict(spellings(query))

@@ -53,7 +53,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         if found := adapter.body_schema("#/components/schemas/"):
             document["components"]["schemas"].update(found.definitions)
             for path in adapter.paths:
-                _add_body(document, path, found.media_type, found.schema)
+                if adapter.method == "GET":
+                    _add_query(document, path, found.schema)
+                else:
+                    _add_body(document, path, found.media_type, found.schema)
     return document
 
 
@@ -62,6 +65,14 @@ def _add_body(document: dict[str, Any], path: str, media_type: str, schema: dict
         "required": True,
         "content": {media_type: {"schema": schema}},
     }
+
+
+def _add_query(document: dict[str, Any], path: str, schema: dict[str, Any]) -> None:
+    operation = document["paths"][path]["get"]
+    operation["parameters"] = operation.get("parameters", []) + [
+        {"name": name, "in": "query", "required": name in schema["required"], "schema": field}
+        for name, field in schema["properties"].items()
+    ]
 
 
 def _only_ready(body: bytes) -> bool:

@@ -101,6 +101,26 @@ def test_a_request_loads_its_model_and_unloads_another(caller: httpx.Client) -> 
     assert caller.get("/v2/models/first/ready").status_code == 503
 
 
+def test_a_protocol_that_names_the_model_in_the_body_loads_it(caller: httpx.Client) -> None:
+    route, fields = "/openai/v1/images/generations", {"prompt": "a red star", "steps": 1}
+
+    second = caller.post(route, json=fields | {"model": "second"})
+    # Read in another process.
+    long = fields | {"model": "third", "controlnet": {"name": "x", "image": "A" * 20_000}}
+    third = caller.post(route, json=long)
+    missing = caller.post(route, json=fields)
+    unknown = caller.post(route, json=fields | {"model": "fourth"})
+
+    assert (second.status_code, second.headers["x-model-name"]) == (200, "second")
+    assert third.json()["error"]["param"] == "controlnet.name"
+    assert states(caller)["third"] == "READY"
+    assert missing.status_code == 400
+    assert missing.json()["error"]["message"] == (
+        "model: is missing; the server has first, second, third"
+    )
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_many_requests_for_three_models_stay_within_the_budget(
     caller: httpx.Client,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -19,6 +20,13 @@ from PIL import Image
 from demo.judge import look_at
 from demo.shapes import SIZE, Placement, Scene, draw
 from modelstore import Marker
+from predictor.adapters import error_form
+from predictor.adapters.openai_fields import ImageOptions
+from predictor.adapters.openai_responses import ImagesForm
+from predictor.edge.progress import Progress
+from predictor.edge.stream import stream
+from predictor.errors import GenerationFailedError
+from predictor.request_context import RequestContext, enter_request
 from tests.predictor.metric_samples import samples
 from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
 
@@ -237,6 +245,48 @@ def test_a_stream_ends_with_an_event_for_each_picture(api: openai.OpenAI, operat
     assert total == whole.usage.total_tokens
 
 
+def test_an_error_in_a_stream_has_the_form_of_openai() -> None:
+    started = asyncio.Event()
+
+    async def answer() -> Any:
+        await started.wait()
+        raise GenerationFailedError("the picture broke")
+
+    async def events() -> list[bytes]:
+        enter_request(RequestContext("id", error_form=error_form("/v1/images/edits")))
+        form = ImagesForm("image_edit", ImageOptions("medium", True, None))
+        progress = Progress([], is_watched=True)
+        found = await stream(answer(), progress, form.progress_event)
+        started.set()
+        return [one async for one in found]
+
+    *_, last = asyncio.run(events())
+
+    event, data = last.decode().strip().split("\n")
+    assert event == "event: error"
+    assert json.loads(data.removeprefix("data: "))["error"] == {
+        "message": "the picture broke",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+
+
+def test_what_open_webui_sends_is_served(client: httpx.Client) -> None:
+    """Open WebUI 0.6: JSON with these fields, and edits as a form with `image[]`, no mask."""
+    size = {"model": MODEL_NAME, "prompt": "a red star", "n": 1, "size": "64x64"}
+
+    made = client.post("/openai/v1/images/generations", json=size | {"response_format": "b64_json"})
+    edited = client.post(
+        "/openai/v1/images/edits",
+        data={name: str(value) for name, value in size.items()},
+        files={"image[]": ("image.png", file_of(PICTURE), "image/png")},
+    )
+
+    for answer in (made, edited):
+        assert opened(answer.json()["data"][0]["b64_json"]).format == "PNG"
+
+
 def test_progress_is_a_comment_in_a_stream(client: httpx.Client) -> None:
     body = {"prompt": "a star", "stream": True, "steps": 3}
 
@@ -254,6 +304,7 @@ def test_progress_is_a_comment_in_a_stream(client: httpx.Client) -> None:
     ("fields", "param", "text"),
     [
         ({"size": "63x63"}, "size", "63 is not between 64 and 2048"),
+        ({"size": "2048x2048"}, "size", "4194304 pixels, at most"),
         ({"n": 99}, "n", "at most 16"),
         ({"quality": "best"}, "quality", "must be one of low, medium"),
         ({"background": "transparent"}, "background", "opaque pictures"),
@@ -337,6 +388,13 @@ def test_what_is_not_a_form_is_a_bad_request(
 
     assert answer.status_code == 400
     assert list(answer.json()["error"]) == ["message", "type", "param", "code"]
+
+
+def test_a_body_beyond_the_limit_is_refused_in_the_form_of_openai(client: httpx.Client) -> None:
+    answer = client.post("/v1/images/edits", content=bytes(16_777_217))
+
+    assert answer.status_code == 413
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_an_unknown_model_is_not_found(api: openai.OpenAI) -> None:
