@@ -2,6 +2,7 @@
 
 PredictorError
 ├── InvalidRequestError   a field of the request is invalid: names the field and the reason
+│   └── UnknownModelError the field `model` names a model that is not served
 ├── RefusedBySafetyError  a safety layer blocks the only picture of a call
 ├── BodyTooLargeError     the body is longer than the limit
 ├── NotAuthenticatedError the request has no valid key
@@ -45,6 +46,10 @@ class InvalidRequestError(PredictorError):
     def with_spelling(self, written: Mapping[str, str]) -> InvalidRequestError:
         """The same error with the field as the caller wrote it, given by field name."""
         return InvalidRequestError(written.get(self.field, self.field), self.reason)
+
+
+class UnknownModelError(InvalidRequestError):
+    """The field ``model`` names a model that is not served."""
 
 
 class RefusedBySafetyError(PredictorError):

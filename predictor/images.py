@@ -43,14 +43,21 @@ _UP_FILTER = 2
 
 
 def encode_image(
-    image: Image.Image, output_format: OutputFormat, metadata: dict[str, Any] | None
+    image: Image.Image,
+    output_format: OutputFormat,
+    metadata: dict[str, Any] | None,
+    quality: int | None = None,
 ) -> bytes:
-    """Encode an RGB picture; ``metadata`` goes into PNG text chunks, or EXIF in other formats."""
+    """Encode an RGB picture; ``metadata`` goes into PNG text chunks, or EXIF in other formats.
+
+    ``quality``, 0 to 100, is for JPEG and WebP; None for 92.
+    """
     if output_format == "png":
         return encode_png(image, _png_text(metadata or {}))
     stream = io.BytesIO()
     exif = _exif(metadata, _MAX_EXIF_LENGTH.get(output_format)) if metadata else b""
-    image.save(stream, output_format, quality=_LOSSY_QUALITY, exif=exif)
+    lossy = _LOSSY_QUALITY if quality is None else quality
+    image.save(stream, output_format, quality=lossy, exif=exif)
     return stream.getvalue()
 
 

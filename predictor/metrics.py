@@ -22,12 +22,13 @@ Refusal = Literal[
 ]  # fmt: skip
 REQUESTS = Counter(
     "diffusion_requests",
-    "Predict calls by HTTP status, streams by their final status; 499: the caller disconnected.",
+    "Calls of a model by HTTP status, in all protocols, streams by their final status; "
+    "499: the caller disconnected.",
     ["model_name", "code"],
 )
 REQUEST_SECONDS = Histogram(
     "diffusion_request_seconds",
-    "Duration of predict calls, including the wait.",
+    "Duration of calls of a model, including the wait.",
     ["model_name"],
     buckets=(0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600),
 )

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from predictor.stages import StageTime
 
@@ -27,6 +29,8 @@ class RequestContext:
     ``trace_id`` is empty without a trace, and ``caller``, the name of the API key, without keys.
     ``stages`` has the seed of the picture that a stage belongs to, None for the whole request.
     ``attributes`` describe the call in a trace. ``error`` is the type of the error it ends with.
+    ``model`` is the model that a protocol names in the body. ``error_form`` makes the body of an
+    error from its text, HTTP status and error; None for KServe's.
     """
 
     request_id: str
@@ -35,6 +39,8 @@ class RequestContext:
     error: type[BaseException] | None = None
     stages: list[tuple[StageTime, int | None]] = field(default_factory=list)
     attributes: dict[str, str | int | float] = field(default_factory=dict)
+    model: str = ""
+    error_form: Callable[[str, int, BaseException | None], dict[str, Any]] | None = None
 
 
 _CURRENT: ContextVar[RequestContext | None] = ContextVar("request", default=None)

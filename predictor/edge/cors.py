@@ -13,7 +13,7 @@ from predictor.protocol.encode import RESPONSE_HEADERS
 
 # Browsers hide other headers of a response from the page.
 EXPOSED = (
-    *(*RESPONSE_HEADERS, "retry-after", "x-request-id", "www-authenticate"),
+    *(*RESPONSE_HEADERS, "retry-after", "x-request-id", "www-authenticate", "etag"),
     *("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "ratelimit-policy"),
 )
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from kserve import ModelRepository
 from kserve.constants.constants import PredictorProtocol
-from kserve.errors import ServerNotLive
+from kserve.errors import ModelNotReady, ServerNotLive
 from kserve.protocol.dataplane import DataPlane
 
+from predictor.adapters import Message
 from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
 from predictor.edge.draining import Drain
 from predictor.edge.repository import AwaitedModels
-from predictor.errors import InvalidRequestError
+from predictor.protocol import EncodedResponse
 
 
 class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
@@ -76,18 +78,27 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
         """The payload and, for a CloudEvent, its attributes.
 
         Raises:
-            InvalidRequestError: the event is not valid, or the route is ``/v2/.../infer``.
+            InvalidRequestError: the event is not valid.
             UnsupportedMediaTypeError: the body is a batch of events.
         """
-        if protocol_version != PredictorProtocol.REST_V1.value:
-            raise InvalidRequestError(
-                "", "the server has no inference over this protocol: use /v1/models/{name}:predict"
-            )
         reject_batch(headers)
         if is_event(headers):
             return read_event(body, headers)
         # ``DiffusionModel.predict`` reads JSON: KServe would parse it on the event loop.
         return body, {}
+
+    async def answer(
+        self, model_name: str, message: Message
+    ) -> EncodedResponse | AsyncIterator[bytes]:
+        """The response of a model to the message of an adapter.
+
+        Raises:
+            ModelNotReady: the model is not loaded, and not loaded on demand.
+        """
+        if not await self.model_ready(model_name, disable_predictor_health_check=True):
+            raise ModelNotReady(model_name)
+        response, _ = await super().infer(model_name, message, dict(message.headers))
+        return response  # type: ignore[no-any-return]
 
     async def infer(
         self, model_name: str, request: Any, headers: dict[str, str] | None = None

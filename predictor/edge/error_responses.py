@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 from math import ceil
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -17,7 +18,7 @@ from kserve.errors import (
     UnsupportedProtocol,
 )
 
-from predictor.edge.router_errors import register_router_errors
+from predictor.edge.router_errors import body_of_error, register_router_errors
 from predictor.errors import (
     BodyMemoryError,
     BodyReaderKilledError,
@@ -33,6 +34,7 @@ from predictor.errors import (
     RateLimitedError,
     RefusedBySafetyError,
     ShuttingDownError,
+    UnknownModelError,
     UnsupportedMediaTypeError,
 )
 from predictor.request_context import current_request
@@ -44,6 +46,7 @@ STATUS: dict[type[Exception], HTTPStatus] = {
     NotAuthenticatedError: HTTPStatus.UNAUTHORIZED,
     NotAuthorizedError: HTTPStatus.FORBIDDEN,
     ModelNotFound: HTTPStatus.NOT_FOUND,
+    UnknownModelError: HTTPStatus.NOT_FOUND,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedMediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
@@ -90,6 +93,11 @@ def note_error(error: Exception) -> None:
     current_request().error = type(error)
 
 
+def error_body(error: Exception) -> dict[str, Any]:
+    """The body of the response to an error in the table."""
+    return body_of_error(str(error), status_of(error), error)
+
+
 def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     """The response to an error in the table.
 
@@ -109,13 +117,12 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
         headers["connection"] = "close"
     if status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         headers["accept-encoding"] = "identity"  # RFC 9110, section 12.5.3
-    return JSONResponse({"error": str(error)}, status_code=status, headers=headers)
+    return JSONResponse(error_body(error), status_code=status, headers=headers)
 
 
 async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:
     """Not logged here: Starlette raises the error again, and the server logs it."""
     note_error(error)
-    return JSONResponse(
-        {"error": "the request failed in the server; its log has the cause"},
-        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    reason = "the request failed in the server; its log has the cause"
+    return JSONResponse(body_of_error(reason, status), status_code=status)

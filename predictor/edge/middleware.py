@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Callable
 
@@ -15,33 +14,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from predictor.edge.body_memory import BodyMemory, BoundedBody, too_large
 from predictor.edge.connection import REFUSED_STATUS
 from predictor.edge.error_responses import response_to
+from predictor.edge.inference_routes import is_inference, named_model
 from predictor.edge.stream import LastEvent
 from predictor.errors import PredictorError, UnsupportedMediaTypeError
 from predictor.metrics import REQUEST_SECONDS, REQUESTS
 from predictor.protocol.accept import EVENT_STREAM
+from predictor.request_context import current_request
 
 logger = logging.getLogger(__name__)
 
 CALLER_LEFT = 499
-# A body for a route other than ``:predict``: a few names and flags.
+# A body for a route that calls no model: a few names and flags.
 _OTHER_BYTES = 65_536
 # The server copies each piece, and the client's speed decides when the next one is copied.
 _PIECE = 262_144
 _SERVER_ERROR = 500
-PREDICT = re.compile(r"/v1/models/([^/:]+):predict")
-
-
-def predicted_model(scope: Scope) -> str | None:
-    """The name in the path of a predict call; None for other requests."""
-    found = PREDICT.fullmatch(scope["path"]) if scope["type"] == "http" else None
-    return found and found[1]
+_NOT_MODIFIED = 304
 
 
 class BodyLimitMiddleware:
     """Reject compressed bodies, and those of more than ``max_bytes``, as early as possible.
 
-    Only ``:predict`` takes large bodies; the server parses all others on the event loop. All bodies
-    share ``memory`` until their requests end, because KServe keeps them that long.
+    Only calls of a model take large bodies; the server parses all others on the event loop. All
+    bodies share ``memory`` until their requests end, because KServe keeps them that long.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, memory: BodyMemory) -> None:
@@ -58,7 +53,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._max_bytes if predicted_model(scope) else min(self._max_bytes, _OTHER_BYTES)
+        most = self._max_bytes if is_inference(scope) else min(self._max_bytes, _OTHER_BYTES)
         if refusal := _refusal(Headers(scope=scope), most):
             await response_to(refusal)(scope, receive, send)
             return
@@ -106,10 +101,10 @@ class StreamTypeMiddleware:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the header if a response has neither a type nor a length."""
+        """Add the header if a response has a body, and neither a type nor a length."""
 
         async def typed_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] == "http.response.start" and message["status"] != _NOT_MODIFIED:
                 headers = MutableHeaders(scope=message)
                 if not {"content-type", "content-length"} & {*headers}:
                     headers["content-type"] = EVENT_STREAM
@@ -181,20 +176,27 @@ class _Watch:
 
 
 class MetricsMiddleware:
-    """Count and time the predict calls of existing models.
+    """Count and time the calls of existing models, in all protocols.
 
-    Other names would create an unlimited number of labels.
+    Other names would create an unlimited number of labels. ``only_model`` returns the model of a
+    call that is rejected before its body is read; None if there are several.
     """
 
-    def __init__(self, app: ASGIApp, is_served: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        is_served: Callable[[str], bool],
+        only_model: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._app = app
         self._is_served = is_served
+        self._only_model = only_model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count the status once the response is sent, or 499 if the caller disconnects before."""
-        name, started = predicted_model(scope), time.perf_counter()
-        if name is None:
+        if scope["type"] != "http" or not is_inference(scope):
             return await self._app(scope, receive, send)
+        started = time.perf_counter()
         code: int | None = None
         status = CALLER_LEFT
 
@@ -215,7 +217,8 @@ class MetricsMiddleware:
             raise
         finally:
             # Checked at the end, because the request itself may have discovered a new model.
-            if self._is_served(name):
+            name = named_model(scope) or current_request().model or self._only_model()
+            if name and self._is_served(name):
                 code = code or scope.get(REFUSED_STATUS, CALLER_LEFT)
                 REQUESTS.labels(name, int(code)).inc()
                 REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)

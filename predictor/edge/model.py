@@ -14,6 +14,7 @@ from kserve import Model
 from kserve.errors import ModelNotReady
 
 from predictor.access.spending import charge_pictures, keep_request
+from predictor.adapters import PREDICT, Message
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
@@ -21,15 +22,8 @@ from predictor.engine import Admission, Engine, StepListener
 from predictor.errors import DeadlineExceededError, GenerationFailedError
 from predictor.intake.pool import READERS
 from predictor.loading.loader import Loaded
-from predictor.protocol import (
-    Call,
-    EncodedResponse,
-    Picture,
-    ResponseEncoder,
-    decode_call,
-    is_light,
-    parse,
-)
+from predictor.protocol import Call, EncodedResponse, Encoder, Picture, ResponseEncoder
+from predictor.protocol.encode import progress_event
 from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
 from predictor.residency import Residency
@@ -38,8 +32,6 @@ from predictor.settings import Settings
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-# A light body of this length is read within 10 ms.
-_SMALL_BYTES = 16_384
 # Few, so that files do not take the CPU from the engine. Their number is bounded by the pictures
 # that the engine has admitted.
 _ENCODERS = ThreadPoolExecutor(2, thread_name_prefix="encoder")
@@ -83,24 +75,31 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         payload: Any,
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
-    ) -> bytes | dict[str, Any] | AsyncIterator[bytes]:
-        """Answer one ``:predict`` call.
+    ) -> bytes | dict[str, Any] | AsyncIterator[bytes] | EncodedResponse:
+        """Answer one call.
 
-        ``payload`` is the body as bytes, or as JSON that KServe has parsed. KServe sends the
-        headers added to ``response_headers``.
+        ``payload`` is the body of ``:predict`` as bytes, or as JSON that KServe has parsed; or the
+        ``Message`` of another protocol, whose response is an ``EncodedResponse`` or a stream.
+        KServe sends the headers added to ``response_headers``.
         """
         started = asyncio.get_running_loop().time()
+        is_message = isinstance(payload, Message)
+        message = payload if is_message else Message(PREDICT, payload, headers or {})
         async with self._residency.use(self.name) as loaded:
-            accept = (headers or {}).get("accept")
             with self._observer.stage("parse"):
-                call = await self._read_in_time(payload, accept, loaded, started)
+                call = await self._read_in_time(message, loaded, started)
+            if call.known is not None:
+                return call.known
             self._observer.begin(call)
             await _charge(call)
             progress = Progress([picture.request for picture in call.pictures], call.as_events)
             answer = self._answer(loaded, call, progress, started)
             if call.as_events:
-                return await stream(answer, progress)
+                event = call.form.progress_event if call.form else progress_event
+                return await stream(answer, progress, event)
             response = await answer
+        if is_message:
+            return response
         if response_headers is not None:
             response_headers.update(response.headers)
         if isinstance(payload, dict) and call.as_json:
@@ -108,14 +107,12 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             return cast("dict[str, Any]", orjson.loads(response.body))
         return response.body
 
-    async def _read_in_time(
-        self, payload: Any, accept: str | None, loaded: Loaded, started: float
-    ) -> Call:
+    async def _read_in_time(self, message: Message, loaded: Loaded, started: float) -> Call:
         limits = Limits(self._settings, loaded.profile)
         seconds = self._settings.request_timeout_seconds or None
         try:
             async with _until(started, seconds):
-                return await _decoded(payload, accept, limits, loaded.engine.admission)
+                return await _decoded(message, limits, loaded.engine.admission)
         except TimeoutError:
             raise DeadlineExceededError(
                 f"not done within {seconds:g} s: the server is still reading the request"
@@ -130,7 +127,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         with self._residency.keep(self.name), places:
             # The engine that `loading/loader.py` builds, which also applies the safety layers.
             results = await self._generate_in_time(loaded.engine, call, progress, started)
-            encoder = ResponseEncoder(
+            encoder: Encoder = (call.form.encoder if call.form else ResponseEncoder)(
                 call,
                 results,
                 model_name=self.name,
@@ -157,30 +154,28 @@ def _until(started: float, seconds: float | None) -> asyncio.Timeout:
     return asyncio.timeout_at(None if seconds is None else started + seconds)
 
 
-async def _decoded(payload: Any, accept: str | None, limits: Limits, admission: Admission) -> Call:
+async def _decoded(message: Message, limits: Limits, admission: Admission) -> Call:
     """Decode a body; a large one or one with pictures in a reader process.
 
     A call that has no place now is refused before its pictures are decoded.
     """
-    is_small = not isinstance(payload, bytes) or (
-        len(payload) <= _SMALL_BYTES and is_light(payload)
-    )
-    if is_small:
-        body = parse(payload, accept, limits)
+    adapter = message.adapter
+    if message.is_small:
+        body = message.parse(message.document(), limits)
         if not body.has_images:
-            return decode_call(body, limits)
+            return adapter.decode(body, limits)
 
     admission.check()
 
     def decode(document: Any, images: PictureSource) -> Call:
-        return decode_call(parse(document, accept, limits), limits, images)
+        return adapter.decode(message.parse(document, limits), limits, images)
 
-    call = await READERS.read(payload, decode, limits.settings.max_image_pixels)
+    call = await READERS.read(message, decode, limits.settings.max_image_pixels)
     keep_request()
     return call
 
 
-async def _encoded(encoder: ResponseEncoder) -> EncodedResponse:
+async def _encoded(encoder: Encoder) -> EncodedResponse:
     """Encode picture by picture, so that calls take turns and one that is cancelled stops."""
     loop = asyncio.get_running_loop()
     for index in range(encoder.pictures):

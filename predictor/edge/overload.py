@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.edge.error_responses import response_to
-from predictor.edge.middleware import predicted_model
+from predictor.edge.inference_routes import is_inference, named_model
 from predictor.engine import Admission
 from predictor.errors import OverloadedError
 
@@ -15,7 +15,8 @@ from predictor.errors import OverloadedError
 class OverloadMiddleware:
     """Check for one place in the queue of the model; a call of more pictures is checked later.
 
-    ``admission_of`` returns None for a model that is not in memory.
+    ``admission_of`` returns None for a model that is not in memory. ``only_model`` returns the name
+    of the only model; None if there are several, because the body may name one of them.
     """
 
     def __init__(
@@ -23,19 +24,22 @@ class OverloadMiddleware:
         app: ASGIApp,
         admission_of: Callable[[str], Admission | None],
         is_draining: Callable[[], bool],
+        only_model: Callable[[], str | None],
     ) -> None:
         self._app = app
         self._admission_of = admission_of
         self._is_draining = is_draining
+        self._only_model = only_model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a predict call with 429 if the engine has no place for a picture."""
+        """Answer a call with 429 if the engine has no place for a picture."""
         refusal = self._refusal(scope)
         await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        name = predicted_model(scope)
-        admission = self._admission_of(name) if name and scope["method"] == "POST" else None
+        is_call = scope["type"] == "http" and scope["method"] == "POST" and is_inference(scope)
+        name = (named_model(scope) or self._only_model()) if is_call else None
+        admission = self._admission_of(name) if name else None
         try:
             if admission is not None:
                 admission.check()

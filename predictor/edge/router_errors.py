@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,13 +12,17 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from predictor.request_context import current_request
+
+# In the scope of a request that was HEAD.
+IS_HEAD = "is_head"
 # Without this check, KServe's route for ``/v1/models/{model_name}`` takes the verb for a part of
 # the name, which never contains a colon.
 _VERB = re.compile(r"/v1/models/[^/:]*:(?:predict|explain)")
 _OTHER_VERB = re.compile(r"/v1/models/[^/]*:[^/]*")
 _METHODS = ("get", "post", "put", "patch", "delete")
-# KServe has these routes, but no model of this server supports them.
-_NOT_SERVED = re.compile(r".*(:explain|/infer)")
+# KServe has this route, but no model of this server supports it.
+_NOT_SERVED = re.compile(r".*:explain")
 
 
 class MethodMiddleware:
@@ -30,13 +35,19 @@ class MethodMiddleware:
         """Uvicorn keeps the original scope and omits the body of a response to HEAD."""
         app = self._app if scope["type"] != "http" else self._refusal(scope) or self._app
         if scope.get("method") == "HEAD":
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", IS_HEAD: True}
         await app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
         if _VERB.fullmatch(scope["path"]):
             return _not_allowed(scope, "POST") if scope["method"] != "POST" else None
         return _not_found(scope) if _OTHER_VERB.fullmatch(scope["path"]) else None
+
+
+def body_of_error(reason: str, status: int, error: BaseException | None = None) -> dict[str, Any]:
+    """The body of an error response, in the form of the protocol."""
+    form = current_request().error_form
+    return form(reason, status, error) if form else {"error": reason}
 
 
 def register_router_errors(app: FastAPI) -> None:
@@ -52,25 +63,25 @@ async def _respond(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "")
         return _not_allowed(request.scope, "GET, HEAD" if allowed == "GET" else allowed)
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    body = body_of_error(error.detail, error.status_code)
+    return JSONResponse(body, error.status_code, headers=error.headers)
 
 
 async def _respond_invalid(_: Request, __: Exception) -> JSONResponse:
     reason = "the body does not match the schema of this route, which is in /openapi.json"
-    return JSONResponse({"error": reason}, HTTPStatus.BAD_REQUEST)
+    return JSONResponse(body_of_error(reason, HTTPStatus.BAD_REQUEST), HTTPStatus.BAD_REQUEST)
 
 
 def _not_allowed(scope: Scope, allowed: str) -> JSONResponse:
     reason = f"{scope['path']} does not support {scope['method']}; use {allowed}"
-    return JSONResponse(
-        {"error": reason}, HTTPStatus.METHOD_NOT_ALLOWED, headers={"allow": allowed}
-    )
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    return JSONResponse(body_of_error(reason, status), status, headers={"allow": allowed})
 
 
 def _not_found(scope: Scope) -> JSONResponse:
     routes = ", ".join(_routes(scope["app"]))
     reason = f"{scope['path']} does not exist; the server has {routes}"
-    return JSONResponse({"error": reason}, HTTPStatus.NOT_FOUND)
+    return JSONResponse(body_of_error(reason, HTTPStatus.NOT_FOUND), HTTPStatus.NOT_FOUND)
 
 
 def _routes(app: FastAPI) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 
+from predictor.adapters import ROUTED
 from predictor.edge.repository import RepositoryExtension
 from predictor.errors import InvalidRequestError
 from predictor.protocol.body import body_schema
@@ -17,11 +18,6 @@ from predictor.protocol.json_body import read_json
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
     """Add these before KServe's own routes: the first match answers."""
     routes = APIRouter()
-
-    @routes.get("/v1/models")
-    @routes.get("/v2/models")
-    async def list_models() -> dict[str, list[str]]:
-        return {"models": [entry["name"] for entry in await extension.index()]}
 
     @routes.post("/v2/repository/index")
     async def index(request: Request) -> list[dict[str, str]]:
@@ -42,7 +38,7 @@ def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> 
 
 
 def describe_predict(app: FastAPI) -> None:
-    """Put the schema of a body into ``/openapi.json``: KServe's handler reads any request."""
+    """Put the schemas of bodies into ``/openapi.json``: the handlers read any request."""
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
 
 
@@ -52,11 +48,31 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     document = FastAPI.openapi(app)
     schema, definitions = body_schema("#/components/schemas/")
     document.setdefault("components", {}).setdefault("schemas", {}).update(definitions)
-    document["paths"]["/v1/models/{model_name}:predict"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": schema}},
-    }
+    _add_body(document, "/v1/models/{model_name}:predict", "application/json", schema)
+    for adapter in ROUTED:
+        if found := adapter.body_schema("#/components/schemas/"):
+            document["components"]["schemas"].update(found.definitions)
+            for path in adapter.paths:
+                if adapter.method == "GET":
+                    _add_query(document, path, found.schema)
+                else:
+                    _add_body(document, path, found.media_type, found.schema)
     return document
+
+
+def _add_body(document: dict[str, Any], path: str, media_type: str, schema: dict[str, Any]) -> None:
+    document["paths"][path]["post"]["requestBody"] = {
+        "required": True,
+        "content": {media_type: {"schema": schema}},
+    }
+
+
+def _add_query(document: dict[str, Any], path: str, schema: dict[str, Any]) -> None:
+    operation = document["paths"][path]["get"]
+    operation["parameters"] = operation.get("parameters", []) + [
+        {"name": name, "in": "query", "required": name in schema["required"], "schema": field}
+        for name, field in schema["properties"].items()
+    ]
 
 
 def _only_ready(body: bytes) -> bool:

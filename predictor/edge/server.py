@@ -17,6 +17,7 @@ from kserve.model_server import app
 from starlette.types import ASGIApp
 
 from predictor.edge.access_control import AccessMiddleware, AccessRules
+from predictor.edge.adapter_routes import adapter_routes
 from predictor.edge.body_memory import BodyMemory
 from predictor.edge.cors import CrossOriginMiddleware
 from predictor.edge.data_plane import DiffusionDataPlane
@@ -32,6 +33,7 @@ from predictor.edge.middleware import (
     PiecesMiddleware,
     StreamTypeMiddleware,
 )
+from predictor.edge.model_list import model_list_routes
 from predictor.edge.overload import OverloadMiddleware
 from predictor.edge.repository import (
     AwaitedModels,
@@ -95,11 +97,16 @@ class DiffusionServer(HookedModelServer):
         self.dataplane = DiffusionDataPlane(models, self._drain)
         self.model_repository_extension = RepositoryExtension(model_registry=models)
         app.include_router(repository_routes(self.model_repository_extension))
+        app.include_router(model_list_routes(self.model_repository_extension))
+        app.include_router(adapter_routes(self.dataplane, settings, model_name))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         describe_predict(app)
         app.add_middleware(PiecesMiddleware)
         app.add_middleware(
-            OverloadMiddleware, admission_of=self._admission_of, is_draining=self._is_draining
+            OverloadMiddleware,
+            admission_of=self._admission_of,
+            is_draining=self._is_draining,
+            only_model=self._only_model,
         )
         app.add_middleware(MethodMiddleware)
         app.add_middleware(StreamTypeMiddleware)
@@ -132,7 +139,8 @@ class DiffusionServer(HookedModelServer):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Handle signals and load the models while the server answers."""
-        served: ASGIApp = MetricsMiddleware(DrainMiddleware(app, self._drain), self._is_served)
+        served: ASGIApp = DrainMiddleware(app, self._drain)
+        served = MetricsMiddleware(served, self._is_served, self._only_model)
         if origins := self._settings.allowed_origins:
             served = CrossOriginMiddleware(served, origins)
         self.configure_http(
@@ -152,6 +160,10 @@ class DiffusionServer(HookedModelServer):
 
     def _is_served(self, name: str) -> bool:
         return name in self.registered_models.models
+
+    def _only_model(self) -> str | None:
+        names = [*self.registered_models.models]
+        return names[0] if len(names) == 1 else None
 
     def _is_draining(self) -> bool:
         return self._drain.is_draining

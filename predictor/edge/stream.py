@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Self
 
-from predictor.edge.error_responses import note_error, status_of
+from predictor.edge.error_responses import error_body, note_error, status_of
 from predictor.edge.progress import Progress
 from predictor.errors import PredictorError
 from predictor.protocol import EncodedResponse
-from predictor.protocol.encode import error_event, progress_event
+from predictor.protocol.encode import error_event
 
 # Long enough for a full queue to reject the call, so that the caller gets an error status.
 _REFUSAL_SECONDS = 0.05
@@ -33,9 +33,13 @@ class LastEvent(bytes):
 
 
 async def stream(
-    answer: Coroutine[Any, Any, EncodedResponse], progress: Progress
+    answer: Coroutine[Any, Any, EncodedResponse],
+    progress: Progress,
+    progress_event: Callable[[int, int], bytes],
 ) -> AsyncIterator[bytes]:
     """The events of ``answer``, which must have a JSON body. Closing the stream cancels it.
+
+    ``progress_event`` makes an event of the completed and the total steps.
 
     Raises:
         PredictorError: the call is rejected at once.
@@ -48,11 +52,13 @@ async def stream(
         raise
     if answering.done():
         answering.result()
-    return _events(answering, progress)
+    return _events(answering, progress, progress_event)
 
 
 async def _events(
-    answering: asyncio.Task[EncodedResponse], progress: Progress
+    answering: asyncio.Task[EncodedResponse],
+    progress: Progress,
+    progress_event: Callable[[int, int], bytes],
 ) -> AsyncIterator[bytes]:
     changing = asyncio.create_task(progress.change())
     try:
@@ -66,7 +72,7 @@ async def _events(
             yield LastEvent(b"", HTTPStatus.OK)
         except PredictorError as error:
             note_error(error)
-            yield LastEvent(error_event(str(error)), status_of(error))
+            yield LastEvent(error_event(error_body(error)), status_of(error))
     finally:
         changing.cancel()
         answering.cancel()

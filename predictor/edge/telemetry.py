@@ -11,6 +11,7 @@ from urllib.parse import quote
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from predictor.adapters import error_form
 from predictor.edge.middleware import CALLER_LEFT
 from predictor.edge.refusals import refusal_of
 from predictor.edge.stream import LastEvent
@@ -49,7 +50,9 @@ class TelemetryMiddleware:
             return await self._app(scope, receive, send)
         headers = MutableHeaders(scope=scope)
         request = RequestContext(
-            valid_request_id(headers.get(REQUEST_ID)), trace_id_of(headers.get("traceparent"))
+            valid_request_id(headers.get(REQUEST_ID)),
+            trace_id_of(headers.get("traceparent")),
+            error_form=error_form(scope["path"]),
         )
         # KServe logs the header as it is.
         headers[REQUEST_ID] = request.request_id

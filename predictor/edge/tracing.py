@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from predictor.edge.middleware import PREDICT
+from predictor.edge.inference_routes import inference_route
 from predictor.request_context import RequestContext
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_ROUTE = "/v1/models/{model_name}:predict"
 # How long the process waits at its end for a collector that does not answer.
 _FLUSH_SECONDS = 5.0
 
@@ -61,10 +60,11 @@ class Tracing:
         return cls(provider)
 
     def start(self, scope: Scope, request: RequestContext) -> RequestSpan | None:
-        """Begin the span of a predict call, and set the trace of ``request``."""
-        if self._tracer is None or not PREDICT.fullmatch(scope["path"]):
+        """Begin the span of a call of a model, and set the trace of ``request``."""
+        route = inference_route(scope["path"]) if self._tracer else None
+        if self._tracer is None or route is None:
             return None
-        return RequestSpan(self._tracer, scope, request)
+        return RequestSpan(self._tracer, scope, request, route)
 
     def close(self) -> None:
         """Send the remaining spans, within a few seconds."""
@@ -80,7 +80,7 @@ class Tracing:
 class RequestSpan:
     """The server span of one call; its stages become child spans when it ends."""
 
-    def __init__(self, tracer: Tracer, scope: Scope, request: RequestContext) -> None:
+    def __init__(self, tracer: Tracer, scope: Scope, request: RequestContext, route: str) -> None:
         from opentelemetry.trace import SpanKind, format_trace_id
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -89,10 +89,10 @@ class RequestSpan:
         # From the clock of the stages to the Unix epoch.
         self._epoch = time.time() - time.perf_counter()
         self._span: Span = tracer.start_span(
-            f"{scope['method']} {_ROUTE}",
+            f"{scope['method']} {route}",
             TraceContextTextMapPropagator().extract(dict(Headers(scope=scope))),
             SpanKind.SERVER,
-            _http_attributes(scope, request),
+            _http_attributes(scope, request, route),
         )
         if (context := self._span.get_span_context()).is_valid:
             request.trace_id = format_trace_id(context.trace_id)
@@ -158,11 +158,13 @@ def _open_provider(service_name: str) -> TracerProvider:
     return provider
 
 
-def _http_attributes(scope: Scope, request: RequestContext) -> dict[str, str | list[str]]:
+def _http_attributes(
+    scope: Scope, request: RequestContext, route: str
+) -> dict[str, str | list[str]]:
     """https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server-span."""
     attributes: dict[str, str | list[str]] = {
         "http.request.method": scope["method"],
-        "http.route": _ROUTE,
+        "http.route": route,
         "url.path": scope["path"],
         "url.scheme": scope.get("scheme", "http"),
         "http.request.header.x-request-id": [request.request_id],

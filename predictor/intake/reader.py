@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
+from predictor.adapters import ADAPTERS
 from predictor.errors import InvalidRequestError
 from predictor.intake.frames import receive, send
-from predictor.protocol.decode import read_document
 from predictor.requests import InputImages
 from predictor.requests.fields import FIELDS
 
@@ -70,13 +70,20 @@ class Reader:
     def _answer(self, header: dict[str, Any], content: bytes) -> tuple[dict[str, Any], bytes]:
         if header["ask"] == "document":
             self._begin(header["max_pixels"])
-            return {}, self._document(content) if content else b""
+            if not content:
+                return {}, b""
+            document = ADAPTERS[header["adapter"]].document(content, header["headers"])
+            return {}, self._detached_document(document)
         field, text = header["field"], content.decode()
         text = self._texts.get(text, text)
         if header["ask"] == "size":
             return {"size": self._images.size(field, text)}, b""
-        read = self._images.mask if header["ask"] == "mask" else self._images.picture
-        picture = read(field, text, (header["width"], header["height"]))
+        read = {
+            "picture": self._images.picture,
+            "mask": self._images.mask,
+            "transparency": self._images.transparency,
+        }
+        picture = read[header["ask"]](field, text, (header["width"], header["height"]))
         return {"mode": picture.image.mode, "sha256": picture.sha256}, picture.image.tobytes()
 
     def _begin(self, max_pixels: int) -> None:
@@ -86,13 +93,12 @@ class Reader:
         _limit(resource.RLIMIT_DATA, self._bytes)
         _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + _CPU_SECONDS)
 
-    def _document(self, content: bytes) -> bytes:
+    def _detached_document(self, document: dict[str, Any]) -> bytes:
         """The body as JSON, with a key in place of each picture.
 
         Raises:
-            InvalidRequestError: it is not a JSON object, or too large for its purpose.
+            InvalidRequestError: it is too large for its purpose.
         """
-        document = read_document(content)
         _check_names(document)
         for holder in _holders(document):
             for name in _PICTURE_FIELDS & holder.keys():

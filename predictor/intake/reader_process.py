@@ -111,6 +111,10 @@ class RemoteImages:
         """See ``InputImages.mask``."""
         return self._at_size("mask", field, text, size)
 
+    def transparency(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """See ``InputImages.transparency``."""
+        return self._at_size("transparency", field, text, size)
+
     def _at_size(self, kind: str, field: str, text: str, size: tuple[int, int]) -> InputImage:
         key = (kind, text, size)
         if key not in self._read:

@@ -1,11 +1,13 @@
 """The wire format: KServe's v1 ``:predict`` bodies to requests, and results to bodies. No torch."""
 
-from predictor.protocol.decode import Call, Picture, decode_call, is_light, parse
-from predictor.protocol.encode import EncodedResponse, ResponseEncoder
+from predictor.protocol.call import Call, EncodedResponse, Encoder, Picture
+from predictor.protocol.decode import decode_call, is_light, parse
+from predictor.protocol.encode import ResponseEncoder
 
 __all__ = [
     "Call",
     "EncodedResponse",
+    "Encoder",
     "Picture",
     "ResponseEncoder",
     "decode_call",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from predictor.errors import InvalidRequestError
-from predictor.images import FORMATS, OutputFormat
+from predictor.images import FORMATS
 from predictor.protocol.accept import EVENT_STREAM, JSON, preferred
 from predictor.protocol.body import Instance, InstancesBody, merged, names_as_written
+from predictor.protocol.call import Call, Picture, ResponseForm
 from predictor.protocol.json_body import check_shape, read_json
 from predictor.requests import (
-    GenerationRequest,
     InputImages,
     Limits,
     PictureSource,
@@ -26,39 +25,19 @@ _LIGHT_VALUES = 1000
 _IMAGE_FIELDS = {field.name for field in FIELDS if field.has_picture}
 
 
-class Picture(NamedTuple):
-    """One picture of a call and the file format of the answer."""
-
-    request: GenerationRequest
-    output_format: OutputFormat
-
-
-@dataclass(frozen=True)
-class Call:
-    """One HTTP call: its pictures, and the form of the answer.
-
-    ``as_json``: predictions instead of the bare file. ``as_events``: a stream of progress events
-    that ends with the predictions. ``timeout``: how long the call may take, in seconds, if the
-    caller says so.
-    """
-
-    pictures: tuple[Picture, ...]
-    as_json: bool
-    as_events: bool = False
-    timeout: float | None = None
-
-
 class ParsedBody(NamedTuple):
     """A body whose fields have valid names and types; its pictures are not decoded yet.
 
     ``instances`` holds the parameters of each instance, and ``written`` how the caller wrote their
-    names. ``is_listed`` is True if the body itself has a list of instances.
+    names. ``is_listed`` is True if the body itself has a list of instances. ``form`` is the
+    response of a wire format other than ``:predict``.
     """
 
     instances: tuple[dict[str, Any], ...]
     written: tuple[dict[str, str], ...]
     is_listed: bool
     media_type: str | None
+    form: ResponseForm | None = None
 
     @property
     def picture_count(self) -> int:
@@ -113,7 +92,7 @@ def decode_call(body: ParsedBody, limits: Limits, images: PictureSource | None =
     as_json = body.is_listed or as_events or body.media_type == JSON or len(pictures) > 1
     # The answer of a call is whole, so its shortest timeout counts.
     timeouts = [values["timeout"] for values in body.instances if "timeout" in values]
-    return Call(tuple(pictures), as_json, as_events, min(timeouts, default=None))
+    return Call(tuple(pictures), as_json, as_events, min(timeouts, default=None), body.form)
 
 
 def is_light(payload: bytes) -> bool:

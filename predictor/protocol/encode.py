@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import IO, Any
 
 import orjson
@@ -14,7 +15,7 @@ import orjson
 from predictor.errors import RefusedBySafetyError
 from predictor.images import OutputFormat, encode_image
 from predictor.protocol.accept import JSON
-from predictor.protocol.decode import Call
+from predictor.protocol.call import Call, EncodedResponse
 from predictor.requests import PROMPT_LAYER, GenerationResult
 
 # All headers of a response to ``:predict`` that are not of HTTP itself.
@@ -33,15 +34,7 @@ _RESULT = b"event: result\ndata: "
 _BASE64_PIECE = 3 * 2**18
 
 
-@dataclass(frozen=True)
-class EncodedResponse:
-    """A body and its headers; the body of a stream is its last event."""
-
-    body: bytes
-    headers: dict[str, str]
-
-
-class ResponseEncoder:
+class ResultEncoder(ABC):
     """Encodes one result for each picture of ``call``, in order.
 
     Files and base64 are built in pieces, because one call for all of them would hold the GIL for a
@@ -57,23 +50,46 @@ class ResponseEncoder:
         revision: str,
         embed_metadata: bool,
     ) -> None:
-        self._call = call
-        self._results = results
+        self.call = call
+        self.results = results
         origin = {"model": model_name, "revision": revision}
         self._origin = origin if embed_metadata else None
-        self._headers = _headers(results) | {
+        self.headers = _headers(results) | {
             "x-model-name": model_name,
             "x-model-revision": revision,
         }
-        self._body = io.BytesIO()
-        if call.as_json:
-            self._body.write(_RESULT if call.as_events else b"")
-            self._body.write(b'{"predictions":[')
+        self.body = io.BytesIO()
 
     @property
     def pictures(self) -> int:
         """How many there are to add."""
-        return len(self._results)
+        return len(self.results)
+
+    def file(self, index: int, quality: int | None = None) -> bytes | None:
+        """The file of a picture; None if it is blocked. See ``encode_image`` for ``quality``."""
+        result, output_format = self.results[index], self.call.pictures[index].output_format
+        if result.image is None:
+            return None
+        metadata = _metadata(result) | self._origin if self._origin else None
+        return encode_image(result.image, output_format, metadata, quality)
+
+    @abstractmethod
+    def add(self, index: int) -> None:
+        """Encode the next picture, which takes up to a second."""
+
+    @abstractmethod
+    def response(self) -> EncodedResponse:
+        """The response, once all pictures are added."""
+
+
+class ResponseEncoder(ResultEncoder):
+    """The responses of ``:predict``: a bare file, predictions, or the last event of a stream."""
+
+    def __init__(self, call: Call, results: Sequence[GenerationResult], **origin: Any) -> None:
+        super().__init__(call, results, **origin)
+        if call.as_json:
+            self.body.write(_RESULT if call.as_events else b"")
+            self.body.write(b'{"predictions":[')
 
     def add(self, index: int) -> None:
         """Encode the next picture, which takes up to a second.
@@ -81,40 +97,30 @@ class ResponseEncoder:
         Raises:
             RefusedBySafetyError: the answer is a bare file and its picture is blocked.
         """
-        result, output_format = self._results[index], self._call.pictures[index].output_format
-        file = _file(result, output_format, self._origin)
-        if self._call.as_json:
-            self._body.write(b"," if index else b"")
-            _write_prediction(self._body, result, file, output_format)
+        result, output_format = self.results[index], self.call.pictures[index].output_format
+        file = self.file(index)
+        if self.call.as_json:
+            self.body.write(b"," if index else b"")
+            _write_prediction(self.body, result, file, output_format)
         elif file is None:
-            raise RefusedBySafetyError(_refusal(result))
+            raise RefusedBySafetyError(refusal_of(result))
         else:
-            self._body.write(file)
+            self.body.write(file)
 
     def response(self) -> EncodedResponse:
         """The response, once all pictures are added."""
-        if not self._call.as_json:
-            media_type = f"image/{self._call.pictures[0].output_format}"
-            return EncodedResponse(self._body.getvalue(), self._headers | _type(media_type))
-        self._body.write(b"]}\n\n" if self._call.as_events else b"]}")
-        return EncodedResponse(self._body.getvalue(), self._headers | _type(JSON))
+        if not self.call.as_json:
+            media_type = f"image/{self.call.pictures[0].output_format}"
+            return EncodedResponse(self.body.getvalue(), self.headers | _type(media_type))
+        self.body.write(b"]}\n\n" if self.call.as_events else b"]}")
+        return EncodedResponse(self.body.getvalue(), self.headers | _type(JSON))
 
 
 def _type(media_type: str) -> dict[str, str]:
     return {"content-type": media_type}
 
 
-def _file(
-    result: GenerationResult, output_format: OutputFormat, origin: dict[str, str] | None
-) -> bytes | None:
-    """The picture's file, with its parameters if ``origin`` is given; None if it is blocked."""
-    if result.image is None:
-        return None
-    metadata = _metadata(result) | origin if origin else None
-    return encode_image(result.image, output_format, metadata)
-
-
-def _refusal(result: GenerationResult) -> str:
+def refusal_of(result: GenerationResult) -> str:
     """Names the layers, never the finding."""
     blocking = [verdict.layer for verdict in result.safety if verdict.action == "block"]
     field = "prompt" if PROMPT_LAYER in blocking else "picture"
@@ -185,15 +191,20 @@ def _as_header(text: str) -> str:
 def _write_prediction(
     body: IO[bytes], result: GenerationResult, file: bytes | None, output_format: OutputFormat
 ) -> None:
-    """Write one prediction as JSON; the base64 of a picture has nothing to escape (RFC 4648)."""
+    """Write one prediction as JSON."""
     if file is None:
         body.write(b'{"image":null')
     else:
         body.write(b'{"image":{"format":"%s","b64":"' % output_format.encode())
-        for start in range(0, len(file), _BASE64_PIECE):
-            body.write(base64.b64encode(file[start : start + _BASE64_PIECE]))
+        write_base64(body, file)
         body.write(b'"}')
     body.write(b"," + orjson.dumps(_details(result))[1:])
+
+
+def write_base64(body: IO[bytes], file: bytes) -> None:
+    """Write a file as base64, in pieces; it has nothing to escape in JSON (RFC 4648)."""
+    for start in range(0, len(file), _BASE64_PIECE):
+        body.write(base64.b64encode(file[start : start + _BASE64_PIECE]))
 
 
 def _details(result: GenerationResult) -> dict[str, Any]:
@@ -214,9 +225,9 @@ def progress_event(step: int, steps: int) -> bytes:
     return _event("progress", {"step": step, "steps": steps})
 
 
-def error_event(reason: str) -> bytes:
-    """The last event of a call that fails."""
-    return _event("error", {"error": reason})
+def error_event(body: Mapping[str, Any]) -> bytes:
+    """The last event of a call that fails, with the body of an error response."""
+    return _event("error", body)
 
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:

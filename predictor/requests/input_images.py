@@ -51,6 +51,9 @@ class PictureSource(Protocol):
     def mask(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
         """See ``InputImages.mask``."""
 
+    def transparency(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """See ``InputImages.transparency``."""
+
 
 class InputImages:
     """The pictures of one call; a picture that several instances share is decoded once.
@@ -94,10 +97,24 @@ class InputImages:
             raise InvalidRequestError(field, "is entirely black; white marks the area to repaint")
         return mask
 
+    def transparency(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """The picture's transparency as L of ``size``: transparent areas are white.
+
+        Raises:
+            InvalidRequestError: as for ``size``; or it is entirely opaque.
+        """
+        mask = self._at_size("transparency", field, text, size)
+        if mask.image.getextrema() == (0, 0):
+            raise InvalidRequestError(
+                field, "is entirely opaque; transparency marks the area to repaint"
+            )
+        return mask
+
     def _at_size(self, mode: str, field: str, text: str, size: tuple[int, int]) -> InputImage:
         key = (mode, text, size)
         if key not in self._made:
-            image = _flattened(self._opened(field, text), mode)
+            opened = self._opened(field, text)
+            image = _transparency(opened) if mode == "transparency" else _flattened(opened, mode)
             resized = _resized(image, size)
             # Colour profiles and texts of the file, which nothing reads.
             resized.info = {}
@@ -190,6 +207,17 @@ def _flattened(image: Image.Image, mode: str) -> Image.Image:
         strip = image.crop(box).convert("RGBA")
         background = Image.new("RGBA", strip.size, "white" if mode == "RGB" else "black")
         flat.paste(Image.alpha_composite(background, strip).convert(mode), box)
+    return flat
+
+
+def _transparency(image: Image.Image) -> Image.Image:
+    """White where the picture is transparent, as L."""
+    flat = Image.new("L", image.size)
+    # In strips, as in ``_flattened``.
+    for top in range(0, image.height if image.has_transparency_data else 0, _STRIP):
+        box = (0, top, image.width, min(top + _STRIP, image.height))
+        alpha = image.crop(box).convert("RGBA").getchannel("A")
+        flat.paste(ImageOps.invert(alpha), box)
     return flat
 
 

@@ -7,8 +7,10 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from kserve.errors import ModelNotReady
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 SETTINGS = (ROOT / "docs" / "settings.md").read_text("utf-8")
 TROUBLESHOOTING = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+CLIENTS = (ROOT / "docs" / "clients.md").read_text("utf-8")
 API = (ROOT / "docs" / "api.md").read_text("utf-8")
 MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
 LOCAL = "http://127.0.0.1:8080"
@@ -114,7 +117,11 @@ def test_the_status_table_names_every_status() -> None:
     assert documented_statuses == {int(status) for status in STATUS.values()} | others
 
 
-@pytest.mark.parametrize("block", curl_blocks(API), ids=lambda block: block.split("\n")[0][-60:])
+@pytest.mark.parametrize(
+    "block",
+    [*curl_blocks(API), *curl_blocks(CLIENTS)],
+    ids=lambda block: block.split("\n")[0][-60:],
+)
 def test_the_curl_commands_of_the_api_document_work_as_written(
     block: str, server: Server, tmp_path: Path
 ) -> None:
@@ -127,7 +134,9 @@ def test_the_curl_commands_of_the_api_document_work_as_written(
         with Image.open(picture) as opened:
             assert opened.format == picture.suffix[1:].upper()
     for answer in tmp_path.glob("*.json"):
-        assert len(json.loads(answer.read_text())["predictions"]) == 2
+        found = json.loads(answer.read_text())
+        pictures = found["predictions"] if "predictions" in found else found["outputs"][0]["data"]
+        assert len(pictures) == 2
 
 
 def test_the_readmes_curl_commands_return_the_promised_pictures(
@@ -144,6 +153,45 @@ def test_the_readmes_curl_commands_return_the_promised_pictures(
         "a red circle on a blue background",
         "a white square on a green background",
     ]
+
+
+@pytest.mark.parametrize(
+    "block",
+    re.findall(r"```python\n(.*?)```", README + CLIENTS, re.DOTALL),
+    ids=lambda block: block.split("\n")[0],
+)
+def test_the_python_code_of_the_documents_makes_pictures(
+    block: str, server: Server, tmp_path: Path
+) -> None:
+    address = LOCAL.removeprefix("http://")
+    code = block.replace(address, server.url.removeprefix("http://"))
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert done.returncode == 0, done.stderr
+    written = re.findall(r'open\("(\S+\.png)"', block)
+    assert written
+    for name in written:
+        with Image.open(tmp_path / name) as opened:
+            seen = look_at(opened.convert("RGB"))
+        expected = "star" if name == "edited.png" else "circle"
+        assert seen.shows(Scene("red", expected, "blue")), name
+
+
+def test_the_links_of_the_documents_are_pictures(server: Server) -> None:
+    links = set(re.findall(r'<img src="(http://127[^"]+)"', README + CLIENTS))
+
+    assert links
+    for link in links:
+        answer = httpx.get(link.replace(LOCAL, server.url), timeout=60)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
 
 
 def test_no_link_in_a_document_is_broken() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.predictor.key_lines import ADMIN, OTHER, USER, bearer, key_line
@@ -166,6 +167,20 @@ def test_curl_gets_a_picture_with_a_key(closed: Server, tmp_path: Path) -> None:
     subprocess.run(command, check=True)
 
     assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_openais_client_sends_its_key(closed: Server) -> None:
+    def ask(key: str) -> Any:
+        url = f"{closed.url}/openai/v1"
+        with openai.OpenAI(base_url=url, api_key=key, max_retries=0) as client:
+            return client.images.generate(prompt="a red star", extra_body={"steps": 1})
+
+    with pytest.raises(openai.AuthenticationError) as refused:
+        ask("wrong")
+
+    assert refused.value.code == "invalid_api_key"
+    assert refused.value.type == "invalid_request_error"
+    assert ask(USER).data
 
 
 def test_a_body_without_a_key_is_not_read(closed: Server) -> None:

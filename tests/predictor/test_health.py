@@ -66,7 +66,6 @@ def test_health_answers_while_a_picture_is_generated(client: httpx.Client, serve
     ("path", "expected"),
     [
         ("/", {"status": "alive"}),
-        ("/v1/models", {"models": [MODEL_NAME]}),
         (f"/v1/models/{MODEL_NAME}", {"name": MODEL_NAME, "ready": True}),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
@@ -75,6 +74,11 @@ def test_health_answers_while_a_picture_is_generated(client: httpx.Client, serve
 )
 def test_kserves_routes_answer(client: httpx.Client, path: str, expected: object) -> None:
     assert client.get(path).json() == expected
+
+
+def test_kserves_list_has_the_model(client: httpx.Client) -> None:
+    assert client.get("/v1/models").json()["models"] == [MODEL_NAME]
+    assert client.get("/v2/models").json() == {"models": [MODEL_NAME]}
 
 
 def test_metrics_count_predictions(client: httpx.Client) -> None:
@@ -103,7 +107,7 @@ def test_the_model_cannot_be_unloaded_over_http(client: httpx.Client) -> None:
     response = client.post(f"/v2/repository/models/{MODEL_NAME}/unload")
 
     assert response.status_code == 501
-    assert client.get("/v1/models").json() == {"models": [MODEL_NAME]}
+    assert client.get("/v1/models").json()["models"] == [MODEL_NAME]
 
 
 def broken(demo_model: Path, folder: Path) -> Path:

@@ -76,7 +76,9 @@ def metric(client: httpx.Client, name: str) -> dict[str, float]:
 def test_the_pod_is_ready_and_no_model_is_loaded(caller: httpx.Client) -> None:
     names = ["first", "second", "third"]
 
-    assert caller.get("/v1/models").json() == {"models": names}
+    listed = caller.get("/v1/models").json()
+    assert listed["models"] == names
+    assert [model["id"] for model in listed["data"]] == names
     assert caller.get("/v2/models").json() == {"models": names}
     assert states(caller) == dict.fromkeys(names, "UNAVAILABLE")
     for path in ("/v1/models/first", "/v2/models/first/ready"):
@@ -97,6 +99,26 @@ def test_a_request_loads_its_model_and_unloads_another(caller: httpx.Client) -> 
     assert index(caller, ready=True) == {"second": entry}
     assert caller.get("/v1/models/second").json() == {"name": "second", "ready": True}
     assert caller.get("/v2/models/first/ready").status_code == 503
+
+
+def test_a_protocol_that_names_the_model_in_the_body_loads_it(caller: httpx.Client) -> None:
+    route, fields = "/openai/v1/images/generations", {"prompt": "a red star", "steps": 1}
+
+    second = caller.post(route, json=fields | {"model": "second"})
+    # Read in another process.
+    long = fields | {"model": "third", "controlnet": {"name": "x", "image": "A" * 20_000}}
+    third = caller.post(route, json=long)
+    missing = caller.post(route, json=fields)
+    unknown = caller.post(route, json=fields | {"model": "fourth"})
+
+    assert (second.status_code, second.headers["x-model-name"]) == (200, "second")
+    assert third.json()["error"]["param"] == "controlnet.name"
+    assert states(caller)["third"] == "READY"
+    assert missing.status_code == 400
+    assert missing.json()["error"]["message"] == (
+        "model: is missing; the server has first, second, third"
+    )
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_many_requests_for_three_models_stay_within_the_budget(

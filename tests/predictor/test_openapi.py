@@ -58,3 +58,27 @@ def test_the_listed_form_has_instances_and_shared_parameters(document: dict[str,
     assert instance == flat
     assert names & shared["properties"].keys() == names - {"prompt"}
     assert listed["required"] == ["instances"]
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type", "required"),
+    [
+        ("/openai/v1/images/generations", "application/json", ["prompt"]),
+        ("/v1/images/edits", "multipart/form-data", ["prompt", "image"]),
+    ],
+)
+def test_bodies_of_openai_are_described(
+    document: dict[str, Any], path: str, media_type: str, required: list[str]
+) -> None:
+    schema = document["paths"][path]["post"]["requestBody"]["content"][media_type]["schema"]
+    schema = definition(document, schema["$ref"]) if "$ref" in schema else schema
+
+    assert schema["required"] == required
+    assert {"quality", "seed", "n"} <= schema["properties"].keys()
+
+
+def test_queries_of_links_are_described(document: dict[str, Any]) -> None:
+    parameters = document["paths"]["/imagine"]["get"]["parameters"]
+
+    found = {one["name"]: one["required"] for one in parameters if one["in"] == "query"}
+    assert {"prompt": True, "seed": False, "img_size": False}.items() <= found.items()

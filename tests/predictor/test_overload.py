@@ -117,11 +117,12 @@ def test_an_invalid_timeout_is_an_error(busy: Server, body: dict[str, Any]) -> N
     assert answer.json()["error"].startswith("timeout: ")
 
 
-def test_a_full_queue_is_refused_before_the_body_arrives(busy: Server) -> None:
+@pytest.mark.parametrize("path", [PREDICT, "/openai/v1/images/generations"])
+def test_a_full_queue_is_refused_before_the_body_arrives(busy: Server, path: str) -> None:
     body = json.dumps(SHORT).encode()
     connection = http.client.HTTPConnection("127.0.0.1", httpx.URL(busy.url).port, timeout=60)
     with in_progress(busy, 1), contextlib.closing(connection):
-        connection.putrequest("POST", PREDICT)
+        connection.putrequest("POST", path)
         connection.putheader("content-type", "application/json")
         connection.putheader("content-length", str(len(body)))
         connection.endheaders()
@@ -133,6 +134,9 @@ def test_a_full_queue_is_refused_before_the_body_arrives(busy: Server) -> None:
         alive = connection.getresponse()
 
     assert refused.status == 429
+    if path != PREDICT:
+        assert (reason["type"], reason["code"]) == ("rate_limit_error", "server_overloaded")
+        reason = reason["message"]
     assert "2 pictures are waiting already" in reason
     assert alive.status == 200
 

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import AsyncMock
 
 import httpx
+import openai
 import pytest
 import redis
 from PIL import Image
@@ -94,6 +95,23 @@ def test_requests_of_every_kind_are_limited(limited: Server) -> None:
 
     assert statuses[:8] == [200, 404] * 4
     assert statuses[-1] == 429
+
+
+def test_openais_client_sees_when_to_retry(limited: Server) -> None:
+    with openai.OpenAI(
+        base_url=f"{limited.url}/openai/v1",
+        api_key="unused",
+        max_retries=0,
+        default_headers={"X-Forwarded-For": "198.51.100.40"},
+    ) as client:
+        fields: dict[str, Any] = {"prompt": "a red star", "extra_body": {"steps": 1}}
+        client.images.generate(n=3, **fields)
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.images.generate(n=3, **fields)
+
+    assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+    assert int(refused.value.response.headers["retry-after"]) > 0
+    assert "the limit of 3 pictures a minute of this address" in refused.value.message
 
 
 def test_probes_are_not_limited(limited: Server) -> None:

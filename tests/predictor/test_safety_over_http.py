@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import openai
 import pytest
 from PIL import Image
 
@@ -168,6 +169,39 @@ def test_a_blocked_prompt_is_rejected_before_the_engine(flag: Running) -> None:
     assert response.json() == {"error": "prompt: refused by block_list"}
     assert flag.count("block_list", "block") == refused + 1
     assert flag.count("safety_classifier", "flag") == judged
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_openais_client_gets_a_code_for_a_blocked_prompt(flag: Running, is_stream: bool) -> None:
+    url = f"{flag.server.url}/openai/v1"
+    with openai.OpenAI(base_url=url, api_key="unused", max_retries=0) as client:
+        made: Any = client.images.generate(prompt=SCENE.prompt, stream=False, n=2)
+        with pytest.raises(openai.APIError) as refused:
+            # Immediately, or as the last event of the stream.
+            list(client.images.generate(prompt=BLOCKED["prompt"], stream=is_stream))
+
+    assert refused.value.code == "moderation_blocked"
+    assert "prompt: refused by block_list" in refused.value.message
+    assert len(made.data) == 2
+    assert made.data[0].safety == [verdict("safety_classifier", "flag")]
+
+
+def test_other_protocols_do_not_show_a_blocked_picture(flag: Running) -> None:
+    prompts = [SCENE.prompt, BLOCKED["prompt"]]
+    tensor = {"name": "prompt", "datatype": "BYTES", "shape": [2], "data": prompts}
+
+    rows = flag.client.post(f"/v2/models/{MODEL_NAME}/infer", json={"inputs": [tensor]}).json()
+    link = flag.client.get("/imagine", params={"prompt": prompts[1]})
+
+    shown, blocked = rows["outputs"][0]["data"]
+    assert picture_in_base64(shown)
+    assert blocked == ""
+    assert link.status_code == 400
+    assert link.json() == {"error": "prompt: refused by block_list"}
+
+
+def picture_in_base64(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
 def test_the_other_pictures_of_a_call_are_not_lost(flag: Running) -> None:

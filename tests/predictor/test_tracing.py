@@ -264,3 +264,27 @@ def test_the_library_is_imported_only_with_an_endpoint() -> None:
     )
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        (PREDICT, "/v1/models/{model_name}:predict"),
+        ("/openai/v1/images/edits", "/openai/v1/images/edits"),
+        ("/v1/models/any/picture", "/v1/models/{model_name}/picture"),
+        ("/v1/models/any", None),
+        ("/openai/v1/models", None),
+    ],
+)
+def test_calls_of_all_protocols_are_traced_by_route(path: str, route: str | None) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+
+    if span := Tracing(provider).start(scope, RequestContext("id")):
+        span.end(200)
+
+    found = [
+        one.attributes and one.attributes["http.route"] for one in exporter.get_finished_spans()
+    ]
+    assert found == ([route] if route else [])

@@ -1,0 +1,104 @@
+"""What an adapter is: one operation of a wire format, between HTTP and ``GenerationRequest``s."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from predictor.protocol import Call, decode_call, is_light
+from predictor.protocol.decode import ParsedBody
+from predictor.requests import Limits, PictureSource
+
+# A light body of this length is read within 10 ms.
+_SMALL_BYTES = 16_384
+# The headers that say how to read a body.
+_CONTENT_HEADERS = ("content-type", "inference-header-content-length")
+
+
+class BodySchema(NamedTuple):
+    """The body in the OpenAPI document: its media type, its JSON schema, and the definitions.
+
+    The schema of a GET request is that of an object with the fields of its query.
+    """
+
+    media_type: str
+    schema: dict[str, Any]
+    definitions: dict[str, Any]
+
+
+class Adapter(ABC):
+    """One operation: where it is served, how its body is read, and what the response looks like.
+
+    ``name`` identifies it between processes. ``paths`` are templates of FastAPI; one without
+    ``{model_name}`` has the name in the field ``model``.
+    """
+
+    name: ClassVar[str]
+    method: ClassVar[str] = "POST"
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The body, or the query of a GET request, as a JSON object with pictures as base64.
+
+        It runs in a reader process if the body is large.
+
+        Raises:
+            InvalidRequestError: the body has another form.
+        """
+
+    @abstractmethod
+    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+        """Check names and types of the fields.
+
+        Raises:
+            InvalidRequestError: names the field and the reason.
+        """
+
+    def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
+        """Decode the pictures, unless ``images`` does, and set every parameter.
+
+        Raises:
+            InvalidRequestError: names the field and the reason.
+        """
+        return decode_call(body, limits, images)
+
+    def body_schema(self, definitions_at: str) -> BodySchema | None:
+        """For the OpenAPI document; None to describe nothing."""
+        return None
+
+
+@dataclass(frozen=True)
+class Message:
+    """One HTTP request as an adapter reads it.
+
+    ``content`` is the body, or the query of a GET request; JSON values if KServe has parsed it.
+    """
+
+    adapter: Adapter
+    content: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_head: bool = False
+
+    @property
+    def content_headers(self) -> dict[str, str]:
+        """The headers that ``Adapter.document`` reads."""
+        return {name: self.headers[name] for name in _CONTENT_HEADERS if name in self.headers}
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is read so quickly that the event loop can wait."""
+        content = self.content
+        return not isinstance(content, bytes) or (
+            len(content) <= _SMALL_BYTES and is_light(content)
+        )
+
+    def document(self) -> dict[str, Any]:
+        """See ``Adapter.document``."""
+        return self.adapter.document(self.content, self.content_headers)
+
+    def parse(self, document: Any, limits: Limits) -> ParsedBody:
+        """See ``Adapter.parse``."""
+        return self.adapter.parse(document, self, limits)

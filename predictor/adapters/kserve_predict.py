@@ -1,0 +1,28 @@
+"""KServe's v1 ``:predict``. KServe has the route."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from predictor.adapters.adapter import Adapter, Message
+from predictor.protocol import parse
+from predictor.protocol.decode import ParsedBody, read_document
+from predictor.requests import Limits
+
+
+class Predict(Adapter):
+    """See ``predictor.protocol``."""
+
+    name = "predict"
+
+    def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The body as a JSON object, whatever its content type."""
+        return read_document(content)
+
+    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+        """See ``predictor.protocol.parse``."""
+        return parse(document, message.headers.get("accept"), limits)
+
+
+PREDICT = Predict()

@@ -1,0 +1,151 @@
+"""OpenAI's Images API: generations and edits."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic.json_schema import models_json_schema
+
+from predictor.adapters.adapter import Adapter, BodySchema, Message
+from predictor.adapters.form_fields import multipart_fields, nested, typed
+from predictor.adapters.openai_fields import IS_TEXT, ImageFields, read_fields
+from predictor.adapters.openai_responses import ImagesForm, Operation
+from predictor.errors import InvalidRequestError
+from predictor.protocol import Call, decode_call
+from predictor.protocol.accept import EVENT_STREAM, JSON
+from predictor.protocol.decode import ParsedBody
+from predictor.protocol.json_body import check_shape, read_json
+from predictor.requests import InputImage, InputImages, Limits, PictureSource
+
+# KServe serves OpenAI's API under the first prefix.
+_PREFIXES = ("/openai/v1", "/v1")
+_MULTIPART = "multipart/form-data"
+
+
+class _Images(Adapter):
+    """What both operations share."""
+
+    operation: ClassVar[Operation]
+
+    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+        """See ``Adapter.parse``."""
+        # A reader process sends JSON.
+        fields = read_json(document) if isinstance(document, bytes) else document
+        values, written, options = read_fields(fields, limits)
+        form = ImagesForm(self.operation, options)
+        media_type = EVENT_STREAM if options.is_stream else JSON
+        body = ParsedBody((values,), (written,), False, media_type, form)
+        try:
+            limits.check_image_count(body.picture_count)
+        except InvalidRequestError as error:
+            raise error.with_spelling(written) from None
+        return body
+
+
+class ImageGenerations(_Images):
+    """``images/generations``: text to image, or whatever the fields of the table say."""
+
+    name = "openai generations"
+    paths = tuple(f"{prefix}/images/generations" for prefix in _PREFIXES)
+    operation = "image_generation"
+
+    def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The body as a JSON object, whatever its content type."""
+        document = read_json(content)
+        if not isinstance(document, dict):
+            raise InvalidRequestError("", "the body must be a JSON object")
+        return document
+
+    def body_schema(self, definitions_at: str) -> BodySchema:
+        """The fields of a request."""
+        return _schema(JSON, definitions_at)
+
+
+class ImageEdits(_Images):
+    """``images/edits``: image to image, or inpainting with a mask."""
+
+    name = "openai edits"
+    paths = tuple(f"{prefix}/images/edits" for prefix in _PREFIXES)
+    operation = "image_edit"
+
+    def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+        """The form as a JSON object."""
+        document = nested(multipart_fields(content, headers.get("content-type", "")))
+        if "mask_image" in document:
+            raise InvalidRequestError("mask_image", "send `mask`, whose transparent area is edited")
+        if "image" not in document:
+            raise InvalidRequestError("image", "is missing")
+        pictures = {"image": _only(document.pop("image"))}
+        if "mask" in document:
+            pictures["mask_image"] = document.pop("mask")
+        for name, value in document.items():
+            if isinstance(value, bytes):
+                raise InvalidRequestError(name, "must not be a file")
+        document = typed(document, IS_TEXT) | {
+            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            for name, value in pictures.items()
+        }
+        check_shape(document)
+        return document
+
+    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+        """See ``Adapter.parse``."""
+        body = super().parse(document, message, limits)
+        (written,) = body.written
+        return body._replace(written=(written | {"mask_image": "mask"},))
+
+    def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
+        """See ``Adapter.decode``."""
+        images = images or InputImages(limits.settings.max_image_pixels)
+        return decode_call(body, limits, TransparentMask(images))
+
+    def body_schema(self, definitions_at: str) -> BodySchema:
+        """The fields of a request; files in place of base64."""
+        found = _schema(_MULTIPART, definitions_at)
+        file = {"type": "string", "format": "binary"}
+        form = found.definitions["ImageFields"]
+        properties = {n: p for n, p in form["properties"].items() if n != "mask_image"}
+        properties |= {"image": file, "mask": file}
+        schema = form | {"properties": properties, "required": ["prompt", "image"]}
+        return found._replace(schema=schema)
+
+
+class TransparentMask:
+    """A ``PictureSource`` whose masks mark the area to repaint by transparency."""
+
+    def __init__(self, images: PictureSource) -> None:
+        self._images = images
+
+    def size(self, field: str, text: str) -> tuple[int, int]:
+        """See ``InputImages.size``."""
+        return self._images.size(field, text)
+
+    def picture(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """See ``InputImages.picture``."""
+        return self._images.picture(field, text, size)
+
+    def mask(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """See ``InputImages.transparency``."""
+        return self._images.transparency(field, text, size)
+
+    def transparency(self, field: str, text: str, size: tuple[int, int]) -> InputImage:
+        """See ``InputImages.transparency``."""
+        return self._images.transparency(field, text, size)
+
+
+def _only(value: Any) -> Any:
+    """The picture of ``image`` or ``image[]``."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 1:
+        raise InvalidRequestError("image", f"{len(value)} pictures; the server edits one")
+    return value[0]
+
+
+def _schema(media_type: str, definitions_at: str) -> BodySchema:
+    schemas, definitions = models_json_schema(
+        [(ImageFields, "validation")], ref_template=definitions_at + "{model}"
+    )
+    return BodySchema(media_type, schemas[ImageFields, "validation"], definitions["$defs"])

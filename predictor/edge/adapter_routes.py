@@ -1,0 +1,110 @@
+"""The routes of the adapters: a request to the model that it names, and the response."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+
+from predictor.adapters import ROUTED, Adapter, Message
+from predictor.edge.data_plane import DiffusionDataPlane
+from predictor.edge.router_errors import IS_HEAD
+from predictor.errors import DeadlineExceededError, InvalidRequestError, UnknownModelError
+from predictor.intake.pool import READERS
+from predictor.protocol import EncodedResponse
+from predictor.request_context import current_request
+from predictor.requests.validation import shortened
+from predictor.settings import Settings
+
+
+def adapter_routes(
+    data_plane: DiffusionDataPlane, settings: Settings, model_name: str
+) -> APIRouter:
+    """Add these before KServe's own routes: the first match answers.
+
+    ``model_name`` is the name of a single model, for the time in which it is not published yet.
+    """
+    routes = APIRouter()
+    models = _ModelNames(data_plane, settings, model_name)
+    for adapter in ROUTED:
+        for path in adapter.paths:
+            routes.add_api_route(
+                path,
+                _handler(adapter, data_plane, models),
+                methods=[adapter.method],
+                response_model=None,
+            )
+    return routes
+
+
+def _handler(
+    adapter: Adapter, data_plane: DiffusionDataPlane, models: _ModelNames
+) -> Callable[[Request], Awaitable[Response]]:
+    async def handle(request: Request) -> Response:
+        is_get = adapter.method == "GET"
+        content = request.scope["query_string"] if is_get else await request.body()
+        is_head = request.scope.get(IS_HEAD, False)
+        message = Message(adapter, content, dict(request.headers.items()), is_head)
+        name = request.path_params.get("model_name") or await models.of(message)
+        current_request().model = name
+        response = await data_plane.answer(name, message)
+        if isinstance(response, AsyncIterator):
+            return StreamingResponse(response)
+        assert isinstance(response, EncodedResponse)
+        answer = Response(response.body, response.status, response.headers)
+        if is_head:
+            # That of the picture is not known.
+            del answer.headers["content-length"]
+        return answer
+
+    return handle
+
+
+class _ModelNames:
+    """Finds the model that a body names."""
+
+    def __init__(self, data_plane: DiffusionDataPlane, settings: Settings, model_name: str) -> None:
+        self._data_plane = data_plane
+        self._settings = settings
+        self._model_name = model_name
+
+    async def of(self, message: Message) -> str:
+        """The name in the field ``model``; the only model if there is none.
+
+        Raises:
+            UnknownModelError: no such model is served.
+            InvalidRequestError: the field is missing although there are several models.
+        """
+        name = (await self._document(message)).get("model")
+        if name is not None and not isinstance(name, str):
+            raise InvalidRequestError("model", f"must be a string, not {shortened(name)}")
+        registry = self._data_plane.model_registry
+        await registry.look_for(name or self._model_name)
+        names = sorted(registry.get_models())
+        if not name and len(names) != 1:
+            raise InvalidRequestError("model", f"is missing; the server has {', '.join(names)}")
+        if name and name not in names:
+            raise UnknownModelError(
+                "model", f"{shortened(name)} is not served; the server has {', '.join(names)}"
+            )
+        return name or names[0]
+
+    async def _document(self, message: Message) -> dict[str, Any]:
+        """The fields of a request; those of a large body are read in another process."""
+        if message.is_small:
+            return message.document()
+        seconds = self._settings.request_timeout_seconds or None
+        reading = READERS.read(
+            message, lambda document, images: document, self._settings.max_image_pixels
+        )
+        try:
+            document: dict[str, Any] = orjson.loads(await asyncio.wait_for(reading, seconds))
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"not done within {seconds:g} s: the server is still reading the request"
+            ) from None
+        return document

@@ -1,0 +1,33 @@
+"""Which requests are calls of a model, and the model that their path names."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.types import Scope
+
+from predictor.adapters import ROUTED
+
+_ROUTES = ("/v1/models/{model_name}:predict", *(path for one in ROUTED for path in one.paths))
+_NAME = re.escape("{model_name}")
+_PATHS = {
+    route: re.compile(re.escape(route).replace(_NAME, "(?P<model_name>[^/:]+)"))
+    for route in _ROUTES
+}
+
+
+def inference_route(path: str) -> str | None:
+    """The route of a call of a model, in any protocol, with ``{model_name}``; None for others."""
+    return next((route for route, paths in _PATHS.items() if paths.fullmatch(path)), None)
+
+
+def is_inference(scope: Scope) -> bool:
+    """Whether a request is a call of a model."""
+    return inference_route(scope["path"]) is not None
+
+
+def named_model(scope: Scope) -> str | None:
+    """The name in the path of a call; None if it has none, and for other requests."""
+    route = inference_route(scope["path"])
+    found = _PATHS[route].fullmatch(scope["path"]) if route else None
+    return found.groupdict().get("model_name") if found else None
