@@ -75,6 +75,12 @@ RATE_LIMIT_STORAGE_FAILURES = Counter(
     "Failed calls of the storage of the rate limits. For five seconds after each, requests are "
     "not limited, or rejected, as rate_limit_failure says.",
 )
+PLAN_FALLBACKS = Counter(
+    "diffusion_plan_fallbacks",
+    "Combinations of scheduler and steps that no plan reproduces, so that their pictures step one "
+    "by one; by the scheduler's name in the API.",
+    ["scheduler"],
+)
 MODEL_LOADS = Counter(
     "diffusion_model_loads",
     "Model loads, by outcome.",

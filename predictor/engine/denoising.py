@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 
+from predictor.engine.noise import Drawn, NoiseAhead
 from predictor.engine.plan import ROWS, Plan
+from predictor.engine.transfers import upload_numbers
 
 
 class SchedulerSteps:
@@ -51,12 +53,11 @@ Steps: TypeAlias = Plan | SchedulerSteps
 class Inpainting(NamedTuple):
     """The area outside ``mask`` is restored after each step, at the noise level of that step.
 
-    ``clean`` and ``noise`` have the shape of the latents. ``mask`` has one channel: 1 in the area
-    to repaint.
+    ``original``, ``(2, channels, height, width)``, holds the clean latents and their noise.
+    ``mask``, ``(1, 1, height, width)``, is 1 in the area to repaint.
     """
 
-    clean: torch.Tensor
-    noise: torch.Tensor
+    original: torch.Tensor
     mask: torch.Tensor
 
 
@@ -64,11 +65,11 @@ class Denoising:
     """The state of one picture between two steps.
 
     With a plan, the latents are float32, and ``state`` is ``(1 + kept tensors, channels, height,
-    width)``; its first entry are the latents. The denoiser sets ``kind``, ``encoders`` and
-    ``control``: jobs of equal ``kind`` share a forward pass, prompts with equal ``encoders`` share
-    an encoding (``negative_encoders`` for the negative prompt), and ``control`` holds a
-    ControlNet's state of the picture. ``extra_channels``, ``(1, channels, height, width)``, are
-    appended to the latents in the denoiser's input.
+    width)``; its first entry are the latents. Jobs of equal ``kind`` share a forward pass, prompts
+    with equal ``encoders`` share an encoding (``negative_encoders``, by default the same, for the
+    negative prompt), and ``control`` holds a ControlNet's state of the picture. ``extra_channels``,
+    ``(1, channels, height, width)``, are appended to the latents in the denoiser's input.
+    ``weights_dtype``, by default that of ``latents``, is the dtype of that input and of the noise.
 
     ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
     continues after them; both draw from the same ``generator``.
@@ -82,19 +83,26 @@ class Denoising:
         *,
         kind: Hashable = (),
         encoders: Hashable = (),
+        negative_encoders: Hashable | None = None,
+        control: Any = None,
+        extra_channels: torch.Tensor | None = None,
+        inpainting: Inpainting | None = None,
+        weights_dtype: torch.dtype | None = None,
     ) -> None:
         self.sampler = sampler
         self.latents = latents
-        self.noise_dtype = latents.dtype
+        self.weights_dtype = weights_dtype or latents.dtype
         self.kind = kind
         self.encoders = encoders
-        self.negative_encoders = encoders
+        self.negative_encoders = encoders if negative_encoders is None else negative_encoders
         self.generator = generator
-        self.control: Any = None
-        self.extra_channels: torch.Tensor | None = None
-        self.inpainting: Inpainting | None = None
+        self.control = control
+        self.extra_channels = extra_channels
+        self.inpainting = inpainting
         self.step = 0
         self._timesteps: list[float] = sampler.timesteps.tolist()
+        self._device_timesteps = upload_numbers(sampler.timesteps, latents.device)
+        self._noise = NoiseAhead(generator, latents.shape)
         self.steps = len(self._timesteps)
         self._steps_before = 0
         self._successor: Denoising | None = None
@@ -103,6 +111,29 @@ class Denoising:
     def from_noise(cls, sampler: Steps, noise: torch.Tensor, generator: torch.Generator) -> Self:
         """Start from noise of variance 1."""
         return cls(sampler, noise * sampler.init_noise_sigma, generator)
+
+    def draw_ahead(self) -> None:
+        """Start to draw the noise of the next step on another thread, if that step draws noise."""
+        dtype = self._noise_dtype
+        if dtype is not None:
+            self._noise.start(self.step, dtype)
+
+    def next_noise(self) -> Drawn | None:
+        """The noise of the next step, or None if it draws none; repeatable until the step is done.
+
+        Only with a plan; a scheduler of its own draws by itself.
+        """
+        dtype = self._noise_dtype
+        return None if dtype is None else self._noise.get(self.step, dtype)
+
+    @property
+    def _noise_dtype(self) -> torch.dtype | None:
+        if self.plan is None or self.is_done:
+            return None
+        draw = self.plan.draws[self.step]
+        if draw == "none":
+            return None
+        return torch.float32 if draw == "float32" else self.weights_dtype
 
     @property
     def plan(self) -> Plan | None:
@@ -164,6 +195,11 @@ class Denoising:
     def timestep(self) -> float:
         """The timestep of the next forward pass."""
         return self._timesteps[self.step]
+
+    @property
+    def device_timestep(self) -> torch.Tensor:
+        """The same as a float32 tensor without dimensions, on the device of the latents."""
+        return self._device_timesteps[self.step]
 
     def model_input(self) -> torch.Tensor:
         """The denoiser's input: scaled latents and the extra channels."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from predictor.engine.admission import Admission
 from predictor.requests import GenerationRequest, GenerationResult, ModelProfile
 
-# Called on the engine's thread with the number of steps done and their total.
+# Called on a thread of the engine with the number of steps done and their total.
 StepListener: TypeAlias = Callable[[int, int], None]
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Denoiser(Protocol):
         """
 
     def prepare(self, request: GenerationRequest) -> None:
-        """Compute in advance what ``begin`` would compute on the engine's thread."""
+        """Compute in advance what the other methods would compute on the engine's thread."""
 
     def begin(self, request: GenerationRequest) -> Denoising:
         """The initial state of the picture."""
@@ -126,14 +126,17 @@ class Denoiser(Protocol):
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """Run one forward pass over lanes of one kind and shape, each at its own timestep."""
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode latents of one shape; on a GPU the work may still run when this returns."""
+    def decode(self, latents: torch.Tensor) -> Sequence[Any]:
+        """Decode latents of one shape, to one value for each picture that ``finish`` converts.
 
-    def finish(self, image: torch.Tensor) -> Image.Image:
-        """Convert one decoded image; called from other threads.
+        On a GPU the work may still run when this returns.
+        """
+
+    def finish(self, decoded: Any) -> Image.Image:
+        """Wait for one decoded picture, and convert it; called from other threads.
 
         Raises:
-            ArithmeticError: the image holds NaN or infinity.
+            ArithmeticError: the picture holds NaN or infinity.
         """
 
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:

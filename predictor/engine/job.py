@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Job:
     warnings: tuple[str, ...]
     waiting_since: int
     admitted: float = field(default_factory=time.perf_counter)
+    _reported: int = 0
+    _reporting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def lanes(self) -> int:
@@ -61,7 +64,14 @@ class Job:
         self.denoising.state = state
         self.denoising.step += 1
         self.denoising = self.denoising.next_stage()
-        self.ticket.report_step(self.denoising.steps_done, self.denoising.total_steps)
+        self.denoising.draw_ahead()
+
+    def report_step(self, steps_done: int) -> None:
+        """Report to the caller, from any thread, that the device has taken that many steps."""
+        with self._reporting:
+            if steps_done > self._reported:
+                self._reported = steps_done
+                self.ticket.report_step(steps_done, self.denoising.total_steps)
 
     def fail(self, error: BaseException) -> None:
         """Report the failure to the caller."""

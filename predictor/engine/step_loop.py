@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ from predictor.engine.interfaces import (
 )
 from predictor.engine.isolation import run_isolated
 from predictor.engine.job import Job
+from predictor.engine.run_ahead import RunAhead
 from predictor.engine.service_times import ServiceTimes
 from predictor.engine.step_timer import StepTimer
 from predictor.engine.turn import Turn
@@ -63,6 +65,7 @@ class StepEngine:
         self._in_flight: list[Job] = []
         self._denoised: list[Job] = []
         self._turn = 0
+        self._run_ahead = RunAhead()
         # One thread, so that equal requests prepare only once.
         self._preparer = ThreadPoolExecutor(
             1, "preparer", initializer=torch.set_num_threads, initargs=(1,)
@@ -115,6 +118,7 @@ class StepEngine:
         """Fail the jobs in flight and forget them."""
         jobs = [*self._in_flight, *self._denoised]
         self._in_flight, self._denoised = [], []
+        self._run_ahead.forget()
         for job in jobs:
             job.fail(error)
 
@@ -130,8 +134,12 @@ class StepEngine:
         if batch:
             with self._worker.watchdog.watch("step", batch[0].kind, len(batch)):
                 run_isolated(self._step, batch, self._capacity.shrink)
+            self._report_later(batch)
         self._retire()
         decoded = self._decode(len(batch))
+        if batch:
+            with self._worker.watchdog.watch("step", batch[0].kind, len(batch)):
+                self._run_ahead.wait(turns_left=1 if self._in_flight else 0)
         requests = [job.ticket.request for job in batch]
         self._times.observe(requests, time.perf_counter() - started, decoded=decoded)
 
@@ -158,7 +166,7 @@ class StepEngine:
                 run_isolated(self._begin, tickets)
 
     def _begin(self, tickets: list[Ticket]) -> None:
-        """Encode the prompts of all tickets in one call and create their schedulers and noise.
+        """Encode the prompts of all tickets in one call, and start from the prepared noise.
 
         This encodes for all experts, so that a later hand-over does not delay other jobs.
         """
@@ -179,6 +187,8 @@ class StepEngine:
             )
             for ticket, denoising, own in zip(tickets, begun, prompts, strict=True)
         ]
+        for denoising in begun:
+            denoising.next_stage().draw_ahead()
         for ticket, denoising in zip(tickets, begun, strict=True):
             self._times.observe_total(ticket.request, denoising.total_steps)
         _enter(tickets, "denoise")
@@ -199,6 +209,16 @@ class StepEngine:
         for job in batch:
             job.waiting_since = self._turn + 1
 
+    def _report_later(self, batch: list[Job]) -> None:
+        """Report the steps to the callers when the device has taken them."""
+        steps = [(job, job.denoising.steps_done) for job in batch]
+
+        def report() -> None:
+            for job, steps_done in steps:
+                job.report_step(steps_done)
+
+        self._run_ahead.launched(batch[0].denoising.latents.device, report)
+
     def _retire(self) -> None:
         """Free the lanes of the denoised jobs."""
         done = [job for job in self._in_flight if job.denoising.is_done]
@@ -218,22 +238,24 @@ class StepEngine:
         return len(ready)
 
     def _decode_together(self, jobs: list[Job]) -> None:
-        images = self._denoiser.decode(torch.cat([job.denoising.latents for job in jobs]))
-        for job, image in zip(jobs, images.chunk(len(jobs)), strict=True):
-            finishing = self._finishers.submit(self._finish, job, image)
+        decoded = self._denoiser.decode(torch.cat([job.denoising.latents for job in jobs]))
+        for job, one in zip(jobs, decoded, strict=True):
+            finishing = self._finishers.submit(self._finish, job, one)
             self._finishing.add(finishing)
             finishing.add_done_callback(self._finishing.discard)
 
-    def _finish(self, job: Job, image: torch.Tensor) -> None:
+    def _finish(self, job: Job, decoded: Any) -> None:
         """Return the picture to the caller, on another thread so that steps do not wait."""
         try:
             with self._worker.watchdog.watch("picture conversion", job.shape):
-                picture = self._denoiser.finish(image)
+                picture = self._denoiser.finish(decoded)
         except BaseException as error:
             if fault := device_fault():
                 self._worker.end(DeviceLostError(fault))
             job.fail(error)
             return
+        # The engine's thread may not have seen the end of the last step yet.
+        job.report_step(job.denoising.steps_done)
         result = GenerationResult(
             request=job.ticket.request,
             image=picture,

@@ -14,17 +14,11 @@ import torch
 
 from predictor.engine.denoising import SchedulerSteps
 from predictor.engine.faults import raise_if_device_is_lost
-from predictor.engine.guidance import guided, per_job
+from predictor.engine.guidance import guided, per_picture, rescaled
 from predictor.engine.interfaces import Lane
 from predictor.engine.job import Job
-from predictor.engine.plan import COLUMNS, ROWS, Plan
-
-# Columns of the uploaded numbers: input scale, levels of signal and noise, update, guidance scale
-# and rescale.
-_LEVELS = slice(1, 3)
-_UPDATE = slice(3, 3 + ROWS * COLUMNS)
-_GUIDANCE = 3 + ROWS * COLUMNS
-_RESCALE = _GUIDANCE + 1
+from predictor.engine.transfers import host_memory, upload
+from predictor.engine.turn_numbers import TurnNumbers
 
 
 class Turn:
@@ -34,15 +28,14 @@ class Turn:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self._planned = [job for job in jobs if job.denoising.plan is not None]
+        planned = [job for job in jobs if job.denoising.plan is not None]
+        # Inpainted pictures come first, so that their states are one slice.
+        self._planned = sorted(planned, key=lambda job: job.denoising.inpainting is None)
         self._others = [job for job in jobs if job.denoising.plan is None]
         self._device = jobs[0].denoising.latents.device
-        self._numbers = self._upload(self._rows()) if self._planned else torch.empty(0)
-        self._states = (
-            torch.stack([job.denoising.state for job in self._planned])
-            if self._planned
-            else torch.empty(0)
-        )
+        if planned:
+            self._numbers = TurnNumbers(self._planned, self._device)
+            self._states = torch.stack([job.denoising.state for job in self._planned])
 
     def lanes(self) -> list[Lane]:
         """The lanes of all jobs, in the order that ``advance`` expects of their predictions."""
@@ -63,25 +56,13 @@ class Turn:
             _advance_alone(job, predictions[start : start + job.lanes])
             start += job.lanes
 
-    def _rows(self) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-        rows = np.empty((len(self._planned), _RESCALE + 1), dtype=np.float32)
-        for row, job in zip(rows, self._planned, strict=True):
-            row[:_GUIDANCE] = _plan_of(job).table[job.denoising.step]
-            row[_GUIDANCE] = job.ticket.request.guidance_scale
-            row[_RESCALE] = job.ticket.request.guidance_rescale or 0
-        return rows
-
-    def _upload(self, array: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> torch.Tensor:
-        """Copy to the device without waiting for it."""
-        host = torch.from_numpy(array)
-        if self._device.type != "cuda":
-            return host
-        return host.pin_memory().to(self._device, non_blocking=True)
-
     def _planned_inputs(self) -> Sequence[torch.Tensor]:
         if not self._planned:
             return []
-        scaled = self._states[:, 0] * per_job(self._numbers[:, 0])
+        latents = self._states[:, 0]
+        # One operation multiplies in float32 and rounds to the dtype of the weights.
+        scaled = latents.new_empty(latents.shape, dtype=self._planned[0].denoising.weights_dtype)
+        torch.mul(latents, per_picture(self._numbers.input_scales), out=scaled)
         extra = [job.denoising.extra_channels for job in self._planned]
         channels = [one for one in extra if one is not None]
         if channels:
@@ -89,62 +70,39 @@ class Turn:
         return scaled.chunk(len(self._planned))
 
     def _advance_together(self, predictions: torch.Tensor) -> None:
-        rescales = any(job.ticket.request.guidance_rescale for job in self._planned)
-        prediction = guided(
-            predictions.float(),
-            [job.lanes for job in self._planned],
-            self._numbers[:, _GUIDANCE],
-            self._numbers[:, _RESCALE] if rescales else None,
-        )
-        values = [self._states.flatten(2), prediction.flatten(1).unsqueeze(1), *self._noise()]
-        columns = torch.cat(values, dim=1)
-        update = self._numbers[:, _UPDATE].view(-1, ROWS, COLUMNS)[:, :, : columns.shape[1]]
+        pairs = predictions.float().index_select(0, self._numbers.lanes)
+        pairs = pairs.view(len(self._planned), 2, *predictions.shape[1:])
+        if any(job.ticket.request.guidance_rescale for job in self._planned):
+            pairs = rescaled(pairs, self._numbers.guidance_scales, self._numbers.guidance_rescales)
+        columns = torch.cat([self._states.flatten(2), pairs.flatten(2), *self._noise()], dim=1)
+        update = self._numbers.updates[:, :, : columns.shape[1]]
         with _ieee_float32(self._device):
             states = torch.bmm(update, columns).view_as(self._states)
-        self._restore(states)
+            self._restore(states)
         for job, state in zip(self._planned, states.unbind(), strict=True):
             job.move_to(state)
 
     def _noise(self) -> list[torch.Tensor]:
         """``(jobs, 1, numbers)`` if a job draws noise in this step."""
-        drawing = [
-            (index, job.denoising, draw)
-            for index, job in enumerate(self._planned)
-            if (draw := _plan_of(job).draws[job.denoising.step]) != "none"
-        ]
-        if not drawing:
+        drawn = [job.denoising.next_noise() for job in self._planned]
+        if all(one is None for one in drawn):
             return []
-        shape = self._states.shape[2:]
-        noise = np.zeros((len(self._planned), 1, shape.numel()), dtype=np.float32)
-        for index, denoising, draw in drawing:
-            dtype = torch.float32 if draw == "float32" else denoising.noise_dtype
-            drawn = torch.randn((1, *shape), generator=denoising.generator, dtype=dtype)
-            noise[index, 0] = drawn.float().flatten().numpy()
-        return [self._upload(noise)]
+        host = host_memory((len(drawn), 1, self._states[0, 0].numel()), self._device)
+        for row, one in zip(host.numpy(), drawn, strict=True):
+            row[0] = 0 if one is None else one
+        return [upload(host, self._device)]
 
     def _restore(self, states: torch.Tensor) -> None:
         """Restore the area outside the mask of inpainted pictures."""
-        inpainted = [job.denoising.inpainting for job in self._planned]
-        if not any(one is not None for one in inpainted):
+        inpainted = [one for job in self._planned if (one := job.denoising.inpainting) is not None]
+        if not inpainted:
             return
-        latents = states[:, 0]
-        nothing = latents.new_zeros(1).expand_as(latents[:1])
-        everything = latents.new_ones(1).expand_as(latents[:1, :1])
-        clean, noise, mask = (
-            torch.cat(parts)
-            for parts in zip(
-                *(one or (nothing, nothing, everything) for one in inpainted), strict=True
-            )
-        )
-        signal_level, noise_level = self._numbers[:, _LEVELS].unbind(1)
-        kept = per_job(signal_level) * clean + per_job(noise_level) * noise
-        states[:, 0] = torch.lerp(kept, latents, mask)
-
-
-def _plan_of(job: Job) -> Plan:
-    plan = job.denoising.plan
-    assert plan is not None
-    return plan
+        originals = torch.stack([one.original for one in inpainted])
+        masks = torch.cat([one.mask for one in inpainted])
+        levels = self._numbers.levels[: len(inpainted)].unsqueeze(1)
+        latents = states[: len(inpainted), 0]
+        kept = torch.bmm(levels, originals.flatten(2)).view(latents.shape)
+        torch.lerp(kept, latents, masks, out=latents)
 
 
 def _advance_alone(job: Job, predictions: torch.Tensor) -> None:
@@ -152,16 +110,14 @@ def _advance_alone(job: Job, predictions: torch.Tensor) -> None:
     sampler = denoising.sampler
     assert isinstance(sampler, SchedulerSteps)
     request = job.ticket.request
-    scale, rescale = predictions.new_tensor([request.guidance_scale, request.guidance_rescale or 0])
     try:
-        prediction = guided(
-            predictions, [job.lanes], scale, rescale if request.guidance_rescale else None
-        )
+        prediction = guided(predictions, request.guidance_scale, request.guidance_rescale or 0)
         latents = sampler.stepped(
             denoising.latents, prediction, denoising.step, denoising.generator
         )
         if denoising.inpainting is not None:
-            clean, noise, mask = denoising.inpainting
+            clean, noise = denoising.inpainting.original.chunk(2)
+            mask = denoising.inpainting.mask
             after = denoising.step + 1
             kept = sampler.add_noise(clean, noise, after) if after < denoising.steps else clean
             latents = (1 - mask) * kept + mask * latents

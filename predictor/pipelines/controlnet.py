@@ -13,6 +13,7 @@ import torch
 from diffusers import ControlNetModel
 from diffusers.image_processor import VaeImageProcessor
 
+from predictor.engine.transfers import upload_numbers
 from predictor.errors import GenerationFailedError
 from predictor.requests import GenerationRequest
 
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
 
 class Control(NamedTuple):
-    """The input of one picture: ``features`` are ``(1, channels, height, width)`` of latents."""
+    """The input of one picture: ``features`` are ``(1, channels, height, width)`` of latents.
+
+    ``scale`` and ``negative_scale`` are ``(1, 1, 1, 1)`` on the device.
+    """
 
     features: torch.Tensor
-    scale: float
+    scale: torch.Tensor
+    negative_scale: torch.Tensor
 
 
 class ControlNet:
@@ -50,7 +55,11 @@ class ControlNet:
         if self._is_bgr:
             pixels = pixels.flip(1)
         features = self._embedding(pixels.to(self._model.device, self._model.dtype))
-        return Control(features, request.controlnet.scale)
+        scale = request.controlnet.scale
+        # diffusers applies pooled residuals to the positive prompt only ("guess mode").
+        negative_scale = 0.0 if self._model.config.global_pool_conditions else scale
+        scales = upload_numbers([scale, negative_scale], self._model.device, self._model.dtype)
+        return Control(features, *scales.view(2, 1, 1, 1, 1))
 
     def residuals(
         self,
@@ -76,14 +85,10 @@ class ControlNet:
 
     def _scales(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """Return the scale of each lane, as ``(lanes, 1, 1, 1)``."""
-        # diffusers applies pooled residuals to the positive prompt only ("guess mode").
-        is_pooled = self._model.config.global_pool_conditions
-        scales = [
-            0.0 if is_pooled and lane.is_negative else lane.denoising.control.scale
-            for lane in lanes
-        ]
-        shaped = torch.tensor(scales, dtype=self._model.dtype).view(-1, 1, 1, 1)
-        return shaped.to(self._model.device)
+        controls = [(lane.denoising.control, lane.is_negative) for lane in lanes]
+        return torch.cat(
+            [one.negative_scale if is_negative else one.scale for one, is_negative in controls]
+        )
 
 
 @dataclass(frozen=True)

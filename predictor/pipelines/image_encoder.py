@@ -10,6 +10,8 @@ import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from diffusers.utils.torch_utils import randn_tensor
 
+from predictor.engine.transfers import upload_numbers
+
 # 2 MB each for a megapixel. Pictures of one call that share an input start at about the same time.
 _MAX_CACHED = 16
 
@@ -82,7 +84,7 @@ def latent_statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, to
     if None in statistics:
         return None
     mean, std = (
-        torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
+        upload_numbers(values, latents.device, latents.dtype).view(1, -1, 1, 1)
         for values in statistics
     )
     return mean, std

@@ -8,12 +8,12 @@ the noise level of that step.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 
-from predictor.engine.denoising import Denoising, Inpainting, Steps
+from predictor.engine.denoising import Inpainting, Steps
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.schedulers import generator_for
 from predictor.requests import GenerationRequest, InputImage
@@ -22,16 +22,25 @@ from predictor.requests import GenerationRequest, InputImage
 INPAINTING_CHANNELS = 9
 
 
+class Start(NamedTuple):
+    """Where a picture starts; see ``Denoising``."""
+
+    latents: torch.Tensor
+    generator: torch.Generator
+    extra_channels: torch.Tensor | None = None
+    inpainting: Inpainting | None = None
+
+
 def begin_image_to_image(
     request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
-) -> Denoising:
+) -> Start:
     """Start as ``StableDiffusionImg2ImgPipeline`` and its SDXL counterpart do."""
     assert request.image is not None
     generator = generator_for(request)
     pixels = pixels_of(request.image, pipeline)
     clean = encoder.latents(request.image.sha256, pixels, generator)
     noise = encoder.noise(pixels, generator)
-    return Denoising(steps, steps.add_noise(clean, noise), generator)
+    return Start(steps.add_noise(clean, noise), generator)
 
 
 def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
@@ -42,7 +51,7 @@ def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
 
 def begin_inpainting(
     request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
-) -> Denoising:
+) -> Start:
     """Start as ``StableDiffusionInpaintPipeline`` and its SDXL counterpart do."""
     assert request.image is not None
     assert request.mask_image is not None
@@ -60,17 +69,15 @@ def begin_inpainting(
     latents = noise * steps.init_noise_sigma
     if clean is not None and not is_all_noise:
         latents = steps.add_noise(clean, noise)
-    denoising = Denoising(steps, latents, generator)
     latent_mask = _latent_mask(mask, noise)
     if sees_mask:
         key = (request.image.sha256, request.mask_image.sha256)
         masked = encoder.latents(key, pixels * (mask < 0.5), generator)
-        denoising.extra_channels = torch.cat([latent_mask, masked], dim=1)
-    else:
-        assert clean is not None
-        encoder.skip_latents(request.image.sha256, pixels, generator)
-        denoising.inpainting = Inpainting(clean.float(), noise.float(), latent_mask.float())
-    return denoising
+        return Start(latents, generator, torch.cat([latent_mask, masked], dim=1))
+    assert clean is not None
+    encoder.skip_latents(request.image.sha256, pixels, generator)
+    original = torch.cat([clean, noise]).float()
+    return Start(latents, generator, inpainting=Inpainting(original, latent_mask.float()))
 
 
 def _mask_pixels(mask: InputImage, pipeline: Any) -> torch.Tensor:

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from predictor.engine.denoising import SchedulerSteps, Steps, accepted_arguments
 from predictor.engine.plan import COLUMNS, MAX_KEPT, ROWS, Draw, Plan
+from predictor.metrics import PLAN_FALLBACKS
 from predictor.pipelines.schedulers import make_scheduler
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,11 @@ def _plan_or_none(run: Run, make: Callable[[], Any]) -> Plan | None:
     try:
         return make_plan(make, run.first)
     except Exception as error:  # a scheduler may fail a probe in any way
-        logger.warning("the scheduler %s steps each picture on its own: %s", run.scheduler, error)
+        PLAN_FALLBACKS.labels(run.scheduler).inc()
+        logger.warning(
+            "the scheduler %s steps each picture on its own for %d steps: %s",
+            *(run.scheduler, run.num_inference_steps, error),
+        )
         return None
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
+
+# Prompts of requests that wait for the engine.
+_MAX_CACHED = 256
 
 
 class Window(NamedTuple):
@@ -53,3 +59,21 @@ def truncation_warning(field: str, windows: Iterable[Window], prompt: str) -> st
     if not dropped:
         return None
     return f"{field} is longer than the text encoder reads; dropped: {dropped!r}"
+
+
+class TruncationWarnings:
+    """The warnings of one model, cached, so that a thread may ask for them in advance.
+
+    It has tokenizers of its own: a fast tokenizer cannot change its padding while another thread
+    uses it.
+    """
+
+    def __init__(self, windows: Iterable[Window]) -> None:
+        self._windows = [Window(copy.deepcopy(one.tokenizer), one.tokens) for one in windows]
+        self._lock = threading.Lock()
+        self.of = lru_cache(_MAX_CACHED)(self._of)
+
+    def _of(self, field: str, prompt: str) -> str | None:
+        """See ``truncation_warning``."""
+        with self._lock:
+            return truncation_warning(field, self._windows, prompt)

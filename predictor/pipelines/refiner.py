@@ -63,8 +63,8 @@ class Refiner(StableDiffusionXLDenoiser):
             begun.generator,
             kind=KIND,
             encoders=ENCODERS,
+            weights_dtype=begun.weights_dtype,
         )
-        refining.noise_dtype = begun.noise_dtype
         begun.hand_over_after(begun.steps - rest, refining)
 
     def prepare_after(self, timesteps: torch.Tensor, request: GenerationRequest) -> None:
@@ -86,17 +86,15 @@ class Refiner(StableDiffusionXLDenoiser):
         start = len(self._plans.steps(run).timesteps) - rest
         return self._plans.steps(run._replace(first=start))
 
-    def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
-        """Return original size, crop and aesthetic score; a negative lane has the low score."""
-        conditions = super()._added_conditions(lanes)
-        if conditions is None or not self._pipeline.config.requires_aesthetics_score:
-            return conditions
-        scores = [
-            _NEGATIVE_AESTHETIC_SCORE if lane.is_negative else _AESTHETIC_SCORE for lane in lanes
-        ]
-        ids = conditions["time_ids"]
-        column = torch.tensor(scores, dtype=ids.dtype).view(-1, 1).to(ids.device)
-        return conditions | {"time_ids": torch.cat([ids[:, :4], column], dim=1)}
+    def _time_ids(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """Original size, crop and aesthetic score; a negative lane has the low score."""
+        if not self._pipeline.config.requires_aesthetics_score:
+            return super()._time_ids(lanes)
+        cropped = self._sizes(lanes)[:4]
+        scores = {True: _NEGATIVE_AESTHETIC_SCORE, False: _AESTHETIC_SCORE}
+        return torch.stack(
+            [self._uploaded_ids((*cropped, scores[lane.is_negative])) for lane in lanes]
+        )
 
 
 class RefinedDenoiser:
@@ -120,6 +118,7 @@ class RefinedDenoiser:
         if _is_refined(request):
             with suppress(Exception):  # ``begin`` fails in the same way
                 self._refiner.prepare_after(self._base.steps_of(request).timesteps, request)
+                self._refiner.prepare_prompts(request)
 
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""

@@ -63,6 +63,7 @@ _FLOW_SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", _FLOW),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", _DPMPP | _FLOW),
 }
+_ALL_SOLVERS = (*_SOLVERS.values(), *_FLOW_SOLVERS.values())
 
 
 def scheduler_names(own: SchedulerMixin, *, always_shifts: bool = False) -> tuple[str, ...]:
@@ -87,9 +88,21 @@ def most_steps(own: SchedulerMixin) -> dict[str, int]:
     bounds = {}
     for name in scheduler_names(own):
         scheduler = make_scheduler(name, own)
+        if not _may_refuse(scheduler):
+            continue
         if _takes(scheduler, 1) and not _takes(scheduler, MOST_STEPS):
             bounds[name] = _most(scheduler)
     return bounds
+
+
+def _may_refuse(scheduler: Any) -> bool:
+    """Whether a trial can find a maximum; with Karras sigmas, a trial takes 0.1 s.
+
+    The classes of the solvers take a step for each training timestep, unless they are distilled.
+    """
+    is_known = type(scheduler).__name__ in {name for name, _ in _ALL_SOLVERS}
+    is_distilled = "original_inference_steps" in scheduler.config
+    return not is_known or is_distilled or scheduler.config.num_train_timesteps < MOST_STEPS
 
 
 def _takes(scheduler: Any, steps: int) -> bool:
@@ -193,5 +206,10 @@ def _make_flow_scheduler(name: str, own: SchedulerMixin) -> Any:
 
 
 def generator_for(request: GenerationRequest) -> torch.Generator:
-    """Create a generator from the request's seed, on the CPU so that all devices agree."""
-    return torch.Generator("cpu").manual_seed(request.seed)
+    """Create a generator from the request's seed."""
+    return seeded_generator(request.seed)
+
+
+def seeded_generator(seed: int) -> torch.Generator:
+    """Create a generator on the CPU, so that all devices agree."""
+    return torch.Generator("cpu").manual_seed(seed)

@@ -10,15 +10,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from predictor.engine.denoising import Denoising, Steps
+from predictor.pipelines.decoder import DecodedPicture, Decoder, picture_of
 from predictor.pipelines.image_encoder import ImageEncoder
-from predictor.pipelines.image_to_image import begin_image_to_image, begin_inpainting
+from predictor.pipelines.image_to_image import Start, begin_image_to_image, begin_inpainting
+from predictor.pipelines.initial_noise import InitialNoise
 from predictor.pipelines.plans import Plans, Run
-from predictor.pipelines.schedulers import generator_for
-from predictor.pipelines.whole import DiffusersPipeline, check_finite
+from predictor.pipelines.token_ids import TokenIds
+from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import Adapter, GenerationRequest
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class ClipSkip(NamedTuple):
 
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 class StableDiffusionDenoiser:
@@ -54,11 +56,15 @@ class StableDiffusionDenoiser:
         self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = self._pipeline.unet.dtype
         self._plans = Plans(self._pipeline.scheduler)
+        self._token_ids = {
+            name: TokenIds(tokenizer, self._device)
+            for name in TOKENIZERS
+            if (tokenizer := getattr(self._pipeline, name, None)) is not None
+        }
         self._image_encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
-        self._decode_stream: torch.cuda.Stream | None = None
+        self._initial_noise = InitialNoise(self._device, self._dtype)
         # Under offloading there is not enough memory to decode while steps run.
-        if self._device.type == "cuda" and self._offload == "none":
-            self._decode_stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._decoder = Decoder(self._device, has_stream=self._offload == "none")
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``; ``encoders`` holds adapters of the text encoders, and may end
@@ -74,6 +80,16 @@ class StableDiffusionDenoiser:
         """See ``Denoiser.prepare``."""
         with suppress(Exception):  # ``begin`` fails in the same way, with the picture's ticket
             self.steps_of(request)
+            if request.image is None:
+                self._initial_noise.prepare(request.seed, self._latent_shape(request))
+            self.prepare_prompts(request)
+            self.warnings(request)
+
+    def prepare_prompts(self, request: GenerationRequest) -> None:
+        """Compute in advance what ``encode`` needs of the prompts."""
+        for tokens in self._token_ids.values():
+            tokens.prepare(request.prompt)
+            tokens.prepare(request.negative_prompt)
 
     def steps_of(self, request: GenerationRequest) -> Steps:
         """The steps that the request takes."""
@@ -84,23 +100,30 @@ class StableDiffusionDenoiser:
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
         self._adapters.load(request.adapters)
-        denoising = self._begin(request, self.steps_of(request))
-        denoising.kind = _kind(request)
         adapters = self._adapters.of(request.adapters, TEXT_ENCODERS)
         skip = (ClipSkip(request.clip_skip),) if request.clip_skip else ()
-        denoising.encoders = (*adapters, *skip)
-        # As in diffusers, the negative prompt takes all layers.
-        denoising.negative_encoders = adapters
-        if request.controlnet is not None:
-            denoising.control = self._controlnets[request.controlnet.name].look(request)
-        return denoising
+        steps = self.steps_of(request)
+        start = self._start(request, steps)
+        control = request.controlnet
+        return Denoising(
+            steps,
+            start.latents,
+            start.generator,
+            kind=_kind(request),
+            encoders=(*adapters, *skip),
+            # As in diffusers, the negative prompt takes all layers.
+            negative_encoders=adapters,
+            control=self._controlnets[control.name].look(request) if control else None,
+            extra_channels=start.extra_channels,
+            inpainting=start.inpainting,
+        )
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """See ``Denoiser.predict``."""
         kind = cast(Kind, lanes[0].denoising.kind)
         self._adapters.use(kind.adapters, ("unet",))
         latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
-        timesteps = torch.tensor([lane.denoising.timestep for lane in lanes]).to(self._device)
+        timesteps = torch.stack([lane.denoising.device_timestep for lane in lanes])
         conditions = {
             "encoder_hidden_states": torch.stack([lane.conditioning[0] for lane in lanes]),
             "added_cond_kwargs": self._added_conditions(lanes),
@@ -114,53 +137,31 @@ class StableDiffusionDenoiser:
         )[0]
         return prediction
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor) -> list[DecodedPicture]:
         """See ``Denoiser.decode``."""
-        vae, stream = self._pipeline.vae, self._decode_stream
-        if stream is not None:
-            # Steps continue meanwhile and must not reuse the memory of these latents.
-            stream.wait_stream(torch.cuda.current_stream(self._device))
-            latents.record_stream(stream)
-        with torch.cuda.stream(stream):
-            unscaled = self._unscaled(latents.to(vae.dtype))
-            image: torch.Tensor = vae.decode(unscaled, return_dict=False)[0]
-        return image
+        return self._decoder.decode(latents, self._decoded)
 
-    def finish(self, image: torch.Tensor) -> Image.Image:
+    def finish(self, decoded: DecodedPicture) -> Image.Image:
         """See ``Denoiser.finish``."""
-        with torch.inference_mode(), torch.cuda.stream(self._decode_stream):
-            check_finite(image)
-            return self._to_picture(image)
+        return picture_of(decoded)
 
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
-        """By the text encoders as they are now, without their last ``clip_skip`` layers."""
-        if clip_skip:
-            return rows(self._skipped(prompts, clip_skip))
-        embeddings, _ = self._pipeline.encode_prompt(list(prompts), self._device, 1, False)
-        return rows(embeddings)
+        """By the text encoders as they are now, without their last ``clip_skip`` layers.
 
-    def _skipped(self, prompts: Sequence[str], clip_skip: int) -> torch.Tensor:
-        """What ``encode_prompt(clip_skip=...)`` computes under transformers 4.
-
-        diffusers 0.42 reads ``text_model.final_layer_norm``; a ``CLIPTextModel`` of transformers 5
-        has no ``text_model``.
+        As ``encode_prompt`` does, but from token ids that do not wait for a copy. ``encode_prompt``
+        of diffusers 0.42 also cannot skip layers of a ``CLIPTextModel`` of transformers 5.
         """
-        tokenizer, encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
-        tokens = tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self._device)
+        encoder, tokens = self._pipeline.text_encoder, self._token_ids["tokenizer"]
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
-        states = encoder(
-            tokens.input_ids,
-            attention_mask=tokens.attention_mask if uses_mask else None,
-            output_hidden_states=True,
-        ).hidden_states
-        embeddings: torch.Tensor = encoder.final_layer_norm(states[-(clip_skip + 1)])
-        return embeddings.to(encoder.dtype)
+        output = encoder(
+            tokens.ids(prompts),
+            attention_mask=tokens.mask(prompts) if uses_mask else None,
+            output_hidden_states=bool(clip_skip),
+        )
+        embeddings: torch.Tensor = output[0]
+        if clip_skip:
+            embeddings = encoder.final_layer_norm(output.hidden_states[-(clip_skip + 1)])
+        return rows(embeddings.to(encoder.dtype))
 
     def _make_room(self) -> None:
         """Move the UNet and the VAE off the GPU before the text encoders return to it.
@@ -172,17 +173,18 @@ class StableDiffusionDenoiser:
             self._pipeline.unet.to("cpu")
             self._pipeline.vae.to("cpu")
 
-    def _begin(self, request: GenerationRequest, steps: Steps) -> Denoising:
+    def _start(self, request: GenerationRequest, steps: Steps) -> Start:
         if request.image is not None:
             is_whole = request.mask_image is None
             begin = begin_image_to_image if is_whole else begin_inpainting
             return begin(request, steps, self._pipeline, self._image_encoder)
+        generator, noise = self._initial_noise.take(request.seed, self._latent_shape(request))
+        return Start(noise * steps.init_noise_sigma, generator)
+
+    def _latent_shape(self, request: GenerationRequest) -> tuple[int, ...]:
         scale = self._pipeline.vae_scale_factor
         channels = self._pipeline.unet.config.in_channels
-        shape = (1, channels, request.height // scale, request.width // scale)
-        generator = generator_for(request)
-        noise = randn_tensor(shape, generator, self._device, self._dtype)
-        return Denoising.from_noise(steps, noise, generator)
+        return (1, channels, request.height // scale, request.width // scale)
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None
@@ -191,9 +193,13 @@ class StableDiffusionDenoiser:
         unscaled: torch.Tensor = latents / self._pipeline.vae.config.scaling_factor
         return unscaled
 
-    def _to_picture(self, image: torch.Tensor) -> Image.Image:
-        picture: Image.Image = self._pipeline.image_processor.postprocess(image, "pil")[0]
-        return picture
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        """``(pictures, 3, height, width)`` from -1 to 1."""
+        vae = self._pipeline.vae
+        image: torch.Tensor = vae.decode(self._unscaled(latents.to(vae.dtype)), return_dict=False)[
+            0
+        ]
+        return image
 
 
 def _kind(request: GenerationRequest) -> Kind:

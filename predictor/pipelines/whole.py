@@ -16,7 +16,7 @@ from predictor.engine.interfaces import StepListener
 from predictor.errors import ModelLoadError
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
-from predictor.pipelines.prompts import truncation_warning, windows
+from predictor.pipelines.prompts import TruncationWarnings, windows
 from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.signature import parameters
 from predictor.pipelines.tasks import pipeline_for
@@ -54,7 +54,9 @@ class DiffusersPipeline:
         self._profile = replace(
             profile, adapters=self.adapters.names, controlnets=self.controlnets.names
         )
-        self._windows = windows(pipeline.components, profile.max_sequence_length)
+        self._truncation_warnings = TruncationWarnings(
+            windows(pipeline.components, profile.max_sequence_length)
+        )
         self._views: dict[Task, DiffusionPipeline] = {}
 
     @property
@@ -156,7 +158,7 @@ class DiffusersPipeline:
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
         """Return a warning for each prompt that all text encoders truncate."""
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-        found = [truncation_warning(name, self._windows, text) for name, text in fields.items()]
+        found = [self._truncation_warnings.of(name, text) for name, text in fields.items()]
         return tuple(warning for warning in found if warning)
 
 

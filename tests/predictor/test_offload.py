@@ -141,13 +141,7 @@ def test_the_denoiser_is_offloaded_before_prompts_are_encoded(
     for name in ("unet", "vae"):
         part = getattr(loaded.diffusers, name)
         monkeypatch.setattr(part, "to", lambda device, name=name: calls.append(f"{name} {device}"))
-    encode = loaded.diffusers.encode_prompt
-
-    def encode_and_record(*arguments: Any, **options: Any) -> Any:
-        calls.append("encode")
-        return encode(*arguments, **options)
-
-    monkeypatch.setattr(loaded.diffusers, "encode_prompt", encode_and_record)
+    loaded.diffusers.text_encoder.register_forward_pre_hook(lambda *_: calls.append("encode"))
 
     with torch.inference_mode():
         denoiser_for(loaded).encode(["a red circle"])

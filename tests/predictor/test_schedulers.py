@@ -22,6 +22,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from predictor.pipelines import schedulers
 from predictor.pipelines.schedulers import OWN, make_scheduler, most_steps, scheduler_names
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
@@ -114,6 +115,26 @@ def test_an_unsupported_equation_has_only_its_own_scheduler() -> None:
 def test_lcm_has_no_more_steps_than_its_teacher() -> None:
     assert most_steps(LCMScheduler(original_inference_steps=40)) == {"lcm": 50, OWN: 40}
     assert most_steps(EulerDiscreteScheduler()) == {"lcm": 50}
+    few = most_steps(EulerDiscreteScheduler(num_train_timesteps=100))
+    assert few["ddim"] == 100
+
+
+def test_only_schedulers_that_may_refuse_steps_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial of 1,000 steps with Karras sigmas takes 0.1 s, at each load of a model."""
+    tried: list[str] = []
+    takes = schedulers._takes
+
+    def noting(scheduler: Any, steps: int) -> bool:
+        tried.append(type(scheduler).__name__)
+        return takes(scheduler, steps)
+
+    monkeypatch.setattr(schedulers, "_takes", noting)
+    most_steps(DPMSolverMultistepScheduler(use_karras_sigmas=True))
+    assert set(tried) == {"LCMScheduler"}
+
+    tried.clear()
+    most_steps(EDMEulerScheduler())
+    assert set(tried) == {"EDMEulerScheduler"}
 
 
 @pytest.fixture(scope="module", params=["sd3", "sd3 shifting", "flux", "flux shifting"])
