@@ -29,7 +29,8 @@ from downloader.spec import parse_spec
 from modelstore import MARKER_NAME, Marker
 from tests.downloader.job import Job
 from tests.downloader.pipeline_files import pipeline_files, safetensors
-from tests.downloader.volume import download, file_names, partial_sizes, wait_until
+from tests.downloader.volume import download, file_names, partial_sizes
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -19,14 +19,8 @@ from tests.downloader.pipeline_files import (
     safetensors,
     whole_repository,
 )
-from tests.downloader.volume import (
-    file_names,
-    leftovers,
-    partial_sizes,
-    revisions,
-    tree,
-    wait_until,
-)
+from tests.downloader.volume import file_names, leftovers, partial_sizes, revisions, tree
+from tests.waiting import wait_until
 
 
 def test_the_half_precision_pipeline_is_published_and_nothing_else(

@@ -14,7 +14,8 @@ from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files
-from tests.downloader.volume import partial_sizes, wait_until
+from tests.downloader.volume import partial_sizes
+from tests.waiting import wait_until
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -20,7 +20,8 @@ from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files
-from tests.downloader.volume import file_names, leftovers, wait_until, write_files
+from tests.downloader.volume import file_names, leftovers, write_files
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -11,7 +11,8 @@ from modelstore import MARKER_NAME
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files, safetensors
-from tests.downloader.volume import file_names, leftovers, partial_sizes, wait_until
+from tests.downloader.volume import file_names, leftovers, partial_sizes
+from tests.waiting import wait_until
 
 KILLS = 20
 CHUNK_BYTES = 64 * 1024

@@ -14,7 +14,7 @@ from tests.downloader.hub_faults import Fault
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files
-from tests.downloader.volume import wait_until
+from tests.waiting import wait_until
 
 TOKEN = "hf_ThisIsTheSecretToken"
 UNET = "unet/diffusion_pytorch_model.safetensors"

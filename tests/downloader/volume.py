@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from downloader.download import Report, download_model
@@ -60,11 +59,3 @@ def partial_sizes(target: Path) -> list[int]:
         except FileNotFoundError:  # it is complete by now
             continue
     return sorted(filter(None, sizes))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not hold in time"
-        time.sleep(0.005)

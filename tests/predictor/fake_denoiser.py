@@ -15,6 +15,7 @@ from predictor.engine.denoising import Denoising, SchedulerSteps
 from predictor.engine.interfaces import Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.requests import GenerationRequest
+from tests.waiting import wait_until
 
 Conditioning = tuple[torch.Tensor, ...]
 
@@ -126,9 +127,11 @@ class Scene:
     async def queue(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
         """Submit, and wait until the engine has every request that is not answered yet."""
         tasks = self.submit(*requests)
-        async with asyncio.timeout(5):
-            while sum(self.engine.state[:2]) < sum(not task.done() for task in self._tasks):
-                await asyncio.sleep(0.001)
+
+        def are_queued() -> bool:
+            return sum(self.engine.state[:2]) >= sum(not task.done() for task in self._tasks)
+
+        await asyncio.to_thread(wait_until, are_queued)
         return tasks
 
     async def stepping(self) -> None:

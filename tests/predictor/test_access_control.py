@@ -7,8 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from tests.predictor.key_lines import ADMIN, OTHER, USER, bearer, key_line
 from tests.predictor.metric_samples import samples
 from tests.serving import MODEL_NAME, PREDICT, ROOT, Server, picture_of
+from tests.waiting import wait_until
 
 SHORT = {"prompt": "a red star", "num_inference_steps": 1}
 OPEN = {
@@ -211,12 +211,6 @@ def test_keys_are_counted_by_name_and_written_nowhere(closed: Server) -> None:
 def test_keys_are_rotated_without_a_restart(closed: Server, key_file: Path) -> None:
     def status(key: str) -> int:
         return httpx.get(closed.url + "/v1/models", headers=bearer(key)).status_code
-
-    def wait_until(is_done: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
-        while not is_done():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
 
     def is_logged() -> bool:
         # The file is read on use.

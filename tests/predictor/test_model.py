@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,14 @@ from predictor.loading.engine import Learned
 from predictor.loading.memory import expected_bytes
 from predictor.residency.room import in_own_thread
 from predictor.settings import Settings
+from tests.waiting import wait_until
 
 
 def test_the_loading_thread_ends_after_its_work() -> None:
     assert asyncio.run(in_own_thread(lambda name: threading.current_thread().name, "any"))
 
-    deadline = time.monotonic() + 5
-    while any(thread.name.startswith("loader") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, "its OpenMP pool slows the engine down"
-        time.sleep(0.01)
+    # Its OpenMP pool would slow the engine down.
+    wait_until(lambda: not any(one.name.startswith("loader") for one in threading.enumerate()))
 
 
 def test_a_reloaded_model_starts_from_what_its_engine_has_learned() -> None:

@@ -28,6 +28,7 @@ from predictor.loading.model_cache import ModelCache, open_cache
 from predictor.pipelines.tuning import Tuning
 from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.settings import Settings
+from tests.waiting import wait_until
 
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 2, 5.0, "default"), 8, ("default",))
 FACTS = {"torch": "2", "revision": "r1"}
@@ -291,10 +292,7 @@ def test_an_engine_starts_from_the_cache_and_keeps_what_it_learns(root: Path) ->
     assert (start.best, start.is_settled) == (16, True)
 
     start.on_learned(32)
-    deadline = time.monotonic() + 30
-    while json.loads(notes(root).read_text())["batch"] != 32:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: json.loads(notes(root).read_text())["batch"] == 32)
     unknown = learned.start(Path("other"), first=2, largest=64)
     assert (unknown.best, unknown.is_settled) == (2, False)
 

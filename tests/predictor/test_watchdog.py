@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 import pytest
 
 from predictor.engine import watchdog
 from predictor.engine.watchdog import Watchdog
+from tests.waiting import wait_until
 
 
 class Clock:
@@ -115,10 +115,3 @@ def test_a_hang_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixtur
         "the engine hangs: a step takes longer than 0 s",
         "the engine no longer hangs",
     ]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -19,6 +19,7 @@ from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, ModelUnavailableError, PredictorError
 from tests.predictor.fake_denoiser import FakeDenoiser, Scene, request, run_story
 from tests.predictor.test_whole_batch import GatedPipeline
+from tests.waiting import wait_until
 
 DEVICE_ASSERT = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported"
 EXITS = [SystemExit("secret detail"), KeyboardInterrupt()]
@@ -213,13 +214,6 @@ def test_a_cuda_error_that_leaves_the_gpu_usable_fails_one_request(
     assert engine.state.failure == ""
     assert not isinstance(outcome(engine), Exception)
     engine.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("name", ["begin", "predict", "decode", "finish"])
