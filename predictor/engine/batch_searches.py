@@ -56,7 +56,9 @@ class _Searched(NamedTuple):
 class BatchSearches:
     """A ``BatchSearch`` for each kind, and the bounds that they have in common.
 
-    A kind starts from what the others have found. ``noun`` describes a batch in the log.
+    A kind starts from what the others have found. ``best`` is the bound in items of the default
+    kind. ``wanted`` items, of any kind, must be in flight for the searches to continue. ``noun``
+    describes a batch in the log.
     """
 
     def __init__(self, start: Start, smallest: int, noun: str) -> None:
@@ -77,7 +79,7 @@ class BatchSearches:
         search = self._search(kind)
         self._kinds[kind.key] = _Searched(search, kind.unit, self._batch)
         limit = search.limit(demand)
-        self.wanted = max(int(one.search.wanted * one.unit) for one in self._recent())
+        self.wanted = max(one.search.wanted for one in self._recent())
         return limit
 
     def observe(self, kind: Kind, size: int, seconds: float) -> Comparison | None:
@@ -99,6 +101,8 @@ class BatchSearches:
             searched.search.shrink_to(int(self._largest / searched.unit))
         self.best = min(self.best, self._largest)
         self.wanted = min(self.wanted, self._largest)
+        if self._is_settled:
+            self._on_learned(self.best)
         logger.warning("out of memory: up to %d %s from now on", self.best, self._noun)
 
     def _search(self, kind: Kind) -> BatchSearch:
@@ -120,8 +124,8 @@ class BatchSearches:
         return [one for one in kinds if self._batch - one.last_batch < _RECENT_BATCHES]
 
     def _adopt(self) -> None:
-        best = max(int(one.search.best * one.unit) for one in self._recent())
-        self.best = min(best, self._largest)
+        bounds = (int(one.search.best * one.unit) for one in self._recent())
+        self.best = min(max(bounds, default=self.best), self._largest)
 
     def _report(self, kind: Kind, search: BatchSearch) -> None:
         self._is_settled = True

@@ -132,6 +132,14 @@ def test_out_of_memory_bounds_what_is_learned() -> None:
     assert capacity.out_of_memory == 1
 
 
+def test_a_bound_that_did_not_fit_into_memory_is_not_used_by_later_engines() -> None:
+    learned: list[int] = []
+    capacity = learning(best=16, is_settled=True, on_learned=learned.append)
+    capacity.shrink(jobs(8))
+
+    assert learned == [8]
+
+
 def test_a_learned_bound_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     learned: list[int] = []
     capacity = learning(on_learned=learned.append)
