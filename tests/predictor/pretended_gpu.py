@@ -86,6 +86,12 @@ class PretendedTensor(torch.Tensor):
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_meta = property(lambda self: False)  # type: ignore[assignment]
 
+    def __repr__(self, **options: Any) -> str:  # type: ignore[override]
+        return f"PretendedTensor({tuple(self.shape)}, {self.dtype})"
+
+    def __format__(self, specification: str) -> str:
+        return repr(self)
+
     def record_stream(self, stream: Any) -> None:
         """Memory is never reused here."""
 
@@ -172,7 +178,8 @@ class PretendedGpu:
         leaves = tree_leaves((args, kwargs))
         # Under ``inference_mode``, operations arrive that only call others.
         name = func._schema.name.partition("::")[2]
-        if _is_on_gpu(leaves, kwargs) and name not in _FUSED:
+        touches_gpu = any(isinstance(one, PretendedTensor) for one in leaves)
+        if (touches_gpu or _is_on_gpu(leaves, kwargs)) and name not in _FUSED:
             with _Watching(self):
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -283,11 +290,12 @@ class PretendedGpu:
 
 
 def _is_on_gpu(leaves: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the result is: an operation without a ``device`` follows its tensors."""
-    device = kwargs.get("device")
-    if device is None:
-        return any(isinstance(one, PretendedTensor) for one in leaves)
-    return torch.device(device).type in ("cuda", "meta")
+    """Whether the result is: an operation without a device of its own follows its tensors."""
+    devices = [kwargs["device"]] if kwargs.get("device") is not None else []
+    devices += [one for one in leaves if isinstance(one, torch.device)]
+    if devices:
+        return torch.device(devices[0]).type in ("cuda", "meta")
+    return any(isinstance(one, PretendedTensor) for one in leaves)
 
 
 def _launches(name: str, leaves: Sequence[Any]) -> int:

@@ -1,8 +1,7 @@
-"""Plans reproduce diffusers' schedulers, and a turn advances all pictures in a few operations."""
+"""Plans reproduce diffusers' schedulers, and a turn advances each picture as if it were alone."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -12,13 +11,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from predictor.engine.denoising import Denoising, Inpainting, SchedulerSteps, accepted_arguments
 from predictor.engine.inbox import Ticket
 from predictor.engine.job import Job
 from predictor.engine.plan import ROWS, Plan
 from predictor.engine.turn import Turn
+from predictor.metrics import PLAN_FALLBACKS
 from predictor.pipelines import plans
 from predictor.pipelines.plans import NotLinearError, Plans, Run, make_plan
 from predictor.pipelines.schedulers import make_scheduler, scheduler_names
@@ -38,6 +37,13 @@ CARRIED: dict[str, Callable[[], Any]] = {
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
     ),
+    "trailing DDIM, zero SNR": lambda: DDIMScheduler(
+        **LATENT,
+        timestep_spacing="trailing",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        clip_sample=False,
+    ),
     "DEIS of order 3": lambda: diffusers.DEISMultistepScheduler(**LATENT, solver_order=3),
     "KDPM2": lambda: diffusers.KDPM2DiscreteScheduler(**LATENT),
     "KDPM2 ancestral": lambda: diffusers.KDPM2AncestralDiscreteScheduler(**LATENT),
@@ -48,6 +54,20 @@ CARRIED: dict[str, Callable[[], Any]] = {
     "DPM++ of order 3": lambda: diffusers.DPMSolverMultistepScheduler(**LATENT, solver_order=3),
     "flow matching": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
 }
+
+
+@pytest.fixture(autouse=True)
+def lms_integrals_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An integral takes 1 ms; the plan, its check and diffusers need the same ones."""
+    integrate, known = diffusers.LMSDiscreteScheduler.get_lms_coefficient, {}
+
+    def once(scheduler: Any, *arguments: int) -> Any:
+        key = (*scheduler.sigmas.tolist(), *arguments)
+        if key not in known:
+            known[key] = integrate(scheduler, *arguments)
+        return known[key]
+
+    monkeypatch.setattr(diffusers.LMSDiscreteScheduler, "get_lms_coefficient", once)
 
 
 def scheduler_of(run: Run, own: Any) -> Any:
@@ -148,13 +168,18 @@ def test_a_scheduler_that_is_not_linear_steps_on_its_own(
 ) -> None:
     own = DDIMScheduler(**LATENT, clip_sample=True)
     run = Run("default", 5)
+    counted = PLAN_FALLBACKS.labels("default")._value.get
 
+    before = counted()
     with pytest.raises(NotLinearError):
         make_plan(lambda: scheduler_of(run, own), 0)
     steps = Plans(own).steps(run)
 
     assert isinstance(steps, SchedulerSteps)
     assert "the scheduler default steps each picture on its own" in caplog.text
+    assert counted() == before + 1
+    assert isinstance(Plans(OWN["epsilon"]).steps(Run("euler", 5)), Plan)
+    assert counted() == before + 1
     job = job_of(steps)
     for number in range(5):
         turn = Turn([job])
@@ -188,84 +213,6 @@ def test_noise_levels_are_those_of_diffusers() -> None:
     assert torch.allclose(plan.add_noise(clean, noise), expected, atol=1e-6)
 
 
-class Operations(TorchDispatchMode):
-    """Counts what a GPU would run as a kernel, and what would make the host wait for it."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select")
-    # Memory, views, and the noise that is drawn on the CPU.
-    FREE = ("empty", "detach", "_unsafe_view", "normal_", "randn")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: Counter[str] = Counter()
-        self.waits: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        if name in self.WAITS:
-            self.waits[name] += 1
-        elif not func.is_view and name not in (
-            "empty",
-            "detach",
-            "_unsafe_view",
-            "normal_",
-            "randn",
-        ):
-            self.kernels[name] += 1
-        return func(*args, **(kwargs or {}))
-
-
-SCHEDULERS = [name for name in scheduler_names(OWN["epsilon"]) if name != "default"]
-
-
-def turn_of(number: int, *, guided: bool = True, inpainted: bool = False) -> Operations:
-    """One turn of as many jobs, each with another scheduler, number of steps and guidance."""
-    made = Plans(OWN["epsilon"])
-    jobs = [
-        job_of(
-            made.steps(Run(SCHEDULERS[index % len(SCHEDULERS)], 10 + index)),
-            guidance_scale=2.0 + index if guided else 1.0,
-        )
-        for index in range(number)
-    ]
-    for job in jobs if inpainted else ():
-        job.denoising.inpainting = Inpainting(normal(1), normal(2), torch.ones(1, 1, 8, 8))
-    lanes = sum(job.lanes for job in jobs)
-    predictions = torch.randn(lanes, *SHAPE[1:])
-    operations = Operations()
-    with torch.inference_mode(), operations:
-        turn = Turn(jobs)
-        turn.lanes()
-        turn.advance(predictions)
-    return operations
-
-
-@pytest.mark.parametrize("guided", [True, False])
-def test_a_turn_takes_as_many_operations_for_16_mixed_pictures_as_for_one(guided: bool) -> None:
-    one, crowd = turn_of(1, guided=guided), turn_of(16, guided=guided)
-
-    # A picture that draws noise adds the conversion of what it drew, on the CPU.
-    converted = crowd.kernels["_to_copy"] - one.kernels["_to_copy"]
-    assert crowd.kernels.total() - converted <= one.kernels.total() + 1
-    assert crowd.kernels.total() - converted <= 9
-    assert not crowd.waits
-    assert not one.waits
-
-
-def test_inpainting_restores_all_pictures_at_once() -> None:
-    one, crowd = turn_of(1, inpainted=True), turn_of(16, inpainted=True)
-
-    assert crowd.kernels.total() <= one.kernels.total() + 3
-    assert crowd.kernels.total() <= 20
-    assert not crowd.waits
-
-
 def test_pictures_with_guidance_and_without_share_a_turn() -> None:
     plan = Plans(OWN["epsilon"]).steps(Run("unipc", 4))
     jobs = [job_of(plan, guidance_scale=scale, start=7) for scale in (3.0, 1.0)]
@@ -279,3 +226,46 @@ def test_pictures_with_guidance_and_without_share_a_turn() -> None:
     for job, expected in zip(jobs, alone, strict=True):
         assert job.denoising.state.shape[0] == ROWS
         assert torch.allclose(job.denoising.state, expected.denoising.state, atol=1e-6)
+
+
+def test_pictures_with_and_without_a_mask_share_a_turn() -> None:
+    """Also in another order: those with a mask come first in a turn."""
+    plan = Plans(OWN["epsilon"]).steps(Run("euler", 4))
+    kept = Inpainting(torch.cat([normal(1), normal(2)]), torch.zeros(1, 1, 8, 8))
+    repainted = kept._replace(mask=torch.ones(1, 1, 8, 8))
+    masks = [None, kept, None, repainted]
+    jobs, alone = (
+        [job_of(plan, guidance_scale=3.0, start=number) for number in range(4)] for _ in range(2)
+    )
+    for job, one in zip([*jobs, *alone], [*masks, *masks], strict=True):
+        job.denoising.inpainting = one
+    predictions = [normal(10 + number).expand(2, -1, -1, -1) for number in range(4)]
+
+    turn = Turn(jobs)
+    order = [jobs.index(job) for job in turn._planned]
+    turn.advance(torch.cat([predictions[index] for index in order]))
+    for job, prediction in zip(alone, predictions, strict=True):
+        Turn([job]).advance(prediction)
+
+    assert order == [1, 3, 0, 2]
+    for job, expected in zip(jobs, alone, strict=True):
+        assert torch.allclose(job.denoising.state, expected.denoising.state, atol=1e-6)
+    signal, noise = plan.levels[1]
+    levelled = signal * normal(1) + noise * normal(2)
+    assert torch.allclose(jobs[1].denoising.latents, levelled, atol=1e-5)
+    assert not torch.allclose(jobs[3].denoising.latents, levelled, atol=1e-2)
+
+
+def test_noise_drawn_ahead_keeps_the_order_of_the_generator() -> None:
+    """A step that is repeated, because its batch did not fit, must get the same noise."""
+    plan = Plans(OWN["epsilon"]).steps(Run("euler_a", 3))
+    job = job_of(plan)
+    expected = torch.Generator().manual_seed(99)
+
+    for _ in range(3):
+        wanted = torch.randn(SHAPE, generator=expected).flatten()
+        job.denoising.draw_ahead()
+        repeated = [job.denoising.next_noise() for _ in range(2)]
+        assert all(torch.equal(torch.from_numpy(one), wanted) for one in repeated)
+        job.move_to(job.denoising.state)
+    assert job.denoising.next_noise() is None
