@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from predictor.adapters import ROUTED, Adapter
 from predictor.adapters.form_fields import multipart_fields, nested, query_fields, typed
+from predictor.adapters.openai_images import ImageEdits
 from predictor.adapters.tensors import read_inputs
 from predictor.errors import InvalidRequestError
 
@@ -122,6 +123,25 @@ def test_numbers_are_read_and_texts_are_kept(
     given: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     assert typed(given, {"flag": False, "name": True}) == expected
+
+
+@pytest.mark.parametrize("name", ["prompt", "mask[]", "adapters[][name]", "controlnet[name]", "x"])
+def test_only_pictures_are_files(name: str) -> None:
+    body = part("image", b"\xff", "a.png") + part(name, b"\xff", "b.png") + b"--x--\r\n"
+
+    with pytest.raises(InvalidRequestError, match="must not be a file"):
+        ImageEdits().document(body, {"content-type": FORM})
+
+
+def test_the_pictures_of_a_form_become_base64() -> None:
+    fields = ("image", "mask", "controlnet[image]")
+    body = b"".join(part(name, b"\xff", "a.png") for name in fields) + b"--x--\r\n"
+
+    assert ImageEdits().document(body, {"content-type": FORM}) == {
+        "image": "/w==",
+        "mask_image": "/w==",
+        "controlnet": {"image": "/w=="},
+    }
 
 
 def test_a_query_is_decoded() -> None:
