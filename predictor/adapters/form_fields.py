@@ -5,12 +5,12 @@ Clients write nested values as ``list[]``, ``object[key]`` and ``list[][key]``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -210,6 +210,6 @@ def _scalar(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value.lower() if value in ("True", "False") else value)
-    except (ValueError, RecursionError):
+        return orjson.loads(value.lower() if value in ("True", "False") else value)
+    except orjson.JSONDecodeError:
         return value

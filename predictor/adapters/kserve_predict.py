@@ -17,7 +17,7 @@ class Predict(Adapter):
     name = "predict"
 
     def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
-        """The body as a JSON object, whatever its content type."""
+        """The body as a JSON object; the content type is ignored."""
         return read_document(content)
 
     def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:

@@ -21,6 +21,8 @@ from predictor.requests import InputImage, InputImages, Limits, PictureSource
 
 # KServe serves OpenAI's API under the first prefix.
 _PREFIXES = ("/openai/v1", "/v1")
+# Also that of ``controlnet``, which is nested.
+_FILES = {"image", "mask"}
 _MULTIPART = "multipart/form-data"
 
 
@@ -45,14 +47,14 @@ class _Images(Adapter):
 
 
 class ImageGenerations(_Images):
-    """``images/generations``: text to image, or whatever the fields of the table say."""
+    """``images/generations``: text to image, or another task with the fields of the table."""
 
     name = "openai generations"
     paths = tuple(f"{prefix}/images/generations" for prefix in _PREFIXES)
     operation = "image_generation"
 
     def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
-        """The body as a JSON object, whatever its content type."""
+        """The body as a JSON object; the content type is ignored."""
         document = read_json(content)
         if not isinstance(document, dict):
             raise InvalidRequestError("", "the body must be a JSON object")
@@ -77,18 +79,13 @@ class ImageEdits(_Images):
             raise InvalidRequestError("mask_image", "send `mask`, whose transparent area is edited")
         if "image" not in document:
             raise InvalidRequestError("image", "is missing")
-        pictures = {"image": _only(document.pop("image"))}
-        if "mask" in document:
-            pictures["mask_image"] = document.pop("mask")
-        for name, value in document.items():
-            if isinstance(value, bytes):
-                raise InvalidRequestError(name, "must not be a file")
-        document = typed(document, IS_TEXT) | {
-            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
-            for name, value in pictures.items()
-        }
-        check_shape(document)
-        return document
+        document["image"] = _only(document["image"])
+        texts = {name: _as_text(name, value) for name, value in document.items()}
+        if "mask" in texts:
+            texts["mask_image"] = texts.pop("mask")
+        fields = typed(texts, IS_TEXT)
+        check_shape(fields)
+        return fields
 
     def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
         """See ``Adapter.parse``."""
@@ -142,6 +139,23 @@ def _only(value: Any) -> Any:
     if len(value) != 1:
         raise InvalidRequestError("image", f"{len(value)} pictures; the server edits one")
     return value[0]
+
+
+def _as_text(name: str, value: Any) -> Any:
+    """A value of a form with the files of pictures as base64.
+
+    Raises:
+        InvalidRequestError: another field is a file.
+    """
+    if isinstance(value, dict):
+        return {key: _as_text(key, one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_as_text(f"{name}[]", one) for one in value]
+    if not isinstance(value, bytes):
+        return value
+    if name not in _FILES:
+        raise InvalidRequestError(name, "must not be a file")
+    return base64.b64encode(value).decode()
 
 
 def _schema(media_type: str, definitions_at: str) -> BodySchema:

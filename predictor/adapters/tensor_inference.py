@@ -39,6 +39,8 @@ class TensorInference(Adapter):
         """The rows as KServe's instances, and the requested outputs under ``tensors``."""
         document, binary = _split(content, headers.get(_JSON_LENGTH))
         parameters = _object(document, "parameters")
+        if not isinstance(document.get("id"), str | None):
+            raise InvalidRequestError("id", "must be a string")
         columns = read_inputs(document.get("inputs"), binary)
         is_binary = bool(parameters.pop("binary_data_output", False))
         tensors = {
@@ -145,7 +147,7 @@ def _of_tensor(error: InvalidRequestError, rows: int) -> InvalidRequestError:
 class TensorForm:
     """The response: the identifier of the request, and its outputs with whether each is binary."""
 
-    request_id: Any
+    request_id: str | None
     outputs: dict[str, bool]
 
     def encoder(

@@ -66,7 +66,7 @@ def _binary_size(name: str, tensor: dict[str, Any]) -> int | None:
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if size is None:
         return None
-    if not isinstance(size, int) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise InvalidRequestError(name, "binary_data_size must be a number of bytes")
     return size
 
@@ -114,7 +114,10 @@ def _from_binary(name: str, tensor: dict[str, Any], content: memoryview) -> list
         dtype = np.dtype(_NUMBERS[datatype])
         if len(content) % dtype.itemsize:
             raise InvalidRequestError(name, f"binary_data_size does not fit {datatype}")
-        elements = np.frombuffer(content, dtype).tolist()
+        numbers = np.frombuffer(content, dtype)
+        if not np.isfinite(numbers).all():
+            raise InvalidRequestError(name, "has numbers that are not finite")
+        elements = numbers.tolist()
     else:
         raise _unknown(name)
     if len(elements) != count:
