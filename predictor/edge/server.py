@@ -33,6 +33,7 @@ from predictor.edge.middleware import (
     StreamTypeMiddleware,
 )
 from predictor.edge.overload import OverloadMiddleware
+from predictor.edge.page_routes import page_routes
 from predictor.edge.repository import (
     AwaitedModels,
     RepositoryExtension,
@@ -96,6 +97,8 @@ class DiffusionServer(HookedModelServer):
         self.model_repository_extension = RepositoryExtension(model_registry=models)
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
+        if settings.ui:
+            app.include_router(page_routes())
         describe_predict(app)
         app.add_middleware(PiecesMiddleware)
         app.add_middleware(

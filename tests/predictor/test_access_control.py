@@ -23,6 +23,10 @@ SHORT = {"prompt": "a red star", "num_inference_steps": 1}
 OPEN = {
     ("GET", "/"),
     ("GET", "/metrics"),
+    # The page, which asks for a key.
+    ("GET", "/ui"),
+    ("GET", "/ui/"),
+    ("GET", "/ui/{file}"),
     ("GET", "/v1/models/{model_name}"),
     ("GET", "/v2/health/live"),
     ("GET", "/v2/health/ready"),
@@ -108,6 +112,8 @@ def test_every_route_is_closed_unless_it_is_a_probe(
     [
         ("GET", "/no/such/route"),
         ("POST", "/"),
+        ("POST", "/ui"),
+        ("GET", "/ui/static/main.js"),
         ("GET", "//metrics"),
         ("GET", "/metrics/"),
         ("GET", f"/v1/models/{MODEL_NAME}:predict"),
