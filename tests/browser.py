@@ -13,8 +13,6 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.serving import Server
-
 CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 # For a busy machine; no test waits that long for something that does not happen.
@@ -43,9 +41,9 @@ class Visit:
     @classmethod
     @contextlib.contextmanager
     def started(
-        cls, browser: Browser, server: Server, fragment: dict[str, Any], **options: Any
+        cls, browser: Browser, url: str, fragment: dict[str, Any], **options: Any
     ) -> Iterator[Visit]:
-        """Open the page of a server in a tab of its own."""
+        """Open the page of the server at ``url`` in a tab of its own."""
         context = browser.new_context(**options)
         context.set_default_timeout(_TIMEOUT_MS)
         visit = cls(context.new_page())
@@ -53,7 +51,7 @@ class Visit:
         visit.page.on("pageerror", lambda error: visit.console.append(str(error)))
         visit.page.on("request", lambda request: visit.requested.append(request.url))
         try:
-            visit.page.goto(f"{server.url}/ui#{urlencode(fragment)}")
+            visit.page.goto(f"{url.rstrip('/')}/ui#{urlencode(fragment)}")
             yield visit
         finally:
             context.close()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -18,13 +17,11 @@ from PIL import Image
 from playwright.sync_api import Browser, FilePayload, expect
 
 from demo.judge import look_at
-from demo.run import publish
 from demo.shapes import Scene
 from predictor.edge.page_routes import CONTENT_SECURITY_POLICY
 from predictor.ui.page_files import read_page_files
 from tests.browser import Visit, browser, needs_chromium
-from tests.predictor.key_lines import OTHER, USER, key_line
-from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
+from tests.serving import PREDICT, Server, picture_of
 
 __all__ = ["browser"]
 
@@ -51,21 +48,9 @@ class Elements(HTMLParser):
 def visit(browser: Browser, server: Server) -> Iterator[Visit]:
     """The page with a filled-in prompt, on a wide screen."""
     fragment = {"prompt": SCENE.prompt, "seed": 424242}
-    with Visit.started(browser, server, fragment) as opened:
+    with Visit.started(browser, server.url, fragment) as opened:
         opened.wait_until_described()
         yield opened
-
-
-@pytest.fixture(scope="module")
-def guarded(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that requires a key, allows ten pictures a minute, and has no model in memory."""
-    folder = tmp_path_factory.mktemp("guarded")
-    (folder / "keys").write_text(key_line("alice", USER, own_limits="pictures=10"), "utf-8")
-    publish(MODEL_NAME, folder / "volume")
-    settings = {"api_keys_file": folder / "keys"}
-    with Server.started(folder / "volume", folder / "log", **settings) as running:
-        running.wait_for("/v2/health/ready")
-        yield running
 
 
 def png_of(picture: Image.Image) -> FilePayload:
@@ -247,7 +232,7 @@ def test_the_parameters_of_a_picture_fill_the_form(
     response = client.post(PREDICT, json={"prompt": prompt, **values, **sizes})
     picture_of(response)
     # The policy would keep Playwright from creating the event.
-    with Visit.started(browser, server, {}, bypass_csp=is_dropped) as visit:
+    with Visit.started(browser, server.url, {}, bypass_csp=is_dropped) as visit:
         visit.wait_until_described()
         visit.control("Pictures").fill("3")
         if is_dropped:
@@ -322,7 +307,7 @@ def test_an_error_is_the_servers_sentence_at_its_field(
 @needs_chromium
 def test_a_phone_shows_the_whole_form(browser: Browser, server: Server) -> None:
     size: Any = {"width": 390, "height": 844}
-    with Visit.started(browser, server, {"prompt": SCENE.prompt}, viewport=size) as visit:
+    with Visit.started(browser, server.url, {"prompt": SCENE.prompt}, viewport=size) as visit:
         visit.wait_until_described()
         visit.page.get_by_text("Start from a picture", exact=True).click()
         visit.draw(1)
@@ -333,35 +318,3 @@ def test_a_phone_shows_the_whole_form(browser: Browser, server: Server) -> None:
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
         # The newest picture has come into sight.
         expect(visit.page.get_by_role("img", name=SCENE.prompt)).to_be_in_viewport()
-
-
-@needs_chromium
-def test_the_page_asks_for_a_key_loads_the_model_and_explains_a_limit(
-    browser: Browser, guarded: Server
-) -> None:
-    with Visit.started(browser, guarded, {"prompt": SCENE.prompt}) as visit:
-        dialog = visit.page.get_by_role("dialog")
-        expect(dialog).to_contain_text("a key is required")
-        visit.control("API key").fill(OTHER)
-        visit.button("Use the key").click()
-        expect(dialog).to_contain_text("the key is not valid")
-        visit.control("API key").fill(USER)
-        visit.button("Use the key").click()
-        expect(dialog).to_be_hidden()
-        note = "not loaded; a request loads it"
-        expect(visit.page.get_by_text(note)).to_be_visible()
-
-        # A minute of the clock may end here: eight more do not fit for half a minute.
-        visit.control("Steps").fill("1")
-        visit.control("Pictures").fill("8")
-        visit.draw(8)
-        visit.wait_until_described()
-        visit.button("Draw").click()
-        alert = visit.page.get_by_role("alert")
-        expect(alert).to_contain_text("the limit of 10 pictures a minute of this key is reached")
-        expect(alert).to_contain_text(re.compile(r"Try again in \d+ seconds?\."))
-
-        # The key is in no address, and only in this tab.
-        assert not [one for one in visit.requested if USER in urlsplit(one).query]
-        kept = visit.page.context.storage_state()
-        assert USER not in str(kept)

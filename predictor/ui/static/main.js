@@ -149,9 +149,9 @@ function noteOn(values, revision) {
 
 function acceptDroppedParameters() {
   const hint = element("drop-hint");
-  acceptDrops(document.body, (file) => takeParameters(file));
-  document.body.addEventListener("dragover", (event) => {
-    hint.hidden = Boolean(event.target.closest(".dropzone"));
+  acceptDrops(document.body, takeParameters);
+  document.body.addEventListener("dragover", () => {
+    hint.hidden = !document.body.classList.contains("over");
   });
   for (const name of ["drop", "dragleave"]) {
     document.addEventListener(name, () => (hint.hidden = true), true);

@@ -47,21 +47,22 @@ export class PictureField extends EventTarget {
   }
 }
 
-/** Call `accept` with a file that is dropped on `root`. */
+/** Call `accept` with a file that is dropped on `root`; text is left to the browser. */
 export function acceptDrops(root, accept) {
-  root.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-    root.classList.add("over");
-  });
+  const take = (event) => {
+    const hasFiles = event.dataTransfer.types.includes("Files");
+    if (hasFiles) {
+      event.preventDefault();
+      event.stopPropagation();
+    }
+    return hasFiles;
+  };
+  root.addEventListener("dragover", (event) => root.classList.toggle("over", take(event)));
   root.addEventListener("dragleave", () => root.classList.remove("over"));
   root.addEventListener("drop", (event) => {
-    event.preventDefault();
-    event.stopPropagation();
     root.classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (file) {
-      accept(file);
+    if (take(event) && event.dataTransfer.files.length) {
+      accept(event.dataTransfer.files[0]);
     }
   });
 }
