@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "demo" / "model"
@@ -36,7 +37,7 @@ def main() -> int:
     options = parser.parse_args()
     publish(NAME, VOLUME)
     if options.serve:
-        return _serve_in_foreground(options.port)
+        return _serve_in_foreground(options.port, options.prompt)
     picture = OUTPUT / "picture.png"
     with server(free_port()) as url:
         started = time.perf_counter()
@@ -93,8 +94,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _serve_in_foreground(port: int) -> int:
-    print(f"serving http://127.0.0.1:{port}/v1/models/{NAME}:predict, Ctrl-C stops it", flush=True)
+def _serve_in_foreground(port: int, prompt: str) -> int:
+    page = f"http://127.0.0.1:{port}/ui#prompt={quote(prompt)}"
+    print(f"serving http://127.0.0.1:{port}/v1/models/{NAME}:predict, Ctrl-C stops it")
+    print(f"draw in a browser at {page}", flush=True)
     os.chdir(ROOT)
     os.execv(sys.executable, predictor_command(port))
 

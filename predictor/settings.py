@@ -180,6 +180,11 @@ class Settings(BaseSettings):
         "separated by commas, as in `https://app.example.com`, or `*` for all. Empty turns CORS "
         "off.",
     )
+    ui: bool = Field(
+        default=True,
+        description="Serve the page at `/ui`, from which people request pictures in a browser "
+        "(docs/page.md).",
+    )
     safety_checker: SafetyPolicy = Field(
         default="auto",
         description="The action when the checkpoint's own safety checker fires: `off`, `flag`, "

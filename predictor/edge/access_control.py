@@ -27,9 +27,12 @@ from predictor.metrics import KEY_REQUESTS
 from predictor.request_context import current_request
 from predictor.settings import Settings
 
-# What the kubelet, Knative's queue-proxy, KServe and Prometheus call; they send no key.
+# What the kubelet, Knative's queue-proxy, KServe and Prometheus call; they send no key. The files
+# of the page are public: it asks for a key, and sends it with its calls.
 _OPEN = re.compile(
-    r"/|/metrics|/v2/health/(?:live|ready)|/v1/models/[^/:]+|/v2/models/[^/]+/ready", re.ASCII
+    r"/|/metrics|/v2/health/(?:live|ready)|/v1/models/[^/:]+|/v2/models/[^/]+/ready"
+    r"|/ui(?:/[^/]*)?",
+    re.ASCII,
 )
 # The model repository: load and unload.
 _ADMIN = re.compile(r"/v2/repository/models/.*", re.ASCII | re.DOTALL)

@@ -35,6 +35,7 @@ from predictor.edge.middleware import (
 )
 from predictor.edge.model_list import model_list_routes
 from predictor.edge.overload import OverloadMiddleware
+from predictor.edge.page_routes import page_routes
 from predictor.edge.repository import (
     AwaitedModels,
     RepositoryExtension,
@@ -100,6 +101,8 @@ class DiffusionServer(HookedModelServer):
         app.include_router(model_list_routes(self.model_repository_extension))
         app.include_router(adapter_routes(self.dataplane, settings, model_name))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
+        if settings.ui:
+            app.include_router(page_routes())
         describe_predict(app)
         app.add_middleware(PiecesMiddleware)
         app.add_middleware(

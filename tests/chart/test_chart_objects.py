@@ -310,3 +310,11 @@ def test_names_leave_room_for_kserves_suffixes(release: str) -> None:
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_no_object_sets_a_namespace(name: str) -> None:
     assert [item for item in case(name).objects if "namespace" in item["metadata"]] == []
+
+
+def test_the_notes_name_the_page_unless_it_is_off() -> None:
+    off = render({"predictor": {"settings": {"ui": False}}})
+
+    assert "open $SERVICE_URL/ui" in render().notes
+    assert "/ui" not in off.notes
+    assert plain_env(off.predictor_container)["PREDICTOR_UI"] == "false"

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from demo.judge import look_at
-from demo.run import MODEL, OUTPUT, ROOT
+from demo.run import MODEL, OUTPUT, ROOT, main
 from demo.shapes import COLOURS, SHAPES, Scene, all_scenes
 
 
@@ -71,3 +72,20 @@ def test_the_demo_draws_its_prompt_and_downloads_only_once() -> None:
     assert "already published" in again.stdout
     with Image.open(OUTPUT / "picture.png") as picture:
         assert look_at(picture).shows(Scene("white", "star", "red"))
+
+
+def test_serving_prints_the_page_with_a_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("os.execv", lambda _, command: started.append(command))
+    monkeypatch.setattr(sys, "argv", ["demo/run.py", "--serve", "--port=8123"])
+
+    main()
+
+    page = "http://127.0.0.1:8123/ui#prompt=a%20red%20circle%20on%20a%20blue%20background"
+    assert page in capsys.readouterr().out
+    assert [command[3:5] for command in started] == [
+        ["--model_name=stable-diffusion", "--http_port=8123"]
+    ]

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SUFFIXES = {"", ".downloader", ".md", ".py", ".sh", ".toml", ".tpl", ".txt", ".yaml"}
+SUFFIXES = {
+    *("", ".css", ".downloader", ".html", ".js", ".md", ".py", ".sh", ".toml", ".tpl"),
+    *(".txt", ".yaml"),
+}
 PHRASES = re.compile(
     r"\b(?:nobody|anew|so many|(?:of|by) chance|under way|goes on|beside|mends?|mended"
     r"|at the moment|(?:is|are|was|were) (?:told|asked for|\w+ no more)"

@@ -31,6 +31,17 @@ def test_every_package_is_in_the_distribution() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
 
 
+def test_the_files_of_the_page_are_in_the_distribution() -> None:
+    folder = ROOT / "predictor" / "ui"
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["predictor.ui"]
+    included = {path for pattern in patterns for path in folder.glob(pattern)}
+
+    assert {path for path in folder.rglob("*") if path.is_file() and path.suffix[:3] != ".py"} == (
+        included
+    )
+    assert folder / "static" / "index.html" in included
+
+
 def test_torch_is_pinned_and_xformers_is_only_in_the_gpu_lock() -> None:
     assert pins("predictor.lock")["torch"] == "2.13.0"
     assert pins("predictor.lock")["xformers"] == "0.0.35"

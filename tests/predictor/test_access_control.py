@@ -14,16 +14,26 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from playwright.sync_api import Browser, expect
 
+from tests.browser import Visit, browser, needs_chromium
 from tests.predictor.key_lines import ADMIN, OTHER, USER, bearer, key_line
 from tests.predictor.metric_samples import samples
 from tests.serving import MODEL_NAME, PREDICT, ROOT, Server, picture_of
 from tests.waiting import wait_until
 
+__all__ = ["browser"]
+
+# The key with a limit, which the page uses.
+CAROL = "sk-carol-0123456789"
 SHORT = {"prompt": "a red star", "num_inference_steps": 1}
 OPEN = {
     ("GET", "/"),
     ("GET", "/metrics"),
+    # The page, which asks for a key.
+    ("GET", "/ui"),
+    ("GET", "/ui/"),
+    ("GET", "/ui/{file}"),
     ("GET", "/v1/models/{model_name}"),
     ("GET", "/v2/health/live"),
     ("GET", "/v2/health/ready"),
@@ -54,7 +64,8 @@ print(json.dumps([[method, one.path] for one in contexts for method in one.metho
 @pytest.fixture(scope="module")
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("keys") / "keys"
-    file.write_text(key_line("alice", USER) + key_line("ops", ADMIN, "admin"), "utf-8")
+    lines = key_line("alice", USER) + key_line("ops", ADMIN, "admin")
+    file.write_text(lines + key_line("carol", CAROL, own_limits="pictures=10"), "utf-8")
     return file
 
 
@@ -109,6 +120,8 @@ def test_every_route_is_closed_unless_it_is_a_probe(
     [
         ("GET", "/no/such/route"),
         ("POST", "/"),
+        ("POST", "/ui"),
+        ("GET", "/ui/static/main.js"),
         ("GET", "//metrics"),
         ("GET", "/metrics/"),
         ("GET", f"/v1/models/{MODEL_NAME}:predict"),
@@ -190,6 +203,32 @@ def test_a_body_without_a_key_is_not_read(closed: Server) -> None:
         connection.sendall(head.encode())
 
         assert b" 401 " in connection.recv(1000).splitlines()[0]
+
+
+@needs_chromium
+def test_the_page_asks_for_a_key_and_explains_a_limit(browser: Browser, closed: Server) -> None:
+    with Visit.started(browser, closed.url, {"prompt": SHORT["prompt"]}) as visit:
+        dialog = visit.page.get_by_role("dialog")
+        expect(dialog).to_contain_text("a key is required")
+        visit.control("API key").fill(OTHER)
+        visit.button("Use the key").click()
+        expect(dialog).to_contain_text("the key is not valid")
+        visit.control("API key").fill(CAROL)
+        visit.button("Use the key").click()
+        visit.wait_until_described()
+        expect(dialog).to_be_hidden()
+        # Eight more do not fit for half a minute, even if a minute of the clock ends here.
+        visit.control("Steps").fill("1")
+        visit.control("Pictures").fill("8")
+        visit.draw(8)
+        visit.button("Draw").click()
+
+        alert = visit.page.get_by_role("alert")
+        expect(alert).to_contain_text("the limit of 10 pictures a minute of this key is reached")
+        expect(alert).to_contain_text(re.compile(r"Try again in \d+ seconds?\."))
+        # The key is in no address, and neither in cookies nor in localStorage.
+        assert [one for one in visit.requested if CAROL in one] == []
+        assert CAROL not in str(visit.page.context.storage_state())
 
 
 def test_keys_are_counted_by_name_and_written_nowhere(closed: Server) -> None:

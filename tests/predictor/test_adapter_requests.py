@@ -13,16 +13,20 @@ import httpx
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from playwright.sync_api import Browser
 from safetensors.torch import save_file
 
 from demo.run import MODEL
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.loading.pipeline import load_pipeline
 from predictor.settings import Settings
+from tests.browser import Visit, browser, needs_chromium
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import write_adapter
 from tests.predictor.test_refusals import refusal
 from tests.serving import PREDICT, ROOT, Server, picture_of
+
+__all__ = ["browser"]
 
 NAMES = ["of-another-family", "pixel-art.v1", "sketch"]
 PROMPT = {"prompt": "a red circle on a blue background", "seed": 7, "num_inference_steps": 6}
@@ -125,3 +129,17 @@ def test_an_adapter_that_does_not_load_is_named_and_the_server_continues(
 
     assert "adapter 'of-another-family' does not load" in error
     assert largest_difference(picture_of(ask(styled)), before) == 0
+
+
+@needs_chromium
+def test_the_page_draws_with_adapters(browser: Browser, styled: httpx.Client) -> None:
+    expected = ask(styled, {"name": "sketch", "scale": 0.5}).content
+
+    with Visit.started(browser, str(styled.base_url), PROMPT) as visit:
+        visit.wait_until_described()
+        visit.page.get_by_text("Adapters (LoRA)").click()
+        visit.control("sketch").check()
+        visit.control("Scale of sketch").fill("0.5")
+        visit.draw(1)
+
+        assert visit.newest_file() == expected

@@ -16,6 +16,7 @@ import torch
 import yaml
 from diffusers import ControlNetModel, DiffusionPipeline
 from PIL import Image
+from playwright.sync_api import Browser
 from safetensors.torch import load_file, save_file
 
 from downloader.download import download_model
@@ -29,16 +30,20 @@ from predictor.loading.controlnets import load_controlnets
 from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.controlnet import ControlNets
 from predictor.settings import Settings
+from tests.browser import Visit, browser, needs_chromium
 from tests.predictor.checkpoints import unpublished
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_sd3, build_sdxl
 from tests.serving import PREDICT, Server, picture_of
 
+__all__ = ["browser"]
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CPU = torch.device("cpu")
 PROMPT = "a red circle on a blue background"
+SHORT = {"prompt": PROMPT, "seed": 3, "num_inference_steps": 6}
 
 
 @pytest.fixture(scope="module")
@@ -236,12 +241,16 @@ def client(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ht
             yield opened
 
 
+def guiding_picture() -> bytes:
+    stream = io.BytesIO()
+    Image.linear_gradient("L").save(stream, "PNG")
+    return stream.getvalue()
+
+
 def ask(client: httpx.Client, name: str | None, **controlnet: Any) -> httpx.Response:
-    body: dict[str, Any] = {"prompt": PROMPT, "seed": 3, "num_inference_steps": 6}
+    body: dict[str, Any] = {**SHORT}
     if name is not None:
-        stream = io.BytesIO()
-        Image.linear_gradient("L").save(stream, "PNG")
-        encoded = base64.b64encode(stream.getvalue()).decode()
+        encoded = base64.b64encode(guiding_picture()).decode()
         body["controlnet"] = {"name": name, "image": encoded, **controlnet}
     return client.post(PREDICT, json=body)
 
@@ -277,3 +286,21 @@ def test_an_invalid_controlnet_is_a_400_that_says_why(
     assert answer.status_code == status
     assert answer.json()["error"].startswith(error)
     assert ask(client, None).status_code == 200
+
+
+@needs_chromium
+def test_the_page_draws_with_a_controlnet(browser: Browser, client: httpx.Client) -> None:
+    expected = ask(client, "canny", scale=0.5).content
+
+    with Visit.started(browser, str(client.base_url), SHORT) as visit:
+        visit.wait_until_described()
+        visit.page.get_by_text("ControlNet", exact=True).click()
+        visit.control("Network").select_option("canny")
+        visit.control("Guiding picture").set_input_files(
+            {"name": "edges.png", "mimeType": "image/png", "buffer": guiding_picture()}
+        )
+        visit.page.get_by_role("img", name="Guiding picture").wait_for()
+        visit.control("Scale").fill("0.5")
+        visit.draw(1)
+
+        assert visit.newest_file() == expected

@@ -14,13 +14,17 @@ from unittest import mock
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 
 from demo.run import publish
 from modelstore import ModelStore
+from tests.browser import Visit, browser, needs_chromium
 from tests.predictor.metric_samples import samples
 from tests.predictor.test_health import with_weights_of_another_shape
 from tests.predictor.volumes import publish_folder, save_wide_pipeline
 from tests.serving import Server
+
+__all__ = ["browser"]
 
 SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 # The demo model takes 0.011 GiB in float32.
@@ -119,6 +123,19 @@ def test_a_protocol_that_names_the_model_in_the_body_loads_it(caller: httpx.Clie
         "model: is missing; the server has first, second, third"
     )
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
+@needs_chromium
+def test_the_page_loads_a_model_that_is_not_in_memory(browser: Browser, many: Server) -> None:
+    with Visit.started(browser, many.url, {"prompt": "a red star", "model": "third"}) as visit:
+        expect(visit.page.get_by_text("not loaded; a request loads it")).to_be_visible()
+        expect(visit.control("Model")).to_have_value("third")
+        expect(visit.control("Width")).to_have_value("")
+        visit.draw(1)
+        visit.wait_until_described()
+
+        expect(visit.control("Width")).to_have_value("64")
+        expect(visit.control("Scheduler")).to_have_value("unipc")
 
 
 def test_many_requests_for_three_models_stay_within_the_budget(

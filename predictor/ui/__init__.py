@@ -1,0 +1,1 @@
+"""The page at ``/ui``: static files without a build step. No HTTP."""
