@@ -51,13 +51,14 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
     ) -> bool:
         """KServe sets the flag before a prediction, and not for a probe.
 
-        A draining pod fails its probes and still serves requests. A model that is loaded on demand
-        accepts predictions while it is not ready.
+        A draining pod fails its probes and still serves requests. A model that is not loaded
+        accepts predictions: ``LoadWaitMiddleware`` has refused those that must not wait.
         """
         await self.model_registry.look_for(model_name)
         is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
         if disable_predictor_health_check:
-            return is_ready or self.model_registry.loads_on_demand
+            models = self.model_registry
+            return is_ready or models.loads_on_demand or not models.residency[model_name].is_open
         return is_ready and not self._drain.is_draining
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:

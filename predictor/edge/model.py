@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from kserve import Model
 from kserve.errors import ModelNotReady
 
 from predictor.access.spending import charge_pictures, keep_request
+from predictor.edge.load_wait import WaitReport, timeout_of
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
@@ -26,8 +28,9 @@ from predictor.protocol import (
     EncodedResponse,
     Picture,
     ResponseEncoder,
+    accepts_events,
     decode_call,
-    is_light,
+    is_small,
     parse,
 )
 from predictor.protocol.model_metadata import model_metadata
@@ -38,8 +41,6 @@ from predictor.settings import Settings
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-# A light body of this length is read within 10 ms.
-_SMALL_BYTES = 16_384
 # Few, so that files do not take the CPU from the engine. Their number is bounded by the pictures
 # that the engine has admitted.
 _ENCODERS = ThreadPoolExecutor(2, thread_name_prefix="encoder")
@@ -90,13 +91,13 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         headers added to ``response_headers``.
         """
         started = asyncio.get_running_loop().time()
-        async with self._residency.use(self.name) as loaded:
-            accept = (headers or {}).get("accept")
-            with self._observer.stage("parse"):
-                call = await self._read_in_time(payload, accept, loaded, started)
-            self._observer.begin(call)
-            await _charge(call)
-            progress = Progress([picture.request for picture in call.pictures], call.as_events)
+        accept = (headers or {}).get("accept")
+        resident = self._residency[self.name]
+        if accepts_events(accept) and not resident.is_open:
+            report = WaitReport(resident)
+            return await stream(self._answer_after_load(payload, accept, report, started), report)
+        async with self._in_use(payload, accept, started) as loaded:
+            call, progress = await self._begin(payload, accept, loaded, started)
             answer = self._answer(loaded, call, progress, started)
             if call.as_events:
                 return await stream(answer, progress)
@@ -107,6 +108,52 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             # KServe puts the answer into an event.
             return cast("dict[str, Any]", orjson.loads(response.body))
         return response.body
+
+    async def _answer_after_load(
+        self, payload: Any, accept: str | None, report: WaitReport, started: float
+    ) -> EncodedResponse:
+        with report.watching():
+            async with self._in_use(payload, accept, started) as loaded:
+                call, progress = await self._begin(payload, accept, loaded, started)
+                report.begin(progress)
+                return await self._answer(loaded, call, progress, started)
+
+    @asynccontextmanager
+    async def _in_use(
+        self, payload: Any, accept: str | None, started: float
+    ) -> AsyncIterator[Loaded]:
+        """The loaded model; a call that has to wait for it is checked first.
+
+        Raises:
+            DeadlineExceededError: the timeout of the call or of the server ends before the load.
+        """
+        seconds = None
+        if not self._residency[self.name].is_open:
+            timeout = await timeout_of(payload, accept, self._settings)
+            seconds = self._shortest(timeout)
+        async with AsyncExitStack() as stack:
+            try:
+                async with _until(started, seconds):
+                    loaded = await stack.enter_async_context(self._residency.use(self.name))
+            except TimeoutError:
+                raise DeadlineExceededError(
+                    f"not done within {seconds:g} s: the model is still loading"
+                ) from None
+            yield loaded
+
+    def _shortest(self, timeout: float | None) -> float | None:
+        """The timeout of the call or that of the server, whichever is shorter; None without."""
+        timeouts = (timeout, self._settings.request_timeout_seconds)
+        return min((one for one in timeouts if one and one > 0), default=None)
+
+    async def _begin(
+        self, payload: Any, accept: str | None, loaded: Loaded, started: float
+    ) -> tuple[Call, Progress]:
+        with self._observer.stage("parse"):
+            call = await self._read_in_time(payload, accept, loaded, started)
+        self._observer.begin(call)
+        await _charge(call)
+        return call, Progress([picture.request for picture in call.pictures], call.as_events)
 
     async def _read_in_time(
         self, payload: Any, accept: str | None, loaded: Loaded, started: float
@@ -143,8 +190,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     async def _generate_in_time(
         self, engine: Engine, call: Call, progress: Progress, started: float
     ) -> list[GenerationResult]:
-        timeouts = (call.timeout, self._settings.request_timeout_seconds)
-        seconds = min((one for one in timeouts if one), default=None)
+        seconds = self._shortest(call.timeout)
         try:
             async with _until(started, seconds):
                 submit = partial(self._observer.generate, engine)
@@ -162,10 +208,7 @@ async def _decoded(payload: Any, accept: str | None, limits: Limits, admission: 
 
     A call that has no place now is refused before its pictures are decoded.
     """
-    is_small = not isinstance(payload, bytes) or (
-        len(payload) <= _SMALL_BYTES and is_light(payload)
-    )
-    if is_small:
+    if is_small(payload):
         body = parse(payload, accept, limits)
         if not body.has_images:
             return decode_call(body, limits)

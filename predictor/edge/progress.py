@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from predictor.engine import StepListener
+from predictor.protocol.encode import progress_event
 from predictor.requests import GenerationRequest
 
 
@@ -40,6 +41,10 @@ class Progress:
                 self._loop.call_soon_threadsafe(self._changed.set)
 
         return on_step
+
+    def event(self) -> bytes:
+        """The current state as an event."""
+        return progress_event(self.step, self.steps)
 
     async def change(self) -> None:
         """Wait for the next step."""

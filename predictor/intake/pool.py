@@ -8,16 +8,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from predictor.errors import BodyReaderKilledError, GenerationFailedError, OverloadedError
 from predictor.intake.reader_process import ReaderProcess, RemoteImages
-from predictor.protocol import Call
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 # From a body, without its pictures, and their source.
-Decode: TypeAlias = Callable[[Any, RemoteImages], Call]
+Decode: TypeAlias = Callable[[Any, RemoteImages], Result]
 
 # Each takes up to ``reader.memory_bytes``.
 _PROCESSES = 2
@@ -30,10 +30,10 @@ _GRACE_SECONDS = 1.0
 _HANG_SECONDS = 60.0
 
 
-class _Reading:
+class _Reading(Generic[Result]):
     """One body on its way through a process; ``abandon`` may come from another thread."""
 
-    def __init__(self, payload: Any, decode: Decode, max_pixels: int) -> None:
+    def __init__(self, payload: Any, decode: Decode[Result], max_pixels: int) -> None:
         self._payload = payload
         self._decode = decode
         self._max_pixels = max_pixels
@@ -51,7 +51,7 @@ class _Reading:
         """Whether another process may read it after a kill: the kill was not ours."""
         return not self._is_abandoned and not self._is_hung
 
-    def run(self, process: ReaderProcess) -> Call:
+    def run(self, process: ReaderProcess) -> Result:
         """Read the body with ``process``, which is killed if it hangs.
 
         Raises:
@@ -87,7 +87,7 @@ class _Reading:
                 self._is_hung = True
                 self._process.kill()
 
-    def _read(self, process: ReaderProcess) -> Call:
+    def _read(self, process: ReaderProcess) -> Result:
         is_parsed = not isinstance(self._payload, bytes)
         header = {"ask": "document", "max_pixels": self._max_pixels}
         _, document = process.ask(header, b"" if is_parsed else self._payload)
@@ -102,7 +102,7 @@ class ReaderPool:
         self._threads = ThreadPoolExecutor(_PROCESSES, "reader")
         self._idle: SimpleQueue[ReaderProcess] = SimpleQueue()
         self._processes: set[ReaderProcess] = set()
-        self._readings: dict[Future[Call], _Reading] = {}
+        self._readings: dict[Future[Any], _Reading[Any]] = {}
         self._changing = threading.Lock()
         self._is_closed = False
 
@@ -123,7 +123,7 @@ class ReaderPool:
         for process in processes:
             process.close()
 
-    async def read(self, payload: Any, decode: Decode, max_pixels: int) -> Call:
+    async def read(self, payload: Any, decode: Decode[Result], max_pixels: int) -> Result:
         """Read a body, as bytes or already parsed; ``decode`` runs on a thread of the pool.
 
         A body whose caller leaves is dropped from the queue. If a process reads it already, it has
@@ -144,7 +144,7 @@ class ReaderPool:
             asyncio.get_running_loop().call_later(_GRACE_SECONDS, reading.abandon)
             raise
 
-    def _submit(self, reading: _Reading) -> Future[Call]:
+    def _submit(self, reading: _Reading[Result]) -> Future[Result]:
         with self._changing:
             waiting = len(self._readings) - _PROCESSES
             size = reading.size + sum(one.size for one in self._readings.values())
@@ -156,11 +156,11 @@ class ReaderPool:
         future.add_done_callback(self._forget)
         return future
 
-    def _forget(self, future: Future[Call]) -> None:
+    def _forget(self, future: Future[Any]) -> None:
         with self._changing:
             del self._readings[future]
 
-    def _run(self, reading: _Reading) -> Call:
+    def _run(self, reading: _Reading[Result]) -> Result:
         try:
             return self._read(reading)
         except BodyReaderKilledError:
@@ -175,7 +175,7 @@ class ReaderPool:
             reason = "reading the body failed; the server's log has the cause"
             raise GenerationFailedError(reason) from error
 
-    def _read(self, reading: _Reading) -> Call:
+    def _read(self, reading: _Reading[Result]) -> Result:
         process = self._idle_process()
         try:
             return reading.run(process)

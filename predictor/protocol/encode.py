@@ -214,6 +214,11 @@ def progress_event(step: int, steps: int) -> bytes:
     return _event("progress", {"step": step, "steps": steps})
 
 
+def waiting_event(reason: str, seconds: float) -> bytes:
+    """The call waits for its model: ``reason`` is the phase of the load, ``seconds`` the wait."""
+    return _event("waiting", {"reason": reason, "seconds": round(seconds, 1)})
+
+
 def error_event(reason: str) -> bytes:
     """The last event of a call that fails."""
     return _event("error", {"error": reason})
