@@ -12,11 +12,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from kserve.errors import ModelNotReady
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from predictor.edge.error_responses import response_to
+from predictor.edge.error_responses import not_ready, response_to
 from predictor.edge.middleware import predicted_model
 from predictor.edge.progress import Progress
 from predictor.errors import OverloadedError
@@ -60,7 +59,7 @@ class LoadWaitMiddleware:
         if not name or residency is None or residency[name].is_open:
             return None
         if not self._all_wait() and not accepts_events(Headers(scope=scope).get("accept")):
-            return response_to(ModelNotReady(name))
+            return not_ready(name)
         try:
             residency.check_place(name)
         except OverloadedError as error:

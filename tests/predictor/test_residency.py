@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploy.checks.read_speed import READ_LINE
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError, ModelUnavailableError, OverloadedError
 from predictor.loading.loader import Loaded
@@ -129,6 +130,18 @@ async def test_many_requests_share_one_load(tmp_path: Path) -> None:
 
     assert await asyncio.gather(*asked) == ["a"] * 20
     assert (state, models["a"].state, loader.loads) == ("LOADING", "READY", ["a"])
+
+
+async def test_the_doctor_finds_the_speed_of_a_read_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    models = residency(FakeLoader(), tmp_path)
+
+    await ask(models, "a")
+
+    (found,) = filter(None, map(READ_LINE.search, caplog.messages))
+    assert (found[1], found[2]) == ("a", "0")
 
 
 async def test_the_phases_of_a_load_are_reported_in_order(tmp_path: Path) -> None:
