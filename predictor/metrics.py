@@ -98,6 +98,11 @@ MODEL_BYTES = Gauge(
     "Size of the model's weights; 0 while it is not in memory.",
     ["model_name"],
 )
+LOAD_WAITERS = Gauge(
+    "diffusion_load_waiters",
+    "Requests that wait for the model to load.",
+    ["model_name"],
+)
 
 
 def begin_series(model_name: str) -> None:

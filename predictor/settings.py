@@ -284,11 +284,16 @@ class Settings(BaseSettings):
         "Requires the root of the volume as the mount, because a `subPath` is resolved before the "
         "start.",
     )
+    wait_for_load: bool = Field(
+        default=False,
+        description="While the only model of a server loads, let requests wait for it. Without "
+        "this, they get 503 at once, except those that accept `text/event-stream`, which report "
+        "the wait. On a volume of models, requests always wait.",
+    )
     max_load_wait_seconds: float = Field(
         default=120.0,
         gt=0,
-        description="For a volume of models: how long a request waits for its model to load; then "
-        "it gets 503.",
+        description="How long a request waits for its model to load; then it gets 503.",
     )
     preload: str = Field(
         default="",

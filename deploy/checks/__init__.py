@@ -11,6 +11,7 @@ from deploy.checks import (
     nodes,
     permission,
     quota,
+    read_speed,
     resources,
     secrets,
     storage,
@@ -22,7 +23,18 @@ from deploy.objects import Object
 
 __all__ = ["CHECKS", "Finding", "Level", "examine"]
 
-CHECKS = (kubernetes, permission, kserve, resources, knative, storage, nodes, secrets, quota)
+CHECKS = (
+    kubernetes,
+    permission,
+    kserve,
+    resources,
+    knative,
+    storage,
+    read_speed,
+    nodes,
+    secrets,
+    quota,
+)
 
 
 def examine(

@@ -20,6 +20,10 @@ Everything derives from one number N, `predictor.concurrency`; docs/operations.m
 {{- with .model.name -}}
 {{- $_ := set $derived "model_dir" (printf "/mnt/models/%s" .) -}}
 {{- end -}}
+{{- /* Knative does not try another pod after a 503, so a request that reaches a pod too early waits there. */ -}}
+{{- if and (eq .Values.predictor.deploymentMode "Knative") .model.name -}}
+{{- $_ := set $derived "wait_for_load" true -}}
+{{- end -}}
 {{- if .Values.downloader.enabled -}}
 {{- $_ := set $derived "max_download_wait_seconds" .Values.downloader.activeDeadlineSeconds -}}
 {{- end -}}

@@ -54,15 +54,16 @@ the grace period.
 {{- define "stable-diffusion.probes" -}}
 {{- with .Values.predictor.startupSeconds -}}
 # The port opens once KServe is imported. That takes seconds on a warm node, and minutes if
-# the image is read from a cold disk. Until then the kubelet runs no other probe.
+# the image is read from a cold disk. Until then the kubelet runs no other probe, so a longer
+# period would delay the pod.
 startupProbe:
   httpGet:
     path: /
     port: 8080
-  periodSeconds: 5
+  periodSeconds: 1
   timeoutSeconds: 3
   successThreshold: 1
-  failureThreshold: {{ divf . 5 | ceil | int64 }}
+  failureThreshold: {{ ceil . | int64 }}
 {{ end -}}
 # Weights load in a thread, so the port always responds, with 503 only if an engine is dead. A
 # minute without a response means that the process hangs. A shorter time would restart pods whose
@@ -76,15 +77,15 @@ livenessProbe:
   successThreshold: 1
   failureThreshold: 6
 # Ready means loaded and warm. The period is short, so that a pod gets requests as soon as
-# possible, and gets none 15 seconds after a hang.
+# possible. It gets none 5 seconds after it fails, and 15 seconds after it hangs.
 readinessProbe:
   httpGet:
     path: {{ with .model.name }}/v2/models/{{ . }}/ready{{ else }}/v2/health/ready{{ end }}
     port: 8080
-  periodSeconds: 5
+  periodSeconds: 1
   timeoutSeconds: 3
   successThreshold: 1
-  failureThreshold: 3
+  failureThreshold: 5
 {{- end -}}
 
 {{/* The topology spread constraints. Without a selector, one applies to the pods of its InferenceService. */}}

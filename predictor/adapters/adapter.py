@@ -88,6 +88,11 @@ class Message:
         return {name: self.headers[name] for name in _CONTENT_HEADERS if name in self.headers}
 
     @property
+    def accept(self) -> str | None:
+        """The ``Accept`` header."""
+        return self.headers.get("accept")
+
+    @property
     def is_small(self) -> bool:
         """Whether it is read so quickly that the event loop can wait."""
         content = self.content

@@ -22,9 +22,12 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
 
     is_preloaded = False
 
-    def __init__(self, models: ModelRepository, drain: Drain) -> None:
+    def __init__(
+        self, models: ModelRepository, drain: Drain, *, waits_for_load: bool = False
+    ) -> None:
         super().__init__(model_registry=models)
         self._drain = drain
+        self._waits_for_load = waits_for_load
 
     async def live(self) -> dict[str, str]:
         """The answer to liveness probes.
@@ -53,13 +56,14 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
     ) -> bool:
         """KServe sets the flag before a prediction, and not for a probe.
 
-        A draining pod fails its probes and still serves requests. A model that is loaded on demand
-        accepts predictions while it is not ready.
+        A draining pod fails its probes and still serves requests. A model that is not loaded
+        accepts predictions: ``LoadWaitMiddleware`` has refused those that must not wait.
         """
         await self.model_registry.look_for(model_name)
         is_ready: bool = await super().model_ready(model_name, disable_predictor_health_check)
         if disable_predictor_health_check:
-            return is_ready or self.model_registry.loads_on_demand
+            models = self.model_registry
+            return is_ready or models.loads_on_demand or not models.residency[model_name].is_open
         return is_ready and not self._drain.is_draining
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
@@ -93,9 +97,13 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
         """The response of a model to the message of an adapter.
 
         Raises:
-            ModelNotReady: the model is not loaded, and not loaded on demand.
+            ModelNotReady: the model is not loaded, and requests do not wait for it.
         """
         if not await self.model_ready(model_name, disable_predictor_health_check=True):
+            raise ModelNotReady(model_name)
+        models = self.model_registry
+        waits = self._waits_for_load or models.loads_on_demand
+        if not waits and not models.residency[model_name].is_open:
             raise ModelNotReady(model_name)
         response, _ = await super().infer(model_name, message, dict(message.headers))
         return response  # type: ignore[no-any-return]

@@ -120,6 +120,11 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     return JSONResponse(error_body(error), status_code=status, headers=headers)
 
 
+def not_ready(model_name: str) -> JSONResponse:
+    """KServe's response for a model that is not loaded."""
+    return response_to(ModelNotReady(model_name))
+
+
 async def _respond_unexpected(_: Request, error: Exception) -> JSONResponse:
     """Not logged here: Starlette raises the error again, and the server logs it."""
     note_error(error)

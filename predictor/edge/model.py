@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -15,6 +16,7 @@ from kserve.errors import ModelNotReady
 
 from predictor.access.spending import charge_pictures, keep_request
 from predictor.adapters import PREDICT, Message
+from predictor.edge.load_wait import WaitReport, timeout_of
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
@@ -22,7 +24,14 @@ from predictor.engine import Admission, Engine, StepListener
 from predictor.errors import DeadlineExceededError, GenerationFailedError
 from predictor.intake.pool import READERS
 from predictor.loading.loader import Loaded
-from predictor.protocol import Call, EncodedResponse, Encoder, Picture, ResponseEncoder
+from predictor.protocol import (
+    Call,
+    EncodedResponse,
+    Encoder,
+    Picture,
+    ResponseEncoder,
+    accepts_events,
+)
 from predictor.protocol.encode import progress_event
 from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
@@ -85,18 +94,18 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         started = asyncio.get_running_loop().time()
         is_message = isinstance(payload, Message)
         message = payload if is_message else Message(PREDICT, payload, headers or {})
-        async with self._residency.use(self.name) as loaded:
-            with self._observer.stage("parse"):
-                call = await self._read_in_time(message, loaded, started)
+        resident = self._residency[self.name]
+        if not is_message and accepts_events(message.accept) and not resident.is_open:
+            report = WaitReport(resident)
+            return await stream(self._answer_after_load(message, report, started), report)
+        async with self._in_use(message, started) as loaded:
+            call = await self._read_in_time(message, loaded, started)
             if call.known is not None:
                 return call.known
-            self._observer.begin(call)
-            await _charge(call)
-            progress = Progress([picture.request for picture in call.pictures], call.as_events)
+            progress = await self._begin(call)
             answer = self._answer(loaded, call, progress, started)
             if call.as_events:
-                event = call.form.progress_event if call.form else progress_event
-                return await stream(answer, progress, event)
+                return await stream(answer, progress)
             response = await answer
         if is_message:
             return response
@@ -107,12 +116,55 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             return cast("dict[str, Any]", orjson.loads(response.body))
         return response.body
 
+    async def _answer_after_load(
+        self, message: Message, report: WaitReport, started: float
+    ) -> EncodedResponse:
+        with report.watching():
+            async with self._in_use(message, started) as loaded:
+                call = await self._read_in_time(message, loaded, started)
+                progress = await self._begin(call)
+                report.begin(progress)
+                return await self._answer(loaded, call, progress, started)
+
+    @asynccontextmanager
+    async def _in_use(self, message: Message, started: float) -> AsyncIterator[Loaded]:
+        """The loaded model; a call that has to wait for it is checked first.
+
+        Raises:
+            DeadlineExceededError: the timeout of the call or of the server ends before the load.
+        """
+        seconds = None
+        if not self._residency[self.name].is_open:
+            timeout = await timeout_of(message, self._settings)
+            seconds = self._shortest(timeout)
+        async with AsyncExitStack() as stack:
+            try:
+                async with _until(started, seconds):
+                    loaded = await stack.enter_async_context(self._residency.use(self.name))
+            except TimeoutError:
+                raise DeadlineExceededError(
+                    f"not done within {seconds:g} s: the model is still loading"
+                ) from None
+            yield loaded
+
+    def _shortest(self, timeout: float | None) -> float | None:
+        """The timeout of the call or that of the server, whichever is shorter; None without."""
+        timeouts = (timeout, self._settings.request_timeout_seconds)
+        return min((one for one in timeouts if one and one > 0), default=None)
+
+    async def _begin(self, call: Call) -> Progress:
+        self._observer.begin(call)
+        await _charge(call)
+        event = call.form.progress_event if call.form else progress_event
+        return Progress([picture.request for picture in call.pictures], call.as_events, event)
+
     async def _read_in_time(self, message: Message, loaded: Loaded, started: float) -> Call:
         limits = Limits(self._settings, loaded.profile)
         seconds = self._settings.request_timeout_seconds or None
         try:
-            async with _until(started, seconds):
-                return await _decoded(message, limits, loaded.engine.admission)
+            with self._observer.stage("parse"):
+                async with _until(started, seconds):
+                    return await _decoded(message, limits, loaded.engine.admission)
         except TimeoutError:
             raise DeadlineExceededError(
                 f"not done within {seconds:g} s: the server is still reading the request"
@@ -140,8 +192,7 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     async def _generate_in_time(
         self, engine: Engine, call: Call, progress: Progress, started: float
     ) -> list[GenerationResult]:
-        timeouts = (call.timeout, self._settings.request_timeout_seconds)
-        seconds = min((one for one in timeouts if one), default=None)
+        seconds = self._shortest(call.timeout)
         try:
             async with _until(started, seconds):
                 submit = partial(self._observer.generate, engine)

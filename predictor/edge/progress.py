@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from predictor.engine import StepListener
+from predictor.protocol.encode import progress_event
 from predictor.requests import GenerationRequest
 
 
@@ -13,9 +14,16 @@ class Progress:
     """Done and total steps over all pictures of a call.
 
     Created and awaited on the event loop. If ``is_watched`` is False, steps do not wake the loop.
+    ``as_event`` writes the event for done and total steps.
     """
 
-    def __init__(self, requests: Sequence[GenerationRequest], is_watched: bool) -> None:
+    def __init__(
+        self,
+        requests: Sequence[GenerationRequest],
+        is_watched: bool,
+        as_event: Callable[[int, int], bytes] = progress_event,
+    ) -> None:
+        self._as_event = as_event
         self._steps = [(0, request.steps_taken) for request in requests]
         self._is_watched = is_watched
         self._loop = asyncio.get_running_loop()
@@ -40,6 +48,10 @@ class Progress:
                 self._loop.call_soon_threadsafe(self._changed.set)
 
         return on_step
+
+    def event(self) -> bytes:
+        """The current state as an event."""
+        return self._as_event(self.step, self.steps)
 
     async def change(self) -> None:
         """Wait for the next step."""

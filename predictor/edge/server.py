@@ -26,6 +26,7 @@ from predictor.edge.download_wait import wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
 from predictor.edge.kserve_internals import HookedModelServer
+from predictor.edge.load_wait import LoadWaitMiddleware
 from predictor.edge.middleware import (
     BodyLimitMiddleware,
     HangUpMiddleware,
@@ -49,6 +50,7 @@ from predictor.edge.tracing import Tracing
 from predictor.engine import Admission
 from predictor.errors import ModelLoadError
 from predictor.intake.pool import READERS
+from predictor.residency import Residency
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -95,7 +97,9 @@ class DiffusionServer(HookedModelServer):
         self._ending: asyncio.Task[None] | None = None
         self._preloading: asyncio.Task[None] | None = None
         self._drain = Drain()
-        self.dataplane = DiffusionDataPlane(models, self._drain)
+        self.dataplane = DiffusionDataPlane(
+            models, self._drain, waits_for_load=settings.wait_for_load
+        )
         self.model_repository_extension = RepositoryExtension(model_registry=models)
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(model_list_routes(self.model_repository_extension))
@@ -110,6 +114,12 @@ class DiffusionServer(HookedModelServer):
             admission_of=self._admission_of,
             is_draining=self._is_draining,
             only_model=self._only_model,
+        )
+        app.add_middleware(
+            LoadWaitMiddleware,
+            residency_of=self._residency_of,
+            all_wait=self._all_wait,
+            is_draining=self._is_draining,
         )
         app.add_middleware(MethodMiddleware)
         app.add_middleware(StreamTypeMiddleware)
@@ -171,6 +181,12 @@ class DiffusionServer(HookedModelServer):
     def _is_draining(self) -> bool:
         return self._drain.is_draining
 
+    def _all_wait(self) -> bool:
+        return self._settings.wait_for_load or self.registered_models.loads_on_demand
+
+    def _residency_of(self, name: str) -> Residency | None:
+        return self.registered_models.residency if self._is_served(name) else None
+
     def _admission_of(self, name: str) -> Admission | None:
         if not self._is_served(name):
             return None
@@ -188,6 +204,7 @@ class DiffusionServer(HookedModelServer):
         except ModelLoadError as error:
             # Otherwise the pod would never become ready.
             self._load_error = error
+            self._refuse_loads()
             self._ending = self._ending or asyncio.create_task(self._close())
         else:
             self.dataplane.is_preloaded = True
@@ -210,6 +227,9 @@ class DiffusionServer(HookedModelServer):
         """Answer the requests that wait for a load: it could take longer than the shutdown."""
         if self._preloading is not None:
             self._preloading.cancel()
+        self._refuse_loads()
+
+    def _refuse_loads(self) -> None:
         if not isinstance(self.registered_models, AwaitedModels):
             self.registered_models.residency.refuse_loads()
 

@@ -1,20 +1,29 @@
-"""A response as a stream of events: progress, then the result."""
+"""A response as a stream of events: the wait, the progress, then the result."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from predictor.edge.error_responses import error_body, note_error, status_of
-from predictor.edge.progress import Progress
 from predictor.errors import PredictorError
 from predictor.protocol import EncodedResponse
 from predictor.protocol.encode import error_event
 
 # Long enough for a full queue to reject the call, so that the caller gets an error status.
 _REFUSAL_SECONDS = 0.05
+
+
+class Report(Protocol):
+    """What a stream reports until the response is complete."""
+
+    def event(self) -> bytes:
+        """The current state as an event."""
+
+    async def change(self) -> None:
+        """Wait until there is something new to report."""
 
 
 class LastEvent(bytes):
@@ -33,9 +42,7 @@ class LastEvent(bytes):
 
 
 async def stream(
-    answer: Coroutine[Any, Any, EncodedResponse],
-    progress: Progress,
-    progress_event: Callable[[int, int], bytes],
+    answer: Coroutine[Any, Any, EncodedResponse], report: Report
 ) -> AsyncIterator[bytes]:
     """The events of ``answer``, which must have a JSON body. Closing the stream cancels it.
 
@@ -52,21 +59,17 @@ async def stream(
         raise
     if answering.done():
         answering.result()
-    return _events(answering, progress, progress_event)
+    return _events(answering, report)
 
 
-async def _events(
-    answering: asyncio.Task[EncodedResponse],
-    progress: Progress,
-    progress_event: Callable[[int, int], bytes],
-) -> AsyncIterator[bytes]:
-    changing = asyncio.create_task(progress.change())
+async def _events(answering: asyncio.Task[EncodedResponse], report: Report) -> AsyncIterator[bytes]:
+    changing = asyncio.create_task(report.change())
     try:
         while not answering.done():
-            yield progress_event(progress.step, progress.steps)
+            yield report.event()
             await asyncio.wait([answering, changing], return_when=asyncio.FIRST_COMPLETED)
             if changing.done():
-                changing = asyncio.create_task(progress.change())
+                changing = asyncio.create_task(report.change())
         try:
             yield answering.result().body
             yield LastEvent(b"", HTTPStatus.OK)

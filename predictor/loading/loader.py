@@ -37,10 +37,12 @@ def load(
     settings: Settings,
     learned: Learned,
     open_engine: OpenEngine | None = None,
+    on_read: Callable[[], object] = lambda: None,
 ) -> Loaded:
     """Load the checkpoint into an engine, which takes seconds to minutes; blocks the caller.
 
-    ``open_engine`` replaces ``predictor.loading.engine.open_engine``.
+    ``open_engine`` replaces ``predictor.loading.engine.open_engine``. ``on_read`` is called once
+    the weights are in memory.
 
     Raises:
         ModelLoadError: the checkpoint cannot be served with these settings.
@@ -65,6 +67,7 @@ def load(
             f"the settings do not allow the model's own defaults: {error}"
         ) from None
     layers = open_layers(checkpoint, settings)
+    on_read()
     open_engine = open_engine or engines.open_engine
     engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, learned))
     if cache is not None:
@@ -103,10 +106,10 @@ class ModelLoader:
         """See ``Loader.expected_bytes``."""
         return memory.expected_bytes(checkpoint, self._settings) if self._is_bounded else 0
 
-    def load(self, checkpoint: Checkpoint) -> Loaded:
+    def load(self, checkpoint: Checkpoint, on_read: Callable[[], object]) -> Loaded:
         """See ``Loader.load``."""
         assert self._learned is not None
-        return load(checkpoint, self._settings, self._learned, self._open_engine)
+        return load(checkpoint, self._settings, self._learned, self._open_engine, on_read)
 
     def release(self) -> None:
         """See ``Loader.release``."""

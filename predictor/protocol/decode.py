@@ -12,6 +12,7 @@ from predictor.protocol.body import Instance, InstancesBody, merged, names_as_wr
 from predictor.protocol.call import Call, Picture, ResponseForm
 from predictor.protocol.json_body import check_shape, read_json
 from predictor.requests import (
+    CallLimits,
     InputImages,
     Limits,
     PictureSource,
@@ -20,6 +21,8 @@ from predictor.requests import (
 from predictor.requests.fields import FIELDS
 from predictor.requests.validation import given, validated
 
+# A light body of this length is read within 10 ms.
+_SMALL_BYTES = 16_384
 # Far more than a request has; commas in prompts count too.
 _LIGHT_VALUES = 1000
 _IMAGE_FIELDS = {field.name for field in FIELDS if field.has_picture}
@@ -49,15 +52,21 @@ class ParsedBody(NamedTuple):
         """Whether there are pictures to decode, which takes too long for the event loop."""
         return any(_IMAGE_FIELDS & values.keys() for values in self.instances)
 
+    @property
+    def timeout(self) -> float | None:
+        """The shortest timeout of its instances, because the answer of a call is whole."""
+        timeouts = [values["timeout"] for values in self.instances if "timeout" in values]
+        return min(timeouts, default=None)
 
-def parse(payload: object, accept: str | None, limits: Limits) -> ParsedBody:
+
+def parse(payload: object, accept: str | None, limits: CallLimits) -> ParsedBody:
     """Read a body, as bytes or as JSON that the server has already parsed.
 
     Raises:
         InvalidRequestError: names the field and the reason.
     """
     document = read_document(payload)
-    media_type = preferred(accept, (JSON, EVENT_STREAM, *FORMATS))
+    media_type = _media_type(accept)
     is_listed = "instances" in document
     instances = (
         _instances(document, limits) if is_listed else (merged(validated(Instance, document)),)
@@ -90,9 +99,12 @@ def decode_call(body: ParsedBody, limits: Limits, images: PictureSource | None =
         pictures += [Picture(request, output_format) for request in requests]
     as_events = body.media_type == EVENT_STREAM
     as_json = body.is_listed or as_events or body.media_type == JSON or len(pictures) > 1
-    # The answer of a call is whole, so its shortest timeout counts.
-    timeouts = [values["timeout"] for values in body.instances if "timeout" in values]
-    return Call(tuple(pictures), as_json, as_events, min(timeouts, default=None), body.form)
+    return Call(tuple(pictures), as_json, as_events, body.timeout, body.form)
+
+
+def accepts_events(accept: str | None) -> bool:
+    """Whether the response to a request with this ``Accept`` header is a stream of events."""
+    return _media_type(accept) == EVENT_STREAM
 
 
 def is_light(payload: bytes) -> bool:
@@ -119,7 +131,11 @@ def read_document(payload: object) -> dict[str, Any]:
     return payload
 
 
-def _instances(document: dict[str, Any], limits: Limits) -> tuple[dict[str, Any], ...]:
+def _media_type(accept: str | None) -> str | None:
+    return preferred(accept, (JSON, EVENT_STREAM, *FORMATS))
+
+
+def _instances(document: dict[str, Any], limits: CallLimits) -> tuple[dict[str, Any], ...]:
     if isinstance(listed := document["instances"], list):
         # Before they are validated: each has at least one picture.
         limits.check_image_count(len(listed))

@@ -225,6 +225,11 @@ def progress_event(step: int, steps: int) -> bytes:
     return _event("progress", {"step": step, "steps": steps})
 
 
+def waiting_event(reason: str, seconds: float) -> bytes:
+    """The call waits for its model: ``reason`` is the phase of the load, ``seconds`` the wait."""
+    return _event("waiting", {"reason": reason, "seconds": round(seconds, 1)})
+
+
 def error_event(body: Mapping[str, Any]) -> bytes:
     """The last event of a call that fails, with the body of an error response."""
     return _event("error", body)

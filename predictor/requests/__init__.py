@@ -16,7 +16,7 @@ from predictor.requests.generation import (
     Task,
 )
 from predictor.requests.input_images import InputImages, PictureSource
-from predictor.requests.limits import Limits
+from predictor.requests.limits import CallLimits, Limits
 from predictor.requests.meaning import generation_requests
 from predictor.requests.model_profile import GenerationDefaults, ModelProfile
 from predictor.settings import SafetyAction
@@ -25,6 +25,7 @@ __all__ = [
     "DEFAULT_STRENGTH",
     "PROMPT_LAYER",
     "Adapter",
+    "CallLimits",
     "ControlNetInput",
     "GenerationDefaults",
     "GenerationRequest",

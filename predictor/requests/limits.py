@@ -22,10 +22,28 @@ MAX_ADAPTER_SCALE = 5
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The bounds of one model under the operator's settings."""
+class CallLimits:
+    """The bounds of a whole call, which do not depend on the model."""
 
     settings: Settings
+
+    def check_image_count(self, count: int) -> None:
+        """Refuse more pictures in one call than ``max_images_per_request``.
+
+        Raises:
+            InvalidRequestError: names ``num_images_per_prompt``.
+        """
+        most = self.settings.max_images_per_request
+        if count > most:
+            raise InvalidRequestError(
+                "num_images_per_prompt", f"{count} pictures in one request, at most {most}"
+            )
+
+
+@dataclass(frozen=True)
+class Limits(CallLimits):
+    """The bounds of one model under the operator's settings."""
+
     profile: ModelProfile
 
     def check(self, request: GenerationRequest) -> None:
@@ -56,18 +74,6 @@ class Limits:
         self._check_adapters(values.get("adapters", ()))
         self._check_controlnet(values.get("controlnet"))
         self._check_refiner(values)
-
-    def check_image_count(self, count: int) -> None:
-        """Refuse more pictures in one call than ``max_images_per_request``.
-
-        Raises:
-            InvalidRequestError: names ``num_images_per_prompt``.
-        """
-        most = self.settings.max_images_per_request
-        if count > most:
-            raise InvalidRequestError(
-                "num_images_per_prompt", f"{count} pictures in one request, at most {most}"
-            )
 
     def bounds_of(self, field: RequestField) -> Bounds | None:
         """The bounds of a field; None if it has none."""

@@ -5,5 +5,6 @@ themselves, which run one at a time.
 """
 
 from predictor.residency.residency import Loader, Residency
+from predictor.residency.resident import Resident
 
-__all__ = ["Loader", "Residency"]
+__all__ = ["Loader", "Residency", "Resident"]

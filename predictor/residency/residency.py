@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import (
     ModelLoadError,
-    ModelTooLargeError,
     ModelUnavailableError,
     OverloadedError,
     ShuttingDownError,
 )
-from predictor.loading.memory import GIB
-from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_LOAD_SECONDS, MODEL_LOADS, begin_series
+from predictor.metrics import LOAD_WAITERS, begin_series
+from predictor.residency.outcome import LoadClock, note_failure, note_success
 from predictor.residency.resident import Failure, Resident
 from predictor.residency.room import Room, in_own_thread
 
@@ -52,8 +51,10 @@ class Loader(Protocol):
             ModelLoadError: one of its files cannot be read.
         """
 
-    def load(self, checkpoint: Checkpoint) -> Loaded:
+    def load(self, checkpoint: Checkpoint, on_read: Callable[[], object]) -> Loaded:
         """Load a warm engine, which takes seconds to minutes.
+
+        ``on_read`` is called once the weights are in memory, before the warm-up.
 
         Raises:
             ModelLoadError: the checkpoint cannot be served.
@@ -73,12 +74,14 @@ class Residency:
         self._room = Room(max_wait_seconds, loader.release)
         self._residents = self._room.residents
         self._budget: float | None = None
+        self._is_prepared = False
         self._refuses_loads = False
 
     def add(self, name: str, path: Path) -> None:
         """Serve the model published at ``path``, a link or a folder."""
-        self._residents.setdefault(name, Resident(name, path))
+        resident = self._residents.setdefault(name, Resident(name, path))
         begin_series(name)
+        LOAD_WAITERS.labels(name).set_function(lambda: resident.waiting_requests)
 
     def __getitem__(self, name: str) -> Resident:
         return self._residents[name]
@@ -128,6 +131,7 @@ class Residency:
             # Requests may already arrive; their loads wait for this turn to end.
             async with self._room.turn:
                 await in_own_thread(self._loader.prepare)
+                self._is_prepared = True
         except Exception as error:
             logger.exception("the imports failed")
             raise ModelLoadError(f"loading failed: {error}") from None
@@ -139,11 +143,11 @@ class Residency:
             ModelLoadError: the cause of the first failure.
         """
         for resident in [self._residents[name] for name in names]:
-            with self._waiting(resident):
-                while not resident.is_open:
-                    await asyncio.wait([self._loading(resident)])
-                    if resident.failure:
-                        raise ModelLoadError(resident.failure.cause)
+            resident.is_preloading = True
+            try:
+                await self._preload(resident)
+            finally:
+                resident.is_preloading = False
 
     async def unload(self, name: str) -> None:
         """Unload the model once it is idle; new requests for it wait.
@@ -177,14 +181,31 @@ class Residency:
             if resident.loaded is not None:
                 resident.loaded.engine.close()
 
+    def check_place(self, name: str) -> None:
+        """Refuse a request that would have to wait for the model, if there is no place for it.
+
+        Raises:
+            OverloadedError: too many requests already wait.
+        """
+        resident = self._residents[name]
+        waiting = resident.waiting_requests
+        if not resident.is_open and waiting >= self._max_waiters:
+            raise OverloadedError(
+                f"{waiting} requests already wait for model {resident.name!r} to load; "
+                "try again later"
+            )
+
+    async def _preload(self, resident: Resident) -> None:
+        with self._waiting(resident):
+            while not resident.is_open:
+                await asyncio.wait([self._loading(resident)])
+                if resident.failure:
+                    raise ModelLoadError(resident.failure.cause)
+
     async def _wait_until_open(self, resident: Resident) -> None:
         if resident.is_open:
             return
-        if resident.waiters >= self._max_waiters:
-            raise OverloadedError(
-                f"{resident.waiters} requests already wait for model {resident.name!r} to load; "
-                "try again later"
-            )
+        self.check_place(resident.name)
         try:
             with self._waiting(resident):
                 async with asyncio.timeout(self._max_wait_seconds):
@@ -227,6 +248,7 @@ class Residency:
         return resident.loading
 
     async def _load_in_turn(self, resident: Resident) -> None:
+        resident.phase.enter("queued" if self._is_prepared else "importing")
         try:
             async with self._room.turn:
                 if resident.loaded is None:
@@ -235,7 +257,7 @@ class Residency:
             resident.loading = None
 
     async def _load(self, resident: Resident) -> None:
-        folder, started = resident.path, time.perf_counter()
+        folder, clock = resident.path, LoadClock()
         try:
             # A published name is a link that may change: a load must not mix revisions.
             folder = await asyncio.to_thread(resident.path.resolve)
@@ -243,14 +265,14 @@ class Residency:
             needed = await in_own_thread(self._loader.expected_bytes, checkpoint)
             if not await self._room.make(resident, needed, await self._budget_bytes()):
                 return
-            loaded = await in_own_thread(self._loader.load, checkpoint)
+            resident.phase.enter("loading")
+            begin_warm_up = partial(_begin_warm_up, resident, clock)
+            on_read = partial(asyncio.get_running_loop().call_soon_threadsafe, begin_warm_up)
+            loaded = await in_own_thread(self._loader.load, checkpoint, on_read)
         except Exception as error:
-            _note_failure(resident, folder, error)
+            note_failure(resident, folder, error)
         else:
-            resident.loaded, resident.folder, resident.failure = loaded, folder, None
-            resident.memory_bytes = max(needed, loaded.memory_bytes)
-            resident.last_used = time.monotonic()
-            _note_success(resident, time.perf_counter() - started)
+            note_success(resident, checkpoint, loaded, needed, clock)
             return
         # Outside the handler, whose traceback keeps a partial load in memory.
         await in_own_thread(self._loader.release)
@@ -266,30 +288,6 @@ async def _is_unchanged(resident: Resident, failure: Failure) -> bool:
     return failure.folder == await asyncio.to_thread(resident.path.resolve)
 
 
-def _note_success(resident: Resident, seconds: float) -> None:
-    assert resident.loaded is not None
-    ENGINES.watch(resident.name, resident.loaded.engine)
-    MODEL_BYTES.labels(resident.name).set(resident.memory_bytes)
-    MODEL_LOADS.labels(resident.name, "loaded").inc()
-    MODEL_LOAD_SECONDS.labels(resident.name).observe(seconds)
-    logger.info(
-        "model %s is ready after %.1f s: %.2f GiB, revision %s",
-        resident.name,
-        seconds,
-        resident.memory_bytes / GIB,
-        resident.loaded.profile.revision,
-    )
-
-
-def _note_failure(resident: Resident, folder: Path, error: Exception) -> None:
-    cause = str(error)
-    message = f"model {resident.name!r} could not be loaded; the log has the cause"
-    if isinstance(error, ModelTooLargeError):
-        message = cause
-    if not isinstance(error, ModelLoadError):
-        # For example a broken installation.
-        cause = f"loading failed: {error}"
-        logger.error("model %s", resident.name, exc_info=error)
-    logger.error("model %s does not load: %s", resident.name, cause)
-    resident.failure = Failure.after(resident.failure, folder, cause, message)
-    MODEL_LOADS.labels(resident.name, "failed").inc()
+def _begin_warm_up(resident: Resident, clock: LoadClock) -> None:
+    clock.note_read()
+    resident.phase.enter("warming")

@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from predictor.residency.load_phase import LoadPhase
 
 if TYPE_CHECKING:
     from predictor.loading.loader import Loaded
@@ -50,6 +52,8 @@ class Failure(NamedTuple):
 class Resident:
     """A model: ``users`` counts requests that use it, ``waiters`` those that wait for its load.
 
+    With ``is_preloading``, one of the waiters is the preload.
+
     ``path`` is where the model is published, a link or a folder; ``folder`` is its target at the
     last load. ``memory_bytes`` is 0 while the model is not in memory. While ``is_leaving``, new
     requests wait for the next load, so that the model becomes idle.
@@ -62,15 +66,22 @@ class Resident:
     memory_bytes: int = 0
     users: int = 0
     waiters: int = 0
+    is_preloading: bool = False
     is_leaving: bool = False
     last_used: float = 0.0
     loading: asyncio.Task[None] | None = None
     failure: Failure | None = None
+    phase: LoadPhase = field(default_factory=LoadPhase)
 
     @property
     def is_open(self) -> bool:
         """Whether a request can start."""
         return self.loaded is not None and not self.is_leaving
+
+    @property
+    def waiting_requests(self) -> int:
+        """The number of requests that wait for its load."""
+        return self.waiters - self.is_preloading
 
     @property
     def engine_failure(self) -> str:

@@ -136,6 +136,28 @@ def test_both_programs_use_the_path_where_the_volume_is_mounted(name: str) -> No
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
+def test_no_probe_delays_a_start_and_a_pod_that_hangs_gets_no_requests_after_15_seconds(
+    name: str,
+) -> None:
+    for predictor in case(name).predictors.values():
+        (container,) = predictor["containers"]
+        readiness = container["readinessProbe"]
+        for probe in (container["startupProbe"], readiness):
+            assert (probe["periodSeconds"], probe.get("initialDelaySeconds", 0)) == (1, 0)
+        assert readiness["failureThreshold"] * readiness["timeoutSeconds"] <= 15
+
+
+@pytest.mark.parametrize(("mode", "waits"), [("Knative", "true"), ("Standard", None)])
+def test_requests_wait_for_the_only_model_with_knative(mode: str, waits: str | None) -> None:
+    scaling = {"minReplicas": 1} if mode == "Standard" else {}
+    values = {"predictor": {"deploymentMode": mode, "scaling": scaling}}
+    chosen = {"predictor": {"settings": {"wait_for_load": False}}}
+
+    assert plain_env(render(values).predictor_container).get("PREDICTOR_WAIT_FOR_LOAD") == waits
+    assert plain_env(render(chosen).predictor_container)["PREDICTOR_WAIT_FOR_LOAD"] == "false"
+
+
+@pytest.mark.parametrize("name", ALL_CASES)
 def test_the_predictor_reads_the_folder_that_the_downloader_publishes(name: str) -> None:
     (volume,) = [item for item in case(name).downloader_pod["volumes"] if item["name"] == "models"]
     claim = volume["persistentVolumeClaim"]["claimName"]
@@ -282,7 +304,8 @@ def test_a_cpu_deployment_has_no_gpu_in_its_limits() -> None:
 
 
 def test_the_startup_probe_can_be_left_out_for_old_knative() -> None:
-    assert case("default").predictor_container["startupProbe"]["failureThreshold"] * 5 == 600
+    probe = case("default").predictor_container["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == 600
     without = render({"predictor": {"startupSeconds": 0}}).predictor_container
     assert "startupProbe" not in without
 

@@ -135,7 +135,7 @@ SWITCHES = {
     "predictor.scaling.podRetentionPeriod": Switch("33m", "retention-period: 33m"),
     "predictor.timeoutSeconds": Switch(444, "timeout: 444"),
     "predictor.progressDeadline": Switch("44m", "progress-deadline: 44m"),
-    "predictor.startupSeconds": Switch(55, "failureThreshold: 11"),
+    "predictor.startupSeconds": Switch(55, "failureThreshold: 55"),
     "predictor.deploymentStrategy": Switch(STRATEGY, "type: Recreate", STANDARD),
     "predictor.maxUnavailable": Switch(
         2, "maxUnavailable: 2", {"predictor": {"scaling": {"maxReplicas": 3}}}

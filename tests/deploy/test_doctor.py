@@ -189,6 +189,47 @@ def test_the_storage_class_must_support_the_access_mode(
     assert done.code == (5 if level == "fail" else 0)
 
 
+@pytest.mark.parametrize(
+    ("line", "level", "expected"),
+    [
+        (
+            "INFO model sd: read 6939 MB of files in 86.7 s, 80 MB/s",
+            "warn",
+            "read the 6939 MB of model sd in 86.7 s, at 80 MB/s, which every cold start",
+        ),
+        (
+            '{"message": "model sd: read 6939 MB of files in 4.6 s, 1508 MB/s"}',
+            "ok",
+            "at 1508 MB/s",
+        ),
+        # Too small to say anything about the volume.
+        ("INFO model demo: read 6 MB of files in 1.1 s, 5 MB/s", "ok", "is unknown"),
+        ("INFO the port is open", "ok", "is unknown"),
+    ],
+)
+def test_a_slow_volume_is_found_in_the_log_of_a_running_pod(
+    deployment: Deployment, line: str, level: str, expected: str
+) -> None:
+    deployment.api.put(
+        shapes.pod(phase="Running", statuses=[shapes.container(state={"running": {}})])
+    )
+    deployment.api.logs[shapes.POD] = lambda: ["INFO starting", line, "INFO the rest"]
+
+    done = deployment.run("doctor")
+
+    assert done.code == 0
+    (found,) = [one for one in done.out.splitlines() if expected in one]
+    assert found.startswith(level)
+
+
+def test_a_pod_without_a_log_says_nothing_about_the_volume(deployment: Deployment) -> None:
+    deployment.api.put(
+        shapes.pod(phase="Running", statuses=[shapes.container(state={"running": {}})])
+    )
+
+    assert "read speed is unknown" in deployment.run("doctor").out
+
+
 def test_a_bound_claim_is_checked_by_its_own_access_modes(deployment: Deployment) -> None:
     bound = {
         **shapes.claim("Bound"),

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from deploy.checks.read_speed import READ_LINE
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.errors import ModelLoadError, ModelUnavailableError, OverloadedError
 from predictor.loading.loader import Loaded
 from predictor.requests import GenerationDefaults, ModelProfile
 from predictor.residency import Residency
+from predictor.residency.load_phase import Phase
 from predictor.residency.resident import Failure, Resident
 from tests.predictor.checkpoints import unpublished
 
@@ -36,7 +38,9 @@ class FakeEngine:
 
 
 class FakeLoader:
-    """Loads models of one byte by default, with a budget in bytes; loads wait for ``gate``."""
+    """Loads models of one byte by default, with a budget in bytes; loads wait for ``gate``,
+    and the imports for ``imports``.
+    """
 
     def __init__(self, budget: float = 1, sizes: dict[str, int] | None = None) -> None:
         self.budget = budget
@@ -44,12 +48,14 @@ class FakeLoader:
         self.errors: dict[str, Exception] = {}
         self.gate = threading.Event()
         self.gate.set()
+        self.imports = threading.Event()
+        self.imports.set()
         self.loads: list[str] = []
         self.most_at_once = 0
         self._loading = 0
 
     def prepare(self) -> None:
-        pass
+        assert self.imports.wait(10)
 
     def release(self) -> None:
         pass
@@ -63,12 +69,13 @@ class FakeLoader:
     def expected_bytes(self, checkpoint: Checkpoint) -> int:
         return self.sizes.get(checkpoint.folder.name, 1)
 
-    def load(self, checkpoint: Checkpoint) -> Loaded:
+    def load(self, checkpoint: Checkpoint, on_read: Callable[[], object]) -> Loaded:
         folder = checkpoint.folder
         self._loading += 1
         self.most_at_once = max(self.most_at_once, self._loading)
         assert self.gate.wait(10)
         self._loading -= 1
+        on_read()
         self.loads.append(folder.name)
         if folder.name in self.errors:
             raise self.errors[folder.name]
@@ -125,6 +132,72 @@ async def test_many_requests_share_one_load(tmp_path: Path) -> None:
     assert (state, models["a"].state, loader.loads) == ("LOADING", "READY", ["a"])
 
 
+async def test_the_doctor_finds_the_speed_of_a_read_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    models = residency(FakeLoader(), tmp_path)
+
+    await ask(models, "a")
+
+    (found,) = filter(None, map(READ_LINE.search, caplog.messages))
+    assert (found[1], found[2]) == ("a", "0")
+
+
+async def test_the_phases_of_a_load_are_reported_in_order(tmp_path: Path) -> None:
+    loader = FakeLoader(budget=1)
+    models = residency(loader, tmp_path)
+    seen: dict[str, list[str]] = {"a": [], "b": []}
+    for name, phases in seen.items():
+        record(models[name], phases)
+
+    loader.imports.clear()
+    loader.gate.clear()
+    preparing = asyncio.create_task(models.prepare())
+    first = asyncio.create_task(ask(models, "a"))
+    await until(lambda: seen["a"])
+    loader.imports.set()
+    await preparing
+    second = asyncio.create_task(ask(models, "b"))
+    await until(lambda: seen["b"])
+    loader.gate.set()
+    await asyncio.gather(first, second)
+
+    assert seen == {
+        "a": ["importing", "loading", "warming"],
+        "b": ["queued", "loading", "warming"],
+    }
+
+
+def record(resident: Resident, phases: list[str]) -> None:
+    """Append each phase that the load enters."""
+    enter = resident.phase.enter
+
+    def noting_enter(phase: Phase) -> None:
+        phases.append(phase)
+        enter(phase)
+
+    resident.phase.enter = noting_enter  # type: ignore[method-assign]
+
+
+async def test_a_preload_takes_no_place_of_a_request(tmp_path: Path) -> None:
+    loader = FakeLoader()
+    loader.gate.clear()
+    models = residency(loader, tmp_path, waiters=1)
+    preload = asyncio.create_task(models.preload(["a"]))
+    await until(lambda: models["a"].waiters)
+    waiting = asyncio.create_task(ask(models, "a"))
+    await until(lambda: models["a"].waiters == 2)
+
+    with pytest.raises(OverloadedError, match="1 requests already wait"):
+        models.check_place("a")
+    loader.gate.set()
+    await preload
+
+    assert await waiting == "a"
+    models.check_place("a")
+
+
 async def test_the_least_recently_used_model_is_unloaded_first(tmp_path: Path) -> None:
     models = residency(FakeLoader(budget=2), tmp_path)
 
@@ -151,7 +224,7 @@ async def test_three_models_with_memory_for_one_serve_many_requests(tmp_path: Pa
 
 
 def test_a_model_is_not_idle_before_its_waiting_requests_have_started(tmp_path: Path) -> None:
-    loaded = FakeLoader().load(unpublished(tmp_path))
+    loaded = FakeLoader().load(unpublished(tmp_path), lambda: None)
     resident = Resident("a", tmp_path, loaded=loaded, waiters=1)
     leaving = Resident("a", tmp_path, loaded=loaded, waiters=1, is_leaving=True)
 
