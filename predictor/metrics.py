@@ -74,6 +74,12 @@ RATE_LIMIT_STORAGE_FAILURES = Counter(
     "Failed calls of the storage of the rate limits. For five seconds after each, requests are "
     "not limited, or rejected, as rate_limit_failure says.",
 )
+FORWARD_PASSES = Counter(
+    "diffusion_forward_passes",
+    "Forward passes of the UNet in the step loop, including those at start: graph (a replayed CUDA "
+    "graph) or eager.",
+    ["how"],
+)
 MODEL_LOADS = Counter(
     "diffusion_model_loads",
     "Model loads, by outcome.",
@@ -164,5 +170,7 @@ class EngineCollector(Collector):
 for _reason in get_args(Refusal):
     # At 0, like the series of a model.
     REFUSED.labels(_reason)
+for _how in ("graph", "eager"):
+    FORWARD_PASSES.labels(_how)
 ENGINES = EngineCollector()
 REGISTRY.register(ENGINES)

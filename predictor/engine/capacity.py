@@ -147,11 +147,11 @@ def measure_capacity(
     taken: dict[int, float] = {}
 
     def seconds_of(pairs: int) -> float:
-        taken[pairs] = _seconds(lambda: denoiser.predict(lanes * pairs), before_run)
+        taken[pairs] = shortest_seconds(lambda: denoiser.predict(lanes * pairs), before_run)
         return taken[pairs]
 
     pairs, seconds = find_best_batch(seconds_of, max_lanes // 2)
-    decode_seconds = _seconds(lambda: denoiser.decode(latents), before_run)
+    decode_seconds = shortest_seconds(lambda: denoiser.decode(latents), before_run)
     fixed_seconds, lane_seconds = line_through(taken[1], seconds, pairs)
     capacity = Capacity(
         lanes=2 * pairs,
@@ -199,7 +199,7 @@ def measure_whole_batch(
 
     def seconds_of(pictures: int) -> float:
         requests = [request] * pictures
-        return _seconds(
+        return shortest_seconds(
             lambda: pipeline.generate(requests, lambda step, steps: before_run()), before_run
         )
 
@@ -229,8 +229,13 @@ def find_best_batch(seconds_of: Callable[[int], float], max_size: int) -> tuple[
     return best, seconds
 
 
-def _seconds(work: Callable[[], object], before_run: Callable[[], None]) -> float:
-    """The shortest of three runs, or of fewer if they take more than a second together."""
+def shortest_seconds(
+    work: Callable[[], object], before_run: Callable[[], None] = lambda: None
+) -> float:
+    """The shortest of three runs, or of fewer if they take more than a second together.
+
+    ``before_run`` is called before each run.
+    """
     # The first run of a new size selects kernels and allocates memory.
     before_run()
     work()

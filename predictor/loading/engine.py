@@ -9,11 +9,14 @@ from pathlib import Path
 
 from predictor.engine import Engine
 from predictor.engine.capacity import Capacity, measure_capacity, measure_whole_batch, step_once
+from predictor.engine.interfaces import Denoiser
 from predictor.engine.second_measurement import SecondMeasurement
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
 from predictor.loading.compilation import compile_denoiser
+from predictor.loading.convolutions import Convolutions, choose_convolutions, set_layout
+from predictor.loading.graph_capture import can_capture, capture_graphs
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import WARM_UP_STEPS, DiffusersPipeline
 from predictor.requests import GenerationRequest
@@ -31,12 +34,19 @@ class Measured:
         self.is_measured_again = is_measured_again
         self._capacities: dict[Path, Capacity] = {}
         self._batches: dict[Path, int] = {}
+        self._convolutions: dict[Path, Convolutions] = {}
 
     def capacity(self, folder: Path, measure: Callable[[], Capacity]) -> Capacity:
         """The capacity of the step loop; a copy, as an engine shrinks its own."""
         if folder not in self._capacities:
             self._capacities[folder] = measure()
         return replace(self._capacities[folder])
+
+    def convolutions(self, folder: Path, measure: Callable[[], Convolutions]) -> Convolutions:
+        """How the convolutions of the UNet run."""
+        if folder not in self._convolutions:
+            self._convolutions[folder] = measure()
+        return self._convolutions[folder]
 
     def batch(self, folder: Path, measure: Callable[[], int]) -> int:
         """The largest batch of a pipeline's own call."""
@@ -69,6 +79,8 @@ def _open_step_engine(
     denoiser = denoiser_for(pipeline)
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
+    if can_capture(pipeline):
+        _speed_up(pipeline, denoiser, folder, settings, measured)
     request = pipeline.profile.default_request("warm-up")
     measure = partial(measure_capacity, denoiser, request, settings.max_lanes)
     capacity = measured.capacity(folder, measure)
@@ -81,6 +93,20 @@ def _open_step_engine(
         max_queue_seconds=settings.queue_seconds,
         stall_seconds=settings.engine_stall_seconds,
     )
+
+
+def _speed_up(
+    pipeline: DiffusersPipeline,
+    denoiser: Denoiser,
+    folder: Path,
+    settings: Settings,
+    measured: Measured,
+) -> None:
+    """Set how the UNet's convolutions run, then capture its passes."""
+    measure = partial(choose_convolutions, pipeline, denoiser, settings)
+    convolutions = measured.convolutions(folder, measure)
+    set_layout(pipeline.diffusers.unet, channels_last=convolutions.channels_last)
+    capture_graphs(pipeline, denoiser, settings, searches=convolutions.searches)
 
 
 def _open_whole_batch_engine(

@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from predictor.engine.denoising import Denoising, Steps
+from predictor.pipelines.cuda_graphs import Pass
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import begin_image_to_image, begin_inpainting
 from predictor.pipelines.plans import Plans, Run
@@ -50,6 +51,7 @@ class StableDiffusionDenoiser:
         self._pipeline: Any = loaded.diffusers
         self._adapters = loaded.adapters
         self._controlnets = loaded.controlnets
+        self._graphs = loaded.graphs
         self._device = loaded.device
         self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = self._pipeline.unet.dtype
@@ -101,7 +103,7 @@ class StableDiffusionDenoiser:
         self._adapters.use(kind.adapters, ("unet",))
         latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
         timesteps = torch.tensor([lane.denoising.timestep for lane in lanes]).to(self._device)
-        conditions = {
+        conditions: dict[str, Any] = {
             "encoder_hidden_states": torch.stack([lane.conditioning[0] for lane in lanes]),
             "added_cond_kwargs": self._added_conditions(lanes),
         }
@@ -109,10 +111,10 @@ class StableDiffusionDenoiser:
         if kind.controlnet is not None:
             controlnet = self._controlnets[kind.controlnet]
             residuals = controlnet.residuals(lanes, latents, timesteps, conditions)
-        prediction: torch.Tensor = self._pipeline.unet(
-            latents, timesteps, **conditions, **residuals, return_dict=False
-        )[0]
-        return prediction
+        arguments = Pass(latents, timesteps, *conditions.values())
+        return self._graphs.run(
+            self._pipeline.unet, arguments, residuals, is_adapted=bool(kind.adapters)
+        )
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """See ``Denoiser.decode``."""
