@@ -94,7 +94,7 @@ MODEL_LOAD_SECONDS = Histogram(
 MODEL_UNLOADS = Counter("diffusion_model_unloads", "Models removed from memory.", ["model_name"])
 MODEL_BYTES = Gauge(
     "diffusion_model_bytes",
-    "Size of the model's weights; 0 while it is not in memory.",
+    "Size of the model's weights and CUDA graphs; 0 while it is not in memory.",
     ["model_name"],
 )
 

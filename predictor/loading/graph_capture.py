@@ -123,29 +123,29 @@ def _capture_size(
             continue
         candidate = _Candidate(lone.resized(lanes), lone.resized(smaller + 1))
         try:
-            graph = _captured(loaded, candidate, searches, seconds_of)
+            graph, taken = _captured(loaded, candidate, searches, seconds_of)
         except Exception as error:
             raise_if_device_is_lost(error)
             _report(lanes, request, error)
             if isinstance(error, _NotKeptError) or _did_not_fit(error):
                 continue
             break
-        loaded.graphs.keep(candidate.example, graph)
+        loaded.graphs.keep(candidate.example, graph, taken)
         kept.append(lanes)
     return kept[::-1]
 
 
 def _captured(
     loaded: DiffusersPipeline, candidate: _Candidate, searches: bool, seconds_of: Stopwatch
-) -> CapturedPass:
-    """Capture a graph and check it.
+) -> tuple[CapturedPass, int]:
+    """Capture a graph, check it, and return it with the bytes that it takes.
 
     Raises:
         _NotKeptError: it fails a check.
     """
     unet = loaded.diffusers.unet
     with cudnn_search(enabled=searches):
-        graph = _within_memory(loaded, candidate.example)
+        graph, taken = _within_memory(loaded, candidate.example)
         _check_prediction(unet, graph, candidate.example)
     eager = seconds_of(lambda: candidate.least.run(unet))
     replayed = seconds_of(lambda: graph.replay(candidate.least))
@@ -154,10 +154,10 @@ def _captured(
             f"it takes {1000 * replayed:.1f} ms, but a pass of {candidate.least.lanes} without it "
             f"{1000 * eager:.1f} ms"
         )
-    return graph
+    return graph, taken
 
 
-def _within_memory(loaded: DiffusersPipeline, example: Pass) -> CapturedPass:
+def _within_memory(loaded: DiffusersPipeline, example: Pass) -> tuple[CapturedPass, int]:
     unet = loaded.diffusers.unet
     # Selects kernels, which a capture does not allow.
     example.run(unet)
@@ -169,7 +169,8 @@ def _within_memory(loaded: DiffusersPipeline, example: Pass) -> CapturedPass:
         raise _NotKeptError(
             f"it takes {taken / 2**30:.1f} GiB of {free / 2**30:.1f} GiB of free memory"
         )
-    return graph
+    # Other models free memory meanwhile.
+    return graph, max(0, taken)
 
 
 def _check_prediction(unet: Any, graph: CapturedPass, example: Pass) -> None:

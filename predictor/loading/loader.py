@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """A warm engine, the profile of its model, and the memory of its weights in bytes."""
+    """A warm engine, the profile of its model, and the bytes of its weights and CUDA graphs."""
 
     engine: Engine
     profile: ModelProfile
@@ -62,7 +62,7 @@ def load(
     layers = open_layers(checkpoint, settings)
     open_engine = open_engine or engines.open_engine
     engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, measured))
-    size = memory.tensor_bytes(pipeline.diffusers)
+    size = memory.tensor_bytes(pipeline.diffusers) + pipeline.graphs.memory_bytes
     return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
 
 

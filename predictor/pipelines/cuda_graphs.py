@@ -99,10 +99,11 @@ class CapturedPass:
 class CudaGraphs:
     """Runs the passes of one UNet: as a graph if one is captured that fits, otherwise eagerly.
 
-    All graphs share one memory pool.
+    All graphs share one memory pool, of about ``memory_bytes``.
     """
 
     def __init__(self) -> None:
+        self.memory_bytes = 0
         self._captured: dict[Hashable, list[CapturedPass]] = {}
         self._on_pass: Callable[[Pass], object] = lambda _: None
         self._pool: Any = None
@@ -140,8 +141,12 @@ class CudaGraphs:
             self._pool = torch.cuda.graph_pool_handle()
         return CapturedPass(unet, example, self._pool)
 
-    def keep(self, example: Pass, graph: CapturedPass) -> None:
-        """Replay this graph from now on for passes of the form of ``example``."""
+    def keep(self, example: Pass, graph: CapturedPass, memory_bytes: int = 0) -> None:
+        """Replay this graph from now on for passes of the form of ``example``.
+
+        Its capture has added ``memory_bytes`` to the pool.
+        """
+        self.memory_bytes += memory_bytes
         insort(self._captured.setdefault(example.form, []), graph, key=attrgetter("lanes"))
 
     def _fitting(self, given: Pass) -> CapturedPass | None:

@@ -18,13 +18,15 @@ import pytest
 import torch
 from prometheus_client import REGISTRY
 
-from predictor.engine.capacity import step_once
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.interfaces import Denoiser
 from predictor.errors import ModelLoadError
 from predictor.loading import engine as engine_choice
 from predictor.loading.convolutions import Convolutions
 from predictor.loading.engine import Measured, open_engine
 from predictor.loading.graph_capture import can_capture, capture_graphs, example_pass
+from predictor.loading.loader import load
+from predictor.loading.memory import tensor_bytes
 from predictor.pipelines.controlnet import ControlNet, ControlNets
 from predictor.pipelines.cuda_graphs import CudaGraphs, Pass
 from predictor.pipelines.stepwise import denoiser_for
@@ -330,6 +332,7 @@ def test_a_graph_may_take_a_quarter_of_the_free_memory(
         "no CUDA graph of 2 lanes at 64x64: it takes 1.0 GiB of 3.0 GiB of free memory"
     )
     assert caplog.messages[-1].endswith("64x64: 4")
+    assert loaded.graphs.memory_bytes == 2**30
 
 
 def test_the_sizes_of_the_setting_are_captured_too(
@@ -367,6 +370,19 @@ def test_graphs_need_a_gpu_and_weights_that_stay(device: str, offload: Any, expe
     loaded: Any = SimpleNamespace(device=torch.device(device), tuning=tuning)
 
     assert can_capture(loaded) is expected
+
+
+def test_the_memory_of_a_model_includes_its_graphs(demo_model: Path) -> None:
+    seen: list[DiffusersPipeline] = []
+
+    def open_engine(pipeline: DiffusersPipeline, *_: Any) -> Any:
+        seen.append(pipeline)
+        pipeline.graphs.memory_bytes = 1000
+        return SimpleNamespace()
+
+    found = load(Checkpoint.read(demo_model), Settings(), Measured(), open_engine)
+
+    assert found.memory_bytes == tensor_bytes(seen[0].diffusers) + 1000
 
 
 @pytest.mark.parametrize("searches", [True, False])
@@ -420,12 +436,15 @@ def fast_capture(device: FakeDevice) -> Callable[..., None]:
     return captured
 
 
-@torch.inference_mode()
-def test_a_scheduler_with_whole_timesteps_gives_the_same_form(
-    loaded: DiffusersPipeline, fake_device: FakeDevice
+def test_timesteps_may_be_fractional_in_a_graph_captured_with_whole_ones(
+    model: DiffusersPipeline, fake_device: FakeDevice
 ) -> None:
-    denoiser = capture(loaded, fake_device)
+    defaults = replace(PROFILE.defaults, scheduler="ddim")
+    whole = DiffusersPipeline(model.diffusers, replace(PROFILE, defaults=defaults))
+    given = a_pass(whole, 2)._replace(timesteps=torch.tensor([0.5, 900.75]))
+    capture(whole, fake_device)
 
-    with counted(graph=2, eager=0):
-        for scheduler in ("euler", "ddim"):
-            step_once(denoiser, replace(REQUEST, scheduler=scheduler), 2)
+    with counted(graph=1, eager=0):
+        prediction = run(whole, given)
+
+    assert torch.allclose(prediction, eager(whole, given), atol=1e-5)
