@@ -16,23 +16,30 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.device_times import (
+    Figures,
+    matmul_rate,
+    peak_gib,
+    rate,
+    rates,
+    seconds_of,
+    timed_passes,
+)
 from bench.random_models import stable_diffusion_1_5, stable_diffusion_xl, tiny
 from predictor.engine.capacity import measure_capacity, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.loading.convolutions import choose_convolutions, set_layout
 from predictor.loading.graph_capture import can_capture, capture_graphs, example_pass
-from predictor.pipelines.cuda_graphs import CudaGraphs, Pass
+from predictor.pipelines.cuda_graphs import CudaGraphs
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.tuning import Tuning
 from predictor.pipelines.whole import DiffusersPipeline
@@ -41,12 +48,10 @@ from predictor.settings import Settings
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.json"
 MODES = ("diffusers", "eager", "graphs", "compiled")
-ROUNDS = 3
 CROWD = 16
 # Guidance differs between the mixed requests too.
 MIXED_SCHEDULERS = ("unipc", "euler", "dpmpp_2m", "ddim")
 
-Figures = dict[str, Any]
 Row = tuple[str, Figures]
 
 
@@ -76,15 +81,15 @@ def main() -> int:
         print("torch finds no GPU here; nothing is measured")
         return 0
     deadline = time.monotonic() + 60 * options.minutes
-    matmul_rate = _matmul_rate()
+    multiplies = matmul_rate()
     result: Figures = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "torch": torch.__version__,
-        "matmul_tflops": round(matmul_rate / 1e12, 1),
+        "matmul_tflops": round(multiplies / 1e12, 1),
     }
     for name in options.shapes:
         result[name] = {}
-        shape = Shape(MODELS[name], matmul_rate)
+        shape = Shape(MODELS[name], multiplies)
         for row, figures in shape.rows(options.modes):
             result[name][row] = figures
             print(f"{name} {row} {json.dumps(figures)}", flush=True)
@@ -134,8 +139,10 @@ class Shape:
         self._flops = _flops_of_a_guided_step(self._pipeline)
         yield "unet", {"tflop_a_guided_step": round(self._flops / 1e12, 6)}
         if "diffusers" in modes:
+            self._start_over()
             yield "diffusers", self._diffusers_alone()
             yield "diffusers, 16 mixed one after another", self._one_after_another()
+            yield "diffusers, memory", {"peak_gib": peak_gib()}
         if "eager" in modes:
             yield from self._ours("eager", dict)
         if "graphs" in modes:
@@ -143,7 +150,7 @@ class Shape:
         if "compiled" in modes:
             self._start_over()
             self._pipeline.diffusers.unet.compile()
-            seconds = _seconds(self._diffusers_alone)
+            seconds = seconds_of(lambda: _own_calls(self._pipeline, [self._request]))
             yield "diffusers compiled", self._diffusers_alone() | {"start_s": round(seconds)}
             yield from self._ours("compiled", self._compile)
 
@@ -158,13 +165,13 @@ class Shape:
         yield f"ours {mode}, start", {"start_s": seconds} | found | figures
         engine = StepEngine(self._denoiser, replace(capacity), max_queue_length=1_000)
         try:
-            yield f"ours {mode}", _rates(lambda: _together(engine, [self._request]), 1)
+            yield f"ours {mode}", rates(lambda: _together(engine, [self._request]), 1)
             yield f"ours {mode}, 16 mixed", self._crowd(engine, self._mixed)
             for users in (1, CROWD):
                 yield f"ours {mode}, a turn of {users}", self._turn(engine, users)
         finally:
             engine.close()
-        yield f"ours {mode}, memory", {"peak_gib": _peak_gib()}
+        yield f"ours {mode}, memory", {"peak_gib": peak_gib()}
 
     def _start_over(self) -> None:
         """Forget graphs, compiled code and the peak of the memory."""
@@ -213,16 +220,16 @@ class Shape:
         return self._capture()
 
     def _diffusers_alone(self) -> Figures:
-        return _rates(lambda: _own_calls(self._pipeline, [self._request]), 1)
+        return rates(lambda: _own_calls(self._pipeline, [self._request]), 1)
 
     def _one_after_another(self) -> Figures:
-        seconds = _seconds(lambda: _own_calls(self._pipeline, self._mixed))
-        return _rate(CROWD, seconds)
+        seconds = seconds_of(lambda: _own_calls(self._pipeline, self._mixed))
+        return rate(CROWD, seconds)
 
     def _crowd(self, engine: StepEngine, requests: list[GenerationRequest]) -> Figures:
         # Selects kernels and allocates memory.
         _together(engine, [replace(one, num_inference_steps=2) for one in requests])
-        return _rate(len(requests), _seconds(lambda: _together(engine, requests)))
+        return rate(len(requests), seconds_of(lambda: _together(engine, requests)))
 
     def _turn(self, engine: StepEngine, users: int) -> Figures:
         """Milliseconds of a turn in the UNet and outside, and the FLOP/s of the UNet.
@@ -240,16 +247,16 @@ class Shape:
             "outside_ms": round(turn - unet, 3),
             "achieved_tflops": round(flops / 1e12, 6),
             "of_matmul": round(flops / self._matmul_rate, 3),
-        } | _rate(users, long.total_ms / 1000)
+        } | rate(users, long.total_ms / 1000)
 
     def _timed(self, engine: StepEngine, users: int, steps: int) -> Timed:
         crowd = [
             replace(self._request, seed=seed, num_inference_steps=steps) for seed in range(users)
         ]
-        with _timed_passes(self._pipeline.graphs) as passes:
-            seconds = _seconds(lambda: _together(engine, crowd))
-        unet_ms = sum(_milliseconds(start, end) for _, start, end in passes)
-        return Timed(1000 * seconds, unet_ms, sum(lanes for lanes, *_ in passes))
+        with timed_passes(self._pipeline.graphs) as passes:
+            seconds = seconds_of(lambda: _together(engine, crowd))
+        unet_ms = sum(one.milliseconds for one in passes)
+        return Timed(1000 * seconds, unet_ms, sum(one.lanes for one in passes))
 
 
 class Timed(NamedTuple):
@@ -258,67 +265,6 @@ class Timed(NamedTuple):
     total_ms: float
     unet_ms: float
     lanes: int
-
-
-@contextmanager
-def _timed_passes(graphs: CudaGraphs) -> Iterator[list[tuple[int, Any, Any]]]:
-    """Collect the lanes, the start and the end of each pass, captured or not."""
-    passes: list[tuple[int, Any, Any]] = []
-    own = graphs.run
-
-    def run(unet: Any, given: Pass, *rest: Any, **options: Any) -> torch.Tensor:
-        start = _mark()
-        prediction = own(unet, given, *rest, **options)
-        passes.append((given.lanes, start, _mark()))
-        return prediction
-
-    graphs.run = run  # type: ignore[method-assign]
-    try:
-        yield passes
-    finally:
-        del graphs.run
-
-
-def _mark() -> Any:
-    """This point in the work of the device."""
-    if not torch.cuda.is_available():
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()
-    return event
-
-
-def _milliseconds(start: Any, end: Any) -> float:
-    if isinstance(start, float):
-        return 1000 * (float(end) - start)
-    return float(start.elapsed_time(end))
-
-
-def _rates(work: Callable[[], object], pictures: int) -> Figures:
-    """The median of the rounds after a warm-up, which selects kernels."""
-    work()
-    return _rate(pictures, median(_seconds(work) for _ in range(ROUNDS)))
-
-
-def _rate(pictures: int, seconds: float) -> Figures:
-    return {"pictures_a_second": round(pictures / seconds, 3), "seconds": round(seconds, 4)}
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    _wait_for_the_device()
-    started = time.perf_counter()
-    work()
-    _wait_for_the_device()
-    return time.perf_counter() - started
-
-
-def _wait_for_the_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _peak_gib() -> float:
-    return round(torch.cuda.max_memory_reserved() / 2**30, 2)
 
 
 def _own_calls(pipeline: DiffusersPipeline, requests: list[GenerationRequest]) -> None:
@@ -341,18 +287,6 @@ def _flops_of_a_guided_step(pipeline: DiffusersPipeline) -> int:
         _own_calls(pipeline, [request])
     counts = counter.get_flop_counts()
     return sum(counts.get(type(pipeline.diffusers.unet).__name__, {}).values())
-
-
-def _matmul_rate() -> float:
-    """FLOP/s of a large bfloat16 matrix product that fits every GPU; a small one on a CPU."""
-    is_gpu = torch.cuda.is_available()
-    size, times = (8192, 20) if is_gpu else (256, 2)
-    device, dtype = ("cuda", torch.bfloat16) if is_gpu else ("cpu", torch.float32)
-    left = torch.randn(size, size, device=device, dtype=dtype)
-    for _ in range(3):
-        left @ left
-    seconds = _seconds(lambda: [left @ left for _ in range(times)])
-    return times * 2 * size**3 / seconds
 
 
 if __name__ == "__main__":
