@@ -126,8 +126,9 @@ def _capture_size(
             graph, taken = _captured(loaded, candidate, searches, seconds_of)
         except Exception as error:
             raise_if_device_is_lost(error)
-            _report(lanes, request, error)
-            if isinstance(error, _NotKeptError) or _did_not_fit(error):
+            cause = _cause(error)
+            _report(lanes, request, cause)
+            if isinstance(cause, _NotKeptError) or is_out_of_memory(cause):
                 continue
             break
         loaded.graphs.keep(candidate.example, graph, taken)
@@ -186,11 +187,11 @@ def _check_prediction(unet: Any, graph: CapturedPass, example: Pass) -> None:
         raise _NotKeptError(f"its prediction differs by {100 * float(difference):.0f} %")
 
 
-def _did_not_fit(error: BaseException | None) -> bool:
-    """Whether memory ran out; ending a failed capture may raise another error from it."""
-    return error is not None and (is_out_of_memory(error) or _did_not_fit(error.__context__))
+def _cause(error: BaseException) -> BaseException:
+    """The first error; the end of an invalid capture raises another one."""
+    return error if error.__context__ is None else _cause(error.__context__)
 
 
-def _report(lanes: int, request: GenerationRequest, error: Exception) -> None:
-    reason = "out of memory" if _did_not_fit(error) else str(error).partition("\n")[0]
+def _report(lanes: int, request: GenerationRequest, cause: BaseException) -> None:
+    reason = "out of memory" if is_out_of_memory(cause) else str(cause).partition("\n")[0]
     logger.info("no CUDA graph of %d lanes at %s: %s", lanes, _size(request), reason)

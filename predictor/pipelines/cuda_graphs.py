@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -79,13 +80,17 @@ class CapturedPass:
         self.lanes = example.lanes
         self._arguments = example.map(torch.clone)
         self._graph = torch.cuda.CUDAGraph()
-        with (
-            # If the capture fails, ``torch.cuda.graph`` leaves its own stream as the current one.
-            torch.cuda.stream(torch.cuda.current_stream()),
-            # Other threads, such as that of another model's engine, may allocate meanwhile.
-            torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
-        ):
-            self._prediction = self._arguments.run(unet)
+        try:
+            with (
+                # ``torch.cuda.graph`` leaves its own stream as the current one if a capture fails.
+                torch.cuda.stream(torch.cuda.current_stream()),
+                # Other threads, such as that of another model's engine, may allocate meanwhile.
+                torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
+            ):
+                self._prediction = self._arguments.run(unet)
+        except BaseException:
+            _end_allocation(example.latents.device, pool)
+            raise
 
     def replay(self, given: Pass) -> torch.Tensor:
         """The prediction for a pass of the same form with at most as many lanes."""
@@ -94,6 +99,18 @@ class CapturedPass:
         self._graph.replay()
         # The next replay overwrites it.
         return self._prediction[: given.lanes].clone()
+
+
+def _end_allocation(device: torch.device, pool: Any) -> None:
+    """Stop allocating from the pool after a failed capture.
+
+    ``CUDAGraph.capture_end`` does not reach this if the capture is invalid. Until then, torch's
+    allocator reuses no memory that two streams use.
+    """
+    # It raises if the allocation has ended.
+    with suppress(RuntimeError):
+        torch._C._cuda_endAllocateToPool(device.index or 0, pool)
+        torch._C._cuda_releasePool(device.index or 0, pool)
 
 
 class CudaGraphs:

@@ -71,8 +71,8 @@ class RecordedGraph:
 class FakeDevice:
     """What the fixture records, and what tests may change.
 
-    ``free`` is the free memory in bytes, of which each capture takes ``taken``. ``error`` is raised
-    by captures of more than ``largest`` samples.
+    ``free`` is the free memory in bytes, of which each capture takes ``taken``. ``recording`` are
+    the pools that captures allocate from.
     """
 
     def __init__(self) -> None:
@@ -80,6 +80,7 @@ class FakeDevice:
         self.modes: list[str] = []
         self.searches: list[bool] = []
         self.free, self.taken = 2**30, 0
+        self.recording: list[Any] = []
 
     @contextmanager
     def capture(self, graph: RecordedGraph, pool: Any, capture_error_mode: str) -> Iterator[None]:
@@ -87,11 +88,28 @@ class FakeDevice:
         graph.pool = pool
         self.modes.append(capture_error_mode)
         self.searches.append(torch.backends.cudnn.benchmark)
-        with _Recorder(graph.operations):
-            yield
+        if pool in self.recording:
+            raise RuntimeError("beginAllocateToPool: already recording to mempool_id")
+        self.recording.append(pool)
+        try:
+            with _Recorder(graph.operations):
+                yield
+        except torch.OutOfMemoryError:
+            self.recording.remove(pool)
+            raise
+        except Exception:
+            # The capture is invalid.
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+        self.recording.remove(pool)
         graph.forget()
         self.free -= self.taken
         self.graphs.append(graph)
+
+    def end_allocation(self, device: int, pool: Any) -> None:
+        """``torch._C._cuda_endAllocateToPool``."""
+        if pool not in self.recording:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.recording.remove(pool)
 
     @property
     def replays(self) -> int:
@@ -109,4 +127,6 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (device.free, 2**30))
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", device.end_allocation)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: None)
     return device
