@@ -3,7 +3,8 @@
 ``python -m bench.gpu`` takes at most 8 minutes (``--minutes``). It builds pipelines with the shapes
 of Stable Diffusion 1.5 at 512x512 and SDXL at 1024x1024, in bfloat16 with random weights. Each row
 is printed and written to ``bench/results/gpu.json`` as soon as it is measured, so a run that is
-stopped keeps its rows. Without a GPU it prints a notice and exits.
+stopped keeps its rows. Without a GPU it prints a notice and exits, except with ``--shapes tiny``,
+which tries the benchmark out.
 """
 
 from __future__ import annotations
@@ -15,62 +16,87 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from diffusers import DiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.random_models import stable_diffusion_1_5, stable_diffusion_xl
+from bench.device_times import (
+    Figures,
+    matmul_rate,
+    peak_gib,
+    rate,
+    rates,
+    seconds_of,
+    timed_passes,
+)
+from bench.random_models import stable_diffusion_1_5, stable_diffusion_xl, tiny
 from predictor.engine.batch_searches import Start
-from predictor.engine.capacity import Capacity, first_capacity, step_once
+from predictor.engine.capacity import first_capacity, step_once
 from predictor.engine.step_loop import StepEngine
+from predictor.loading.convolutions import choose_convolutions, set_layout
+from predictor.loading.graph_capture import can_capture, capture_graphs, example_pass
+from predictor.pipelines.cuda_graphs import CudaGraphs
 from predictor.pipelines.stepwise import denoiser_for
+from predictor.pipelines.tuning import Tuning
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
+from predictor.settings import Settings
 
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.json"
-SHAPES = {"sd15-512": (stable_diffusion_1_5, 512), "sdxl-1024": (stable_diffusion_xl, 1024)}
-ROUNDS = 3
-STEPS = 20
+MODES = ("diffusers", "eager", "graphs", "compiled")
 CROWD = 16
-# Steps of the mixed requests, in turn; guidance and scheduler differ between them too.
-MIXED_STEPS = (10, 20, 30, 40, 50)
+# Guidance differs between the mixed requests too.
 MIXED_SCHEDULERS = ("unipc", "euler", "dpmpp_2m", "ddim")
 
-Figures = dict[str, Any]
+Row = tuple[str, Figures]
+
+
+class Model(NamedTuple):
+    """``side`` is in pixels; mixed requests take from half of ``steps`` to 2.5 times as many."""
+
+    build: Callable[[], DiffusionPipeline]
+    side: int
+    steps: int
+
+
+MODELS = {
+    "sd15-512": Model(stable_diffusion_1_5, 512, 20),
+    "sdxl-1024": Model(stable_diffusion_xl, 1024, 20),
+    "tiny": Model(tiny, 64, 2),
+}
 
 
 def main() -> int:
     """Measure row by row until all are done or the time is over."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=8.0, help="start no row after this")
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=MODELS, default=["sd15-512", "sdxl-1024"])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() and options.shapes != ["tiny"]:
         print("torch finds no GPU here; nothing is measured")
         return 0
     deadline = time.monotonic() + 60 * options.minutes
+    multiplies = matmul_rate()
     result: Figures = {
-        "device": torch.cuda.get_device_name(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "torch": torch.__version__,
-        "matmul_tflops": round(_matmul_rate() / 1e12, 1),
+        "matmul_tflops": round(multiplies / 1e12, 1),
     }
     for name in options.shapes:
         result[name] = {}
-        build, side = SHAPES[name]
-        shape = Shape(build, side)
-        for row, figures in shape.rows():
+        shape = Shape(MODELS[name], multiplies)
+        for row, figures in shape.rows(options.modes):
             result[name][row] = figures
             print(f"{name} {row} {json.dumps(figures)}", flush=True)
-            RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+            if torch.cuda.is_available():
+                device = {"device": torch.cuda.get_device_name()}
+                RESULTS.write_text(json.dumps(device | result, indent=1) + "\n")
             if time.monotonic() > deadline:
                 print("the time is over")
                 return 0
@@ -81,17 +107,18 @@ def main() -> int:
 
 
 class Shape:
-    """One pipeline on the GPU, and what is measured with it."""
+    """One pipeline on the device, and what is measured with it."""
 
-    def __init__(self, build: Callable[[], DiffusionPipeline], side: int) -> None:
+    def __init__(self, model: Model, matmul_rate: float) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(0)
-        torch.cuda.reset_peak_memory_stats()
-        with torch.device("cuda"):
-            built = build()
-        built = built.to("cuda", torch.bfloat16)
+        with torch.device(device):
+            built = model.build()
+        built = built.to(device, torch.bfloat16 if device == "cuda" else torch.float32)
         built.set_progress_bar_config(disable=True)
-        defaults = GenerationDefaults(side, side, STEPS, 7.5, "unipc")
+        defaults = GenerationDefaults(model.side, model.side, model.steps, 7.5, "unipc")
         profile = ModelProfile("random", defaults, 8, MIXED_SCHEDULERS)
+        self._matmul_rate = matmul_rate
         self._pipeline = DiffusersPipeline(built, profile)
         self._denoiser = denoiser_for(self._pipeline)
         self._request = profile.default_request("a red circle")
@@ -99,124 +126,148 @@ class Shape:
             replace(
                 self._request,
                 seed=seed,
-                num_inference_steps=MIXED_STEPS[seed % len(MIXED_STEPS)],
+                num_inference_steps=model.steps * (1 + seed % 5) // 2,
                 scheduler=MIXED_SCHEDULERS[seed % len(MIXED_SCHEDULERS)],
                 guidance_scale=5.0 + seed % 4,
             )
             for seed in range(CROWD)
         ]
+        self._flops = 0
 
-    def rows(self) -> Iterator[tuple[str, Figures]]:
+    def rows(self, modes: list[str]) -> Iterator[Row]:
         """Each row and its figures; rates are in pictures a second."""
-        unet = self._pipeline.diffusers.unet
         # Before compilation, which hides the modules from the counter.
-        flops = _flops_of_a_guided_step(self._pipeline)
-        yield "unet", {"tflop_a_guided_step": round(flops / 1e12, 3)}
-        yield "diffusers eager", self._diffusers_alone()
-        yield "diffusers one after another, 16 mixed", self._one_after_another()
-        capacity = first_capacity(self._denoiser, self._request, Start(2, largest=64))
-        with self._engine(capacity) as engine:
-            self._crowd(engine, self._mixed)
-            lanes, decode = capacity.lanes, capacity.steps_per_decode
-            yield "capacity", {"lanes": lanes, "steps_per_decode": decode}
-            yield "ours eager", self._lone(engine)
-            yield "ours eager, 16 mixed", self._crowd(engine, self._mixed)
-            crowd = [replace(self._request, seed=seed) for seed in range(CROWD)]
-            figures = self._crowd(engine, crowd)
-            # A lower bound of the UNet's rate: the time includes text encoding and decoding.
-            rate = figures["pictures_a_second"] * STEPS * flops
-            yield "ours eager, 16 alike", figures | {"achieved_tflops": round(rate / 1e12, 1)}
-            yield "a turn of 16 alike", self._turn(engine)
-        yield "memory", {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
-        seconds = _seconds(lambda: unet.compile() or self._diffusers_alone())
-        torch.compiler.set_stance("default")
-        yield "diffusers compiled", self._diffusers_alone() | {"compile_seconds": round(seconds)}
-        seconds = _seconds(self._compile_for_the_engine)
-        with self._engine(capacity) as engine:
-            yield "ours compiled", self._lone(engine) | {"compile_seconds": round(seconds)}
-            yield "ours compiled, 16 mixed", self._crowd(engine, self._mixed)
+        self._flops = _flops_of_a_guided_step(self._pipeline)
+        yield "unet", {"tflop_a_guided_step": round(self._flops / 1e12, 6)}
+        if "diffusers" in modes:
+            self._start_over()
+            yield "diffusers", self._diffusers_alone()
+            yield "diffusers, 16 mixed one after another", self._one_after_another()
+            yield "diffusers, memory", {"peak_gib": peak_gib()}
+        if "eager" in modes:
+            yield from self._ours("eager", dict)
+        if "graphs" in modes:
+            yield from self._ours("graphs", self._capture)
+        if "compiled" in modes:
+            self._start_over()
+            self._pipeline.diffusers.unet.compile()
+            seconds = seconds_of(lambda: _own_calls(self._pipeline, [self._request]))
+            yield "diffusers compiled", self._diffusers_alone() | {"start_s": round(seconds)}
+            yield from self._ours("compiled", self._compile)
 
-    @contextmanager
-    def _engine(self, capacity: Capacity) -> Iterator[StepEngine]:
+    def _ours(self, mode: str, prepare: Callable[[], Figures]) -> Iterator[Row]:
+        """The rows of the step loop after ``prepare``."""
+        self._start_over()
+        started = time.perf_counter()
+        found = prepare()
+        seconds = round(time.perf_counter() - started, 1)
+        capacity = first_capacity(self._denoiser, self._request, Start(2, largest=64))
         engine = StepEngine(self._denoiser, capacity, max_queue_length=1_000)
         try:
-            yield engine
+            # The engine learns how many lanes pay off.
+            self._crowd(engine, self._mixed)
+            figures = {"lanes": capacity.lanes, "steps_per_decode": capacity.steps_per_decode}
+            yield f"ours {mode}, start", {"start_s": seconds} | found | figures
+            yield f"ours {mode}", rates(lambda: _together(engine, [self._request]), 1)
+            yield f"ours {mode}, 16 mixed", self._crowd(engine, self._mixed)
+            for users in (1, CROWD):
+                yield f"ours {mode}, a turn of {users}", self._turn(engine, users)
         finally:
             engine.close()
+        yield f"ours {mode}, memory", {"peak_gib": peak_gib()}
 
-    def _compile_for_the_engine(self) -> None:
-        """As ``predictor.loading.compilation`` does."""
+    def _start_over(self) -> None:
+        """Forget graphs, compiled code and the peak of the memory."""
         torch._dynamo.reset()
+        torch.compiler.set_stance("default")
+        self._pipeline.diffusers.unet._compiled_call_impl = None
+        set_layout(self._pipeline.diffusers.unet, channels_last=False)
+        self._pipeline.graphs = CudaGraphs()
+        self._pipeline.tuning = Tuning()
+        self._denoiser = denoiser_for(self._pipeline)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def _capture(self) -> Figures:
+        """As ``predictor.loading.engine`` does; the differences of graphs from eager passes."""
+        if not can_capture(self._pipeline):
+            return {"graphs": {}}
+        settings, unet = Settings(), self._pipeline.diffusers.unet
+        convolutions = choose_convolutions(self._pipeline, self._denoiser, settings)
+        set_layout(unet, channels_last=convolutions.channels_last)
+        kept = capture_graphs(
+            self._pipeline, self._denoiser, settings, searches=convolutions.searches
+        )
+        (lanes,) = kept.values()
+        differences = {one: self._difference(one) for one in lanes}
+        return convolutions._asdict() | {"graphs": differences}
+
+    @torch.inference_mode()
+    def _difference(self, lanes: int) -> float:
+        """The largest difference of a graph from an eager pass, of its largest value."""
+        example = example_pass(self._pipeline, self._denoiser, self._request).resized(lanes)
+        given = example.map(lambda one: torch.randn_like(one) * one.abs().amax())
+        eager = given.run(self._pipeline.diffusers.unet).float()
+        replayed = self._pipeline.graphs.run(self._pipeline.diffusers.unet, given).float()
+        return float((replayed - eager).abs().amax() / eager.abs().amax())
+
+    def _compile(self) -> Figures:
+        """As ``predictor.loading.compilation`` does, and then graphs of the compiled code."""
+        self._pipeline.tuning = Tuning(compile=True)
         self._pipeline.diffusers.unet.compile(dynamic=True)
         for lanes in (2, 1):
             step_once(self._denoiser, self._request, lanes)
-        torch.cuda.synchronize()
         torch.compiler.set_stance("eager_on_recompile")
+        return self._capture()
 
     def _diffusers_alone(self) -> Figures:
-        return _rates(lambda: _own_calls(self._pipeline, [self._request]), 1)
+        return rates(lambda: _own_calls(self._pipeline, [self._request]), 1)
 
     def _one_after_another(self) -> Figures:
-        return _rates(lambda: _own_calls(self._pipeline, self._mixed), CROWD, rounds=1)
-
-    def _lone(self, engine: StepEngine) -> Figures:
-        return _rates(lambda: _together(engine, [self._request]), 1)
+        seconds = seconds_of(lambda: _own_calls(self._pipeline, self._mixed))
+        return rate(CROWD, seconds)
 
     def _crowd(self, engine: StepEngine, requests: list[GenerationRequest]) -> Figures:
-        return _rates(partial(_together, engine, requests), len(requests), rounds=2)
+        # Selects kernels and allocates memory.
+        _together(engine, [replace(one, num_inference_steps=2) for one in requests])
+        return rate(len(requests), seconds_of(lambda: _together(engine, requests)))
 
-    def _turn(self, engine: StepEngine) -> Figures:
-        """Milliseconds of a turn inside the UNet and outside.
+    def _turn(self, engine: StepEngine, users: int) -> Figures:
+        """Milliseconds of a turn in the UNet and outside, and the FLOP/s of the UNet.
 
-        The difference between requests of 30 and of 10 steps leaves out text and decoding.
+        The difference between requests of many and of few steps leaves out text and decoding.
         """
-        (short, short_unet), (long, long_unet) = (self._timed(engine, steps) for steps in (10, 30))
-        turn, unet = (long - short) / 20, (long_unet - short_unet) / 20
+        steps = self._request.num_inference_steps
+        few = max(1, steps // 5)
+        short, long = (self._timed(engine, users, number) for number in (few, steps))
+        turn, unet = ((long[n] - short[n]) / (steps - few) for n in (0, 1))
+        flops = long.lanes * self._flops / 2 / (long.unet_ms / 1000)
         return {
-            "turn_ms": round(turn, 2),
-            "unet_ms": round(unet, 2),
-            "outside_ms": round(turn - unet, 2),
-        }
+            "turn_ms": round(turn, 3),
+            "unet_ms": round(unet, 3),
+            "outside_ms": round(turn - unet, 3),
+            "achieved_tflops": round(flops / 1e12, 6),
+            "of_matmul": round(flops / self._matmul_rate, 3),
+        } | rate(users, long.total_ms / 1000)
 
-    def _timed(self, engine: StepEngine, steps: int) -> tuple[float, float]:
-        """Milliseconds of a crowd, and those between the start and the end of each UNet pass."""
-        events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        unet = self._pipeline.diffusers.unet
-
-        def before(*_: object) -> None:
-            events.append((_event(), _event()))
-            events[-1][0].record()
-
-        hooks = [
-            unet.register_forward_pre_hook(before),
-            unet.register_forward_hook(lambda *_: events[-1][1].record()),
-        ]
+    def _timed(self, engine: StepEngine, users: int, steps: int) -> Timed:
         crowd = [
-            replace(self._request, seed=seed, num_inference_steps=steps) for seed in range(CROWD)
+            replace(self._request, seed=seed, num_inference_steps=steps) for seed in range(users)
         ]
-        seconds = _seconds(lambda: _together(engine, crowd))
-        for hook in hooks:
-            hook.remove()
-        return 1000 * seconds, sum(start.elapsed_time(end) for start, end in events)
+        with timed_passes(self._pipeline.graphs) as passes:
+            seconds = seconds_of(lambda: _together(engine, crowd))
+        unet_ms = sum(one.milliseconds for one in passes)
+        return Timed(1000 * seconds, unet_ms, sum(one.lanes for one in passes))
 
 
-def _rates(work: Callable[[], object], pictures: int, rounds: int = ROUNDS) -> Figures:
-    """The median of ``rounds`` after a warm-up, which selects kernels."""
-    work()
-    seconds = median(_seconds(work) for _ in range(rounds))
-    return {"pictures_a_second": round(pictures / seconds, 3), "seconds": round(seconds, 4)}
+class Timed(NamedTuple):
+    """A crowd: its milliseconds, those of the UNet, and the lanes of all passes."""
 
-
-def _seconds(work: Callable[[], object]) -> float:
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    total_ms: float
+    unet_ms: float
+    lanes: int
 
 
 def _own_calls(pipeline: DiffusersPipeline, requests: list[GenerationRequest]) -> None:
@@ -239,16 +290,6 @@ def _flops_of_a_guided_step(pipeline: DiffusersPipeline) -> int:
         _own_calls(pipeline, [request])
     counts = counter.get_flop_counts()
     return sum(counts.get(type(pipeline.diffusers.unet).__name__, {}).values())
-
-
-def _matmul_rate() -> float:
-    """FLOP/s of a large bfloat16 matrix product that fits every GPU."""
-    size = 8192
-    left = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
-    for _ in range(3):
-        left @ left
-    seconds = _seconds(lambda: [left @ left for _ in range(20)])
-    return 20 * 2 * size**3 / seconds
 
 
 if __name__ == "__main__":

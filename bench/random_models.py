@@ -51,6 +51,20 @@ def stable_diffusion_xl() -> DiffusionPipeline:
     return _stable_diffusion_xl(1024, (320, 640, 1280), (1, 2, 10), (12, 32))
 
 
+def tiny() -> DiffusionPipeline:
+    """A pipeline of 64x64 pixels to try a benchmark out; its figures mean nothing."""
+    unet = {
+        "sample_size": 8,
+        "block_out_channels": (32, 64),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 64,
+    }
+    return _stable_diffusion(unet, text_width=64, vae_channels=[16, 16, 16, 16])
+
+
 def decoder_of_stable_diffusion() -> DiffusionPipeline:
     """The decoder of Stable Diffusion 1.5 behind a UNet of 25 M weights, 192x192 pixels."""
     return _stable_diffusion(

@@ -81,6 +81,12 @@ PLAN_FALLBACKS = Counter(
     "by one; by the scheduler's name in the API.",
     ["scheduler"],
 )
+FORWARD_PASSES = Counter(
+    "diffusion_forward_passes",
+    "Forward passes of the UNet in the step loop, including those at start: graph (a replayed CUDA "
+    "graph) or eager.",
+    ["how"],
+)
 MODEL_LOADS = Counter(
     "diffusion_model_loads",
     "Model loads, by outcome.",
@@ -95,7 +101,7 @@ MODEL_LOAD_SECONDS = Histogram(
 MODEL_UNLOADS = Counter("diffusion_model_unloads", "Models removed from memory.", ["model_name"])
 MODEL_BYTES = Gauge(
     "diffusion_model_bytes",
-    "Size of the model's weights; 0 while it is not in memory.",
+    "Size of the model's weights and CUDA graphs; 0 while it is not in memory.",
     ["model_name"],
 )
 LOAD_WAITERS = Gauge(
@@ -186,5 +192,7 @@ class EngineCollector(Collector):
 for _reason in get_args(Refusal):
     # At 0, like the series of a model.
     REFUSED.labels(_reason)
+for _how in ("graph", "eager"):
+    FORWARD_PASSES.labels(_how)
 ENGINES = EngineCollector()
 REGISTRY.register(ENGINES)

@@ -75,9 +75,10 @@ class Settings(BaseSettings):
         description="Keep the weights in CPU memory and move them to the GPU when needed: one "
         "component at a time (`model`, slower) or one layer at a time (`sequential`, much slower).",
     )
-    channels_last: bool = Field(
-        default=False,
-        description="Use the channels-last memory format, which suits tensor cores.",
+    channels_last: bool | None = Field(
+        default=None,
+        description="Use the channels-last memory format, which suits tensor cores. If unset, a "
+        "server with a GPU measures at start whether it is faster for the UNet.",
     )
     fused_qkv: bool = Field(
         default=False,
@@ -97,7 +98,12 @@ class Settings(BaseSettings):
         default="",
         pattern=r"^(\d+x\d+(,\d+x\d+)*)?$",
         description="The sizes to compile for, as `512x512,768x512`; other sizes run uncompiled. "
-        "Empty means the model's native size.",
+        "Empty means the model's native size. CUDA graphs are captured for these sizes too.",
+    )
+    cuda_graphs: Literal["auto", "off"] = Field(
+        default="auto",
+        description="`auto` captures CUDA graphs of the UNet before the model is ready, on a GPU "
+        "and for batches that are faster that way (docs/memory.md). `off` captures none.",
     )
     cache_dir: Path | None = Field(
         default=None,

@@ -184,11 +184,11 @@ def first_capacity(denoiser: Denoiser, request: GenerationRequest, start: Start)
     """A capacity that begins with ``start`` and the seconds of a picture like ``request``."""
     lanes = _guided_lanes(denoiser, request)
     latents = lanes[0].denoising.latents
-    seconds = _seconds(lambda: denoiser.predict(lanes))
+    seconds = shortest_seconds(lambda: denoiser.predict(lanes))
     return Capacity(
         lanes=start.best,
         latent_pixels=latents.shape[-1] * latents.shape[-2],
-        steps_per_decode=_seconds(lambda: denoiser.decode(latents)) / seconds,
+        steps_per_decode=shortest_seconds(lambda: denoiser.decode(latents)) / seconds,
         lane_seconds=seconds / 2,
         start=start,
     )
@@ -207,7 +207,7 @@ def _guided_lanes(denoiser: Denoiser, request: GenerationRequest) -> list[Lane]:
     return [Lane(denoising, model_input, one) for one in conditioning]
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def shortest_seconds(work: Callable[[], object]) -> float:
     """The shorter of two runs, or the second one if it takes more than half a second."""
     # The first run of a new size selects kernels and allocates memory.
     work()

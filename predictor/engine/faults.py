@@ -10,6 +10,9 @@ logger = logging.getLogger(__name__)
 
 # torch has no error class of its own for CPU memory (c10/core/impl/alloc_cpu.cpp).
 _CPU_ALLOCATOR = "DefaultCPUAllocator"
+# The message of cudaErrorStreamCaptureUnsupported: while any thread captures a graph, such as for a
+# model that loads, no thread can wait for the whole device.
+_CAPTURING = "stream is capturing"
 
 
 class DeviceLostError(Exception):
@@ -39,7 +42,8 @@ def device_fault() -> str:
     try:
         torch.cuda.synchronize()
     except Exception as error:
-        return str(error).partition("\n")[0]
+        fault = str(error).partition("\n")[0]
+        return "" if _CAPTURING in fault else fault
     return ""
 
 

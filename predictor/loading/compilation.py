@@ -45,7 +45,7 @@ def compile_denoiser(
     """
     if not loaded.tuning.compile:
         return
-    requests = _requests(loaded, settings)
+    requests = shape_requests(loaded, settings)
     started = time.perf_counter()
     denoiser = denoiser_of(loaded.diffusers)
     assert denoiser is not None
@@ -64,8 +64,12 @@ def compile_denoiser(
     logger.info("compiled the denoiser in %.0f s", time.perf_counter() - started)
 
 
-def _requests(loaded: DiffusersPipeline, settings: Settings) -> list[GenerationRequest]:
-    """Return a request for each size to compile."""
+def shape_requests(loaded: DiffusersPipeline, settings: Settings) -> list[GenerationRequest]:
+    """Return the default request at each of ``compile_shapes``, or at the default size.
+
+    Raises:
+        ModelLoadError: requests may not have one of the sizes.
+    """
     default = loaded.profile.default_request("warm-up")
     sizes = [size.split("x") for size in settings.compile_shapes.split(",") if size]
     requests = [replace(default, width=int(width), height=int(height)) for width, height in sizes]

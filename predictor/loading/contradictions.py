@@ -14,7 +14,8 @@ class Facts:
     """The environment of the settings. The defaults apply until the model is read.
 
     ``dtype`` is torch's name without ``torch.``. ``compile_shapes`` is the setting.
-    ``has_networks`` is true if the model has a refiner or ControlNets.
+    ``has_networks`` is true if the model has a refiner or ControlNets, ``has_graphs`` if CUDA
+    graphs may be captured.
     """
 
     tuning: Tuning
@@ -25,6 +26,7 @@ class Facts:
     has_adapters: bool = False
     has_networks: bool = False
     compile_shapes: str = ""
+    has_graphs: bool = False
     can_compile: bool = True
     can_slice_attention: bool = True
     can_fuse_qkv: bool = True
@@ -100,9 +102,11 @@ CONTRADICTIONS = (
         "--build-arg APT_PACKAGES=g++, or set compile=false",
     ),
     Contradiction(
-        lambda facts: bool(facts.compile_shapes) and not facts.tuning.compile,
-        "compile_shapes={compile_shapes} requires compile=true: set compile=true, or leave "
-        "compile_shapes empty",
+        lambda facts: (
+            bool(facts.compile_shapes) and not facts.tuning.compile and not facts.has_graphs
+        ),
+        "compile_shapes={compile_shapes} requires compile=true, or a GPU and cuda_graphs=auto: set "
+        "compile=true, or leave compile_shapes empty",
     ),
     Contradiction(
         lambda facts: facts.tuning.compile and not facts.can_compile,

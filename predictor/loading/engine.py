@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,13 @@ from pathlib import Path
 from predictor.engine import Engine
 from predictor.engine.batch_searches import Start
 from predictor.engine.capacity import first_capacity, step_once
+from predictor.engine.interfaces import Denoiser
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import ModelLoadError
 from predictor.loading.compilation import compile_denoiser
+from predictor.loading.convolutions import Convolutions, choose_convolutions, set_layout
+from predictor.loading.graph_capture import can_capture, capture_graphs
 from predictor.loading.model_cache import ModelCache
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import WARM_UP_STEPS, DiffusersPipeline
@@ -31,6 +35,7 @@ class Learned:
     def __init__(self) -> None:
         self._batches: dict[Path, int] = {}
         self._caches: dict[Path, ModelCache] = {}
+        self._convolutions: dict[Path, Convolutions] = {}
 
     def use(self, folder: Path, cache: ModelCache) -> None:
         """Start the model from the cache, and keep there what its engine learns."""
@@ -42,6 +47,12 @@ class Learned:
         """Where the engine of the model begins: with ``first`` if nothing is known."""
         known = self._batches.get(folder)
         return Start(*(known or first, largest), known is not None, partial(self._note, folder))
+
+    def convolutions(self, folder: Path, measure: Callable[[], Convolutions]) -> Convolutions:
+        """How the convolutions of the UNet run fastest, measured once."""
+        if folder not in self._convolutions:
+            self._convolutions[folder] = measure()
+        return self._convolutions[folder]
 
     def _note(self, folder: Path, batch: int) -> None:
         if self._batches.get(folder) == batch:
@@ -77,6 +88,8 @@ def _open_step_engine(
     denoiser = denoiser_for(pipeline)
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
+    if can_capture(pipeline):
+        _speed_up(pipeline, denoiser, folder, settings, learned)
     request = pipeline.profile.default_request("warm-up")
     start = learned.start(folder, first=2, largest=settings.max_lanes)
     engine = StepEngine(
@@ -90,6 +103,20 @@ def _open_step_engine(
     denoiser.prepare(request)
     _make_picture(engine, pipeline.warm_up_request())
     return engine
+
+
+def _speed_up(
+    pipeline: DiffusersPipeline,
+    denoiser: Denoiser,
+    folder: Path,
+    settings: Settings,
+    learned: Learned,
+) -> None:
+    """Set how the UNet's convolutions run, then capture its passes."""
+    measure = partial(choose_convolutions, pipeline, denoiser, settings)
+    convolutions = learned.convolutions(folder, measure)
+    set_layout(pipeline.diffusers.unet, channels_last=convolutions.channels_last)
+    capture_graphs(pipeline, denoiser, settings, searches=convolutions.searches)
 
 
 def _open_whole_batch_engine(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Loaded(NamedTuple):
-    """A warm engine, the profile of its model, and the memory of its weights in bytes."""
+    """A warm engine, the profile of its model, and the bytes of its weights and CUDA graphs."""
 
     engine: Engine
     profile: ModelProfile
@@ -72,7 +72,7 @@ def load(
     engine = CompositeEngine(open_engine(pipeline, checkpoint.folder, settings, learned))
     if cache is not None:
         threading.Thread(target=cache.publish, name="cache", daemon=True).start()
-    size = memory.tensor_bytes(pipeline.diffusers)
+    size = memory.tensor_bytes(pipeline.diffusers) + pipeline.graphs.memory_bytes
     return Loaded(ReviewedEngine(engine, layers), pipeline.profile, size)
 
 

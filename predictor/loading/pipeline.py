@@ -101,6 +101,7 @@ def _facts(
         has_adapters=checkpoint.has(ADAPTERS_FOLDER_NAME),
         has_networks=any(checkpoint.has(name) for name in _NETWORKS),
         compile_shapes=settings.compile_shapes,
+        has_graphs=device.type == "cuda" and settings.cuda_graphs != "off",
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from predictor.engine.denoising import Denoising, Steps
+from predictor.pipelines.cuda_graphs import Pass
 from predictor.pipelines.decoder import DecodedPicture, Decoder, picture_of
 from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import Start, begin_image_to_image, begin_inpainting
@@ -52,6 +53,7 @@ class StableDiffusionDenoiser:
         self._pipeline: Any = loaded.diffusers
         self._adapters = loaded.adapters
         self._controlnets = loaded.controlnets
+        self._graphs = loaded.graphs
         self._device = loaded.device
         self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = self._pipeline.unet.dtype
@@ -124,7 +126,7 @@ class StableDiffusionDenoiser:
         self._adapters.use(kind.adapters, ("unet",))
         latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
         timesteps = torch.stack([lane.denoising.device_timestep for lane in lanes])
-        conditions = {
+        conditions: dict[str, Any] = {
             "encoder_hidden_states": torch.stack([lane.conditioning[0] for lane in lanes]),
             "added_cond_kwargs": self._added_conditions(lanes),
         }
@@ -132,10 +134,10 @@ class StableDiffusionDenoiser:
         if kind.controlnet is not None:
             controlnet = self._controlnets[kind.controlnet]
             residuals = controlnet.residuals(lanes, latents, timesteps, conditions)
-        prediction: torch.Tensor = self._pipeline.unet(
-            latents, timesteps, **conditions, **residuals, return_dict=False
-        )[0]
-        return prediction
+        arguments = Pass(latents, timesteps, *conditions.values())
+        return self._graphs.run(
+            self._pipeline.unet, arguments, residuals, is_adapted=bool(kind.adapters)
+        )
 
     def decode(self, latents: torch.Tensor) -> list[DecodedPicture]:
         """See ``Denoiser.decode``."""

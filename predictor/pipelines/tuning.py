@@ -57,7 +57,7 @@ def tune(settings: Settings, preset: str, savings: Savings) -> Tuning:
         ),
         # xformers is slower than PyTorch's own attention on current GPUs.
         attention="sdpa" if settings.attention == "auto" else settings.attention,
-        channels_last=settings.channels_last,
+        channels_last=bool(settings.channels_last),
         fused_qkv=settings.fused_qkv,
         tf32=settings.tf32,
         compile=settings.compile,

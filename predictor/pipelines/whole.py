@@ -16,6 +16,7 @@ from predictor.engine.interfaces import StepListener
 from predictor.errors import ModelLoadError
 from predictor.pipelines.adapters import Adapters
 from predictor.pipelines.controlnet import ControlNets
+from predictor.pipelines.cuda_graphs import CudaGraphs
 from predictor.pipelines.prompts import TruncationWarnings, windows
 from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.signature import parameters
@@ -51,6 +52,7 @@ class DiffusersPipeline:
         self.refiner = refiner
         self.adapters = Adapters(pipeline, adapter_files)
         self.controlnets = controlnets or ControlNets()
+        self.graphs = CudaGraphs()
         self._profile = replace(
             profile, adapters=self.adapters.names, controlnets=self.controlnets.names
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from statistics import median
 import pytest
 import torch
 
+from bench import gpu
 from bench.figures import percentile, ratios, summary
 from bench.load import Outcome, Run
 from bench.overload import goodput, overload
@@ -78,6 +80,29 @@ def test_the_figures_of_an_overload() -> None:
 
 def test_the_speed_tables_match_the_results() -> None:
     assert document_figures(["--check"]) == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_gpu_bench_prints_its_rows_for_a_tiny_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    modes = ["eager", "graphs"]
+    monkeypatch.setattr(sys, "argv", ["gpu", "--shapes", "tiny", "--modes", *modes])
+
+    assert gpu.main() == 0
+
+    lines = [line.partition(" {") for line in capsys.readouterr().out.splitlines()]
+    rows = {name: json.loads("{" + figures) for name, _, figures in lines}
+    ours = ["", ", 16 mixed", ", a turn of 1", ", a turn of 16", ", memory"]
+    expected = ["unet"]
+    for mode in modes:
+        expected += [f"ours {mode}, start", *(f"ours {mode}{row}" for row in ours)]
+    assert list(rows) == [f"tiny {name}" for name in expected]
+    # The figures themselves mean nothing on a busy CPU.
+    assert rows["tiny ours eager, a turn of 16"].keys() == {
+        *("turn_ms", "unet_ms", "outside_ms", "achieved_tflops", "of_matmul"),
+        *("pictures_a_second", "seconds"),
+    }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

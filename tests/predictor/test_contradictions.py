@@ -75,6 +75,7 @@ def test_each_contradiction_stops_startup(contradiction: Any, case: tuple[Facts,
         replace(GPU, tuning=Tuning(channels_last=True, fused_qkv=True, tf32=True, compile=True)),
         replace(GPU, tuning=Tuning(attention="xformers", compile=True)),
         replace(CPU, tuning=Tuning(attention="sliced", channels_last=True)),
+        replace(GPU, compile_shapes="64x64", has_graphs=True),
     ],
 )
 def test_compatible_settings_are_accepted(facts: Facts) -> None:

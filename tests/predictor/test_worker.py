@@ -178,6 +178,24 @@ def lost_gpu(monkeypatch: pytest.MonkeyPatch) -> torch.AcceleratorError:
     return error
 
 
+def test_a_gpu_that_captures_a_graph_is_not_lost(
+    denoiser: FakeDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capturing = torch.AcceleratorError(
+        "CUDA error: operation not permitted when stream is capturing\nand a stack"
+    )
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", raising(capturing))
+    engine, own = step_engine(denoiser), denoiser.predict
+    denoiser.predict = raising(RuntimeError("only this request"))  # type: ignore[method-assign]
+    failed = outcome(engine)
+    denoiser.predict = own  # type: ignore[method-assign]
+
+    assert isinstance(failed, GenerationFailedError)
+    assert not isinstance(outcome(engine), Exception)
+    engine.close()
+
+
 @pytest.mark.parametrize("name", ["begin", "predict", "decode", "finish"])
 def test_a_lost_gpu_ends_the_step_engine(
     denoiser: FakeDenoiser, lost_gpu: Exception, name: str
