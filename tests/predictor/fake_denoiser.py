@@ -127,7 +127,7 @@ class Scene:
         """Submit, and wait until the engine has every request that is not answered yet."""
         tasks = self.submit(*requests)
         async with asyncio.timeout(5):
-            while sum(self.engine.state[:2]) < sum(not task.done() for task in self._tasks):
+            while sum(self.engine.state[:2]) < sum(not task.done() for task in self._tasks):  # noqa: ASYNC110 - no event to wait for
                 await asyncio.sleep(0.001)
         return tasks
 
