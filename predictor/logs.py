@@ -36,6 +36,7 @@ _SERVER_LOGGERS = (KSERVE_LOGGER_NAME, KSERVE_TRACE_LOGGER_NAME, "uvicorn")
 _FLOODS = (
     ("asyncio", "socket.accept() out of system resource"),
     ("predictor.edge.connection", "closed a new connection"),
+    ("predictor.edge.connection", "closed the oldest silent connection"),
 )
 _FLOOD_SECONDS = 60.0
 _LIBRARY_LOGGERS = ("diffusers", "transformers")

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -59,7 +60,8 @@ class ReloadedFile(Generic[Content]):
         """The content of the file, or the last good one."""
         with self._lock:
             if time.monotonic() >= self._read_at + _SECONDS_BETWEEN_READS:
-                self._read_again()
+                # Without the request that happens to read it: the log would blame that request.
+                Context().run(self._read_again)
             return self._content
 
     def _read_again(self) -> None:

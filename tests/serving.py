@@ -24,6 +24,17 @@ ROOT = Path(__file__).resolve().parent.parent
 MODEL_NAME = "stable-diffusion"
 Found = TypeVar("Found")
 PREDICT = f"/v1/models/{MODEL_NAME}:predict"
+# Takes a moment, and minutes.
+SHORT: dict[str, Any] = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
+LONG: dict[str, Any] = {
+    "prompt": "a red star",
+    "parameters": {
+        "num_inference_steps": 150,
+        "width": 128,
+        "height": 128,
+        "num_images_per_prompt": 12,
+    },
+}
 
 
 @dataclass

@@ -204,7 +204,9 @@ def _check_length(response: httpx2.Response, file: RemoteFile, offset: int) -> i
     elif response.status_code == 206:
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != offset:
-            raise NetworkError(f"{_host(response)} answered with a range that was not requested")
+            # Without a range in the request there is nothing to fall back to.
+            kind = RangeRefusedError if offset else TransientError
+            raise kind(f"{_host(response)} answered with a range that was not requested")
         start, total = offset, found[2]
     is_page = response.headers.get("Content-Type", "").lower().startswith("text/html")
     if is_page and total != str(file.size):

@@ -10,13 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from predictor.edge.descriptors import most_connections
+from predictor.edge.half_close import ResetPoll, ResponseTransport, closes_own_side
+from predictor.edge.read_clock import READ_SECONDS, ReadClock
+from predictor.edge.silent_connections import SILENT
 from predictor.edge.upgrade import head_without_upgrade
 
 logger = logging.getLogger(__name__)
@@ -30,14 +34,14 @@ MAX_HEAD_BYTES = 65_536
 MAX_URL_BYTES = 8_192
 # The default of Envoy, https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/core/v3/protocol.proto
 MAX_HEADERS = 100
-# For the first byte of the first request, for the headers, and for each pause in the body.
-READ_SECONDS = 20.0
-# A body gets one more second for each of these.
-_BODY_BYTES_PER_SECOND = 4_096
+# Requests that wait for an earlier one on the same connection. The rest is parsed after responses.
+MAX_PIPELINED = 32
+# Bounds how many requests a piece adds to them.
+_PIECE_BYTES = 2_048
 # How long to discard what a refused client still sends, so that it reads the response (RFC 9112,
 # section 9.6).
 _LINGER_SECONDS = 5.0
-_RESET_POLL_SECONDS = 0.1
+_LATE = f"the request was not complete after {READ_SECONDS:g} s of waiting"
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -52,36 +56,53 @@ class BoundedConnection(HttpToolsProtocol):
         # Received bytes that are neither part of a body nor of a complete head.
         self._unparsed_bytes = 0
         self._has_progress = False
-        self._deadline: asyncio.TimerHandle | None = None
-        self._made = self._began = self._received = 0.0
-        self._body_bytes = 0
-        self._timers: list[asyncio.TimerHandle] = []
+        self._made = 0.0
+        self._clock = ReadClock(
+            self.loop,
+            is_paused=lambda: self.flow.read_paused,
+            is_answered=self._is_answered,
+            on_late=partial(self._refuse, 408, _LATE),
+        )
+        # Received bytes that are not parsed yet, because too many requests wait.
+        self._held = b""
+        # These end what the connection has started.
+        self._stops: list[Callable[[], None]] = [self._clock.stop]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Close the connection if too many are open, or later if no request arrives."""
+        """Make room if too many are open; close the connection later if no request arrives."""
         super().connection_made(transport)
         if len(self.connections) > (most := most_connections()):
-            logger.warning("closed a new connection: %d are open already", most)
-            self._is_ended = True
-            transport.abort()
-            return
+            if not SILENT.close_oldest():
+                logger.warning("closed a new connection: %d are open already", most)
+                self._is_ended = True
+                transport.abort()
+                return
+            logger.warning("closed the oldest silent connection: %d are open already", most)
         self._made = self.loop.time()
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers."""
         super().connection_lost(exc)
-        self._stop_deadline()
-        for timer in self._timers:
-            timer.cancel()
+        SILENT.discard(self)
+        for stop in self._stops:
+            stop()
 
     def data_received(self, data: bytes) -> None:
-        """Parse in pieces that fit into the bound, which keeps the work linear."""
+        """Parse what the client sends, unless too many requests wait."""
         self._unset_keepalive_if_required()
-        self._received = self.loop.time()
-        position = 0
-        while position < len(data) and not self._is_ended:
-            piece = data[position : position + MAX_HEAD_BYTES - self._unparsed_bytes]
+        self._clock.note_data()
+        self._held += data
+        self._parse_held()
+        if not self._is_ended and not self._clock.is_running and self._is_answered():
+            self._await_request()
+
+    def _parse_held(self) -> None:
+        """Parse in pieces that fit into the bounds, which keeps the work linear."""
+        data, position = self._held, 0
+        while position < len(data) and not self._is_ended and len(self.pipeline) < MAX_PIPELINED:
+            length = min(_PIECE_BYTES, MAX_HEAD_BYTES - self._unparsed_bytes)
+            piece = data[position : position + length]
             position += len(piece)
             self._has_progress = False
             self._parse(piece)
@@ -89,8 +110,9 @@ class BoundedConnection(HttpToolsProtocol):
             if self._unparsed_bytes >= MAX_HEAD_BYTES:
                 reason = f"the request headers are longer than {MAX_HEAD_BYTES} bytes"
                 self._refuse(431, reason)
-        if not self._is_ended and self._deadline is None and self._is_answered():
-            self._await_request()
+        self._held = b"" if self._is_ended else data[position:]
+        if self._held:
+            self.flow.pause_reading()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Keep a connection whose client has sent its request and closed only its own side.
@@ -108,15 +130,15 @@ class BoundedConnection(HttpToolsProtocol):
         self.cycle.keep_alive = False
         if not self.pipeline:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._poll_for_reset()
+        poll = ResetPoll(self.loop, self.transport)
+        self._stops.append(poll.stop)
+        poll.check()
         return True
 
     def on_message_begin(self) -> None:
         """Start the clock of a request."""
         super().on_message_begin()
-        self._began, self._body_bytes = self.loop.time(), 0
-        self._stop_deadline()
-        self._deadline = self.loop.call_later(READ_SECONDS, self._check_deadline)
+        self._clock.begin()
 
     def on_url(self, url: bytes) -> None:
         """Bound the URL."""
@@ -138,13 +160,14 @@ class BoundedConnection(HttpToolsProtocol):
         """Start to handle the request; one with ``Upgrade`` is parsed again without it."""
         self._has_progress = True
         if not self.parser.should_upgrade():
+            SILENT.discard(self)
             super().on_headers_complete()
-            self.cycle.transport = _CycleTransport(self)  # type: ignore[assignment]
+            self.cycle.transport = ResponseTransport(self.transport, self.end)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         """Count the body, which buys time."""
         self._has_progress = True
-        self._body_bytes += len(body)
+        self._clock.note_body(len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -152,7 +175,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._has_progress = True
-        self._stop_deadline()
+        self._clock.stop()
         is_early = self.cycle.response_complete
         super().on_message_complete()
         if is_early:
@@ -163,10 +186,14 @@ class BoundedConnection(HttpToolsProtocol):
         if self._is_lingering:
             self.pipeline.clear()
         super().on_response_complete()
+        if self._held and not self.transport.is_closing():
+            self._parse_held()
+        if self._is_answered() and not self._clock.is_running and not self.transport.is_closing():
+            SILENT.add(self, is_new=False)
 
     def end(self) -> None:
         """Close the connection after a response, even if the client is still sending."""
-        if self._deadline is None and not self._is_ended:
+        if not self._clock.is_running and not self._is_ended:
             self.transport.close()
         else:
             self._linger()
@@ -197,11 +224,10 @@ class BoundedConnection(HttpToolsProtocol):
         if method == b"CONNECT":
             self._refuse(400, "the server is not a proxy: it does not support CONNECT")
             return
-        version = self.parser.get_http_version().encode()
-        line = b"%s %s HTTP/%s" % (method, self.url, version)
+        head = head_without_upgrade(self.parser, self.url, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(head_without_upgrade(line, self.headers))
+        self.parser.feed_data(head)
 
     def _raise_refusal(self, status: int, reason: str) -> None:
         """End the parser's work from one of its callbacks."""
@@ -214,7 +240,7 @@ class BoundedConnection(HttpToolsProtocol):
             return
         logger.info("refused a request with %d: %s", status, reason)
         self._is_ended = True
-        self._stop_deadline()
+        self._clock.stop()
         is_in_body = self._is_in_body()
         if not self._is_answered() and not is_in_body:
             # The response to an earlier request is still due; the connection ends with it.
@@ -244,35 +270,12 @@ class BoundedConnection(HttpToolsProtocol):
     def _linger(self) -> None:
         """Send what is written, and discard what arrives until the client closes its side."""
         self._is_ended = self._is_lingering = True
-        self._stop_deadline()
-        if not self._writes_eof():
+        self._clock.stop()
+        if not closes_own_side(self.transport):
             self.transport.close()
             return
         self.flow.resume_reading()
-        self._timers.append(self.loop.call_later(_LINGER_SECONDS, self.transport.close))
-
-    def _writes_eof(self) -> bool:
-        """Close the own side; False over TLS, or if the client has reset the connection."""
-        if not self.transport.can_write_eof():
-            return False
-        try:
-            self.transport.write_eof()
-        except OSError:
-            return False
-        return True
-
-    def _check_deadline(self) -> None:
-        """End a request that does not arrive in time: headers, pauses, and the rate of a body."""
-        now = self.loop.time()
-        if self.flow.read_paused:
-            # The server does not read, so the client cannot send.
-            self._began = self._received = now
-        earned = 0.0 if self._is_answered() else self._body_bytes / _BODY_BYTES_PER_SECOND
-        limit = READ_SECONDS + min(self._received, self._began + earned)
-        if limit > now:
-            self._deadline = self.loop.call_later(limit - now, self._check_deadline)
-        else:
-            self._refuse(408, f"the request was not complete after {READ_SECONDS:g} s of waiting")
+        self._stops.append(self.loop.call_later(_LINGER_SECONDS, self.transport.close).cancel)
 
     def _is_answered(self) -> bool:
         """Whether no response is due to a request whose headers are complete."""
@@ -287,33 +290,4 @@ class BoundedConnection(HttpToolsProtocol):
         if self.cycle is None:
             due = min(due, self._made + READ_SECONDS)
         self.timeout_keep_alive_task = self.loop.call_at(due, self.timeout_keep_alive_handler)
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _poll_for_reset(self) -> None:
-        """End the connection once the client resets it, which nothing else reports any more."""
-        if self.transport.is_closing():
-            return
-        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.transport.abort()
-        else:
-            self._timers = [self.loop.call_later(_RESET_POLL_SECONDS, self._poll_for_reset)]
-
-
-class _CycleTransport:
-    """The transport of one response, which leaves it to the connection how to close."""
-
-    def __init__(self, connection: BoundedConnection) -> None:
-        self._connection = connection
-
-    def write(self, data: bytes) -> None:
-        self._connection.transport.write(data)
-
-    def is_closing(self) -> bool:
-        return self._connection.transport.is_closing()
-
-    def close(self) -> None:
-        self._connection.end()
+        SILENT.add(self, is_new=self.cycle is None)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from httptools import HttpRequestParser
+
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings")
 
 
-def head_without_upgrade(line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The head of a request without the headers and connection options of ``Upgrade``.
+def head_without_upgrade(
+    parser: HttpRequestParser, url: bytes, headers: Iterable[tuple[bytes, bytes]]
+) -> bytes:
+    """The head that ``parser`` has read, without the headers and connection options of ``Upgrade``.
 
     The names in ``headers`` are in lower case.
     """
-    head = [line]
+    version = parser.get_http_version().encode()
+    head = [b"%s %s HTTP/%s" % (parser.get_method(), url, version)]
     for name, value in headers:
         if name == b"connection":
             head += [b"connection: " + option for option in _options_to_keep(value)]

@@ -33,12 +33,16 @@ SIZE_HELP = "Sets `width` and `height`, as in `512x768`."
 
 
 class Bounds(NamedTuple):
-    """From ``least`` to ``most``, for a string in characters; ``is_open`` excludes ``least``."""
+    """From ``least`` to ``most``, for a string in characters; ``is_open`` excludes ``least``.
+
+    ``exception`` describes a value outside that has a meaning of its own.
+    """
 
     least: float
     most: float
     multiple: int = 1
     is_open: bool = False
+    exception: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +130,7 @@ FIELDS: tuple[RequestField, ...] = (
         default="random, and returned",
         bounds_in_words="0 to 2⁵³-1; -1 draws one",
         help="The same request with the same seed returns the same picture.",
-        bounds=lambda settings, profile: Bounds(0, MAX_SEED),
+        bounds=lambda settings, profile: Bounds(0, MAX_SEED, exception="-1 draws one"),
         limits=("", "max_seed"),
     ),
     RequestField(

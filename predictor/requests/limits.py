@@ -185,7 +185,9 @@ def _check_number(field: str, value: float, bounds: Bounds) -> None:
             field, f"{shown} is not above {bounds.least} and at most {bounds.most}"
         )
     if not bounds.least <= value <= bounds.most:
-        raise InvalidRequestError(field, f"{shown} is not between {bounds.least} and {bounds.most}")
+        reason = f"{shown} is not between {bounds.least} and {bounds.most}"
+        exception = f"; {bounds.exception}" if bounds.exception else ""
+        raise InvalidRequestError(field, reason + exception)
     if bounds.multiple > 1 and value % bounds.multiple:
         below = int(value - value % bounds.multiple)
         raise InvalidRequestError(

@@ -201,7 +201,13 @@ def _advice(location: tuple[int | str, ...], body_type: type[BaseModel]) -> str:
         if place := _place(nearest, objects, body_type):
             return f"unknown parameter; did you mean {nearest!r}? Put {place}"
     known = dict.fromkeys(CANONICAL.get(name, name) for name in accepted)
-    return f"unknown parameter; known are {', '.join(known)}"
+    return f"unknown parameter; known are {', '.join(_with_aliases(name) for name in known)}"
+
+
+def _with_aliases(field: str) -> str:
+    """``num_inference_steps`` as ``num_inference_steps (steps)``."""
+    aliases = [alias for alias, name in CANONICAL.items() if name == field != alias]
+    return f"{field} ({', '.join(aliases)})" if aliases else field
 
 
 def _place(name: str, objects: Sequence[str], body_type: type[BaseModel]) -> str:

@@ -35,7 +35,8 @@ class Fault:
     ``reset``: the connection breaks after ``after`` bytes. ``truncate``: it closes cleanly there.
     ``short``: in addition, the length header is ``after``. ``stall``: silence after ``after``
     bytes. ``status``: a status, ``headers`` and, for an API call, ``body``. ``wrong_range``: a
-    range that was not requested. With ``ignores_range`` the whole file is sent instead of a range.
+    range that was not requested, with ``ignores_range`` even if the request has no range. Otherwise
+    ``ignores_range`` sends the whole file instead of a range.
 
     Lies: ``flip``: the byte at ``after`` is wrong. ``long``: the length header is too large by
     ``after``. ``elsewhere``: the bytes of another range under the requested ``Content-Range``.

@@ -174,6 +174,10 @@ class Handler(BaseHTTPRequestHandler):
         is_honest = fault is None or fault.kind != "changed"
         if is_honest and self.headers.get("If-Range", headers["ETag"]) != headers["ETag"]:
             found = None
+        if fault and fault.kind == "wrong_range" and fault.ignores_range:
+            headers["Content-Range"] = f"bytes 1-{len(content) - 1}/{len(content)}"
+            self._send(206, content[1:], headers=headers, path=path, fault=fault)
+            return
         if found is None or (fault and fault.ignores_range):
             self._send(200, content, headers=headers, path=path, fault=fault)
             return

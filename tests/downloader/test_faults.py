@@ -187,12 +187,27 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start(hub: Hub, target: P
     assert ranges(hub, UNET) == [None, "bytes=1000-"]
 
 
-def test_a_range_that_was_not_requested_is_refused(hub: Hub, target: Path) -> None:
-    hub.repository(REPOSITORY).commit(pipeline_files())
+def test_after_a_range_that_was_not_requested_the_whole_file_is_fetched(
+    hub: Hub, target: Path
+) -> None:
+    files = pipeline_files()
+    hub.repository(REPOSITORY).commit(files)
     hub.faults.once[UNET] = [Fault("truncate", after=1000), Fault("wrong_range")]
 
-    with pytest.raises(NetworkError, match="a range that was not requested"):
-        download(SOURCE, target)
+    download(SOURCE, target)
+
+    assert (target / "sd" / UNET).read_bytes() == files[UNET]
+    assert ranges(hub, UNET) == [None, "bytes=1000-", None]
+
+
+def test_a_server_that_always_sends_another_range_is_given_up(hub: Hub, target: Path) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    hub.faults.always[UNET] = Fault("wrong_range", ignores_range=True)
+
+    with pytest.raises(NetworkError, match="not requested; gave up after 3 attempts"):
+        download(SOURCE, target, max_retries=2)
+
+    assert ranges(hub, UNET) == [None] * 3
 
 
 def test_invalid_weights_at_the_source_are_not_served(hub: Hub, target: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextvars import Context
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from predictor import reloaded_file
 from predictor.errors import ModelLoadError
 from predictor.metrics import BLOCK_LIST_FAILURES
+from predictor.request_context import RequestContext, current_request, enter_request
 from predictor.safety.block_list import BlockList, parse
 
 LIST = """\
@@ -159,6 +161,42 @@ def test_it_is_read_at_most_once_a_second(file: Path, monkeypatch: pytest.Monkey
 
     assert not before
     assert listed.fires_at("violence")
+
+
+def test_a_change_is_not_logged_as_part_of_the_request_that_notices_it(
+    listed: BlockList, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "predictor")
+    seen: list[str] = []
+    note = RequestIdNote(seen)
+    logging.getLogger("predictor.reloaded_file").addFilter(note)
+
+    def notice() -> None:
+        enter_request(RequestContext("of-a-request"))
+        listed.fires_at("violence")
+
+    file.write_text("violence", "utf-8")
+    try:
+        Context().run(notice)
+        file.unlink()
+        Context().run(notice)
+    finally:
+        logging.getLogger("predictor.reloaded_file").removeFilter(note)
+
+    assert len(caplog.records) == 2
+    assert seen == ["", ""]
+
+
+class RequestIdNote(logging.Filter):
+    """Notes the identifier of the request in which each line is logged."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self._seen.append(current_request().request_id)
+        return True
 
 
 def test_a_config_maps_link_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import time
+from typing import Any
 from unittest.mock import Mock
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.server import ServerState
 
 from predictor.edge.connection import (
     MAX_HEAD_BYTES,
@@ -225,12 +230,72 @@ def test_a_refusal_in_a_body_is_counted_by_its_status(server: Server) -> None:
     wait_for_metric(server.url, "diffusion_requests_total", before + 1, code="431")
 
 
+def test_many_pipelined_requests_are_answered(server: Server) -> None:
+    found = exchange(server, get() * 2_000 + get(CLOSE))
+
+    assert [answer.status for answer in found] == [200] * 2_001
+
+
+class Transport(asyncio.Transport):
+    """Neither sends nor receives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_reading = True
+        self.is_closed = False
+
+    def write(self, data: Any) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        self.is_reading = False
+
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_few_pipelined_requests_are_parsed_at_a_time() -> None:
+    """The others stay bytes, and the client cannot send more of them."""
+    most, waiting = [], []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        most.append(len(connection.pipeline))
+        waiting.append(transport.is_reading)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async def answer_all() -> None:
+        connection.connection_made(transport)
+        connection.data_received(get() * 2_000)
+        async with asyncio.timeout(60):
+            while len(most) < 2_000:  # noqa: ASYNC110 - no event to wait for
+                await asyncio.sleep(0)
+        connection.connection_lost(None)
+
+    config = Config(app, log_level="critical", lifespan="off")
+    transport = Transport()
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        connection = BoundedConnection(config, ServerState(), {}, loop)
+        runner.run(answer_all())
+
+    assert len(most) == 2_000
+    assert max(most) < 150
+    assert not any(waiting[:1_800])
+
+
 def test_refusing_a_client_that_has_reset_the_connection_raises_nothing() -> None:
     """The operating system then refuses to close the server's side (ENOTCONN)."""
     connection = BoundedConnection.__new__(BoundedConnection)
     connection.transport = Mock()
     connection.transport.write_eof.side_effect = OSError(errno.ENOTCONN, "not connected")
-    connection._stop_deadline = Mock()  # type: ignore[method-assign]
+    connection._clock = Mock()
 
     connection._linger()
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving import MODEL_NAME, PREDICT, Server
+from tests.serving import MODEL_NAME, PREDICT, SHORT, Server
 
-SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 LONG = {
     "prompt": "a red star",
     "parameters": {"num_inference_steps": 150, "width": 128, "height": 128},

@@ -8,9 +8,7 @@ import httpx
 import pytest
 
 from demo.run import publish
-from tests.serving import MODEL_NAME, PREDICT, Server
-
-SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
+from tests.serving import MODEL_NAME, PREDICT, SHORT, Server
 
 
 @pytest.mark.parametrize("folder", [MODEL_NAME, ""])

@@ -25,9 +25,8 @@ from predictor.edge.middleware import MetricsMiddleware
 from predictor.metrics import REQUESTS
 from tests.predictor.metric_samples import samples
 from tests.predictor.test_progress import events
-from tests.serving import PREDICT, Server
+from tests.serving import PREDICT, SHORT, Server
 
-SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 LONG = {
     "prompt": "a red star",
     "parameters": {

@@ -25,15 +25,17 @@ ONE_STEP = {"prompt": "a red star", "parameters": {"num_inference_steps": 1, "se
 def loading(model: Path, folder: Path, **settings: Any) -> Iterator[Server]:
     """A server whose load pauses until ``folder / "gate"`` exists."""
     variables = {"FAULTY_LOAD": "1", "FAULTY_GATE": str(folder / "gate")}
+    # A busy machine may take minutes.
+    settings = {"max_load_wait_seconds": 600, **settings}
     with Server.started(
         model, folder / "log", module=FAULTY, variables=variables, **settings
     ) as server:
-        server.wait_for("/")
+        server.wait_for("/", seconds=300)
         yield server
 
 
 def post(server: Server, body: Any, **headers: str) -> httpx.Response:
-    return httpx.post(server.url + PREDICT, json=body, headers=headers, timeout=120)
+    return httpx.post(server.url + PREDICT, json=body, headers=headers, timeout=600)
 
 
 def received(response: httpx.Response) -> list[tuple[str, Any]]:
@@ -51,7 +53,7 @@ def test_a_stream_reports_the_phases_of_the_load_and_then_the_result(
     with (
         loading(demo_model, tmp_path) as server,
         httpx.stream(
-            "POST", server.url + PREDICT, json=ONE_STEP, headers=EVENTS, timeout=120
+            "POST", server.url + PREDICT, json=ONE_STEP, headers=EVENTS, timeout=600
         ) as stream,
     ):
         early = post(server, ONE_STEP)
@@ -59,7 +61,7 @@ def test_a_stream_reports_the_phases_of_the_load_and_then_the_result(
         found = [next(lines)]
         while found[-1][1]["reason"] != "warming":
             found.append(next(lines))
-        server.wait_for_log("pausing at load")
+        server.wait_for_log("pausing at load", seconds=300)
         before = ready(server)
         short = post(server, ONE_STEP | {"timeout": 0.3}, **EVENTS)
         wrong = post(server, {"prompt": "a red star", "colour": "red"}, **EVENTS)
@@ -67,7 +69,7 @@ def test_a_stream_reports_the_phases_of_the_load_and_then_the_result(
         wrong_type = post(server, {"prompt": 1, "image": image}, **EVENTS)
         (tmp_path / "gate").touch()
         rest = list(lines)
-        server.wait_until_ready()
+        server.wait_for("/v2/health/ready", seconds=300)
         ended = samples(httpx.get(f"{server.url}/metrics").text, "diffusion_requests_total")
         log = server.log.read_text()
 
@@ -108,12 +110,12 @@ def test_plain_requests_wait_for_the_model_if_the_setting_says_so(
         ThreadPoolExecutor(2) as callers,
     ):
         waiting = [callers.submit(post, server, ONE_STEP) for _ in range(2)]
-        server.wait_for_log("pausing at load")
+        server.wait_for_log("pausing at load", seconds=300)
         wait_for_metric(server.url, "diffusion_load_waiters", 2)
         refused = post(server, ONE_STEP)
         before = ready(server), [one.done() for one in waiting]
         (tmp_path / "gate").touch()
-        answers = [one.result(timeout=120) for one in waiting]
+        answers = [one.result(timeout=600) for one in waiting]
 
     assert before == ([503, 503, 503], [False, False])
     assert refused.status_code == 429
@@ -126,13 +128,13 @@ def test_sigterm_answers_the_requests_that_wait(demo_model: Path, tmp_path: Path
         loading(demo_model, tmp_path, wait_for_load=True) as server,
         ThreadPoolExecutor(1) as callers,
         httpx.stream(
-            "POST", server.url + PREDICT, json=ONE_STEP, headers=EVENTS, timeout=120
+            "POST", server.url + PREDICT, json=ONE_STEP, headers=EVENTS, timeout=600
         ) as stream,
     ):
         lines = events(stream.iter_lines())
         name, _ = next(lines)
         plain: Future[httpx.Response] = callers.submit(post, server, ONE_STEP)
-        server.wait_for_log("pausing at load")
+        server.wait_for_log("pausing at load", seconds=300)
         wait_for_metric(server.url, "diffusion_load_waiters", 2)
         server.terminate()
         *_, last = lines

@@ -22,11 +22,10 @@ from tests.browser import Visit, browser, needs_chromium
 from tests.predictor.metric_samples import samples
 from tests.predictor.test_health import with_weights_of_another_shape
 from tests.predictor.volumes import publish_folder, save_wide_pipeline
-from tests.serving import Server
+from tests.serving import SHORT, Server
 
 __all__ = ["browser"]
 
-SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 # The demo model takes 0.011 GiB in float32.
 ROOM_FOR_ONE = {"memory_budget_gib": 0.015, "max_lanes": 2}
 # As in the image: glibc keeps up to 64 MiB of free memory in each arena but the first.

@@ -18,19 +18,9 @@ from predictor.edge.middleware import MetricsMiddleware
 from predictor.edge.stream import LastEvent
 from predictor.metrics import REQUEST_SECONDS
 from tests.predictor.metric_samples import metric, wait_for_metric
-from tests.serving import PREDICT, Server
+from tests.serving import LONG, PREDICT, SHORT, Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
-LONG = {
-    "prompt": "a red star",
-    "parameters": {
-        "num_inference_steps": 150,
-        "width": 128,
-        "height": 128,
-        "num_images_per_prompt": 12,
-    },
-}
 
 
 def test_calls_are_counted_by_status(client: httpx.Client, server: Server) -> None:

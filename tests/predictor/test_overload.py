@@ -24,9 +24,8 @@ from predictor.requests import GenerationDefaults, Limits, ModelProfile
 from predictor.settings import Settings
 from tests.predictor.metric_samples import metric, samples
 from tests.predictor.test_service_times import Pictures
-from tests.serving import PREDICT, Server
+from tests.serving import PREDICT, SHORT, Server
 
-SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 20, 2.0, "unipc"), 8, ("unipc",))
 
 

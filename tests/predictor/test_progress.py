@@ -15,19 +15,10 @@ from PIL import Image
 from demo.judge import look_at
 from demo.shapes import Scene
 from tests.predictor.metric_samples import samples, wait_for_metric
-from tests.serving import PREDICT, Server
+from tests.serving import LONG, PREDICT, Server
 
 SCENE = Scene("blue", "star", "white")
 EVENTS = {"accept": "text/event-stream"}
-LONG = {
-    "prompt": SCENE.prompt,
-    "parameters": {
-        "num_inference_steps": 150,
-        "width": 128,
-        "height": 128,
-        "num_images_per_prompt": 12,
-    },
-}
 
 
 def events(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:

@@ -148,6 +148,14 @@ def test_a_name_in_the_wrong_place_gets_the_right_place(body: dict[str, Any], er
     assert refusal(body).startswith(error)
 
 
+def test_the_list_of_known_parameters_has_their_aliases() -> None:
+    error = refusal({"prompt": "x", "colour": "red"})
+
+    assert error.startswith("colour: unknown parameter; known are ")
+    for named in ("num_inference_steps (steps)", "guidance_scale (cfg_scale)", "seed, "):
+        assert named in error
+
+
 @pytest.mark.parametrize(
     "parameters", [{"steps": "9"}, {"steps": 999}, {"cfg_scale": 99}, {"n": 99}]
 )

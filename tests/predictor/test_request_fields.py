@@ -125,6 +125,12 @@ def test_a_name_like_no_other_lists_all_names() -> None:
     assert [field.name for field in FIELDS if f" {field.name}" not in error] == []
 
 
+def test_an_error_about_a_seed_says_which_negative_seed_is_allowed() -> None:
+    error = refusal({"prompt": "a star", "seed": -2})
+
+    assert error == f"seed: -2 is not between 0 and {2**53 - 1}; -1 draws one"
+
+
 def test_the_next_seeds_are_within_bounds_too() -> None:
     error = refusal({"prompt": "a star", "seed": 2**53 - 2, "n": 3})
 

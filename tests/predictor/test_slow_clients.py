@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from predictor.edge.connection import READ_SECONDS
+from predictor.edge.read_clock import READ_SECONDS
 from tests.predictor.metric_samples import metric, wait_for_metric
 from tests.predictor.raw_http import BODY, answers, connected, exchange, predict, received
 from tests.serving import PREDICT, Server

@@ -28,9 +28,8 @@ from predictor.request_context import current_request
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import Stage
 from tests.predictor.metric_samples import samples
-from tests.serving import MODEL_NAME, PREDICT, Server
+from tests.serving import MODEL_NAME, PREDICT, SHORT, Server
 
-SHORT = {"prompt": "a red star", "parameters": {"num_inference_steps": 1}}
 STAGES = ("parse", "queue", "prepare", "text", "denoise", "decode", "encode")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 # A request, and the status of its response.
