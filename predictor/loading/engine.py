@@ -89,8 +89,9 @@ def _open_whole_batch_engine(
     compile_denoiser(
         pipeline, settings, [partial(_warm_up, pipeline, 2), partial(_warm_up, pipeline, 1)]
     )
-    request, max_pictures = pipeline.warm_up_request(), settings.max_lanes // 2
-    measure = partial(measure_whole_batch, pipeline, request, max_pictures)
+    request = pipeline.profile.default_request("warm-up")
+    request = replace(request, num_inference_steps=WARM_UP_STEPS)
+    measure = partial(measure_whole_batch, pipeline, request, settings.max_lanes // 2)
     batch = measured.batch(folder, measure)
     second = SecondMeasurement(measure) if measured.is_measured_again else None
     return WholeBatchEngine(
