@@ -1,7 +1,7 @@
 """The server that ``bench.start`` compares with: a KServe model that loads before it serves.
 
-``python -m bench.naive_predictor MODEL_DIR DTYPE VARIANT --model_name=NAME --http_port=PORT``. This is
-what KServe's documentation shows for a custom predictor, with a diffusers pipeline in it.
+``python -m bench.naive_predictor MODEL_DIR DTYPE VARIANT --model_name=NAME --http_port=PORT``. This
+is what KServe's documentation shows for a custom predictor, with a diffusers pipeline in it.
 """
 
 import base64

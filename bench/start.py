@@ -1,7 +1,7 @@
 """Measure a start by phase, from exec to the first picture, against a naive KServe predictor.
 
-``python -m bench.start`` prints the figures and writes them to ``bench/results/start.json``. The two
-servers start in turns, with one CPU count, one model folder and the same requests:
+``python -m bench.start`` prints the figures and writes them to ``bench/results/start.json``. The
+servers start in turns, with the same model folder and the same requests:
 
 - ``ours``: ``python -m predictor``;
 - ``again``: the same, with the cache folder that an earlier start has filled (``--cache``);
@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -161,9 +161,7 @@ def measure(case: Case, rounds: int, cache: str | None, *, is_cold: bool) -> dic
         "rounds": rounds,
         "gigabytes": round(sum(file.stat().st_size for file in _weights(case)) / 1e9, 2),
         "contestants": {name: medians(run) for name, run in runs.items()},
-        "ratios": {
-            name: ratios(runs[name], runs["naive"]) for name in commands if name != "naive"
-        },
+        "ratios": {name: ratios(runs[name], runs["naive"]) for name in commands if name != "naive"},
     }
 
 
@@ -190,7 +188,7 @@ def ratios(ours: Sequence[Seconds], naive: Sequence[Seconds]) -> Seconds:
 def start(command: Any, case: Case, *, is_cold: bool) -> Seconds:
     """Start one server, request pictures, and stop it; seconds by phase."""
     if is_cold:
-        _drop_from_page_cache(case)
+        drop_from_page_cache(_weights(case))
     with _running(command) as server:
         phases = {"port": server.wait_for_port(), "ready": server.wait_until_ready()}
         first = server.picture(case.parameters, seed=0)
@@ -274,14 +272,16 @@ def _random(name: str, build: Any, dtype: str) -> Case:
     folder = OUTPUT / "random" / name
     if not (OUTPUT / "volume" / name).exists():
         halves = "float16" if dtype == "float32" else dtype
-        code = f"from bench import start; start._save({build.__name__!r}, {halves!r}, {str(folder)!r})"
+        arguments = f"{build.__name__!r}, {halves!r}, {str(folder)!r}"
+        code = f"from bench.start import save; save({arguments})"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
         flags = [f"--source={folder.as_uri()}", f"--name={name}", f"--target={OUTPUT / 'volume'}"]
         subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
     return Case(VOLUME / name, _SMALL, dtype)
 
 
-def _save(build: str, dtype: str, folder: str) -> None:
+def save(build: str, dtype: str, folder: str) -> None:
+    """Save the pipeline of a function in ``bench.random_models`` in this number type."""
     import torch
 
     from bench import random_models
@@ -296,8 +296,9 @@ def _weights(case: Case) -> list[Path]:
     return sorted(case.folder.resolve().rglob("*.safetensors"))
 
 
-def _drop_from_page_cache(case: Case) -> None:
-    for path in _weights(case):
+def drop_from_page_cache(paths: Iterable[Path]) -> None:
+    """Write the files to the disk, and drop them from the page cache."""
+    for path in paths:
         with path.open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -35,7 +35,11 @@ def read_ahead(settings: Settings) -> threading.Thread:
     It reports no error: the load reads the same files.
     """
     folders = [ModelStore(settings.model_dir).model(name) for name in settings.preload_names]
-    paths = _weights(folders or [settings.model_dir])
+    return start_reading(_weights(folders or [settings.model_dir]))
+
+
+def start_reading(paths: list[Path]) -> threading.Thread:
+    """Start to read these files, unless they are too large for the machine's memory."""
     thread = threading.Thread(target=_read_all, args=(paths,), name="read-ahead", daemon=True)
     thread.start()
     return thread
