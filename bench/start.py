@@ -43,7 +43,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "start.json"
 PHASES = ("port", "weights", "ready", "first_picture")
 MEASURES = (*PHASES, "picture", "tenth_picture", "cpu_seconds")
-_PICTURES = 10
 # As often as a kubelet could: each probe takes CPU time from the start.
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 900
@@ -60,6 +59,7 @@ class Case:
     dtype: str = "float32"
     variant: str = ""
     flags: Sequence[str] = ()
+    pictures: int = 10
 
 
 @dataclass
@@ -132,15 +132,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="drop the weights from the page cache")
     parser.add_argument("--cache", metavar="FLAG", help="the flag that sets the cache folder")
+    parser.add_argument("--pictures", type=int, default=10, help="the pictures of each start")
     parser.add_argument("--flags", nargs="*", default=[], help="further flags of our server")
     options = parser.parse_args()
-    result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in options.models:
-        case = replace(CASES[name](), flags=options.flags)
+        case = replace(CASES[name](), flags=options.flags, pictures=options.pictures)
         measured = measure(case, options.rounds, options.cache, is_cold=options.cold)
-        result[f"{name}, cold" if options.cold else name] = measured
         print(name, json.dumps(measured, indent=1), flush=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        result[f"{name}, cold" if options.cold else name] = measured
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def measure(case: Case, rounds: int, cache: str | None, *, is_cold: bool) -> dict[str, Any]:
@@ -193,9 +194,12 @@ def start(command: Any, case: Case, *, is_cold: bool) -> Seconds:
         phases = {"port": server.wait_for_port(), "ready": server.wait_until_ready()}
         first = server.picture(case.parameters, seed=0)
         phases |= {"first_picture": server.since_start(), "cpu_seconds": server.cpu_seconds()}
-        pictures = [first, *(server.picture(case.parameters, seed) for seed in range(1, _PICTURES))]
-        # The median of the last few is the tenth picture without the noise of a single one.
-        phases |= {"picture": first, "tenth_picture": median(pictures[-3:])}
+        pictures = [
+            first,
+            *(server.picture(case.parameters, seed) for seed in range(1, case.pictures)),
+        ]
+        # The median of the last ones has less noise than the last one alone.
+        phases |= {"picture": first, "tenth_picture": median(pictures[1:][-3:])}
         return phases | server.seen
 
 

@@ -6,6 +6,7 @@ A change that needs more raises a bound here on purpose, or imports later.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_a_model_is_ready_without_the_pipelines_of_other_families(
     unneeded = {"diffusers.pipelines.auto_pipeline", "diffusers.models.controlnets.controlnet"}
     assert not unneeded & ready
     assert len(ready) <= MOST_WHEN_READY
+
+
+def test_no_server_imports_the_test_suites_that_the_image_lacks(
+    imported: tuple[set[str], set[str]],
+) -> None:
+    (removal,) = re.findall(r"find (.*) -type d -name tests", (ROOT / "Dockerfile").read_text())
+    packages = set(removal.split())
+    assert packages & {name.split(".")[0] for name in imported[1]}
+
+    for name in imported[1]:
+        package, *rest = name.split(".")
+        assert not (package in packages and "tests" in rest), name
+        assert not name.startswith("torch.test."), name
 
 
 def test_the_common_families_are_those_of_diffusers() -> None:
