@@ -103,6 +103,33 @@ OVERLOAD = (
     ("connections reset", "resets"),
 )
 
+# The columns of the table of starts, and the rows of the table of ways to read weights.
+PHASES = {
+    "port": "port, s",
+    "weights": "weights, s",
+    "ready": "ready, s",
+    "first_picture": "picture, s",
+    "cpu_seconds": "CPU, s",
+}
+STARTED = {
+    "demo": "demo",
+    "sd15": "Stable Diffusion 1.5",
+    "sdxl": "SDXL",
+}
+SERVERS = {
+    "naive": "naive",
+    "ours": "this project's",
+    "again": "this project's, with its cache",
+}
+WAYS = {
+    "mapped": "mapped, copied one by one",
+    "read_ahead": "the same, while 8 threads read ahead",
+    "mapped_in_threads": "mapped, copied by 8 threads",
+    "pread": "`pread` into tensors by 8 threads",
+    "fastsafetensors": "fastsafetensors 0.5",
+    "runai": "Run:ai's streamer 0.17",
+}
+
 Figures = Mapping[str, Any]
 
 
@@ -159,6 +186,29 @@ def overload(figures: Figures) -> str:
     return markdown_table(rows)
 
 
+def starts(figures: Figures) -> str:
+    """One server and model per row, the time of each phase since exec, and the ratio."""
+    rows = [["model", "server", *PHASES.values(), "picture and CPU, of the naive"]]
+    for model, words in STARTED.items():
+        found = figures["start"].get(model, {"contestants": {}})
+        for name in [name for name in SERVERS if name in found["contestants"]]:
+            ratio = found["ratios"].get(name)
+            ratios = [ratio["first_picture"], ratio["cpu_seconds"]] if ratio else [1, 1]
+            times = [_short(found["contestants"][name][phase]) for phase in PHASES]
+            rows.append([words, SERVERS[name], *times, " and ".join(map(_short, ratios))])
+    return markdown_table(rows)
+
+
+def weights(figures: Figures) -> str:
+    """One way to read weights per row, one size and state of the page cache per column."""
+    loads = [(size, cache) for size in figures["weights"] for cache in ("cold", "warm")]
+    rows = [["seconds (CPU seconds)", *(f"{size}, {cache}" for size, cache in loads)]]
+    for way, words in WAYS.items():
+        found = [figures["weights"][size]["ways"][way][cache] for size, cache in loads]
+        rows.append([words, *(f"{one['seconds']:.3g} ({one['cpu_seconds']:.3g})" for one in found)])
+    return markdown_table(rows)
+
+
 def _contestants(words: str, figures: Figures) -> Iterator[tuple[str, str, Figures]]:
     for name, row in figures.get("contestants", {}).items():
         yield words, name, row
@@ -174,7 +224,13 @@ def _short(value: float) -> str:
 
 TABLES: Mapping[str, Mapping[str, Callable[[Figures], str]]] = {
     "README.md": {"figures": claims},
-    "docs/performance.md": {"summary": summary, "figures": everything, "overload": overload},
+    "docs/performance.md": {
+        "summary": summary,
+        "figures": everything,
+        "overload": overload,
+        "starts": starts,
+        "weights": weights,
+    },
 }
 
 
@@ -188,7 +244,8 @@ def documented(document: str, name: str, figures: Figures) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
-    figures["overload"] = json.loads((RESULTS / "overload.json").read_text("utf-8"))
+    for name in ("overload", "start", "weights"):
+        figures[name] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     documents = {ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES}
     return write(documents, "the speed tables", arguments)
 

@@ -19,7 +19,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from predictor.errors import ModelLoadError
+from predictor.imports import import_modules
 from predictor.kserve_flags import add_kserve_flags, contradiction, spellings
+from predictor.loading.read_ahead import read_ahead
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
     signal.signal(signal.SIGTERM, _exit)
     # Before the import of KServe, which takes seconds and reads the command line itself.
     settings, flags = parse_arguments(argv)
+    read_ahead(settings)
+    import_modules("predictor.edge.server")
     from predictor.edge.server import DiffusionServer
     from predictor.logs import configure_logging
 

@@ -161,7 +161,6 @@ class DiffusionServer(HookedModelServer):
             app=TelemetryMiddleware(served, self._tracing),
             add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
         )
-        READERS.start()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)
@@ -208,6 +207,8 @@ class DiffusionServer(HookedModelServer):
             self._ending = self._ending or asyncio.create_task(self._close())
         else:
             self.dataplane.is_preloaded = True
+            # Before that, they would take the CPU from the load. A body that needs one starts it.
+            await asyncio.to_thread(READERS.start)
 
     def _begin_end(self, pause: Callable[[float], Awaitable[object]]) -> None:
         """Begin the shutdown; further signals change nothing."""

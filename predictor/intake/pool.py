@@ -116,8 +116,8 @@ class ReaderPool:
         self._is_closed = False
 
     def start(self) -> None:
-        """Start the processes; without this, the first bodies wait half a second for them."""
-        for _ in range(_PROCESSES):
+        """Start the processes that no body has started yet, so that none has to wait for one."""
+        for _ in range(_PROCESSES - len(self._processes)):
             self._idle.put(self._started())
 
     def close(self) -> None:

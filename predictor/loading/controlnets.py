@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, DiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from modelstore.layout import CONTROLNETS_FOLDER_NAME
 from predictor.checkpoint.checkpoint import Checkpoint
@@ -23,6 +23,7 @@ from predictor.pipelines.stepwise import supports
 
 logger = logging.getLogger(__name__)
 
+_CLASS_NAME = "ControlNetModel"
 # A ControlNet and its UNet must agree on these, or the shapes of the residuals do not match.
 _SHARED = (
     "block_out_channels",
@@ -65,6 +66,9 @@ def _log_failure(name: str, error: UnusableControlNetError) -> str:
 
 
 def _load(folder: Path, variant: str | None, pipeline: Any, device: torch.device) -> ControlNet:
+    # Most models have no ControlNet, and each import delays the start.
+    from diffusers import ControlNetModel
+
     try:
         _check_fit(ControlNetModel.load_config(folder, local_files_only=True), pipeline)
         model, report = ControlNetModel.from_pretrained(
@@ -96,8 +100,8 @@ def _check_fit(config: Mapping[str, Any], pipeline: Any) -> None:
         UnusableControlNetError: they do not match, or the network is not a ControlNet.
     """
     class_name = config.get("_class_name")
-    if class_name != ControlNetModel.__name__:
-        raise UnusableControlNetError(f"is a {class_name}, not a {ControlNetModel.__name__}")
+    if class_name != _CLASS_NAME:
+        raise UnusableControlNetError(f"is a {class_name}, not a {_CLASS_NAME}")
     for name, given, wanted in _compared(config, pipeline):
         # An empty value is not a requirement.
         if given is not None and given != wanted:

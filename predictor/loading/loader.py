@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine import Engine
 from predictor.errors import InvalidRequestError, ModelLoadError
+from predictor.imports import import_modules
 from predictor.loading import memory
 from predictor.loading.cache_folder import ensure_cache_folder
 from predictor.logs import adopt_library_loggers
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from predictor.pipelines.whole import DiffusersPipeline
 
     OpenEngine = Callable[[DiffusersPipeline, Path, Settings, Learned], Engine]
+
+
+# What ``load`` imports; torch and diffusers come with them.
+_PACKAGES = (
+    "predictor.loading.engine",
+    "predictor.loading.pipeline",
+    "predictor.engine.composite",
+    "predictor.safety.layers",
+    "predictor.safety.review",
+)
 
 
 class Loaded(NamedTuple):
@@ -90,6 +101,7 @@ class ModelLoader:
     def prepare(self) -> None:
         """See ``Loader.prepare``."""
         ensure_cache_folder()
+        import_modules(*_PACKAGES)
         from predictor.loading.engine import Learned
 
         self._learned = Learned()

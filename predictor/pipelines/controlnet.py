@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from diffusers import ControlNetModel
 from diffusers.image_processor import VaeImageProcessor
 
 from predictor.engine.transfers import upload_numbers
@@ -18,6 +17,8 @@ from predictor.errors import GenerationFailedError
 from predictor.requests import GenerationRequest
 
 if TYPE_CHECKING:
+    from diffusers import ControlNetModel
+
     from predictor.engine.interfaces import Lane
 
 

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import (
-    AutoPipelineForImage2Image,
-    AutoPipelineForInpainting,
-    AutoPipelineForText2Image,
-    DiffusionPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionXLInpaintPipeline,
-)
-from diffusers.pipelines.auto_pipeline import (
-    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-    AUTO_INPAINT_PIPELINES_MAPPING,
-    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
-)
+import diffusers
+from diffusers import DiffusionPipeline
 
 from predictor.pipelines.image_to_image import INPAINTING_CHANNELS
 from predictor.requests import Task
 
-# For each task: diffusers' pipelines by family name, and the class that converts between them.
-_PIPELINES: dict[Task, Mapping[str, type]] = {
-    "text-to-image": AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
-    "image-to-image": AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-    "inpainting": AUTO_INPAINT_PIPELINES_MAPPING,
+# For each task, the names in diffusers of its pipelines by family, and of the class that converts
+# between them.
+_TABLES: dict[Task, tuple[str, str]] = {
+    "text-to-image": ("AUTO_TEXT2IMAGE_PIPELINES_MAPPING", "AutoPipelineForText2Image"),
+    "image-to-image": ("AUTO_IMAGE2IMAGE_PIPELINES_MAPPING", "AutoPipelineForImage2Image"),
+    "inpainting": ("AUTO_INPAINT_PIPELINES_MAPPING", "AutoPipelineForInpainting"),
 }
-_MAKERS: dict[Task, type] = {
-    "text-to-image": AutoPipelineForText2Image,
-    "image-to-image": AutoPipelineForImage2Image,
-    "inpainting": AutoPipelineForInpainting,
+# The rows of diffusers' tables for the most common models. The module with all rows imports every
+# pipeline of diffusers, half a second of a start.
+COMMON_FAMILIES: dict[str, dict[Task, str]] = {
+    "stable-diffusion": {
+        "text-to-image": "StableDiffusionPipeline",
+        "image-to-image": "StableDiffusionImg2ImgPipeline",
+        "inpainting": "StableDiffusionInpaintPipeline",
+    },
+    "stable-diffusion-xl": {
+        "text-to-image": "StableDiffusionXLPipeline",
+        "image-to-image": "StableDiffusionXLImg2ImgPipeline",
+        "inpainting": "StableDiffusionXLInpaintPipeline",
+    },
 }
 # Their UNets may be plain ones, which serve all tasks.
-_MAYBE_PLAIN = (StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline)
+_MAYBE_PLAIN = ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline")
 
 
 def tasks_of(pipeline: DiffusionPipeline) -> tuple[Task, ...]:
@@ -48,9 +48,9 @@ def tasks_of(pipeline: DiffusionPipeline) -> tuple[Task, ...]:
     unet = getattr(pipeline, "unet", None)
     if unet is not None and unet.config.get("in_channels") == INPAINTING_CHANNELS:
         return ("inpainting",)
-    if own in _PIPELINES["text-to-image"].values() or own in _MAYBE_PLAIN:
-        family = _family(own)
-        return tuple(task for task, known in _PIPELINES.items() if family in known)
+    family = _family(own)
+    if own is family.get("text-to-image") or own.__name__ in _MAYBE_PLAIN:
+        return tuple(family)
     arguments = inspect.signature(own.__call__).parameters
     if "mask_image" in arguments:
         return ("inpainting",)
@@ -70,7 +70,8 @@ def pipeline_for(task: Task, pipeline: DiffusionPipeline) -> DiffusionPipeline:
     """Return a pipeline for one of ``tasks_of`` over the same weights, if needed a new one."""
     if _class_for(task, pipeline) is type(pipeline):
         return pipeline
-    made = _MAKERS[task].from_pipe(pipeline)  # type: ignore[attr-defined]
+    _, maker = _TABLES[task]
+    made: DiffusionPipeline = getattr(diffusers, maker).from_pipe(pipeline)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -78,10 +79,21 @@ def pipeline_for(task: Task, pipeline: DiffusionPipeline) -> DiffusionPipeline:
 def _class_for(task: Task, pipeline: DiffusionPipeline) -> Any:
     """Return the class that serves the task: the pipeline's own if diffusers lists no other."""
     own = type(pipeline)
-    return _PIPELINES[task].get(_family(own) or "", own)
+    return _family(own).get(task, own)
 
 
-def _family(own: type) -> str | None:
-    """Return the family name that diffusers' auto pipelines list the class under."""
-    listed = (known.items() for known in _PIPELINES.values())
-    return next((name for known in listed for name, one in known if one is own), None)
+def _family(own: type) -> dict[Task, type]:
+    """Return the pipelines by task of the family that diffusers lists the class under, if any."""
+    for names in COMMON_FAMILIES.values():
+        if own.__name__ in names.values():
+            return {task: getattr(diffusers, name) for task, name in names.items()}
+    tables = listed_pipelines()
+    rows = (row for table in tables.values() for row in table.items())
+    family = next((name for name, one in rows if one is own), None)
+    return {task: table[family] for task, table in tables.items() if family in table}
+
+
+def listed_pipelines() -> dict[Task, Mapping[str | None, type]]:
+    """Return diffusers' own tables: for each task, the pipelines by the name of their family."""
+    module = importlib.import_module("diffusers.pipelines.auto_pipeline")
+    return {task: getattr(module, table) for task, (table, _) in _TABLES.items()}

@@ -127,17 +127,11 @@ class Scene:
     async def queue(self, *requests: GenerationRequest) -> list[asyncio.Task[Any]]:
         """Submit, and wait until the engine has every request that is not answered yet."""
         tasks = self.submit(*requests)
-<<<<<<< HEAD
 
         def are_queued() -> bool:
             return sum(self.engine.state[:2]) >= sum(not task.done() for task in self._tasks)
 
         await asyncio.to_thread(wait_until, are_queued)
-=======
-        async with asyncio.timeout(5):
-            while sum(self.engine.state[:2]) < sum(not task.done() for task in self._tasks):  # noqa: ASYNC110 - no event to wait for
-                await asyncio.sleep(0.001)
->>>>>>> waking
         return tasks
 
     async def stepping(self) -> None:

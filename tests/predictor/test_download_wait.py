@@ -27,14 +27,18 @@ def test_a_model_that_is_published_later_is_served_without_a_restart(
             for path in ("/v2/health/ready", f"/v2/models/{MODEL_NAME}/ready")
         ]
         early = httpx.post(server.url + PREDICT, json=SHORT)
+        readers_before = server.children()
         publish(MODEL_NAME, volume)
         server.wait_for("/v2/health/ready")
         late = httpx.post(server.url + PREDICT, json=SHORT, timeout=60)
         names = httpx.get(server.url + "/v1/models").json()
         counted = httpx.get(server.url + "/metrics").text
+        server.wait_for_children(2)
         log = server.log.read_text()
 
     assert alive == 200
+    # They would take the CPU from the load.
+    assert readers_before == []
     assert ready == [503, 503]
     assert early.status_code == 503
     assert "waits for its download" in early.json()["error"]

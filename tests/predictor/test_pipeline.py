@@ -91,6 +91,19 @@ def test_steps_are_reported_and_an_exception_of_the_listener_ends_the_call(
     assert reported == [(1, 20), (2, 20), (3, 20)]
 
 
+@pytest.mark.parametrize(("device", "size"), [("cpu", (128, 192)), ("cuda", (512, 768))])
+def test_the_warm_up_picture_is_small_on_a_cpu(
+    pipeline: DiffusersPipeline, device: str, size: tuple[int, int]
+) -> None:
+    defaults = dataclasses.replace(pipeline.profile.defaults, width=512, height=768)
+    profile = dataclasses.replace(pipeline.profile, defaults=defaults)
+
+    request = DiffusersPipeline(pipeline.diffusers, profile, torch.device(device)).warm_up_request()
+
+    assert (request.width, request.height) == size
+    assert request.guidance_scale == defaults.guidance_scale
+
+
 def test_each_request_gets_a_new_scheduler() -> None:
     own = UniPCMultistepScheduler(prediction_type="v_prediction")
 

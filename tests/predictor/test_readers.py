@@ -105,6 +105,15 @@ def peak_bytes(pool: ReaderPool) -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+def test_a_start_adds_to_the_processes_that_bodies_have_started(pool: ReaderPool) -> None:
+    started_by_a_body = pid(pool)
+
+    pool.start()
+
+    assert len(pool._processes) == 2
+    assert started_by_a_body in {process.pid for process in pool._processes}
+
+
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_the_largest_pictures_are_read_within_the_bounds(pool: ReaderPool, name: str) -> None:
     body = body_with(as_text(ACCEPTED[name]()))
