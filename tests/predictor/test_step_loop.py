@@ -354,3 +354,17 @@ def test_an_idle_engine_adopts_its_second_measurement() -> None:
 
     assert picture.request.prompt == "any"
     assert engine.state.lanes == 16
+
+
+def test_a_listener_that_raises_fails_only_its_own_picture() -> None:
+    def raising(step: int, steps: int) -> None:
+        raise RuntimeError("secret detail")
+
+    async def story(scene: Scene) -> None:
+        scene.run_free()
+        (other,) = scene.submit(request("other"))
+        with pytest.raises(GenerationFailedError):
+            await scene.engine.submit(request("watched"), raising)
+        assert (await other).request.prompt == "other"
+
+    run_story(story)
