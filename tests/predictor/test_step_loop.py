@@ -361,10 +361,13 @@ def test_a_listener_that_raises_fails_only_its_own_picture() -> None:
         raise RuntimeError("secret detail")
 
     async def story(scene: Scene) -> None:
+        (other,) = await scene.submit_all(request("other", 5))
+        watched = asyncio.create_task(scene.engine.submit(request("watched"), raising))
+        scene._tasks.append(watched)
+        await scene.queue()
         scene.run_free()
-        (other,) = scene.submit(request("other"))
         with pytest.raises(GenerationFailedError):
-            await scene.engine.submit(request("watched"), raising)
+            await watched
         assert (await other).request.prompt == "other"
 
     run_story(story)
