@@ -15,7 +15,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -157,7 +157,7 @@ def _load(build: Build, side: int, tuning: Tuning) -> DiffusersPipeline:
 
 def _decode(
     denoiser: StableDiffusionDenoiser, request: GenerationRequest, pictures: int
-) -> torch.Tensor:
+) -> Sequence[object]:
     latents = denoiser.begin(request).latents
     return denoiser.decode(torch.cat([latents] * pictures))
 

@@ -67,11 +67,18 @@ class Job:
         self.denoising.draw_ahead()
 
     def report_step(self, steps_done: int) -> None:
-        """Report to the caller, from any thread, that the device has taken that many steps."""
+        """Report to the caller, from any thread, that the device has taken that many steps.
+
+        If the caller's listener raises, only this job fails.
+        """
         with self._reporting:
-            if steps_done > self._reported:
-                self._reported = steps_done
+            if steps_done <= self._reported:
+                return
+            self._reported = steps_done
+            try:
                 self.ticket.report_step(steps_done, self.denoising.total_steps)
+            except Exception as error:
+                self.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """Report the failure to the caller."""

@@ -12,7 +12,7 @@ from predictor.engine.transfers import host_memory, upload
 from predictor.pipelines.schedulers import seeded_generator
 
 # Of pictures that wait; 0.1 MB each in half precision for a megapixel.
-_MAX_PREPARED = 256
+_MAX_PREPARED = 64
 
 _Key: TypeAlias = tuple[int, tuple[int, ...]]
 

@@ -118,10 +118,17 @@ def latents_of_diffusers(scheduler: Any, first: int) -> torch.Tensor:
 
 
 def job_of(
-    steps: Plan | SchedulerSteps, *, seed: int = 99, guidance_scale: float = 1.0, start: int = 1000
+    steps: Plan | SchedulerSteps,
+    *,
+    seed: int = 99,
+    guidance_scale: float = 1.0,
+    start: int = 1000,
+    inpainting: Inpainting | None = None,
 ) -> Job:
     request = GenerationRequest("any", "", seed, 64, 64, 20, guidance_scale, "any")
-    denoising = Denoising.from_noise(steps, normal(start), torch.Generator().manual_seed(seed))
+    latents = normal(start) * steps.init_noise_sigma
+    generator = torch.Generator().manual_seed(seed)
+    denoising = Denoising(steps, latents, generator, inpainting=inpainting)
     ticket = Ticket(request, None)
     lane = (torch.zeros(1),)
     return Job(ticket, denoising, {(): [lane] * ticket.lanes}, (), 0)
@@ -235,10 +242,12 @@ def test_pictures_with_and_without_a_mask_share_a_turn() -> None:
     repainted = kept._replace(mask=torch.ones(1, 1, 8, 8))
     masks = [None, kept, None, repainted]
     jobs, alone = (
-        [job_of(plan, guidance_scale=3.0, start=number) for number in range(4)] for _ in range(2)
+        [
+            job_of(plan, guidance_scale=3.0, start=number, inpainting=one)
+            for number, one in enumerate(masks)
+        ]
+        for _ in range(2)
     )
-    for job, one in zip([*jobs, *alone], [*masks, *masks], strict=True):
-        job.denoising.inpainting = one
     predictions = [normal(10 + number).expand(2, -1, -1, -1) for number in range(4)]
 
     turn = Turn(jobs)

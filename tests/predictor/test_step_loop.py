@@ -330,3 +330,20 @@ def test_a_bug_in_the_engine_fails_requests_in_flight(monkeypatch: pytest.Monkey
         assert (await later).image is not None
 
     run_story(story)
+
+
+def test_a_listener_that_raises_fails_only_its_own_picture() -> None:
+    def raising(step: int, steps: int) -> None:
+        raise RuntimeError("secret detail")
+
+    async def story(scene: Scene) -> None:
+        (other,) = await scene.submit_all(request("other", 5))
+        watched = asyncio.create_task(scene.engine.submit(request("watched"), raising))
+        scene._tasks.append(watched)
+        await scene.queue()
+        scene.run_free()
+        with pytest.raises(GenerationFailedError):
+            await watched
+        assert (await other).request.prompt == "other"
+
+    run_story(story)
