@@ -36,7 +36,8 @@ class Capacity:
     ``lanes`` fit into one forward pass at ``latent_pixels``, the model's default shape.
     ``steps_per_decode`` is the time to decode a picture, in steps of one guided picture. A pass
     takes ``fixed_seconds`` and ``lane_seconds`` for each lane; both are 0 if they are unknown.
-    ``out_of_memory`` counts the batches that did not fit.
+    ``out_of_memory`` counts the batches that did not fit. For ``guidance_is_input`` see
+    ``GenerationRequest.cfg_scale``.
     """
 
     joins_midway: ClassVar[bool] = True
@@ -47,6 +48,7 @@ class Capacity:
     out_of_memory: int = 0
     fixed_seconds: float = 0.0
     lane_seconds: float = 0.0
+    guidance_is_input: bool = False
 
     def __str__(self) -> str:
         return (
@@ -77,7 +79,8 @@ class Capacity:
     def size(self, request: GenerationRequest) -> float:
         """See ``Workload.size``."""
         pixels = request.width * request.height / _PIXELS_PER_LATENT
-        return lanes_of(request) * max(1.0, pixels / self.latent_pixels)
+        lanes = lanes_of(request.cfg_scale(guidance_is_input=self.guidance_is_input))
+        return lanes * max(1.0, pixels / self.latent_pixels)
 
     def step_seconds(self, size: float) -> float:
         """See ``Workload.step_seconds``; more lanes than fit take several passes."""
@@ -159,6 +162,7 @@ def measure_capacity(
         steps_per_decode=decode_seconds / (seconds / pairs),
         fixed_seconds=fixed_seconds,
         lane_seconds=lane_seconds,
+        guidance_is_input=denoiser.guidance_is_input,
     )
     logger.info("measured %s, %.1f guided steps a second", capacity, pairs / seconds)
     return capacity

@@ -58,7 +58,10 @@ class StepEngine:
         self._capacity = capacity
         self._second_measurement = second_measurement
         self._times = ServiceTimes(capacity)
-        self._inbox = Inbox(Admission(max_queue_length, max_queue_seconds, self._times))
+        self._inbox = Inbox(
+            Admission(max_queue_length, max_queue_seconds, self._times),
+            guidance_is_input=denoiser.guidance_is_input,
+        )
         with torch.inference_mode():
             self._embeddings = EmbeddingCache(denoiser.encode)
         self._in_flight: list[Job] = []

@@ -67,7 +67,7 @@ class Turn:
         rows = np.empty((len(self._planned), _RESCALE + 1), dtype=np.float32)
         for row, job in zip(rows, self._planned, strict=True):
             row[:_GUIDANCE] = _plan_of(job).table[job.denoising.step]
-            row[_GUIDANCE] = job.ticket.request.guidance_scale
+            row[_GUIDANCE] = job.ticket.cfg_scale
             row[_RESCALE] = job.ticket.request.guidance_rescale or 0
         return rows
 
@@ -152,7 +152,7 @@ def _advance_alone(job: Job, predictions: torch.Tensor) -> None:
     sampler = denoising.sampler
     assert isinstance(sampler, SchedulerSteps)
     request = job.ticket.request
-    scale, rescale = predictions.new_tensor([request.guidance_scale, request.guidance_rescale or 0])
+    scale, rescale = predictions.new_tensor([job.ticket.cfg_scale, request.guidance_rescale or 0])
     try:
         prediction = guided(
             predictions, [job.lanes], scale, rescale if request.guidance_rescale else None
