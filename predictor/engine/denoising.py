@@ -64,8 +64,8 @@ class Denoising:
     ``control``: jobs of equal ``kind`` share a forward pass, prompts with equal ``encoders`` share
     an encoding (``negative_encoders`` for the negative prompt), and ``control`` holds a
     ControlNet's state of the picture. ``extra_channels``, ``(1, channels, height, width)``, are
-    appended to the latents in the denoiser's input. ``guidance_input`` is the guidance scale for a
-    network that takes it as an input.
+    appended to the latents in the denoiser's input. ``guidance_input``, ``()`` on the
+    device, is the guidance scale for a network that takes it as an input.
 
     ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
     continues after them; both draw from the same ``generator``.
@@ -89,7 +89,7 @@ class Denoising:
         self.generator = generator
         self.control: Any = None
         self.extra_channels: torch.Tensor | None = None
-        self.guidance_input = 0.0
+        self.guidance_input: Any = None
         self.inpainting: Inpainting | None = None
         self.step = 0
         self._timesteps: list[float] = sampler.timesteps.tolist()

@@ -87,8 +87,9 @@ class FlowMatchingDenoiser(StableDiffusionDenoiser):
         """The side of an image token, in latents."""
         return 2
 
-    def _on_device(self, numbers: Sequence[Any]) -> torch.Tensor:
-        return torch.tensor(numbers).to(self._device)
+    def _timesteps(self, lanes: Sequence[Lane]) -> torch.Tensor:
+        """``(lanes,)``, on the device."""
+        return torch.tensor([lane.denoising.timestep for lane in lanes]).to(self._device)
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         return super()._unscaled(latents) + (self._pipeline.vae.config.shift_factor or 0.0)

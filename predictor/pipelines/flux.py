@@ -46,7 +46,9 @@ class FluxDenoiser(FlowMatchingDenoiser):
     def begin(self, request: GenerationRequest) -> Denoising:
         """See ``Denoiser.begin``."""
         denoising = super().begin(request)
-        denoising.guidance_input = request.guidance_scale
+        if self._has_guidance:
+            # Filled on the device, so that no pass has to copy it there.
+            denoising.guidance_input = torch.full((), request.guidance_scale, device=self._device)
         return denoising
 
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
@@ -57,18 +59,13 @@ class FluxDenoiser(FlowMatchingDenoiser):
 
     def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
         count, channels, height, width = latents.shape
-        timesteps, guidance = self._on_device(
-            [
-                [lane.denoising.timestep for lane in lanes],
-                [lane.denoising.guidance_input for lane in lanes],
-            ]
-        )
+        guidance = [lane.denoising.guidance_input for lane in lanes]
         embeddings = torch.stack([lane.conditioning[0] for lane in lanes])
         prediction = self._pipeline.transformer(
             hidden_states=FluxPipeline._pack_latents(latents, count, channels, height, width),
             # Rounded as in diffusers.
-            timestep=timesteps.to(self._dtype) / 1000,
-            guidance=guidance if self._has_guidance else None,
+            timestep=self._timesteps(lanes).to(self._dtype) / 1000,
+            guidance=torch.stack(guidance) if self._has_guidance else None,
             pooled_projections=torch.stack([lane.conditioning[1] for lane in lanes]),
             encoder_hidden_states=embeddings,
             txt_ids=self._text_ids(embeddings.shape[1]),

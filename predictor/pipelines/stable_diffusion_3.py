@@ -1,7 +1,8 @@
 """Stable Diffusion 3 and 3.5 split into the operations that the engine calls step by step.
 
-The result matches ``__call__`` of diffusers' pipelines, except that their inpainting pipeline
-(0.42) decodes without the VAE's ``shift_factor``, which tints the picture.
+The result matches ``__call__`` of diffusers' pipelines, except that inpainting adds the VAE's
+``shift_factor`` when it decodes. diffusers 0.42 omits it, which tints the picture
+(huggingface/diffusers#13611).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class StableDiffusion3Denoiser(FlowMatchingDenoiser):
     def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
         prediction: torch.Tensor = self._pipeline.transformer(
             hidden_states=latents,
-            timestep=self._on_device([lane.denoising.timestep for lane in lanes]),
+            timestep=self._timesteps(lanes),
             encoder_hidden_states=torch.stack([lane.conditioning[0] for lane in lanes]),
             pooled_projections=torch.stack([lane.conditioning[1] for lane in lanes]),
             return_dict=False,

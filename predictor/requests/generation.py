@@ -73,7 +73,7 @@ class GenerationRequest:
 
     ``fields.FIELDS`` describes the fields. ``strength`` is set if ``image`` is, else None.
     ``adapters`` are sorted by name, and each occurs once. ``denoising_end`` is None if the model
-    has no refiner.
+    has no refiner. For ``true_cfg_scale`` see ``cfg_scale``.
     """
 
     prompt: str

@@ -7,22 +7,39 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+)
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.capacity import measure_capacity
 from predictor.engine.interfaces import Lane
+from predictor.errors import InvalidRequestError
+from predictor.loading.profile import read_profile
 from predictor.pipelines import plans
 from predictor.pipelines.plans import NotLinearError
 from predictor.pipelines.schedulers import scheduler_names
 from predictor.pipelines.stepwise import denoiser_for, supports
 from predictor.pipelines.whole import DiffusersPipeline
-from predictor.requests import GenerationDefaults, GenerationRequest, InputImage, ModelProfile
+from predictor.requests import (
+    GenerationDefaults,
+    GenerationRequest,
+    InputImage,
+    Limits,
+    ModelProfile,
+)
+from predictor.settings import Settings
+from tests.predictor.checkpoints import unpublished
+from tests.predictor.decoding import decode
 from tests.predictor.drawing import engine_over, make, own_call, submit_all
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_families import build_flux_schnell
@@ -195,6 +212,39 @@ def test_flux_takes_a_second_lane_only_for_true_guidance(flux: DiffusersPipeline
     assert largest_difference(drawn, pushed) > 2 * TOLERANCE
     capacity = measure_capacity(denoiser_for(flux), plain, max_lanes=2)
     assert [capacity.size(one) for one in requests] == [1, 1, 2]
+
+
+def test_true_guidance_of_flux_requires_a_negative_prompt(tmp_path: Path) -> None:
+    limits, other = (
+        Limits(Settings(), read_profile(build(), unpublished(tmp_path), has_refiner=False))
+        for build in (build_flux, build_sd3_of_16_channels)
+    )
+    body = {"prompt": "a star", "negative_prompt": "a circle", "true_cfg_scale": 4}
+    (made,) = decode(body, limits).pictures
+    refused = [
+        (body | {"negative_prompt": ""}, limits, "true_cfg_scale: requires `negative_prompt`"),
+        (body | {"true_cfg_scale": 1}, limits, "negative_prompt: .*set true_cfg_scale above 1"),
+        (body | {"true_cfg_scale": 31}, limits, "true_cfg_scale: 31.* not between 0 and 30"),
+        (body, other, "true_cfg_scale: only FLUX supports it"),
+    ]
+
+    assert (made.request.true_cfg_scale, made.request.negative_prompt) == (4, "a circle")
+    for wrong, under, message in refused:
+        with pytest.raises(InvalidRequestError, match=f"^{message}"):
+            decode(wrong, under)
+
+
+def test_sides_of_flux_are_multiples_of_its_packed_patches(tmp_path: Path) -> None:
+    pipeline: Any = build_flux()
+    config = pipeline.vae.config
+    names = ("down_block_types", "up_block_types", "block_out_channels")
+    deeper = {name: [*config[name], config[name][-1]] for name in names}
+    vae = AutoencoderKL.from_config(config, **deeper)
+    eighth = FluxPipeline(**pipeline.components | {"vae": vae})
+
+    assert eighth.vae_scale_factor == 8
+    profile = read_profile(eighth, unpublished(tmp_path), has_refiner=False)
+    assert profile.size_multiple == 16
 
 
 def test_guidance_is_an_input_of_flux_dev_and_not_of_schnell(flux: DiffusersPipeline) -> None:
