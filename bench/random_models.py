@@ -79,7 +79,7 @@ def stable_diffusion_3_on_a_cpu() -> DiffusionPipeline:
     tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
     encoders = [CLIPTextModelWithProjection(_text_config(tokenizer, 64, layers=2)) for _ in "12"]
     return StableDiffusion3Pipeline(
-        vae=_vae([16, 16, 32, 32], sample_size=128, latent_channels=16),
+        vae=_vae([16, 16, 32, 32], sample_size=128, latent_channels=16, shift_factor=0.06),
         text_encoder=encoders[0],
         text_encoder_2=encoders[1],
         text_encoder_3=None,
@@ -104,7 +104,7 @@ def flux_on_a_cpu() -> DiffusionPipeline:
     tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
     t5 = T5Config(vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=128, num_layers=2)
     return FluxPipeline(
-        vae=_vae([16, 16, 32, 32], sample_size=128, latent_channels=16),
+        vae=_vae([16, 16, 32, 32], sample_size=128, latent_channels=16, shift_factor=0.06),
         text_encoder=CLIPTextModel(_text_config(tokenizer, 64, layers=2)),
         text_encoder_2=T5EncoderModel(t5),
         tokenizer=tokenizer,
@@ -176,9 +176,8 @@ def _stable_diffusion_xl(
     )
 
 
-def _vae(channels: list[int], sample_size: int, latent_channels: int = 4) -> AutoencoderKL:
+def _vae(channels: list[int], sample_size: int, **changes: Any) -> AutoencoderKL:
     return AutoencoderKL(
-        latent_channels=latent_channels,
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
         block_out_channels=channels,
@@ -187,6 +186,7 @@ def _vae(channels: list[int], sample_size: int, latent_channels: int = 4) -> Aut
         sample_size=sample_size,
         # The cast keeps the real SDXL weights from overflowing; random ones do not need it.
         force_upcast=False,
+        **changes,
     )
 
 

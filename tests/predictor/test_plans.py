@@ -171,7 +171,7 @@ def test_a_flow_matching_plan_starts_between_the_picture_and_the_noise(scheduler
     made = scheduler_of(run, own)
 
     for number in range(2):
-        sigma = made.sigmas[4 + number]
+        sigma = float(made.sigmas[4 + number])
         assert plan.levels[number] == pytest.approx((1 - sigma, sigma), abs=1e-5)
     assert 0.3 < plan.levels[0][1] < 0.95
 
