@@ -110,7 +110,7 @@ def _advance_alone(job: Job, predictions: torch.Tensor) -> None:
     assert isinstance(sampler, SchedulerSteps)
     request = job.ticket.request
     try:
-        prediction = guided(predictions, request.guidance_scale, request.guidance_rescale or 0)
+        prediction = guided(predictions, job.ticket.cfg_scale, request.guidance_rescale or 0)
         latents = sampler.stepped(
             denoising.latents, prediction, denoising.step, denoising.generator
         )
