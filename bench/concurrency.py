@@ -20,12 +20,15 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.contestants import BARE, MUSE, OURS, Contestant, Running, running
 from bench.figures import ratios, summary, table
 from bench.load import Run, bodies, closed_loop, poisson, short_among_long
 from demo.run import NAME, VOLUME, publish
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "concurrency.json"
@@ -148,18 +151,32 @@ def short() -> Figures:
 
 def large() -> Figures:
     """16 users of a UNet that is bound by arithmetic, 4 to 12 steps."""
-    from bench.random_models import large_on_a_cpu, save
+    from bench.random_models import large_on_a_cpu
 
-    source = SCRATCH / "large-source"
-    save(large_on_a_cpu, source)
-    flags = [f"--source={source.as_uri()}", "--name=large", f"--target={VOLUME}"]
-    subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
+    _publish("large", large_on_a_cpu)
     best = Contestant("tuned", "window", 4, 0.0)
 
     def load(server: Running, number: int) -> Run:
         return closed_loop(server.address, bodies((4, 8, 12), seed=number), CROWD, 1)
 
     return _in_turns((BARE, best, OURS), load, 2, model="large")
+
+
+def transformers() -> Figures:
+    """16 users of small SD3 and FLUX shapes with random weights, mixed step counts."""
+    from bench.random_models import flux_on_a_cpu, stable_diffusion_3_on_a_cpu
+
+    _publish("sd3", stable_diffusion_3_on_a_cpu)
+    # FLUX's configuration does not say its size.
+    _publish("flux", flux_on_a_cpu, '{"width": 128, "height": 128}')
+
+    def load(server: Running, number: int) -> Run:
+        return closed_loop(server.address, bodies(MIXED, seed=number), CROWD, 2)
+
+    return {
+        name: _in_turns((BARE, _tuned(), OURS), load, 2, model=model)
+        for name, model in (("SD3 shapes", "sd3"), ("FLUX shapes", "flux"))
+    }
 
 
 def memory() -> Figures:
@@ -176,6 +193,17 @@ def memory() -> Figures:
         "mib_after_2000": round(after_2000 / 2**20, 1),
         "growth": round(after_2000 / after_200 - 1, 4),
     }
+
+
+def _publish(name: str, build: Callable[[], DiffusionPipeline], defaults: str = "{}") -> None:
+    """Publish a pipeline with random weights; ``defaults`` are its generation defaults."""
+    from bench.random_models import save
+
+    source = SCRATCH / f"{name}-source"
+    save(build, source)
+    (source / "generation_defaults.json").write_text(defaults)
+    flags = [f"--source={source.as_uri()}", f"--name={name}", f"--target={VOLUME}"]
+    subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
 
 
 def _closed(
@@ -237,7 +265,7 @@ SECTIONS: dict[str, Callable[[], Figures]] = {
     section.__name__: section
     for section in (
         *(tune, lone, crowd, alike, few, hundred, burst, muse),
-        *(steady, steadier, short, large, memory),
+        *(steady, steadier, short, large, transformers, memory),
     )
 }
 

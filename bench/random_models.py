@@ -11,12 +11,23 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
 
 from demo.shapes import all_scenes
 from demo.tokenizer import build_tokenizer
@@ -77,6 +88,55 @@ def decoder_of_sdxl() -> DiffusionPipeline:
     return _stable_diffusion_xl(192, (64, 128, 256), (1, 1, 2), (2, 2))
 
 
+def stable_diffusion_3_on_a_cpu() -> DiffusionPipeline:
+    """Stable Diffusion 3 without T5, small enough for a CPU: 47 k weights, 128x128 pixels."""
+    tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
+    encoders = [CLIPTextModelWithProjection(_text_config(tokenizer, 64, layers=2)) for _ in "12"]
+    return StableDiffusion3Pipeline(
+        vae=_vae([16, 16, 32, 32], sample_size=128, latent_channels=16, shift_factor=0.06),
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
+        text_encoder_3=None,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        tokenizer_3=None,
+        transformer=SD3Transformer2DModel(
+            sample_size=16,
+            num_layers=4,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_projection_dim=16,
+            joint_attention_dim=128,
+            pooled_projection_dim=128,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def flux_on_a_cpu() -> DiffusionPipeline:
+    """FLUX with guidance as an input, small enough for a CPU: 50 k weights."""
+    tokenizer = build_tokenizer(scene.prompt for scene in all_scenes())
+    t5 = T5Config(vocab_size=len(tokenizer), d_model=64, d_kv=16, d_ff=128, num_layers=2)
+    return FluxPipeline(
+        vae=_vae([16, 16, 32, 32], sample_size=128, latent_channels=16, shift_factor=0.06),
+        text_encoder=CLIPTextModel(_text_config(tokenizer, 64, layers=2)),
+        text_encoder_2=T5EncoderModel(t5),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        transformer=FluxTransformer2DModel(
+            num_layers=2,
+            num_single_layers=4,
+            attention_head_dim=16,
+            num_attention_heads=1,
+            joint_attention_dim=64,
+            pooled_projection_dim=64,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+    )
+
+
 def save(build: Callable[[], DiffusionPipeline], folder: Path) -> None:
     """Write the pipeline's folder unless it exists; the weights are always the same."""
     if not (folder / "model_index.json").exists():
@@ -130,7 +190,7 @@ def _stable_diffusion_xl(
     )
 
 
-def _vae(channels: list[int], sample_size: int) -> AutoencoderKL:
+def _vae(channels: list[int], sample_size: int, **changes: Any) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * 4,
         up_block_types=["UpDecoderBlock2D"] * 4,
@@ -140,6 +200,7 @@ def _vae(channels: list[int], sample_size: int) -> AutoencoderKL:
         sample_size=sample_size,
         # The cast keeps the real SDXL weights from overflowing; random ones do not need it.
         force_upcast=False,
+        **changes,
     )
 
 

@@ -85,6 +85,7 @@ SECTIONS = {
     "short": "4 steps, while 16 users ask for 50",
     "muse": "10 to 50 steps",
     "large": "16 users, 28 M weights at 256x256, 4 to 12 steps",
+    "transformers": "16 users, 10 to 50 steps",
     "memory": "20 users, 2 to 6 steps",
 }
 

@@ -48,7 +48,8 @@ class Capacity:
 
     ``steps_per_decode`` is the time to decode a picture, in steps of one guided picture. A pass
     takes ``fixed_seconds`` and ``lane_seconds`` for each lane; both are 0 if they are unknown.
-    ``out_of_memory`` counts the batches that did not fit.
+    ``out_of_memory`` counts the batches that did not fit. For ``guidance_is_input`` see
+    ``GenerationRequest.cfg_scale``.
     """
 
     joins_midway: ClassVar[bool] = True
@@ -61,6 +62,8 @@ class Capacity:
         fixed_seconds: float = 0.0,
         lane_seconds: float = 0.0,
         start: Start | None = None,
+        *,
+        guidance_is_input: bool = False,
     ) -> None:
         start = start or Start(lanes, max(lanes, _MIN_LANES_IN_FLIGHT), is_settled=True)
         self._searches = BatchSearches(start, _FEWEST_LANES, "lanes in a forward pass")
@@ -69,6 +72,7 @@ class Capacity:
         self.steps_per_decode = steps_per_decode
         self.fixed_seconds, self.lane_seconds = fixed_seconds, lane_seconds
         self.out_of_memory = 0
+        self._guidance_is_input = guidance_is_input
 
     @property
     def lanes(self) -> int:
@@ -104,7 +108,8 @@ class Capacity:
     def size(self, request: GenerationRequest) -> float:
         """See ``Workload.size``."""
         pixels = request.width * request.height / _LATENT_SIDE**2
-        return lanes_of(request) * max(1.0, pixels / self._latent_pixels)
+        lanes = lanes_of(request.cfg_scale(guidance_is_input=self._guidance_is_input))
+        return lanes * max(1.0, pixels / self._latent_pixels)
 
     def step_seconds(self, size: float) -> float:
         """See ``Workload.step_seconds``; more lanes than fit take several passes."""
@@ -191,6 +196,7 @@ def first_capacity(denoiser: Denoiser, request: GenerationRequest, start: Start)
         steps_per_decode=shortest_seconds(lambda: denoiser.decode(latents)) / seconds,
         lane_seconds=seconds / 2,
         start=start,
+        guidance_is_input=denoiser.guidance_is_input,
     )
 
 

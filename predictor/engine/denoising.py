@@ -21,20 +21,16 @@ class SchedulerSteps:
 
     def __init__(self, scheduler: Any, timesteps: torch.Tensor) -> None:
         self.timesteps = timesteps
-        self.init_noise_sigma = scheduler.init_noise_sigma
+        self.init_noise_sigma = getattr(scheduler, "init_noise_sigma", 1.0)
         self._scheduler = scheduler
 
     def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, step: int = 0) -> torch.Tensor:
         """A sample of that pass, from a clean sample and noise of variance 1."""
-        noisy: torch.Tensor = self._scheduler.add_noise(
-            clean, noise, self.timesteps[step : step + 1]
-        )
-        return noisy
+        return noisy_sample(self._scheduler, clean, noise, self.timesteps[step : step + 1])
 
     def scaled(self, sample: torch.Tensor, step: int) -> torch.Tensor:
         """The denoiser's input."""
-        scaled: torch.Tensor = self._scheduler.scale_model_input(sample, self.timesteps[step])
-        return scaled
+        return scaled_input(self._scheduler, sample, self.timesteps[step])
 
     def stepped(
         self, sample: torch.Tensor, prediction: torch.Tensor, step: int, generator: torch.Generator
@@ -70,6 +66,8 @@ class Denoising:
     negative prompt), and ``control`` holds a ControlNet's state of the picture. ``extra_channels``,
     ``(1, channels, height, width)``, are appended to the latents in the denoiser's input.
     ``weights_dtype``, by default that of ``latents``, is the dtype of that input and of the noise.
+    ``guidance_input``, ``()`` on the device, is the guidance scale for a network that takes it as
+    an input.
 
     ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
     continues after them; both draw from the same ``generator``.
@@ -99,6 +97,7 @@ class Denoising:
         self.control = control
         self.extra_channels = extra_channels
         self.inpainting = inpainting
+        self.guidance_input: Any = None
         self.step = 0
         self._timesteps: list[float] = sampler.timesteps.tolist()
         self._device_timesteps = upload_numbers(sampler.timesteps, latents.device)
@@ -213,3 +212,22 @@ def accepted_arguments(step: Any, **arguments: Any) -> dict[str, Any]:
     """The arguments that this scheduler's ``step`` accepts."""
     parameters = inspect.signature(step).parameters
     return {name: value for name, value in arguments.items() if name in parameters}
+
+
+def noisy_sample(
+    scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    """A sample at ``timestep``, ``(1,)``; flow-matching schedulers call it ``scale_noise``."""
+    if hasattr(scheduler, "scale_noise"):
+        noisy: torch.Tensor = scheduler.scale_noise(clean, timestep, noise)
+    else:
+        noisy = scheduler.add_noise(clean, noise, timestep)
+    return noisy
+
+
+def scaled_input(scheduler: Any, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """The denoiser's input; flow-matching schedulers do not scale it."""
+    if not hasattr(scheduler, "scale_model_input"):
+        return sample
+    scaled: torch.Tensor = scheduler.scale_model_input(sample, timestep)
+    return scaled

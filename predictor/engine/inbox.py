@@ -26,11 +26,19 @@ logger = logging.getLogger(__name__)
 class Ticket:
     """One request in the queue; the caller cancels it by cancelling the future.
 
-    ``steps_left`` is None until the first step is done.
+    ``steps_left`` is None until the first step is done. For ``guidance_is_input`` see
+    ``GenerationRequest.cfg_scale``.
     """
 
-    def __init__(self, request: GenerationRequest, on_step: StepListener | None) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None,
+        *,
+        guidance_is_input: bool = False,
+    ) -> None:
         self.request = request
+        self.cfg_scale = request.cfg_scale(guidance_is_input=guidance_is_input)
         self.arrived = time.perf_counter()
         self.stages = StageClock("queue", self.arrived)
         self.future: Future[GenerationResult] = Future()
@@ -43,7 +51,7 @@ class Ticket:
     @property
     def lanes(self) -> int:
         """Two with guidance, which adds a lane for the negative prompt; else one."""
-        return lanes_of(self.request)
+        return lanes_of(self.cfg_scale)
 
     @property
     def input_images(self) -> int:
@@ -86,9 +94,9 @@ class Ticket:
                 self.future.set_exception(error)
 
 
-def lanes_of(request: GenerationRequest) -> int:
+def lanes_of(cfg_scale: float) -> int:
     """The number of lanes of a picture; see ``Ticket.lanes``."""
-    return 2 if request.guidance_scale > 1 else 1
+    return 2 if cfg_scale > 1 else 1
 
 
 def _public_error(error: BaseException) -> PredictorError:
@@ -108,8 +116,9 @@ def _public_error(error: BaseException) -> PredictorError:
 class Inbox:
     """A first-in, first-out queue with one consumer thread."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, *, guidance_is_input: bool = False) -> None:
         self.admission = admission
+        self._guidance_is_input = guidance_is_input
         self._tickets: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self.is_closed = False
@@ -128,7 +137,7 @@ class Inbox:
         Raises:
             OverloadedError: the admission has no place for it.
         """
-        ticket = Ticket(request, on_step)
+        ticket = Ticket(request, on_step, guidance_is_input=self._guidance_is_input)
         with self.admission.entered(ticket):
             self.put(ticket)
             return await asyncio.wrap_future(ticket.future)

@@ -109,7 +109,10 @@ class Denoiser(Protocol):
     Only ``prepare`` and ``finish`` are called from other threads.
 
     A lane is one sample of a batch. A picture with classifier-free guidance takes two.
+    ``guidance_is_input`` says whether the network takes ``guidance_scale`` as an input.
     """
+
+    guidance_is_input: bool
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """Encode all prompts at once; an empty string means no prompt.

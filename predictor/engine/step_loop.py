@@ -59,7 +59,10 @@ class StepEngine:
         self._capacity = capacity
         self._times = ServiceTimes(capacity)
         self._timer = StepTimer(capacity.observe)
-        self._inbox = Inbox(Admission(max_queue_length, max_queue_seconds, self._times))
+        self._inbox = Inbox(
+            Admission(max_queue_length, max_queue_seconds, self._times),
+            guidance_is_input=denoiser.guidance_is_input,
+        )
         with torch.inference_mode():
             self._embeddings = EmbeddingCache(denoiser.encode)
         self._in_flight: list[Job] = []

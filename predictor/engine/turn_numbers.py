@@ -61,7 +61,7 @@ def _write(parts: _Parts, jobs: Sequence[Job]) -> None:
     requests = [job.ticket.request for job in jobs]
     scalars = parts.scalars.numpy()
     scalars[:, :3] = rows[:, :3]
-    scalars[:, 3] = [request.guidance_scale for request in requests]
+    scalars[:, 3] = [job.ticket.cfg_scale for job in jobs]
     scalars[:, 4] = [request.guidance_rescale or 0 for request in requests]
     counts = np.array([job.lanes for job in jobs], dtype=np.int32)
     planned = rows[:, 3:].reshape(-1, ROWS, COLUMNS)

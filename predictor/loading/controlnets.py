@@ -19,7 +19,7 @@ from modelstore.layout import CONTROLNETS_FOLDER_NAME
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.loading.mapped_weights import copy_mapped_weights
 from predictor.pipelines.controlnet import ControlNet, ControlNets
-from predictor.pipelines.stepwise import supports
+from predictor.pipelines.stepwise import has_unet
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ def load_controlnets(
 ) -> ControlNets:
     """Load the model's ControlNets onto ``device`` in the pipeline's dtype.
 
-    Return none for a pipeline that the step loop does not support: its ``__call__`` accepts none.
+    Return none for a pipeline without a UNet in the step loop: its ``__call__`` accepts none.
     """
-    if not supports(pipeline):
+    if not has_unet(pipeline):
         return ControlNets()
     usable: dict[str, ControlNet] = {}
     unusable: dict[str, str] = {}

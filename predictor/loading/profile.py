@@ -12,7 +12,12 @@ from predictor.checkpoint.configs import read_generation_defaults
 from predictor.checkpoint.families import Family
 from predictor.errors import ModelLoadError
 from predictor.pipelines.schedulers import OWN, most_steps, scheduler_names
-from predictor.pipelines.signature import check_makes_pictures, default_of, unused_fields
+from predictor.pipelines.signature import (
+    check_makes_pictures,
+    default_of,
+    takes_true_cfg,
+    unused_fields,
+)
 from predictor.pipelines.stepwise import max_clip_skip
 from predictor.pipelines.tasks import tasks_of, tasks_with
 from predictor.requests import GenerationDefaults, ModelProfile, Task
@@ -54,6 +59,7 @@ def read_profile(
         max_sequence_length=_max_sequence_length(family, pipeline),
         max_clip_skip=max_clip_skip(pipeline),
         rescaled_tasks=_rescaled_tasks(pipeline),
+        takes_true_cfg=takes_true_cfg(pipeline),
     )
 
 
@@ -118,4 +124,7 @@ def _native_side(family: Family, pipeline: DiffusionPipeline) -> int:
 def _size_multiple(pipeline: DiffusionPipeline) -> int:
     """Return the pixels per latent patch, at least the 8 that diffusers' Stable Diffusion needs."""
     patch = getattr(_denoiser_config(pipeline), "patch_size", None) or 1
-    return max(8, int(getattr(pipeline, "vae_scale_factor", 8)) * int(patch))
+    processor = getattr(getattr(pipeline, "image_processor", None), "config", None) or {}
+    # FLUX packs its patches outside the transformer; its image processor knows their size.
+    packed = int(processor.get("vae_scale_factor") or 8)
+    return max(8, int(getattr(pipeline, "vae_scale_factor", 8)) * int(patch), packed)

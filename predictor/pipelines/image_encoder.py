@@ -66,6 +66,7 @@ class ImageEncoder:
         """Invert the decoder's unscaling; diffusers' inpainting omits the mean."""
         vae = self._pipeline.vae
         factor = float(vae.config.scaling_factor)
+        latents = latents - (vae.config.get("shift_factor") or 0.0)
         statistics = latent_statistics(vae, latents)
         if statistics is None:
             return latents * factor

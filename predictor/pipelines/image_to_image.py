@@ -34,7 +34,7 @@ class Start(NamedTuple):
 def begin_image_to_image(
     request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
 ) -> Start:
-    """Start as ``StableDiffusionImg2ImgPipeline`` and its SDXL counterpart do."""
+    """Start as ``StableDiffusionImg2ImgPipeline`` and those of SDXL, SD3 and FLUX do."""
     assert request.image is not None
     generator = generator_for(request)
     pixels = pixels_of(request.image, pipeline)
@@ -52,10 +52,11 @@ def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
 def begin_inpainting(
     request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
 ) -> Start:
-    """Start as ``StableDiffusionInpaintPipeline`` and its SDXL counterpart do."""
+    """Start as ``StableDiffusionInpaintPipeline`` and those of SDXL, SD3 and FLUX do."""
     assert request.image is not None
     assert request.mask_image is not None
-    sees_mask = pipeline.unet.config.in_channels == INPAINTING_CHANNELS
+    unet = getattr(pipeline, "unet", None)
+    sees_mask = unet is not None and unet.config.in_channels == INPAINTING_CHANNELS
     is_all_noise = request.strength == 1
     generator = generator_for(request)
     pixels = pixels_of(request.image, pipeline)

@@ -14,11 +14,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from diffusers import SchedulerMixin
 from torch.overrides import TorchFunctionMode
 
-from predictor.engine.denoising import SchedulerSteps, Steps, accepted_arguments
+from predictor.engine.denoising import (
+    SchedulerSteps,
+    Steps,
+    accepted_arguments,
+    noisy_sample,
+    scaled_input,
+)
 from predictor.engine.plan import COLUMNS, MAX_KEPT, ROWS, Draw, Plan
 from predictor.metrics import PLAN_FALLBACKS
 from predictor.pipelines.schedulers import make_scheduler
@@ -40,11 +47,27 @@ class NotLinearError(Exception):
 
 
 class Run(NamedTuple):
-    """What determines a plan of a model: the passes from ``first`` on of a scheduler by name."""
+    """What determines a plan of a model: the passes from ``first`` on of a scheduler by name.
+
+    ``mu`` is the shift of the noise levels for the size of the picture, for schedulers with
+    ``use_dynamic_shifting``. ``is_linear`` sets noise levels from 1 to 1 / steps, before any shift.
+    """
 
     scheduler: str
     num_inference_steps: int
     first: int = 0
+    mu: float | None = None
+    is_linear: bool = False
+
+    def set_timesteps(self, scheduler: Any) -> None:
+        """Set the timesteps of a scheduler as diffusers' pipeline for the model does."""
+        steps = self.num_inference_steps
+        options: dict[str, Any] = {}
+        if self.mu is not None:
+            options["mu"] = self.mu
+        if self.is_linear:
+            options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+        scheduler.set_timesteps(steps, **options)
 
 
 class Plans:
@@ -56,15 +79,18 @@ class Plans:
     def __init__(self, own: SchedulerMixin) -> None:
         self._own = own
         self._plans: OrderedDict[Run, Plan | None] = OrderedDict()
-        self._orders: dict[str, int] = {}
+        self._examples: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def order(self, scheduler: str) -> int:
         """The number of forward passes in one step of the scheduler of that name."""
-        if scheduler not in self._orders:
-            made: Any = make_scheduler(scheduler, self._own)
-            self._orders[scheduler] = made.order
-        return self._orders[scheduler]
+        return int(self.example(scheduler).order)
+
+    def example(self, scheduler: str) -> Any:
+        """A scheduler of that name, only to inspect it."""
+        if scheduler not in self._examples:
+            self._examples[scheduler] = make_scheduler(scheduler, self._own)
+        return self._examples[scheduler]
 
     def steps(self, run: Run) -> Steps:
         """The plan of this run, or steps with a scheduler of their own where no plan fits."""
@@ -89,7 +115,7 @@ class Plans:
     def _scheduler(self, run: Run) -> Any:
         """A scheduler that begins at the first pass of the run."""
         scheduler: Any = make_scheduler(run.scheduler, self._own)
-        scheduler.set_timesteps(run.num_inference_steps)
+        run.set_timesteps(scheduler)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(run.first)
         return scheduler
@@ -148,7 +174,7 @@ def _probe(scheduler: Any, timesteps: torch.Tensor) -> Iterator[_Step]:
     for timestep in timesteps:
         level = _level(scheduler, timestep)
         _replace_kept(scheduler)
-        scaled = _scaled(scheduler, _basis(_SAMPLE), timestep).flatten()
+        scaled = scaled_input(scheduler, _basis(_SAMPLE), timestep).flatten()
         with _Noise(_basis(_NOISE)) as noise:
             sample = scheduler.step(
                 _basis(_PREDICTION), timestep, _basis(_SAMPLE), **arguments, return_dict=False
@@ -160,23 +186,15 @@ def _probe(scheduler: Any, timesteps: torch.Tensor) -> Iterator[_Step]:
         yield _Step(float(scaled[_SAMPLE]), level, update, (*noise.draws, "none")[0])
 
 
-def _scaled(scheduler: Any, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """The denoiser's input; flow-matching schedulers do not scale it."""
-    if not hasattr(scheduler, "scale_model_input"):
-        return sample
-    scaled: torch.Tensor = scheduler.scale_model_input(sample, timestep)
-    return scaled
-
-
 def _basis(index: int) -> torch.Tensor:
     return torch.eye(_WIDTH, dtype=torch.float64)[index].reshape(_SHAPE)
 
 
 def _level(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
     """The weights of the clean sample and of the noise; (0, 1) if the scheduler adds no noise."""
-    if not hasattr(scheduler, "add_noise"):
+    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
         return 0.0, 1.0
-    noisy = scheduler.add_noise(_basis(0), _basis(1), timestep.reshape(1)).flatten()
+    noisy = noisy_sample(scheduler, _basis(0), _basis(1), timestep.reshape(1)).flatten()
     return float(noisy[0]), float(noisy[1])
 
 
@@ -268,7 +286,7 @@ def _check(plan: Plan, scheduler: Any) -> None:
     for number, timestep in enumerate(plan.timesteps):
         prediction, drawn = normal(), normal()
         with _Noise(drawn):
-            _scaled(scheduler, sample, timestep)
+            scaled_input(scheduler, sample, timestep)
             sample = scheduler.step(prediction, timestep, sample, **arguments, return_dict=False)[0]
         state = plan.updates[number].double() @ torch.stack(
             [*state, prediction.flatten(), drawn.flatten()]

@@ -100,6 +100,8 @@ class Refiner(StableDiffusionXLDenoiser):
 class RefinedDenoiser:
     """A ``Denoiser`` that runs the base first and the refiner for the last steps of a picture."""
 
+    guidance_is_input = False
+
     def __init__(self, base: StableDiffusionDenoiser, refiner: Refiner) -> None:
         self._base = base
         self._refiner = refiner

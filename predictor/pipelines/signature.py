@@ -49,18 +49,28 @@ def check_makes_pictures(pipeline: Any) -> None:
         )
 
 
+def takes_true_cfg(pipeline: Any) -> bool:
+    """Whether a negative prompt has an effect only if ``true_cfg_scale`` is set.
+
+    With that parameter, ``guidance_scale`` is an input of the transformer.
+    """
+    scale = default_of(pipeline, "true_cfg_scale")
+    return scale is not None and scale <= 1
+
+
 def unused_fields(pipeline: Any) -> dict[str, str]:
     """Return the request fields that would have no effect, each with the reason."""
     taken = parameters(pipeline)
     unused = {field: _NOT_TAKEN for field in _FIELDS if field not in taken}
     if "guidance_scale" in taken and default_of(pipeline, "guidance_scale") is None:
         unused["guidance_scale"] = _NOT_TAKEN
-    # With ``true_cfg_scale`` in the signature, ``guidance_scale`` is an input of the transformer.
-    true_guidance = default_of(pipeline, "true_cfg_scale")
-    if true_guidance is not None and true_guidance <= 1:
+    if takes_true_cfg(pipeline):
         unused["negative_prompt"] = (
-            "this model takes guidance as an input, not from a second prompt"
+            "this model takes guidance as an input, not from a second prompt; set true_cfg_scale "
+            "above 1 to add it"
         )
-    if true_guidance is not None and not pipeline.transformer.config.get("guidance_embeds"):
+    if default_of(pipeline, "true_cfg_scale") is not None and not pipeline.transformer.config.get(
+        "guidance_embeds"
+    ):
         unused["guidance_scale"] = "this model was distilled to work without guidance"
     return unused

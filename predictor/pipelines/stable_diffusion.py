@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -46,7 +46,14 @@ TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 class StableDiffusionDenoiser:
-    """A ``Denoiser`` over ``StableDiffusionPipeline``: one text encoder."""
+    """A ``Denoiser`` over ``StableDiffusionPipeline``: one text encoder.
+
+    Those of other families derive from it. ``network`` names the component of the pipeline that
+    runs at every step.
+    """
+
+    network: ClassVar = "unet"
+    guidance_is_input = False
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
         self.warnings = loaded.warnings
@@ -56,7 +63,7 @@ class StableDiffusionDenoiser:
         self._graphs = loaded.graphs
         self._device = loaded.device
         self._offload = loaded.tuning.savings.offload
-        self._dtype: torch.dtype = self._pipeline.unet.dtype
+        self._dtype: torch.dtype = getattr(self._pipeline, self.network).dtype
         self._plans = Plans(self._pipeline.scheduler)
         self._token_ids = {
             name: TokenIds(tokenizer, self._device)
@@ -166,13 +173,13 @@ class StableDiffusionDenoiser:
         return rows(embeddings.to(encoder.dtype))
 
     def _make_room(self) -> None:
-        """Move the UNet and the VAE off the GPU before the text encoders return to it.
+        """Move the network and the VAE off the GPU before the text encoders return to it.
 
         diffusers' hooks offload each part when the next one runs, and the rest at the end of a
         picture. In the step loop pictures do not end together, so those hooks do not suffice.
         """
         if self._offload == "model":
-            self._pipeline.unet.to("cpu")
+            getattr(self._pipeline, self.network).to("cpu")
             self._pipeline.vae.to("cpu")
 
     def _start(self, request: GenerationRequest, steps: Steps) -> Start:
@@ -185,7 +192,7 @@ class StableDiffusionDenoiser:
 
     def _latent_shape(self, request: GenerationRequest) -> tuple[int, ...]:
         scale = self._pipeline.vae_scale_factor
-        channels = self._pipeline.unet.config.in_channels
+        channels = self._pipeline.vae.config.latent_channels
         return (1, channels, request.height // scale, request.width // scale)
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:

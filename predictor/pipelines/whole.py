@@ -158,6 +158,7 @@ class DiffusersPipeline:
             "num_inference_steps": request.num_inference_steps,
             "guidance_scale": request.guidance_scale,
             "guidance_rescale": request.guidance_rescale,
+            "true_cfg_scale": request.true_cfg_scale,
             "max_sequence_length": self._profile.max_sequence_length,
             "callback_on_step_end": on_step_end,
             **_images(requests),

@@ -100,6 +100,10 @@ def _needs_rescale(profile: ModelProfile) -> str | None:
     return None if profile.rescaled_tasks else "this model's pipeline does not accept it"
 
 
+def _needs_true_cfg(profile: ModelProfile) -> str | None:
+    return None if profile.takes_true_cfg else "only FLUX supports it; set guidance_scale"
+
+
 FIELDS: tuple[RequestField, ...] = (
     RequestField(
         name="prompt",
@@ -283,6 +287,18 @@ FIELDS: tuple[RequestField, ...] = (
         "[guidance rescale](#guidance-rescale).",
         bounds=lambda settings, profile: Bounds(0, 1),
         unsupported=_needs_rescale,
+    ),
+    RequestField(
+        name="true_cfg_scale",
+        type=float,
+        datatype="FP64",
+        type_in_words="number",
+        default="1",
+        bounds_in_words="0 to `max_guidance_scale`",
+        help="Above 1, how strongly FLUX avoids `negative_prompt`, which it then requires; see "
+        "[true guidance](#true-guidance). FLUX only.",
+        bounds=lambda settings, profile: Bounds(0, settings.max_guidance_scale),
+        unsupported=_needs_true_cfg,
     ),
     RequestField(
         name="num_images_per_prompt",

@@ -73,7 +73,7 @@ class GenerationRequest:
 
     ``fields.FIELDS`` describes the fields. ``strength`` is set if ``image`` is, else None.
     ``adapters`` are sorted by name, and each occurs once. ``denoising_end`` is None if the model
-    has no refiner.
+    has no refiner. For ``true_cfg_scale`` see ``cfg_scale``.
     """
 
     prompt: str
@@ -92,6 +92,17 @@ class GenerationRequest:
     denoising_end: float | None = None
     clip_skip: int | None = None
     guidance_rescale: float | None = None
+    true_cfg_scale: float | None = None
+
+    def cfg_scale(self, *, guidance_is_input: bool) -> float:
+        """The scale of classifier-free guidance; above 1, the negative prompt takes a lane too.
+
+        ``guidance_is_input``: the network takes ``guidance_scale`` as an input, which replaces
+        classifier-free guidance. ``true_cfg_scale`` then adds it for a negative prompt.
+        """
+        if not guidance_is_input:
+            return self.guidance_scale
+        return (self.true_cfg_scale or 1.0) if self.negative_prompt else 1.0
 
     @property
     def task(self) -> Task:

@@ -66,8 +66,9 @@ class Limits(CallLimits):
         self._check_task(values)
         for field in sorted(FIELDS, key=lambda field: field.name not in given):
             if field.name in values:
-                self._check_field(field, values[field.name])
+                self._check_field(field, values)
         self._check_rescale(values)
+        self._check_true_cfg(values)
         self._check_pixels(values["width"], values["height"])
         self._check_last_seed(values["seed"], values.get("num_images_per_prompt", 1))
         self._check_steps(values)
@@ -79,8 +80,9 @@ class Limits(CallLimits):
         """The bounds of a field; None if it has none."""
         return field.bounds(self.settings, self.profile) if field.bounds else None
 
-    def _check_field(self, field: RequestField, value: Any) -> None:
-        self._check_support(field, value)
+    def _check_field(self, field: RequestField, values: Mapping[str, Any]) -> None:
+        value = values[field.name]
+        self._check_support(field, values)
         if field.choices and value not in (known := field.choices(self.profile)):
             nearest = nearest_schedulers(value, known)
             advice = f"; nearest: {', '.join(nearest)}" if nearest else ""
@@ -93,9 +95,9 @@ class Limits(CallLimits):
         elif bounds:
             _check_number(field.name, value, bounds)
 
-    def _check_support(self, field: RequestField, value: Any) -> None:
-        reason = field.reason_against(self.profile)
-        if reason is None:
+    def _check_support(self, field: RequestField, values: Mapping[str, Any]) -> None:
+        value, reason = values[field.name], field.reason_against(self.profile)
+        if reason is None or (field.name == "negative_prompt" and _has_true_cfg(values)):
             return
         # A caller may send the value that an unused field has anyway.
         anyway = {"negative_prompt": ""} | asdict(self.profile.defaults)
@@ -124,6 +126,10 @@ class Limits(CallLimits):
             raise InvalidRequestError(
                 "guidance_rescale", f"not for {task}; this model supports it for {', '.join(tasks)}"
             )
+
+    def _check_true_cfg(self, values: Mapping[str, Any]) -> None:
+        if _has_true_cfg(values) and not values["negative_prompt"]:
+            raise InvalidRequestError("true_cfg_scale", "requires `negative_prompt`")
 
     def _check_pixels(self, width: int, height: int) -> None:
         pixels = width * height
@@ -175,6 +181,10 @@ class Limits(CallLimits):
                 f"{end} is not possible with `mask_image`: the refiner does not support "
                 "inpainting; omit it",
             )
+
+
+def _has_true_cfg(values: Mapping[str, Any]) -> bool:
+    return bool(values.get("true_cfg_scale", 1) > 1)
 
 
 def _check_number(field: str, value: float, bounds: Bounds) -> None:

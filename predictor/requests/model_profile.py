@@ -31,7 +31,8 @@ class ModelProfile:
     pipeline cannot use to the reason. ``most_steps`` limits the steps of some schedulers.
     ``max_sequence_length`` is the number of tokens that the T5 encoder reads, None without one.
     ``max_clip_skip`` is the largest ``clip_skip``, None if the model does not support it.
-    ``rescaled_tasks`` are the tasks for which it supports ``guidance_rescale``.
+    ``rescaled_tasks`` are the tasks for which it supports ``guidance_rescale``. ``takes_true_cfg``
+    is True if it takes a negative prompt only with ``true_cfg_scale`` above 1.
     """
 
     revision: str
@@ -48,6 +49,7 @@ class ModelProfile:
     max_sequence_length: int | None = None
     max_clip_skip: int | None = None
     rescaled_tasks: tuple[Task, ...] = ()
+    takes_true_cfg: bool = False
 
     def default_request(self, prompt: str) -> GenerationRequest:
         """The request that a prompt alone stands for, with seed 0.

@@ -57,6 +57,8 @@ class FakeDenoiser:
     ``passes`` lists the prompts of each pass; ``events`` lists passes and decodings in order.
     """
 
+    guidance_is_input = False
+
     def __init__(self, memory_in_lanes: int = 10_000) -> None:
         self.memory_in_lanes = memory_in_lanes
         self.gate = threading.Semaphore(0)

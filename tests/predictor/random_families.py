@@ -74,7 +74,8 @@ def build_pixart() -> DiffusionPipeline:
     t5 = T5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=WIDTH, num_layers=1)
     return PixArtSigmaPipeline(
         vae=_vae(),
-        text_encoder=T5EncoderModel(t5),
+        # T5 has dropout, which ``from_pretrained`` would turn off.
+        text_encoder=T5EncoderModel(t5).eval(),
         tokenizer=tokenizer,
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(),

@@ -115,7 +115,8 @@ def build_flux() -> DiffusionPipeline:
     return FluxPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(tokenizer)),
-        text_encoder_2=T5EncoderModel(t5),
+        # T5 has dropout, which ``from_pretrained`` would turn off.
+        text_encoder_2=T5EncoderModel(t5).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         transformer=transformer,

@@ -42,11 +42,10 @@ SETS = [(), (ALL,), (ALL, DENOISER), (WORDS,), (replace(ALL, scale=0.3),)]
 
 @dataclass
 class Family:
-    """A pipeline and its adapters; ``noise`` is how much its pictures vary between runs."""
+    """A pipeline and its adapters."""
 
     build: Callable[[], DiffusionPipeline]
     files: Mapping[str, Path]
-    noise: int
 
     def served(self, **options: Any) -> DiffusersPipeline:
         return _wrapped(self.build(), self.files, **options)
@@ -101,8 +100,7 @@ def family(
         adapter: write_adapter(build(), folder / adapter, seed=seed, components=components)
         for seed, (adapter, components) in enumerate(parts.items())
     }
-    # The small FLUX is not bit-for-bit reproducible on a CPU.
-    return Family(build, files, noise=1 if name == "flux" else 0)
+    return Family(build, files)
 
 
 def engine_over(pipeline: DiffusersPipeline) -> Engine:
@@ -149,7 +147,7 @@ def test_loaded_adapters_do_not_change_a_picture_without_adapters(family: Family
             (expected,) = submit_all(never, plain)
             submit_all(engine, replace(REQUEST, adapters=adapters))
             (after,) = submit_all(engine, plain)
-            assert largest_difference(after, expected) <= family.noise, adapters
+            assert largest_difference(after, expected) == 0, adapters
     finally:
         never.close()
         engine.close()
@@ -186,7 +184,7 @@ def test_a_file_from_kohyas_trainer_matches_diffusers(
     own = write_adapter(build(), tmp_path / "own", seed=1, components=components, rank=4)
     kohya = tmp_path / "kohya" / "epoch-10.safetensors"
     as_kohya(own, kohya, alpha=2.0)
-    family = Family(build, {"kohya": kohya, "own": own}, noise=0)
+    family = Family(build, {"kohya": kohya, "own": own})
     asked = (Adapter("kohya"),)
     engine = engine_over(family.served())
     try:

@@ -103,13 +103,16 @@ def test_sequential_offload_leaves_no_weights_with_the_modules(
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_the_step_loop_draws_the_same_under_offloading(offload: Offload) -> None:
-    plain = DiffusersPipeline(build_sdxl(), PROFILE)
+@pytest.mark.parametrize("build", [build_sdxl, build_sd3, build_flux])
+def test_the_step_loop_draws_the_same_under_offloading(
+    build: Callable[[], DiffusionPipeline], offload: Offload
+) -> None:
+    plain = DiffusersPipeline(build(), PROFILE)
     plain.diffusers.set_progress_bar_config(disable=True)
     request = PROFILE.default_request("a red circle")
     expected = [own_call(plain, replace(request, seed=seed)) for seed in range(3)]
 
-    drawn = through_the_step_loop(that_draws(build_sdxl, offload), seeds=3)
+    drawn = through_the_step_loop(that_draws(build, offload), seeds=3)
 
     assert [largest_difference(*both) <= 2 for both in zip(drawn, expected, strict=True)] == [
         True
@@ -132,13 +135,14 @@ def test_whole_pipelines_draw_the_same_under_offloading(
     assert largest_difference(drawn[1], drawn[0]) <= 2
 
 
+@pytest.mark.parametrize(("build", "network"), [(build_sdxl, "unet"), (build_flux, "transformer")])
 def test_the_denoiser_is_offloaded_before_prompts_are_encoded(
-    monkeypatch: pytest.MonkeyPatch,
+    build: Callable[[], DiffusionPipeline], network: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise both would be on the GPU at once, and offloading would save nothing."""
-    loaded = offloaded(build_sdxl, "model")
+    loaded = offloaded(build, "model")
     calls: list[str] = []
-    for name in ("unet", "vae"):
+    for name in (network, "vae"):
         part = getattr(loaded.diffusers, name)
         monkeypatch.setattr(part, "to", lambda device, name=name: calls.append(f"{name} {device}"))
     loaded.diffusers.text_encoder.register_forward_pre_hook(lambda *_: calls.append("encode"))
@@ -146,7 +150,7 @@ def test_the_denoiser_is_offloaded_before_prompts_are_encoded(
     with torch.inference_mode():
         denoiser_for(loaded).encode(["a red circle"])
 
-    assert calls == ["unet cpu", "vae cpu", "encode"]
+    assert calls == [f"{network} cpu", "vae cpu", "encode"]
 
 
 class Recorder(StableDiffusionXLPipeline):  # type: ignore[misc]

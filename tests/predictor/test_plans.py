@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -72,7 +73,7 @@ def lms_integrals_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def scheduler_of(run: Run, own: Any) -> Any:
     scheduler: Any = make_scheduler(run.scheduler, own)
-    scheduler.set_timesteps(run.num_inference_steps)
+    run.set_timesteps(scheduler)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(run.first)
     return scheduler
@@ -168,6 +169,45 @@ def test_a_plan_takes_the_steps_of_a_scheduler_that_checkpoints_carry(carried: s
         for first in (0, 7):
             if first < steps:
                 assert_equal_to_diffusers(Run("default", steps, first * own.order), own)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "heun", "unipc", "dpmpp_2m", "default"])
+@pytest.mark.parametrize("mu", [None, 0.8])
+def test_a_plan_takes_the_steps_of_a_flow_matching_scheduler(
+    scheduler: str, mu: float | None
+) -> None:
+    """Those of SD3, and of FLUX, which passes noise levels and a shift for the picture's size."""
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=mu is not None)
+    if scheduler not in scheduler_names(own):
+        pytest.skip("excluded")
+    order = make_scheduler(scheduler, own).order  # type: ignore[attr-defined]
+    for steps, skipped in itertools.product((1, 2, 5, 20, 50), (0, 7)):
+        if skipped < steps:
+            run = Run(scheduler, steps, skipped * order, mu)
+            assert_equal_to_diffusers(run, own)
+            if scheduler in ("euler", "unipc", "default"):
+                assert_equal_to_diffusers(run._replace(is_linear=True), own)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "heun", "unipc", "dpmpp_2m"])
+def test_a_flow_matching_plan_starts_between_the_picture_and_the_noise(scheduler: str) -> None:
+    own = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    run = Run(scheduler, 10, 4)
+    plan = Plans(own).steps(run)
+    assert isinstance(plan, Plan)
+    made = scheduler_of(run, own)
+
+    for number in range(2):
+        sigma = float(made.sigmas[4 + number])
+        assert plan.levels[number] == pytest.approx((1 - sigma, sigma), abs=1e-5)
+    assert 0.3 < plan.levels[0][1] < 0.95
+
+
+def test_a_shift_for_the_size_changes_a_plan() -> None:
+    made = Plans(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
+    small, large = (made.steps(Run("euler", 4, mu=mu)).timesteps for mu in (0.5, 1.15))
+
+    assert large[1] > small[1] + 50
 
 
 def test_a_scheduler_that_is_not_linear_steps_on_its_own(

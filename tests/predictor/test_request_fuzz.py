@@ -29,6 +29,7 @@ PROFILE = ModelProfile(
     most_steps={"lcm": 50},
     max_clip_skip=2,
     rescaled_tasks=("text-to-image",),
+    takes_true_cfg=True,
 )
 # A small limit, as the pictures of generated sizes are resized.
 LIMITS = Limits(Settings(max_side=256), PROFILE)
@@ -92,6 +93,7 @@ valid: dict[str, st.SearchStrategy[Any]] = {
     "denoising_end": shares,
     "clip_skip": st.integers(0, 3),
     "guidance_rescale": shares,
+    "true_cfg_scale": st.floats(0, 30),
     "num_images_per_prompt": st.integers(1, 4),
     "output_format": st.sampled_from(["png", "jpeg", "jpg", "webp"]),
     "timeout": st.floats(1, 86_400) | st.integers(1, 86_400),

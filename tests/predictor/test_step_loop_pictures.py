@@ -26,7 +26,8 @@ from predictor.settings import Settings
 from tests.predictor.checkpoints import measured_engine
 from tests.predictor.drawing import engine_over, make, own_call
 from tests.predictor.pictures import largest_difference
-from tests.predictor.random_pipelines import build_sd3, build_sdxl
+from tests.predictor.random_families import build_lcm_unet, build_pixart
+from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 
 SCHEDULERS = scheduler_names(UniPCMultistepScheduler())
 REQUEST = GenerationRequest("a red circle on a yellow background", "", 3, 64, 64, 12, 2.0, "unipc")
@@ -178,7 +179,7 @@ def test_a_truncated_prompt_gets_a_warning(demo: DiffusersPipeline) -> None:
     assert warning.startswith("prompt is longer than the text encoder reads")
 
 
-def test_the_step_loop_supports_only_stable_diffusion_and_sdxl(
+def test_the_step_loop_supports_stable_diffusion_sdxl_sd3_and_flux(
     demo: DiffusersPipeline, sdxl: DiffusersPipeline
 ) -> None:
     parts = demo.diffusers.components
@@ -187,7 +188,10 @@ def test_the_step_loop_supports_only_stable_diffusion_and_sdxl(
     assert supports(demo.diffusers)
     assert supports(sdxl.diffusers)
     assert supports(inpainting)
-    assert not supports(build_sd3())
+    assert supports(build_sd3())
+    assert supports(build_flux())
+    assert not supports(build_pixart())
+    assert not supports(build_lcm_unet())
 
 
 def test_the_engine_is_chosen_and_measured_for_the_model(demo: DiffusersPipeline) -> None:

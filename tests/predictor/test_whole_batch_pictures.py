@@ -17,6 +17,7 @@ from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfi
 from predictor.settings import Settings
 from tests.predictor.checkpoints import measured_engine
 from tests.predictor.pictures import largest_difference
+from tests.predictor.random_families import build_pixart
 from tests.predictor.random_pipelines import build_flux, build_sd3
 
 REQUEST = GenerationRequest("a red circle", "", 3, 128, 64, 3, 4.0, OWN)
@@ -26,9 +27,12 @@ OTHERS = [
 ]
 
 
-@pytest.fixture(scope="module", params=[build_sd3, build_flux])
+@pytest.fixture(scope="module", params=[build_sd3, build_flux, build_pixart])
 def pipeline(request: pytest.FixtureRequest) -> DiffusersPipeline:
-    build: Callable[[], DiffusionPipeline] = request.param
+    return wrapped(request.param)
+
+
+def wrapped(build: Callable[[], DiffusionPipeline]) -> DiffusersPipeline:
     built = build()
     built.set_progress_bar_config(disable=True)
     defaults = GenerationDefaults(128, 128, 3, 4.0, OWN)
@@ -49,7 +53,8 @@ def test_a_picture_in_a_batch_equals_the_one_made_alone(pipeline: DiffusersPipel
     assert largest_difference(together[0], together[2]) > 2
 
 
-def test_the_engine_is_chosen_and_its_batch_measured(pipeline: DiffusersPipeline) -> None:
+def test_the_engine_is_chosen_and_its_batch_measured() -> None:
+    pipeline = wrapped(build_pixart)
     engine = measured_engine(pipeline, Settings(max_lanes=4))
     try:
         assert isinstance(engine, WholeBatchEngine)
