@@ -19,6 +19,8 @@ _FEWEST_SAMPLES, _MOST_SAMPLES = 6, 31
 # On a slow device, fewer samples must do, or the search would take minutes.
 _MOST_SECONDS = 10.0
 _CLEAR = 3.0
+# If it ends without that, the gain must differ by as many for the size to change.
+_SURE = 2.0
 # The standard error of a median, by the median absolute deviation and the square root of the number
 # of samples, if they are distributed normally: 1.2533 times 1.4826.
 _ERROR_OF_A_MEDIAN = 1.858
@@ -31,12 +33,13 @@ Change = Literal["grown", "shrunk"]
 
 
 class Comparison(NamedTuple):
-    """Batches of two sizes, and the seconds that each takes."""
+    """Batches of two sizes, and the seconds that each takes; ``error`` is that of ``gain``."""
 
     small: int
     small_seconds: float
     large: int
     large_seconds: float
+    error: float = 0.0
 
     @property
     def gain(self) -> float:
@@ -147,7 +150,7 @@ class BatchSearch:
             return None
         large_seconds = self._large * median(large)
         small_seconds = large_seconds * (1 + gain) * self._small / self._large
-        return Comparison(self._small, small_seconds, self._large, large_seconds)
+        return Comparison(self._small, small_seconds, self._large, large_seconds, error)
 
     @property
     def _bound(self) -> float:
@@ -157,7 +160,8 @@ class BatchSearch:
         return _LEAST_GAIN + _WIDER * self._reversals
 
     def _decide_above(self, found: Comparison) -> bool:
-        if found.gain >= self._bound:
+        # If the samples do not show a difference, the size stays.
+        if found.gain - _SURE * found.error >= self._bound:
             self._change("grown", found.large)
             self._misses = 0
         else:
@@ -165,7 +169,7 @@ class BatchSearch:
         return self._look_up()
 
     def _decide_below(self, found: Comparison) -> bool:
-        if found.gain >= self._bound:
+        if found.gain + _SURE * found.error >= self._bound:
             return self._settle() if self._has_shrunk else self._look_up()
         self._change("shrunk", found.small)
         self._has_shrunk = True

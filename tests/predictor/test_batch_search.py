@@ -158,3 +158,26 @@ def test_a_kind_that_no_longer_runs_does_not_hold_places() -> None:
         searches.observe(slow, size, float(size))
 
     assert searches.wanted < 64
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        # A pass takes half a second a picture, so there are few samples of larger ones.
+        (lambda lanes: 0.05 + lanes / 4, 2),
+        # A GPU that is busy with eight lanes.
+        (lambda lanes: max(0.021, 0.0027 * lanes), 8),
+    ],
+)
+def test_the_search_takes_at_most_a_minute_of_work(seconds: Seconds, best: int, seed: int) -> None:
+    random_numbers = random.Random(seed)
+    search, worked = BatchSearch(2, 64, smallest=2), 0.0
+    while not search.is_settled:
+        size = search.limit(64)
+        taken = seconds(size) * (1 + 0.3 * random_numbers.random())
+        search.observe(size, taken)
+        worked += taken
+
+    assert search.best == best
+    assert worked < 60
