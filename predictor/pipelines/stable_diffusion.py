@@ -141,7 +141,12 @@ class StableDiffusionDenoiser:
         if kind.controlnet is not None:
             controlnet = self._controlnets[kind.controlnet]
             residuals = controlnet.residuals(lanes, latents, timesteps, conditions)
-        arguments = Pass(latents, timesteps, *conditions.values())
+        arguments = Pass(
+            latents,
+            timesteps,
+            conditions["encoder_hidden_states"],
+            conditions["added_cond_kwargs"],
+        )
         return self._graphs.run(
             self._pipeline.unet, arguments, residuals, is_adapted=bool(kind.adapters)
         )
