@@ -21,7 +21,7 @@ from diffusers import (
 from PIL import Image
 
 from demo.shapes import Placement, Scene, draw, mask
-from predictor.engine.capacity import measure_capacity
+from predictor.engine.capacity import Capacity
 from predictor.engine.interfaces import Lane
 from predictor.errors import InvalidRequestError
 from predictor.loading.profile import read_profile
@@ -210,7 +210,8 @@ def test_flux_takes_a_second_lane_only_for_true_guidance(flux: DiffusersPipeline
         assert largest_difference(picture, own_call(flux, one)) <= TOLERANCE
     assert largest_difference(drawn, ignored) <= TOLERANCE
     assert largest_difference(drawn, pushed) > 2 * TOLERANCE
-    capacity = measure_capacity(denoiser_for(flux), plain, max_lanes=2)
+    is_input = denoiser_for(flux).guidance_is_input
+    capacity = Capacity(4, 16 * 16, 1.0, guidance_is_input=is_input)
     assert [capacity.size(one) for one in requests] == [1, 1, 2]
 
 
