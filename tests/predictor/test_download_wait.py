@@ -27,11 +27,16 @@ def test_a_model_that_is_published_later_is_served_without_a_restart(
             for path in ("/v2/health/ready", f"/v2/models/{MODEL_NAME}/ready")
         ]
         early = httpx.post(server.url + PREDICT, json=SHORT)
+<<<<<<< HEAD
         readers_before = server.children()
+=======
+        listed = httpx.get(server.url + "/openai/v1/models").json()
+        too_early = httpx.post(server.url + "/v1/images/generations", json={"prompt": "a"})
+>>>>>>> openai
         publish(MODEL_NAME, volume)
         server.wait_for("/v2/health/ready")
         late = httpx.post(server.url + PREDICT, json=SHORT, timeout=60)
-        names = httpx.get(server.url + "/v1/models").json()
+        names = httpx.get(server.url + "/v1/models").json()["models"]
         counted = httpx.get(server.url + "/metrics").text
         server.wait_for_children(2)
         log = server.log.read_text()
@@ -42,9 +47,12 @@ def test_a_model_that_is_published_later_is_served_without_a_restart(
     assert ready == [503, 503]
     assert early.status_code == 503
     assert "waits for its download" in early.json()["error"]
+    assert listed == {"object": "list", "data": []}
+    assert too_early.status_code == 503
+    assert "waits for its download" in too_early.json()["error"]["message"]
     assert int(early.headers["retry-after"]) > 0
     assert late.status_code == 200
-    assert names == {"models": [MODEL_NAME]}
+    assert names == [MODEL_NAME]
     assert f'diffusion_requests_total{{code="200",model_name="{MODEL_NAME}"}} 1.0' in counted
     assert log.count("waiting for the download") == 1
 

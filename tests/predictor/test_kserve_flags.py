@@ -168,7 +168,7 @@ def test_the_flags_that_work(demo_model: Path, tmp_path: Path, certificate: Path
 
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
     assert "swagger" in docs.text
-    assert names == {"models": [MODEL_NAME]}
+    assert names["models"] == [MODEL_NAME]
     assert "predict_ms" not in log
 
 
