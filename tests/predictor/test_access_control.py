@@ -210,6 +210,10 @@ def test_the_page_asks_for_a_key_and_explains_a_limit(browser: Browser, closed: 
     with Visit.started(browser, closed.url, {"prompt": SHORT["prompt"]}) as visit:
         dialog = visit.page.get_by_role("dialog")
         expect(dialog).to_contain_text("a key is required")
+        visit.button("Not now").click()
+        expect(dialog).to_be_hidden()
+        visit.button("Draw").click()
+        expect(dialog).to_contain_text("a key is required")
         visit.control("API key").fill(OTHER)
         visit.button("Use the key").click()
         expect(dialog).to_contain_text("the key is not valid")

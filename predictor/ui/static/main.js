@@ -21,6 +21,12 @@ async function draw() {
     return;
   }
   clearError();
+  if (!models.name) {
+    // There is no key or no model yet; the note says which.
+    await models.refresh();
+    element("status").textContent = models.note.textContent;
+    return;
+  }
   running = new AbortController();
   showRunning("Waiting for the server…");
   const started = performance.now();
