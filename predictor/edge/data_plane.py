@@ -10,11 +10,11 @@ from kserve.constants.constants import PredictorProtocol
 from kserve.errors import ModelNotReady, ServerNotLive
 from kserve.protocol.dataplane import DataPlane
 
-from predictor.adapters import Message
 from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
 from predictor.edge.draining import Drain
 from predictor.edge.repository import AwaitedModels
 from predictor.protocol import EncodedResponse
+from predictor.wire_formats import Message
 
 
 class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
@@ -94,7 +94,7 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
     async def answer(
         self, model_name: str, message: Message
     ) -> EncodedResponse | AsyncIterator[bytes]:
-        """The response of a model to the message of an adapter.
+        """The response of a model to the message of a wire format.
 
         Raises:
             ModelNotReady: the model is not loaded, and requests do not wait for it.

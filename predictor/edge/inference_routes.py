@@ -6,7 +6,7 @@ import re
 
 from starlette.types import Scope
 
-from predictor.adapters import ROUTED
+from predictor.wire_formats import ROUTED
 
 _ROUTES = ("/v1/models/{model_name}:predict", *(path for one in ROUTED for path in one.paths))
 _NAME = re.escape("{model_name}")

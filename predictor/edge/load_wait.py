@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from predictor.adapters import PREDICT, Message
 from predictor.edge.error_responses import not_ready, response_to
 from predictor.edge.inference_routes import named_model
 from predictor.edge.progress import Progress
@@ -25,6 +24,7 @@ from predictor.protocol.encode import waiting_event
 from predictor.requests import CallLimits
 from predictor.residency import Residency, Resident
 from predictor.settings import Settings
+from predictor.wire_formats import PREDICT, Message
 
 # Below the idle timeouts of proxies, the shortest of which are 15 to 60 seconds.
 _REPEAT_SECONDS = 5.0
@@ -75,7 +75,7 @@ async def timeout_of(message: Message, settings: Settings) -> float | None:
     Raises:
         InvalidRequestError: names the field and the reason.
     """
-    if message.adapter is not PREDICT:
+    if message.wire_format is not PREDICT:
         return None
     limits = CallLimits(settings)
     if message.is_small:

@@ -15,7 +15,6 @@ from kserve import Model
 from kserve.errors import ModelNotReady
 
 from predictor.access.spending import charge_pictures, keep_request
-from predictor.adapters import PREDICT, Message
 from predictor.edge.load_wait import WaitReport, timeout_of
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
@@ -37,6 +36,7 @@ from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
 from predictor.residency import Residency
 from predictor.settings import Settings
+from predictor.wire_formats import PREDICT, Message
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -210,16 +210,16 @@ async def _decoded(message: Message, limits: Limits, admission: Admission) -> Ca
 
     A call that has no place now is refused before its pictures are decoded.
     """
-    adapter = message.adapter
+    wire_format = message.wire_format
     if message.is_small:
         body = message.parse(message.document(), limits)
         if not body.has_images:
-            return adapter.decode(body, limits)
+            return wire_format.decode(body, limits)
 
     admission.check()
 
     def decode(document: Any, images: PictureSource) -> Call:
-        return adapter.decode(message.parse(document, limits), limits, images)
+        return wire_format.decode(message.parse(document, limits), limits, images)
 
     call = await READERS.read(message, decode, limits.settings.max_image_pixels)
     keep_request()

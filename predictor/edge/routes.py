@@ -8,11 +8,11 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 
-from predictor.adapters import ROUTED
 from predictor.edge.repository import RepositoryExtension
 from predictor.errors import InvalidRequestError
 from predictor.protocol.body import body_schema
 from predictor.protocol.json_body import read_json
+from predictor.wire_formats import ROUTED
 
 
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
@@ -49,11 +49,11 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     schema, definitions = body_schema("#/components/schemas/")
     document.setdefault("components", {}).setdefault("schemas", {}).update(definitions)
     _add_body(document, "/v1/models/{model_name}:predict", "application/json", schema)
-    for adapter in ROUTED:
-        if found := adapter.body_schema("#/components/schemas/"):
+    for wire_format in ROUTED:
+        if found := wire_format.body_schema("#/components/schemas/"):
             document["components"]["schemas"].update(found.definitions)
-            for path in adapter.paths:
-                if adapter.method == "GET":
+            for path in wire_format.paths:
+                if wire_format.method == "GET":
                     _add_query(document, path, found.schema)
                 else:
                     _add_body(document, path, found.media_type, found.schema)

@@ -17,7 +17,6 @@ from kserve.model_server import app
 from starlette.types import ASGIApp
 
 from predictor.edge.access_control import AccessMiddleware, AccessRules
-from predictor.edge.adapter_routes import adapter_routes
 from predictor.edge.body_memory import BodyMemory
 from predictor.edge.cors import CrossOriginMiddleware
 from predictor.edge.data_plane import DiffusionDataPlane
@@ -47,6 +46,7 @@ from predictor.edge.router_errors import MethodMiddleware
 from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
 from predictor.edge.telemetry import TelemetryMiddleware
 from predictor.edge.tracing import Tracing
+from predictor.edge.wire_format_routes import wire_format_routes
 from predictor.engine import Admission
 from predictor.errors import ModelLoadError
 from predictor.intake.pool import READERS
@@ -103,7 +103,7 @@ class DiffusionServer(HookedModelServer):
         self.model_repository_extension = RepositoryExtension(model_registry=models)
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(model_list_routes(self.model_repository_extension))
-        app.include_router(adapter_routes(self.dataplane, settings, model_name))
+        app.include_router(wire_format_routes(self.dataplane, settings, model_name))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         if settings.ui:
             app.include_router(page_routes())

@@ -11,7 +11,6 @@ from urllib.parse import quote
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from predictor.adapters import error_form
 from predictor.edge.middleware import CALLER_LEFT
 from predictor.edge.refusals import refusal_of
 from predictor.edge.stream import LastEvent
@@ -23,6 +22,7 @@ from predictor.request_context import (
     trace_id_of,
     valid_request_id,
 )
+from predictor.wire_formats import error_form
 
 logger = logging.getLogger("predictor.access")
 

@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from predictor.adapters import PREDICT, Message
 from predictor.errors import BodyReaderKilledError, GenerationFailedError, OverloadedError
 from predictor.intake.reader_process import ReaderProcess, RemoteImages
+from predictor.wire_formats import PREDICT, Message
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class _Reading(Generic[Read]):
         header = {
             "ask": "document",
             "max_pixels": self._max_pixels,
-            "adapter": message.adapter.name,
+            "wire_format": message.wire_format.name,
             "headers": message.content_headers,
         }
         _, document = process.ask(header, b"" if is_parsed else message.content)

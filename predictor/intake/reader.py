@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from predictor.adapters import ADAPTERS
 from predictor.errors import InvalidRequestError
 from predictor.intake.frames import receive, send
 from predictor.requests import InputImages
 from predictor.requests.fields import FIELDS
+from predictor.wire_formats import WIRE_FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Reader:
             self._begin(header["max_pixels"])
             if not content:
                 return {}, b""
-            document = ADAPTERS[header["adapter"]].document(content, header["headers"])
+            document = WIRE_FORMATS[header["wire_format"]].document(content, header["headers"])
             return {}, self._detached_document(document)
         field, text = header["field"], content.decode()
         text = self._texts.get(text, text)

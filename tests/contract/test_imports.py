@@ -45,7 +45,7 @@ def importers(package: str, forbidden: set[str]) -> list[str]:
         ("deploy", {"predictor", "downloader", "demo", "tests", "torch", "diffusers", "kserve"}),
         ("deploy/explain", {"kubernetes", "deploy.cluster", "rich", "urllib3"}),
         ("predictor/protocol", {"torch", "diffusers", "transformers", "kserve"}),
-        ("predictor/adapters", {"torch", "diffusers", "kserve", "fastapi", "predictor.engine"}),
+        ("predictor/wire_formats", {"torch", "diffusers", "kserve", "fastapi", "predictor.engine"}),
         ("predictor/engine", {"kserve", "fastapi", "starlette", "predictor.protocol"}),
     ],
 )

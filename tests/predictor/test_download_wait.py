@@ -27,12 +27,9 @@ def test_a_model_that_is_published_later_is_served_without_a_restart(
             for path in ("/v2/health/ready", f"/v2/models/{MODEL_NAME}/ready")
         ]
         early = httpx.post(server.url + PREDICT, json=SHORT)
-<<<<<<< HEAD
         readers_before = server.children()
-=======
         listed = httpx.get(server.url + "/openai/v1/models").json()
         too_early = httpx.post(server.url + "/v1/images/generations", json={"prompt": "a"})
->>>>>>> openai
         publish(MODEL_NAME, volume)
         server.wait_for("/v2/health/ready")
         late = httpx.post(server.url + PREDICT, json=SHORT, timeout=60)

@@ -20,13 +20,13 @@ from PIL import Image
 from demo.judge import look_at
 from demo.shapes import SIZE, Placement, Scene, draw
 from modelstore import Marker
-from predictor.adapters import error_form
-from predictor.adapters.openai_fields import ImageOptions
-from predictor.adapters.openai_responses import ImagesForm
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.errors import GenerationFailedError
 from predictor.request_context import RequestContext, enter_request
+from predictor.wire_formats import error_form
+from predictor.wire_formats.openai_fields import ImageOptions
+from predictor.wire_formats.openai_responses import ImagesForm
 from tests.predictor.metric_samples import samples
 from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
 

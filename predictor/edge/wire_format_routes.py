@@ -1,4 +1,4 @@
-"""The routes of the adapters: a request to the model that it names, and the response."""
+"""The routes of the wire formats: a request to the model that it names, and the response."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from predictor.adapters import ROUTED, Adapter, Message
 from predictor.edge.data_plane import DiffusionDataPlane
 from predictor.edge.router_errors import IS_HEAD
 from predictor.errors import DeadlineExceededError, InvalidRequestError, UnknownModelError
@@ -19,9 +18,10 @@ from predictor.protocol import EncodedResponse
 from predictor.request_context import current_request
 from predictor.requests.validation import shortened
 from predictor.settings import Settings
+from predictor.wire_formats import ROUTED, Message, WireFormat
 
 
-def adapter_routes(
+def wire_format_routes(
     data_plane: DiffusionDataPlane, settings: Settings, model_name: str
 ) -> APIRouter:
     """Add these before KServe's own routes: the first match answers.
@@ -30,25 +30,25 @@ def adapter_routes(
     """
     routes = APIRouter()
     models = _ModelNames(data_plane, settings, model_name)
-    for adapter in ROUTED:
-        for path in adapter.paths:
+    for wire_format in ROUTED:
+        for path in wire_format.paths:
             routes.add_api_route(
                 path,
-                _handler(adapter, data_plane, models),
-                methods=[adapter.method],
+                _handler(wire_format, data_plane, models),
+                methods=[wire_format.method],
                 response_model=None,
             )
     return routes
 
 
 def _handler(
-    adapter: Adapter, data_plane: DiffusionDataPlane, models: _ModelNames
+    wire_format: WireFormat, data_plane: DiffusionDataPlane, models: _ModelNames
 ) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
-        is_get = adapter.method == "GET"
+        is_get = wire_format.method == "GET"
         content = request.scope["query_string"] if is_get else await request.body()
         is_head = request.scope.get(IS_HEAD, False)
-        message = Message(adapter, content, dict(request.headers.items()), is_head)
+        message = Message(wire_format, content, dict(request.headers.items()), is_head)
         name = request.path_params.get("model_name") or await models.of(message)
         current_request().model = name
         response = await data_plane.answer(name, message)

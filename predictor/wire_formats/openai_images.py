@@ -8,16 +8,16 @@ from typing import Any, ClassVar
 
 from pydantic.json_schema import models_json_schema
 
-from predictor.adapters.adapter import Adapter, BodySchema, Message
-from predictor.adapters.form_fields import multipart_fields, nested, typed
-from predictor.adapters.openai_fields import IS_TEXT, ImageFields, read_fields
-from predictor.adapters.openai_responses import ImagesForm, Operation
 from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, decode_call
 from predictor.protocol.accept import EVENT_STREAM, JSON
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.json_body import check_shape, read_json
 from predictor.requests import InputImage, InputImages, Limits, PictureSource
+from predictor.wire_formats.form_fields import multipart_fields, nested, typed
+from predictor.wire_formats.openai_fields import IS_TEXT, ImageFields, read_fields
+from predictor.wire_formats.openai_responses import ImagesForm, Operation
+from predictor.wire_formats.wire_format import BodySchema, Message, WireFormat
 
 # KServe serves OpenAI's API under the first prefix.
 _PREFIXES = ("/openai/v1", "/v1")
@@ -26,13 +26,13 @@ _FILES = {"image", "mask"}
 _MULTIPART = "multipart/form-data"
 
 
-class _Images(Adapter):
+class _Images(WireFormat):
     """What both operations share."""
 
     operation: ClassVar[Operation]
 
     def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
-        """See ``Adapter.parse``."""
+        """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         fields = read_json(document) if isinstance(document, bytes) else document
         values, written, options = read_fields(fields, limits)
@@ -88,13 +88,13 @@ class ImageEdits(_Images):
         return fields
 
     def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
-        """See ``Adapter.parse``."""
+        """See ``WireFormat.parse``."""
         body = super().parse(document, message, limits)
         (written,) = body.written
         return body._replace(written=(written | {"mask_image": "mask"},))
 
     def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
-        """See ``Adapter.decode``."""
+        """See ``WireFormat.decode``."""
         images = images or InputImages(limits.settings.max_image_pixels)
         return decode_call(body, limits, TransparentMask(images))
 

@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import orjson
 
-from predictor.adapters.adapter import Adapter, Message
-from predictor.adapters.form_fields import typed
-from predictor.adapters.tensors import as_element, read_inputs
 from predictor.errors import InvalidRequestError, RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse, decode_call, parse
 from predictor.protocol.accept import JSON
@@ -20,6 +17,9 @@ from predictor.protocol.decode import ParsedBody
 from predictor.protocol.encode import ResultEncoder, progress_event, refusal_of, write_base64
 from predictor.protocol.json_body import read_json
 from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.wire_formats.form_fields import typed
+from predictor.wire_formats.tensors import as_element, read_inputs
+from predictor.wire_formats.wire_format import Message, WireFormat
 
 _JSON_LENGTH = "inference-header-content-length"
 _OUTPUTS = ("image", "seed")
@@ -29,7 +29,7 @@ _MICROSECONDS = 1_000_000
 _ROW = re.compile(r"instances\[([0-9]+)\]\.(.+)")
 
 
-class TensorInference(Adapter):
+class TensorInference(WireFormat):
     """Inputs as ``GET /v2/models/{name}`` declares them; the other fields as parameters."""
 
     name = "tensors"
@@ -57,7 +57,7 @@ class TensorInference(Adapter):
         }
 
     def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
-        """See ``Adapter.parse``."""
+        """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         body = read_json(document) if isinstance(document, bytes) else document
         tensors = body["tensors"]
@@ -69,7 +69,7 @@ class TensorInference(Adapter):
             raise _of_tensor(error, len(body["instances"])) from None
 
     def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
-        """See ``Adapter.decode``."""
+        """See ``WireFormat.decode``."""
         try:
             return decode_call(body, limits, images)
         except InvalidRequestError as error:

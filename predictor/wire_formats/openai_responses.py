@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import orjson
 
-from predictor.adapters.openai_fields import ImageOptions
 from predictor.errors import RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse
 from predictor.protocol.accept import JSON
 from predictor.protocol.encode import ResultEncoder, refusal_of, write_base64
 from predictor.requests import GenerationRequest, GenerationResult
+from predictor.wire_formats.openai_fields import ImageOptions
 
 Operation = Literal["image_generation", "image_edit"]
 

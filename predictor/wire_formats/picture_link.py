@@ -14,8 +14,6 @@ from typing import Any, ClassVar
 import orjson
 from pydantic import Field, create_model
 
-from predictor.adapters.adapter import Adapter, BodySchema, Message
-from predictor.adapters.form_fields import nested, query_fields, typed
 from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, EncodedResponse, ResponseEncoder, decode_call
 from predictor.protocol.decode import ParsedBody
@@ -24,6 +22,8 @@ from predictor.protocol.json_body import check_shape, read_json
 from predictor.requests import GenerationResult, Limits, PictureSource
 from predictor.requests.field_types import WholeNumber
 from predictor.requests.validation import Document, Parameters, given, spellings, validated
+from predictor.wire_formats.form_fields import nested, query_fields, typed
+from predictor.wire_formats.wire_format import BodySchema, Message, WireFormat
 
 # A new revision at the same address is seen after this time; asking for it costs no picture.
 _MAX_AGE_SECONDS = 3600
@@ -45,7 +45,7 @@ ImagineFields: type[Document] = create_model(
 )
 
 
-class PictureLink(Adapter):
+class PictureLink(WireFormat):
     """A link to a picture of the model in the path."""
 
     name = "picture link"
@@ -60,7 +60,7 @@ class PictureLink(Adapter):
         return document
 
     def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
-        """See ``Adapter.parse``."""
+        """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         query = read_json(document) if isinstance(document, bytes) else document
         values, written = self._values(query)
@@ -84,7 +84,7 @@ class PictureLink(Adapter):
         return given(validated(self.fields, query)), dict(spellings(query))
 
     def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
-        """See ``Adapter.decode``; a response without a picture if the client has it already."""
+        """See ``WireFormat.decode``; a response without a picture if the client has it already."""
         call = decode_call(body, limits, images)
         assert isinstance(body.form, LinkForm)
         form = body.form.tagged(call, limits)

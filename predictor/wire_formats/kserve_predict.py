@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from predictor.adapters.adapter import Adapter, Message
 from predictor.protocol import parse
 from predictor.protocol.decode import ParsedBody, read_document
 from predictor.requests import Limits
+from predictor.wire_formats.wire_format import Message, WireFormat
 
 
-class Predict(Adapter):
+class Predict(WireFormat):
     """See ``predictor.protocol``."""
 
     name = "predict"

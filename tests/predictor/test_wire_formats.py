@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predictor.adapters import ROUTED, Adapter
-from predictor.adapters.form_fields import multipart_fields, nested, query_fields, typed
-from predictor.adapters.openai_images import ImageEdits
-from predictor.adapters.tensors import read_inputs
 from predictor.errors import InvalidRequestError
+from predictor.wire_formats import ROUTED, WireFormat
+from predictor.wire_formats.form_fields import multipart_fields, nested, query_fields, typed
+from predictor.wire_formats.openai_images import ImageEdits
+from predictor.wire_formats.tensors import read_inputs
 
 FORM = "multipart/form-data; boundary=x"
 # Parts of hostile bodies, so that many of them get past the first check.
@@ -171,7 +171,7 @@ def test_other_numbers_are_read(datatype: str) -> None:
     assert read_inputs([tensor], content) == {"seed": [1, 2]}
 
 
-@pytest.mark.parametrize("adapter", ROUTED, ids=lambda adapter: adapter.name)
+@pytest.mark.parametrize("wire_format", ROUTED, ids=lambda one: one.name)
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
     pieces=st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=8)), max_size=30),
@@ -180,14 +180,14 @@ def test_other_numbers_are_read(datatype: str) -> None:
     ),
 )
 def test_any_body_is_an_object_or_refused(
-    adapter: Adapter, pieces: list[bytes], length: str | None
+    wire_format: WireFormat, pieces: list[bytes], length: str | None
 ) -> None:
     headers = {"content-type": FORM}
     if length is not None:
         headers["inference-header-content-length"] = length
 
     try:
-        document = adapter.document(b"".join(pieces), headers)
+        document = wire_format.document(b"".join(pieces), headers)
     except InvalidRequestError:
         return
     # As a reader process sends it.

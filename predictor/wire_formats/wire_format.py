@@ -1,4 +1,4 @@
-"""What an adapter is: one operation of a wire format, between HTTP and ``GenerationRequest``s."""
+"""One operation of a protocol, between HTTP and ``GenerationRequest``s."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BodySchema(NamedTuple):
     definitions: dict[str, Any]
 
 
-class Adapter(ABC):
+class WireFormat(ABC):
     """One operation: where it is served, how its body is read, and what the response looks like.
 
     ``name`` identifies it between processes. ``paths`` are templates of FastAPI; one without
@@ -72,19 +72,19 @@ class Adapter(ABC):
 
 @dataclass(frozen=True)
 class Message:
-    """One HTTP request as an adapter reads it.
+    """One HTTP request as a wire format reads it.
 
     ``content`` is the body, or the query of a GET request; JSON values if KServe has parsed it.
     """
 
-    adapter: Adapter
+    wire_format: WireFormat
     content: Any
     headers: Mapping[str, str] = field(default_factory=dict)
     is_head: bool = False
 
     @property
     def content_headers(self) -> dict[str, str]:
-        """The headers that ``Adapter.document`` reads."""
+        """The headers that ``WireFormat.document`` reads."""
         return {name: self.headers[name] for name in _CONTENT_HEADERS if name in self.headers}
 
     @property
@@ -101,9 +101,9 @@ class Message:
         )
 
     def document(self) -> dict[str, Any]:
-        """See ``Adapter.document``."""
-        return self.adapter.document(self.content, self.content_headers)
+        """See ``WireFormat.document``."""
+        return self.wire_format.document(self.content, self.content_headers)
 
     def parse(self, document: Any, limits: Limits) -> ParsedBody:
-        """See ``Adapter.parse``."""
-        return self.adapter.parse(document, self, limits)
+        """See ``WireFormat.parse``."""
+        return self.wire_format.parse(document, self, limits)

@@ -1,0 +1,42 @@
+"""The wire formats other than ``:predict``, one module each: fields to requests, and back.
+
+A wire format knows no torch, no engine and no HTTP framework. To add one, write its module and
+name it here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from predictor.wire_formats import openai_errors
+from predictor.wire_formats.kserve_predict import PREDICT
+from predictor.wire_formats.openai_images import ImageEdits, ImageGenerations
+from predictor.wire_formats.picture_link import ImagineLink, PictureLink
+from predictor.wire_formats.tensor_inference import TensorInference
+from predictor.wire_formats.wire_format import BodySchema, Message, WireFormat
+
+ROUTED: tuple[WireFormat, ...] = (
+    ImageGenerations(),
+    ImageEdits(),
+    TensorInference(),
+    PictureLink(),
+    ImagineLink(),
+)
+"""The wire formats that need a route."""
+
+WIRE_FORMATS = {one.name: one for one in (PREDICT, *ROUTED)}
+
+ErrorForm = Callable[[str, int, BaseException | None], dict[str, Any]]
+_ERROR_FORMS: tuple[tuple[re.Pattern[str], ErrorForm], ...] = (
+    (openai_errors.PATHS, openai_errors.error_body),
+)
+
+
+def error_form(path: str) -> ErrorForm | None:
+    """The form of error bodies at a path; None for that of KServe."""
+    return next((form for paths, form in _ERROR_FORMS if paths.fullmatch(path)), None)
+
+
+__all__ = ["PREDICT", "ROUTED", "WIRE_FORMATS", "BodySchema", "Message", "WireFormat", "error_form"]
