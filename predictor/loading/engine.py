@@ -51,8 +51,18 @@ class Learned:
     def convolutions(self, folder: Path, measure: Callable[[], Convolutions]) -> Convolutions:
         """How the convolutions of the UNet run fastest, measured once."""
         if folder not in self._convolutions:
-            self._convolutions[folder] = measure()
+            self._convolutions[folder] = self._cached_or(folder, measure)
         return self._convolutions[folder]
+
+    def _cached_or(self, folder: Path, measure: Callable[[], Convolutions]) -> Convolutions:
+        cache = self._caches.get(folder)
+        known = cache and cache.convolutions
+        if known and known.keys() == {*Convolutions._fields}:
+            return Convolutions(**known)
+        found = measure()
+        if cache is not None:
+            cache.save_convolutions(found._asdict())
+        return found
 
     def _note(self, folder: Path, batch: int) -> None:
         if self._batches.get(folder) == batch:

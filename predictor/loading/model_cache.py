@@ -43,6 +43,7 @@ _MAX_KERNEL_BYTES = 2 << 30
 _MAX_FOLDER_BYTES = 4 << 30
 _MAX_JSON_BYTES = 1 << 16
 _MAX_BATCH = 10_000
+_NOTES = ("batch", "convolutions")
 # An unfinished file is older than this only if its pod has been killed.
 _ABANDONED_SECONDS = 3600.0
 
@@ -50,7 +51,8 @@ _ABANDONED_SECONDS = 3600.0
 class ModelCache:
     """The cached files of one model under one set of ``facts`` in the folder ``root``.
 
-    ``batch`` is the largest batch that an earlier engine has learned, or None.
+    ``batch`` is the largest batch that an earlier engine has learned, and ``convolutions`` how it
+    ran convolutions, by option; both are None if they are unknown.
     """
 
     def __init__(self, root: Path, facts: Mapping[str, str], local: Path) -> None:
@@ -63,11 +65,13 @@ class ModelCache:
         self._restored: set[str] = set()
         self._writing = threading.Lock()
         self.batch: int | None = None
+        self.convolutions: dict[str, bool] | None = None
+        self._learned: dict[str, object] = {}
 
     def restore(self) -> None:
-        """Unpack the kernels and read ``batch``; after a problem, there are none."""
+        """Unpack the kernels and read the notes; after a problem, there are none."""
         with _problems("starting without the cache"):
-            self.batch = self._read_batch()
+            self._read_notes()
         try:
             with _problems("starting without cached kernels"):
                 self._unpack()
@@ -96,22 +100,34 @@ class ModelCache:
     def save_batch(self, batch: int) -> None:
         """Keep what the engine has learned for later starts."""
         with self._writing, _problems("the batch size is not cached"):
-            text = json.dumps({"facts": self._facts, "batch": batch}, indent=2)
-            with self._replacing(self._notes) as path:
-                path.write_text(text, "utf-8")
+            self._write_notes(batch=batch)
 
-    def _read_batch(self) -> int | None:
+    def save_convolutions(self, options: Mapping[str, bool]) -> None:
+        """Keep how convolutions run fastest for later starts."""
+        with self._writing, _problems("the measurement of convolutions is not cached"):
+            self._write_notes(convolutions=dict(options))
+
+    def _write_notes(self, **learned: object) -> None:
+        self._learned |= learned
+        text = json.dumps({"facts": self._facts, **self._learned}, indent=2)
+        with self._replacing(self._notes) as path:
+            path.write_text(text, "utf-8")
+
+    def _read_notes(self) -> None:
         if not self._notes.exists():
-            return None
+            return
         with self._notes.open("rb") as stream:
             notes = json.loads(stream.read(_MAX_JSON_BYTES))
         if not isinstance(notes, dict):
             raise ValueError(f"{self._notes.name} is not a JSON object")
         self._check(notes.get("facts"))
-        batch = notes.get("batch")
-        if type(batch) is not int or not 0 < batch <= _MAX_BATCH:
+        batch, options = notes.get("batch"), notes.get("convolutions")
+        if "batch" in notes and not (type(batch) is int and 0 < batch <= _MAX_BATCH):
             raise ValueError(f"{self._notes.name} has no valid batch size")
-        return batch
+        if "convolutions" in notes and not _are_switches(options):
+            raise ValueError(f"{self._notes.name} has no valid options of convolutions")
+        self.batch, self.convolutions = batch, options
+        self._learned = {name: one for name, one in notes.items() if name in _NOTES}
 
     def _unpack(self) -> None:
         if not self._archive.exists():
@@ -162,6 +178,10 @@ class ModelCache:
             if used > _MAX_FOLDER_BYTES and path != self._archive:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _are_switches(options: Any) -> bool:
+    return isinstance(options, dict) and all(type(one) is bool for one in options.values())
 
 
 def open_cache(root: Path | None, marker: Marker, settings: Settings) -> ModelCache | None:

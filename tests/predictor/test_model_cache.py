@@ -23,6 +23,7 @@ from modelstore import FileEntry, Marker
 from predictor.loading import model_cache
 from predictor.loading.cache_facts import facts_of, key_of
 from predictor.loading.compilation import compile_denoiser, has_compiler
+from predictor.loading.convolutions import Convolutions
 from predictor.loading.engine import Learned
 from predictor.loading.model_cache import ModelCache, open_cache
 from predictor.pipelines.tuning import Tuning
@@ -266,6 +267,7 @@ def test_too_many_kernels_are_not_cached(
         (MARKER, {"channels_last": True}),
         (MARKER, {"compile_shapes": "64x64"}),
         (MARKER, {"max_lanes": 8}),
+        (MARKER, {"cuda_graphs": "off"}),
     ],
 )
 def test_the_key_depends_on_the_model_and_the_settings(
@@ -295,6 +297,24 @@ def test_an_engine_starts_from_the_cache_and_keeps_what_it_learns(root: Path) ->
     wait_until(lambda: json.loads(notes(root).read_text())["batch"] == 32)
     unknown = learned.start(Path("other"), first=2, largest=64)
     assert (unknown.best, unknown.is_settled) == (2, False)
+
+
+def test_the_convolutions_of_a_model_are_measured_by_one_pod(root: Path) -> None:
+    measured: list[Convolutions] = []
+
+    def measure() -> Convolutions:
+        measured.append(Convolutions(channels_last=True))
+        return measured[-1]
+
+    for _ in range(2):
+        learned, cache = Learned(), Pod(root).cache
+        learned.use(Path("model"), cache)
+        found = learned.convolutions(Path("model"), measure)
+        assert found == Convolutions(channels_last=True, searches=False)
+        cache.save_batch(16)
+
+    assert len(measured) == 1
+    assert Pod(root).cache.batch == 16
 
 
 class Halves(torch.nn.Module):
