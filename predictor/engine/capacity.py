@@ -160,7 +160,7 @@ class Capacity:
         """Set the bound to half of the lanes of these jobs, which did not fit."""
         self.out_of_memory += 1
         tried = ForwardPass.over(jobs)
-        self._searches.shrink_to(min(self.lanes, int(tried.lanes * self._unit(tried.shape) / 2)))
+        self._searches.shrink_to(int(tried.lanes * self._unit(tried.shape) / 2))
 
     @property
     def _picture_seconds(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -105,11 +105,6 @@ class Denoising:
         self.steps = len(self._timesteps)
         self._steps_before = 0
         self._successor: Denoising | None = None
-
-    @classmethod
-    def from_noise(cls, sampler: Steps, noise: torch.Tensor, generator: torch.Generator) -> Self:
-        """Start from noise of variance 1."""
-        return cls(sampler, noise * sampler.init_noise_sigma, generator)
 
     def draw_ahead(self) -> None:
         """Start to draw the noise of the next step on another thread, if that step draws noise."""

@@ -6,6 +6,7 @@ otherwise spend more time between two forward passes than in them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ from predictor.engine.interfaces import Lane
 from predictor.engine.job import Job
 from predictor.engine.transfers import host_memory, upload
 from predictor.engine.turn_numbers import TurnNumbers
+
+# The switch of TensorFloat-32 belongs to the process, and each model has an engine's thread.
+_TF32_SWITCH = threading.Lock()
 
 
 class Turn:
@@ -134,8 +138,9 @@ def _ieee_float32(device: torch.device) -> Iterator[None]:
         yield
         return
     matmul = torch.backends.cuda.matmul
-    allowed, matmul.allow_tf32 = matmul.allow_tf32, False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32 = allowed
+    with _TF32_SWITCH:
+        allowed, matmul.allow_tf32 = matmul.allow_tf32, False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = allowed

@@ -18,15 +18,8 @@ from predictor.settings import Settings
 _PACKAGES = ("torch", "triton", "diffusers", "transformers")
 _SETTINGS = (
     *("device", "dtype", "memory_preset", "attention", "vae_slicing", "vae_tiling", "offload"),
-    *(
-        "channels_last",
-        "fused_qkv",
-        "tf32",
-        "compile",
-        "compile_shapes",
-        "cuda_graphs",
-        "max_lanes",
-    ),
+    *("channels_last", "fused_qkv", "tf32", "compile", "compile_shapes", "max_lanes"),
+    "cuda_graphs",
 )
 _CPU_FIELDS = ("model name", "flags", "Features")
 

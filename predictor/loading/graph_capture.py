@@ -51,8 +51,9 @@ class _Candidate(NamedTuple):
 
 
 def can_capture(loaded: DiffusersPipeline) -> bool:
-    """Whether the device has graphs, and the weights stay at their addresses."""
-    return loaded.device.type == "cuda" and loaded.tuning.savings.offload == "none"
+    """Whether the device has graphs, and the model has a UNet whose weights do not move."""
+    has_unet = getattr(loaded.diffusers, "unet", None) is not None
+    return has_unet and loaded.device.type == "cuda" and loaded.tuning.savings.offload == "none"
 
 
 @contextmanager

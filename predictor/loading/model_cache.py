@@ -47,18 +47,22 @@ _NOTES = ("batch", "convolutions")
 # An unfinished file is older than this only if its pod has been killed.
 _ABANDONED_SECONDS = 3600.0
 
+# Of this process, by folder and key: a model that is loaded again finds its kernels in place.
+_opened: dict[tuple[Path, str], ModelCache] = {}
+
 
 class ModelCache:
     """The cached files of one model under one set of ``facts`` in the folder ``root``.
 
-    ``batch`` is the largest batch that an earlier engine has learned, and ``convolutions`` how it
-    ran convolutions, by option; both are None if they are unknown.
+    ``local`` is the private copy of the kernels. ``batch`` is the largest batch that an earlier
+    engine has learned, and ``convolutions`` how it ran convolutions, by option; both are None if
+    they are unknown.
     """
 
     def __init__(self, root: Path, facts: Mapping[str, str], local: Path) -> None:
         self._root = root
         self._facts = dict(facts)
-        self._local = local
+        self.local = local
         key = key_of(facts)
         self._archive = root / f"{key}.zip"
         self._notes = root / f"{key}.json"
@@ -77,7 +81,7 @@ class ModelCache:
                 self._unpack()
         finally:
             if not self._restored:
-                _empty(self._local)
+                _empty(self.local)
         logger.info(
             "from the cache: %d files of kernels; %s",
             *(len(self._restored), f"batch size {self.batch}" if self.batch else "no batch size"),
@@ -95,6 +99,7 @@ class ModelCache:
             with self._replacing(self._archive) as path:
                 _pack(path, files, self._facts)
             self._prune()
+            self._restored |= files.keys()
             logger.info("cached %d files of kernels, %d bytes", len(files), total)
 
     def save_batch(self, batch: int) -> None:
@@ -138,7 +143,7 @@ class ModelCache:
                 raise ValueError(f"{self._archive.name} is larger than {_MAX_KERNEL_BYTES} bytes")
             self._check(json.loads(archive.read(_FACTS)))
             # Verifies the checksum of each file, and keeps each within the folder.
-            archive.extractall(self._local)
+            archive.extractall(self.local)
         self._restored = {member.filename for member in members} - {_FACTS}
 
     def _check(self, facts: Any) -> None:
@@ -146,8 +151,8 @@ class ModelCache:
             raise ValueError("it was written for another model, machine or version")
 
     def _kernels(self) -> Iterator[tuple[str, Path]]:
-        for path in sorted(self._local.rglob("*")):
-            name = path.relative_to(self._local)
+        for path in sorted(self.local.rglob("*")):
+            name = path.relative_to(self.local)
             is_shared = _NOT_SHARED.isdisjoint(name.parts) and path.suffix != ".lock"
             if is_shared and name.name != _FACTS and path.is_file() and not path.is_symlink():
                 yield name.as_posix(), path
@@ -191,9 +196,15 @@ def open_cache(root: Path | None, marker: Marker, settings: Settings) -> ModelCa
     with _problems("starting without the cache"):
         # Before the GPU is used: CUDA's driver reads its variable once.
         local = _private_folder()
-        cache = ModelCache(root, facts_of(marker, settings), local)
-        cache.restore()
-        return cache
+        facts = facts_of(marker, settings)
+        cache = ModelCache(root, facts, local)
+        opened = _opened.setdefault((root, key_of(facts)), cache)
+        if opened is cache:
+            cache.restore()
+        else:
+            shutil.rmtree(local, ignore_errors=True)
+            _use(opened.local)
+        return opened
     return None
 
 
@@ -201,10 +212,15 @@ def _private_folder() -> Path:
     """A new folder for compiled kernels until the process ends, which the libraries then use."""
     folder = Path(tempfile.mkdtemp(prefix="predictor-kernels-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for variable, name in _FOLDERS.items():
-        os.environ[variable] = str(folder / name)
+    _use(folder)
     _empty(folder)
     return folder
+
+
+def _use(folder: Path) -> None:
+    """Let the libraries look for kernels there from now on."""
+    for variable, name in _FOLDERS.items():
+        os.environ[variable] = str(folder / name)
 
 
 def _empty(folder: Path) -> None:

@@ -83,7 +83,7 @@ class FakeDenoiser:
         scheduler = FakeScheduler(request.prompt)
         scheduler.set_timesteps(request.num_inference_steps)
         steps = SchedulerSteps(scheduler, scheduler.timesteps)
-        return Denoising.from_noise(steps, noise, torch.Generator())
+        return Denoising(steps, noise * steps.init_noise_sigma, torch.Generator())
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         latents = torch.cat([lane.model_input for lane in lanes])

@@ -132,6 +132,16 @@ def test_out_of_memory_bounds_what_is_learned() -> None:
     assert capacity.out_of_memory == 1
 
 
+def test_large_pictures_that_do_not_fit_leave_room_for_small_ones_to_grow() -> None:
+    capacity = learning()
+    # As much memory as 32 lanes of the default shape.
+    capacity.shrink(jobs(4, LARGE))
+    run(capacity, jobs(32), GAINS_ALWAYS)
+
+    assert capacity.lanes == 16
+    assert len(capacity.fitting(jobs(32, LARGE))) == 2
+
+
 def test_a_bound_that_did_not_fit_into_memory_is_not_used_by_later_engines() -> None:
     learned: list[int] = []
     capacity = learning(best=16, is_settled=True, on_learned=learned.append)

@@ -384,12 +384,21 @@ def test_the_setting_turns_graphs_off(loaded: DiffusersPipeline, fake_device: Fa
 
 
 @pytest.mark.parametrize(
-    ("device", "offload", "expected"),
-    [("cuda", "none", True), ("cpu", "none", False), ("cuda", "model", False)],
+    ("device", "offload", "network", "expected"),
+    [
+        ("cuda", "none", "unet", True),
+        ("cpu", "none", "unet", False),
+        ("cuda", "model", "unet", False),
+        # SD3 and FLUX, which run without graphs.
+        ("cuda", "none", "transformer", False),
+    ],
 )
-def test_graphs_need_a_gpu_and_weights_that_stay(device: str, offload: Any, expected: bool) -> None:
+def test_graphs_need_a_gpu_and_a_unet_whose_weights_stay(
+    device: str, offload: Any, network: str, expected: bool
+) -> None:
     tuning = Tuning(savings=Savings(offload=offload))
-    loaded: Any = SimpleNamespace(device=torch.device(device), tuning=tuning)
+    parts = SimpleNamespace(**{network: object()})
+    loaded: Any = SimpleNamespace(device=torch.device(device), tuning=tuning, diffusers=parts)
 
     assert can_capture(loaded) is expected
 

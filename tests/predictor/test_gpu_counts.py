@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from torch.utils._python_dispatch import _disable_current_modes
 
 from demo.shapes import Placement, Scene, draw, mask
@@ -26,6 +26,7 @@ from predictor.engine.step_loop import StepEngine
 from predictor.engine.turn import Turn
 from predictor.pipelines import plans
 from predictor.pipelines.controlnet import ControlNet, ControlNets
+from predictor.pipelines.flow_matching import FlowMatchingDenoiser
 from predictor.pipelines.schedulers import scheduler_names
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.whole import DiffusersPipeline
@@ -38,9 +39,9 @@ from predictor.requests import (
 )
 from tests.predictor.pretended_gpu import DEVICE, Counts, PretendedGpu
 from tests.predictor.random_controlnets import build_controlnet
-from tests.predictor.random_families import build_sd2
+from tests.predictor.random_families import build_flux_schnell, build_sd2
 from tests.predictor.random_inpainting import build_sd_inpainting
-from tests.predictor.random_pipelines import build_sdxl
+from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
 from tests.predictor.random_refiner import build_refiner
 
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 4, 5.0, "unipc"), 8, ("unipc",))
@@ -82,11 +83,11 @@ def inference_mode() -> Iterator[None]:
 def loaded(
     gpu: PretendedGpu, pipeline: Any, controlnets: ControlNets | None = None, **options: Any
 ) -> DiffusersPipeline:
-    """The pipeline on the GPU in half precision; its UNet counts as "denoiser"."""
+    """The pipeline on the GPU in half precision; its UNet or transformer counts as "denoiser"."""
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             gpu.move(part.half())
-    count_apart(gpu, pipeline.unet)
+    count_apart(gpu, getattr(pipeline, "unet", None) or pipeline.transformer)
     return DiffusersPipeline(pipeline, PROFILE, DEVICE, controlnets=controlnets, **options)
 
 
@@ -113,6 +114,10 @@ def sdxl(gpu: PretendedGpu) -> Denoiser:
     # The GPU cannot convert a module back to float32.
     pipeline.vae.register_to_config(force_upcast=False)
     return denoiser_for(loaded(gpu, pipeline))
+
+
+def flow_matching(build: Callable[[], Any]) -> Callable[[PretendedGpu], Denoiser]:
+    return lambda gpu: denoiser_for(loaded(gpu, build()))
 
 
 def refined(gpu: PretendedGpu) -> Denoiser:
@@ -145,7 +150,17 @@ FAMILIES: dict[str, tuple[Callable[[PretendedGpu], Denoiser], GenerationRequest,
     "inpainting": (stable_diffusion, INPAINTED, 16),
     "inpainting with SDXL": (sdxl, INPAINTED, 16),
     "inpainting UNet": (inpainting_unet, INPAINTED, 16),
+    "Stable Diffusion 3": (flow_matching(build_sd3), REQUEST, 12),
+    "inpainting with Stable Diffusion 3": (flow_matching(build_sd3), INPAINTED, 16),
+    "FLUX": (flow_matching(build_flux), REQUEST, 16),
+    "FLUX without guidance": (flow_matching(build_flux_schnell), REQUEST, 16),
 }
+
+
+def own_scheduler(denoiser: Denoiser) -> Any:
+    if isinstance(denoiser, FlowMatchingDenoiser):
+        return FlowMatchEulerDiscreteScheduler()
+    return DDIMScheduler()
 
 
 def jobs_of(denoiser: Denoiser, request: GenerationRequest, number: int) -> list[Job]:
@@ -153,7 +168,7 @@ def jobs_of(denoiser: Denoiser, request: GenerationRequest, number: int) -> list
 
     Each scheduler draws noise or keeps tensors of its own; every third picture has no guidance.
     """
-    names = [name for name in scheduler_names(DDIMScheduler()) if name != "default"]
+    names = [name for name in scheduler_names(own_scheduler(denoiser)) if name != "default"]
     jobs = []
     for index in range(number):
         mixed = replace(
@@ -163,7 +178,7 @@ def jobs_of(denoiser: Denoiser, request: GenerationRequest, number: int) -> list
             guidance_scale=2.0 + index if index % 3 else 1.0,
             seed=index,
         )
-        ticket = Ticket(mixed, None)
+        ticket = Ticket(mixed, None, guidance_is_input=denoiser.guidance_is_input)
         denoising = denoiser.begin(mixed).experts[-1]
         encoded = denoiser.encode(["", mixed.prompt], denoising.encoders)
         conditioning = {denoising.encoders: encoded[2 - ticket.lanes :]}
@@ -200,7 +215,7 @@ def test_a_turn_costs_the_same_for_16_mixed_pictures_as_for_one(
     assert one.kernels == many.kernels <= most_kernels, (one.names, many.names)
     # The numbers of the turn, and the noise of the pictures that draw some.
     assert one.uploads == 1
-    assert many.uploads == 2
+    assert many.uploads == (1 if isinstance(denoiser, FlowMatchingDenoiser) else 2)
     assert many.host_operations <= 20, many.names
     assert one.waits == many.waits == many.event_waits == many.downloads == 0, many.where
 

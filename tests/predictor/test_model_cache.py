@@ -286,6 +286,38 @@ def test_without_a_folder_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> No
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith("unused")
 
 
+def test_a_model_that_is_loaded_again_does_not_unpack_its_kernels_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    private_folder = model_cache._private_folder
+
+    def noted() -> Path:
+        made.append(private_folder())
+        return made[-1]
+
+    monkeypatch.setattr(model_cache, "_private_folder", noted)
+    first = open_cache(root, MARKER, Settings())
+    assert first is not None
+    (first.local / "triton" / "cubin").write_text("code")
+    first.publish()
+    other = open_cache(root, replace(MARKER, revision="r2"), Settings())
+    again = open_cache(root, MARKER, Settings())
+
+    assert again is first is not other
+    assert [path.exists() for path in made] == [True, True, False]
+    assert Path(os.environ["TRITON_CACHE_DIR"]) == first.local / "triton"
+    assert (first.local / "triton" / "cubin").read_text() == "code"
+
+
+def test_kernels_are_published_once(root: Path) -> None:
+    pod = first_pod(root)
+    archive(root).unlink()
+    pod.cache.publish()
+
+    assert not archive(root).exists()
+
+
 def test_an_engine_starts_from_the_cache_and_keeps_what_it_learns(root: Path) -> None:
     first_pod(root)
     learned = Learned()
