@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.edge.error_responses import not_ready, response_to
-from predictor.edge.inference_routes import named_model
+from predictor.edge.inference_routes import is_inference, named_model
 from predictor.edge.progress import Progress
 from predictor.errors import OverloadedError
 from predictor.intake.pool import READERS
@@ -34,7 +34,8 @@ class LoadWaitMiddleware:
     """Refuse a call to a model that is not loaded, unless it may wait, before its body is read.
 
     ``residency_of`` returns None for a name that the server does not know. ``all_wait`` says
-    whether every call may wait; a stream always may, because it reports the wait.
+    whether every call may wait; a stream always may, because it reports the wait. ``only_model``
+    is as in ``OverloadMiddleware``.
     """
 
     def __init__(
@@ -43,19 +44,22 @@ class LoadWaitMiddleware:
         residency_of: Callable[[str], Residency | None],
         all_wait: Callable[[], bool],
         is_draining: Callable[[], bool],
+        only_model: Callable[[], str | None],
     ) -> None:
         self._app = app
         self._residency_of = residency_of
         self._all_wait = all_wait
         self._is_draining = is_draining
+        self._only_model = only_model
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a predict call with 503 if it must not wait, or 429 if too many wait."""
+        """Answer a call with 503 if it must not wait, or 429 if too many wait."""
         await (self._refusal(scope) or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        name = named_model(scope)
-        residency = self._residency_of(name) if name and scope["method"] == "POST" else None
+        is_call = scope["type"] == "http" and scope["method"] == "POST" and is_inference(scope)
+        name = (named_model(scope) or self._only_model()) if is_call else None
+        residency = self._residency_of(name) if name else None
         if not name or residency is None or residency[name].is_open:
             return None
         if not self._all_wait() and not accepts_events(Headers(scope=scope).get("accept")):

@@ -95,10 +95,13 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         is_message = isinstance(payload, Message)
         message = payload if is_message else Message(PREDICT, payload, headers or {})
         resident = self._residency[self.name]
-        if not is_message and accepts_events(message.accept) and not resident.is_open:
+        waits_as_stream = not is_message and accepts_events(message.accept) and not resident.is_open
+        # Before a stream begins, so that an invalid request gets an error status.
+        seconds = await self._seconds_to_wait(message)
+        if waits_as_stream:
             report = WaitReport(resident)
-            return await stream(self._answer_after_load(message, report, started), report)
-        async with self._in_use(message, started) as loaded:
+            return await stream(self._answer_after_load(message, report, started, seconds), report)
+        async with self._in_use(started, seconds) as loaded:
             call = await self._read_in_time(message, loaded, started)
             if call.known is not None:
                 return call.known
@@ -117,26 +120,22 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         return response.body
 
     async def _answer_after_load(
-        self, message: Message, report: WaitReport, started: float
+        self, message: Message, report: WaitReport, started: float, seconds: float | None
     ) -> EncodedResponse:
         with report.watching():
-            async with self._in_use(message, started) as loaded:
+            async with self._in_use(started, seconds) as loaded:
                 call = await self._read_in_time(message, loaded, started)
                 progress = await self._begin(call)
                 report.begin(progress)
                 return await self._answer(loaded, call, progress, started)
 
     @asynccontextmanager
-    async def _in_use(self, message: Message, started: float) -> AsyncIterator[Loaded]:
-        """The loaded model; a call that has to wait for it is checked first.
+    async def _in_use(self, started: float, seconds: float | None) -> AsyncIterator[Loaded]:
+        """The loaded model; ``seconds`` bounds the wait for it.
 
         Raises:
-            DeadlineExceededError: the timeout of the call or of the server ends before the load.
+            DeadlineExceededError: the model is still loading after ``seconds``.
         """
-        seconds = None
-        if not self._residency[self.name].is_open:
-            timeout = await timeout_of(message, self._settings)
-            seconds = self._shortest(timeout)
         async with AsyncExitStack() as stack:
             try:
                 async with _until(started, seconds):
@@ -146,6 +145,12 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
                     f"not done within {seconds:g} s: the model is still loading"
                 ) from None
             yield loaded
+
+    async def _seconds_to_wait(self, message: Message) -> float | None:
+        """How long a call may wait for its model; None if it is loaded. See ``timeout_of``."""
+        if self._residency[self.name].is_open:
+            return None
+        return self._shortest(await timeout_of(message, self._settings))
 
     def _shortest(self, timeout: float | None) -> float | None:
         """The timeout of the call or that of the server, whichever is shorter; None without."""

@@ -120,6 +120,7 @@ class DiffusionServer(HookedModelServer):
             residency_of=self._residency_of,
             all_wait=self._all_wait,
             is_draining=self._is_draining,
+            only_model=self._only_model,
         )
         app.add_middleware(MethodMiddleware)
         app.add_middleware(StreamTypeMiddleware)

@@ -46,8 +46,6 @@ async def stream(
 ) -> AsyncIterator[bytes]:
     """The events of ``answer``, which must have a JSON body. Closing the stream cancels it.
 
-    ``progress_event`` makes an event of the completed and the total steps.
-
     Raises:
         PredictorError: the call is rejected at once.
     """

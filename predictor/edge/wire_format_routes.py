@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
+from predictor.access.spending import keep_request
 from predictor.edge.data_plane import DiffusionDataPlane
 from predictor.edge.router_errors import IS_HEAD
 from predictor.errors import DeadlineExceededError, InvalidRequestError, UnknownModelError
@@ -46,7 +47,9 @@ def _handler(
 ) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         is_get = wire_format.method == "GET"
-        content = request.scope["query_string"] if is_get else await request.body()
+        # The body of a GET request too: ``HangUpMiddleware`` watches the connection from its end.
+        body = await request.body()
+        content = request.scope["query_string"] if is_get else body
         is_head = request.scope.get(IS_HEAD, False)
         message = Message(wire_format, content, dict(request.headers.items()), is_head)
         name = request.path_params.get("model_name") or await models.of(message)
@@ -107,4 +110,5 @@ class _ModelNames:
             raise DeadlineExceededError(
                 f"not done within {seconds:g} s: the server is still reading the request"
             ) from None
+        keep_request()
         return document

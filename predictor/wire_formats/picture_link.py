@@ -158,12 +158,13 @@ class LinkForm:
 
 
 def _etag(call: Call, limits: Limits) -> str:
-    """A strong tag of everything that the picture's file follows from."""
+    """A strong tag of everything that the picture's file follows from.
+
+    Any setting changes it, as most of those of the engine and of safety change the file.
+    """
     request, output_format = call.pictures[0]
     settings = limits.settings.model_dump(mode="json")
-    shown = {name: value for name, value in settings.items() if name.startswith("safety")}
-    shown["embed_metadata"] = settings["embed_metadata"]
-    parts = [limits.profile.revision, request.parameters(), output_format, shown]
+    parts = [limits.profile.revision, request.parameters(), output_format, settings]
     digest = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return f'"{digest[:32]}"'
 

@@ -15,7 +15,7 @@ from predictor.protocol import Call, EncodedResponse, decode_call, parse
 from predictor.protocol.accept import JSON
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.encode import ResultEncoder, progress_event, refusal_of, write_base64
-from predictor.protocol.json_body import read_json
+from predictor.protocol.json_body import MAX_VALUES, read_json
 from predictor.requests import GenerationResult, Limits, PictureSource
 from predictor.wire_formats.form_fields import typed
 from predictor.wire_formats.tensors import as_element, read_inputs
@@ -123,6 +123,8 @@ def _requested(outputs: Any, *, is_binary: bool) -> dict[str, bool]:
 def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     """One object for each row; an input with one element holds for all rows."""
     count = max(map(len, columns.values()))
+    if count * len(columns) > MAX_VALUES:
+        raise InvalidRequestError("inputs", f"{count} rows have more than {MAX_VALUES} values")
     for name, elements in columns.items():
         if len(elements) not in (1, count):
             raise InvalidRequestError(

@@ -113,6 +113,7 @@ def test_plain_requests_wait_for_the_model_if_the_setting_says_so(
         server.wait_for_log("pausing at load", seconds=300)
         wait_for_metric(server.url, "diffusion_load_waiters", 2)
         refused = post(server, ONE_STEP)
+        unread = httpx.post(f"{server.url}/openai/v1/images/generations", content=b"{")
         before = ready(server), [one.done() for one in waiting]
         (tmp_path / "gate").touch()
         answers = [one.result(timeout=600) for one in waiting]
@@ -120,6 +121,7 @@ def test_plain_requests_wait_for_the_model_if_the_setting_says_so(
     assert before == ([503, 503, 503], [False, False])
     assert refused.status_code == 429
     assert "2 requests already wait for model 'stable-diffusion' to load" in refused.json()["error"]
+    assert unread.json()["error"]["code"] == "server_overloaded", "it is refused before it is read"
     assert [picture_of(answer).size for answer in answers] == [(64, 64), (64, 64)]
 
 

@@ -130,8 +130,17 @@ def test_the_page_loads_a_model_that_is_not_in_memory(browser: Browser, many: Se
         expect(visit.page.get_by_text("not loaded; a request loads it")).to_be_visible()
         expect(visit.control("Model")).to_have_value("third")
         expect(visit.control("Width")).to_have_value("")
+        visit.page.evaluate(
+            "() => { window.shown = []; const status = document.getElementById('status');"
+            "const note = () => window.shown.push(status.textContent);"
+            "new MutationObserver(note).observe(status, { childList: true }); }"
+        )
         visit.draw(1)
         visit.wait_until_described()
+        shown = visit.page.evaluate("() => window.shown")
+
+        waiting = re.compile(r"The (model|server) is .+ \(\d+ s\)…")
+        assert any(waiting.fullmatch(text) for text in shown), shown
 
         expect(visit.control("Width")).to_have_value("64")
         expect(visit.control("Scheduler")).to_have_value("unipc")

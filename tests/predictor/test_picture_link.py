@@ -8,11 +8,17 @@ import pytest
 
 from demo.judge import look_at
 from demo.shapes import Scene
+from predictor.requests import Limits
+from predictor.requests.model_profile import GenerationDefaults, ModelProfile
+from predictor.settings import Settings
+from predictor.wire_formats import Message
+from predictor.wire_formats.picture_link import LinkForm, PictureLink
 from tests.predictor.metric_samples import samples
-from tests.serving import MODEL_NAME, PREDICT, picture_of
+from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
 
 LINK = f"/v1/models/{MODEL_NAME}/picture"
 CIRCLE = Scene("red", "circle", "blue")
+PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 3, 3.0, "ddim"), 8, ("ddim",))
 QUICK = {"prompt": "a red star", "seed": "1", "steps": "2"}
 
 
@@ -86,6 +92,37 @@ def test_a_link_without_a_seed_is_not_cached(client: httpx.Client) -> None:
         assert answer.status_code == 200
         assert answer.headers["cache-control"] == "no-store"
         assert "etag" not in answer.headers
+
+
+def test_a_disconnected_browser_frees_the_engine(server: Server) -> None:
+    written = len(server.log.read_text())
+    endless = {"prompt": "a star", "steps": "150", "size": "512x512"}
+
+    with (
+        pytest.raises(httpx.ReadTimeout),
+        httpx.Client(base_url=server.url, timeout=1) as leaver,
+    ):
+        leaver.get(LINK, params=endless)
+
+    server.wait_for_log(rf"(?s)\A.{{{written}}}.*the caller left at step \d+ of 1[45]\d")
+
+
+@pytest.mark.parametrize(
+    "change", [{"safety_checker": "blur"}, {"block_list": "blur"}, {"dtype": "bfloat16"}]
+)
+def test_a_setting_that_changes_the_picture_changes_the_tag(change: dict[str, str]) -> None:
+    def tag(settings: Settings) -> str:
+        wire_format = PictureLink()
+        message = Message(wire_format, b"prompt=a+star&seed=1")
+        limits = Limits(settings, PROFILE)
+        call = wire_format.decode(message.parse(message.document(), limits), limits)
+        assert isinstance(call.form, LinkForm)
+        return call.form.etag
+
+    settings = Settings(model_dir="/nowhere")
+
+    assert tag(settings) == tag(settings.model_copy())
+    assert tag(settings) != tag(settings.model_copy(update=change))
 
 
 def test_head_makes_no_picture(client: httpx.Client) -> None:

@@ -16,13 +16,22 @@ from predictor.access import rate_storage
 from predictor.access.rate_storage import RateStorage
 from predictor.access.rates import Rates, Usage
 from predictor.access.spending import Spending, charge_pictures
+from predictor.edge import wire_format_routes
+from predictor.edge.data_plane import DiffusionDataPlane
+from predictor.edge.draining import Drain
+from predictor.edge.repository import AwaitedModels
 from predictor.errors import (
     InvalidRequestError,
     LimitsUnavailableError,
     ModelLoadError,
+    ModelUnavailableError,
     RateLimitedError,
 )
+from predictor.intake.pool import ReaderPool
 from predictor.metrics import RATE_LIMIT_STORAGE_FAILURES
+from predictor.settings import Settings
+from predictor.wire_formats import Message
+from predictor.wire_formats.openai_images import ImageEdits, ImageGenerations
 from tests.redis_server import RedisServer, needs_redis, redis  # noqa: F401  # a fixture
 
 Scenario = Callable[[RateStorage], Awaitable[None]]
@@ -340,3 +349,40 @@ def test_limits_apply_again_once_redis_is_back(
     asyncio.run(scenario())
 
     assert "answers again" in caplog.text
+
+
+def test_a_form_that_is_read_for_its_model_costs_a_request_even_if_it_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a caller could make the server read forms without any limit."""
+    form = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % part
+        for part in [
+            (b"prompt", b"", b"a star"),
+            (b"image", b'; filename="a"', b"," * 20_000),
+        ]
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    message = Message(ImageEdits(), form + b"--x--\r\n", headers)
+    awaited = DiffusionDataPlane(AwaitedModels(), Drain())
+
+    async def used_after(message: Message) -> int:
+        async with opened() as storage:
+            request = spending(storage, Rates(requests=8))
+            request.begin()
+            await request.charge({"requests": 1})
+            with pytest.raises(ModelUnavailableError):
+                await wire_format_routes._ModelNames(awaited, Settings(), "a").of(message)
+            await request.refund()
+            state = await request.tightest()
+            assert state
+            return state[1].used
+
+    small = Message(ImageGenerations(), b'{"prompt": "a star"}')
+    readers = ReaderPool()
+    monkeypatch.setattr(wire_format_routes, "READERS", readers)
+    try:
+        assert asyncio.run(used_after(message)) == 1
+        assert asyncio.run(used_after(small)) == 0
+    finally:
+        readers.close()

@@ -14,6 +14,7 @@ from predictor.errors import InvalidRequestError
 from predictor.wire_formats import ROUTED, WireFormat
 from predictor.wire_formats.form_fields import multipart_fields, nested, query_fields, typed
 from predictor.wire_formats.openai_images import ImageEdits
+from predictor.wire_formats.tensor_inference import TensorInference
 from predictor.wire_formats.tensors import read_inputs
 
 FORM = "multipart/form-data; boundary=x"
@@ -169,6 +170,21 @@ def test_other_numbers_are_read(datatype: str) -> None:
     tensor = {"name": "seed", "datatype": datatype, "shape": [2, 1], "parameters": parameters}
 
     assert read_inputs([tensor], content) == {"seed": [1, 2]}
+
+
+def test_rows_that_repeat_too_many_values_are_refused_before_they_are_made() -> None:
+    """Each row repeats the inputs with one element, so a small body could make a large document."""
+    single = [
+        {"name": f"field {index}", "datatype": "INT8", "shape": [1], "data": [1]}
+        for index in range(100)
+    ]
+    rows = {"name": "seed", "datatype": "UINT8", "shape": [2000]}
+    rows["parameters"] = {"binary_data_size": 2000}
+    text = json.dumps({"inputs": [rows, *single]}).encode()
+    headers = {"inference-header-content-length": str(len(text))}
+
+    with pytest.raises(InvalidRequestError, match="inputs: 2000 rows have more than 2000 values"):
+        TensorInference().document(text + bytes(2000), headers)
 
 
 @pytest.mark.parametrize("wire_format", ROUTED, ids=lambda one: one.name)

@@ -9,6 +9,14 @@ import { acceptDrops } from "./picture-field.js";
 import { readParameters } from "./png.js";
 import { RequestForm, withSeed } from "./request-form.js";
 
+// What the server does before the model is loaded, by the `reason` of an event.
+const PHASES = {
+  importing: "The server is starting",
+  queued: "The server is loading another model",
+  loading: "The model is loading",
+  warming: "The model is warming up",
+};
+
 const element = (id) => document.getElementById(id);
 const form = new RequestForm(element("request"));
 const models = new Models(element("model"), element("model-note"), requireKey);
@@ -51,7 +59,9 @@ async function draw() {
 /** The predictions of a request, while its progress is shown. */
 async function picturesOf(model, body) {
   for await (const { name, data } of predict(model, body, running.signal)) {
-    if (name === "progress") {
+    if (name === "waiting") {
+      showWaiting(data);
+    } else if (name === "progress") {
       showProgress(data);
     } else if (name === "error") {
       throw new ServerError(data.error, null);
@@ -121,6 +131,10 @@ function showIdle() {
   element("draw").disabled = false;
   element("cancel").hidden = true;
   element("progress").hidden = true;
+}
+
+function showWaiting({ reason, seconds }) {
+  element("status").textContent = `${PHASES[reason]} (${Math.round(seconds)} s)…`;
 }
 
 function showProgress({ step, steps }) {
