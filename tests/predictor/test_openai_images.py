@@ -255,8 +255,8 @@ def test_an_error_in_a_stream_has_the_form_of_openai() -> None:
     async def events() -> list[bytes]:
         enter_request(RequestContext("id", error_form=error_form("/v1/images/edits")))
         form = ImagesForm("image_edit", ImageOptions("medium", True, None))
-        progress = Progress([], is_watched=True)
-        found = await stream(answer(), progress, form.progress_event)
+        progress = Progress([], is_watched=True, as_event=form.progress_event)
+        found = await stream(answer(), progress)
         started.set()
         return [one async for one in found]
 

@@ -21,6 +21,7 @@ from predictor.errors import DeadlineExceededError
 from predictor.loading.loader import Loaded
 from predictor.protocol import Call, decode_call, parse
 from predictor.requests import GenerationDefaults, Limits, ModelProfile
+from predictor.residency.resident import Resident
 from predictor.settings import Settings
 from tests.predictor.metric_samples import metric, samples
 from tests.predictor.test_service_times import Pictures
@@ -172,6 +173,9 @@ class OneResident:
 
     def __init__(self, engine: StuckEngine | None = None) -> None:
         self._engine = engine or StuckEngine()
+
+    def __getitem__(self, name: str) -> Resident:
+        return Resident(name, Path(), loaded=Loaded(self._engine, PROFILE, 0))  # type: ignore[arg-type]
 
     @contextlib.asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Loaded]:
