@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from modelstore import IncompleteModelError, Marker, ModelStore
@@ -24,6 +25,8 @@ _THREADS = 8
 _PIECE_BYTES = 4 * 2**20
 # Reading more of the machine's memory than this would evict what was read first.
 _MOST_OF_MEMORY = 0.5
+
+_buffers = threading.local()
 
 
 def read_ahead(settings: Settings) -> threading.Thread:
@@ -65,19 +68,8 @@ def _read_all(paths: list[Path]) -> None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if not size or size > _MOST_OF_MEMORY * memory:
             return
-        # One iterator for all threads; the next item of a list iterator is atomic.
-        pieces = iter(list(_pieces(files)))
-        # Not an executor: the process would read everything that is queued before it exits.
-        threads = [
-            threading.Thread(target=_read_each, args=(pieces,), name="read-ahead", daemon=True)
-            for _ in range(_THREADS)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if next(pieces, None) is not None:  # each thread has failed
-            return
+        threads = stack.enter_context(ThreadPoolExecutor(_THREADS))
+        list(threads.map(_read, *zip(*_pieces(files), strict=True)))
         seconds = time.perf_counter() - started
         logger.info("read %.2f GB of weights ahead of the load in %.1f s", size / 1e9, seconds)
 
@@ -88,8 +80,7 @@ def _pieces(files: Iterable[int]) -> Iterator[tuple[int, int]]:
             yield file, offset
 
 
-def _read_each(pieces: Iterator[tuple[int, int]]) -> None:
-    buffer = bytearray(_PIECE_BYTES)
-    with contextlib.suppress(OSError):
-        for file, offset in pieces:
-            os.preadv(file, [buffer], offset)
+def _read(file: int, offset: int) -> None:
+    if not hasattr(_buffers, "piece"):
+        _buffers.piece = bytearray(_PIECE_BYTES)
+    os.preadv(file, [_buffers.piece], offset)

@@ -340,6 +340,9 @@ def _install(monkeypatch: pytest.MonkeyPatch, gpu: PretendedGpu) -> None:
         def query(self) -> bool:
             return True
 
+        def elapsed_time(self, end: Any) -> float:
+            return 1.0
+
         def synchronize(self) -> None:
             gpu._note("event_waits", "synchronize")
 

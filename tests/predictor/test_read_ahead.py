@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -58,30 +56,6 @@ def test_the_weights_of_preloaded_models_are_read(volume: Path) -> None:
 @pytest.mark.parametrize("preload", ["", "missing"])
 def test_other_models_of_a_volume_are_not_read(volume: Path, preload: str) -> None:
     assert bytes_read(Settings(model_dir=volume, preload=preload)) < MIB
-
-
-# Reads from a volume that hangs, and ends meanwhile.
-ENDING = """
-import os, sys, threading, time
-from pathlib import Path
-from predictor.loading.read_ahead import start_reading
-
-is_reading = threading.Event()
-
-def hang(*arguments):
-    is_reading.set()
-    time.sleep(600)
-
-os.preadv = hang
-start_reading([Path(sys.argv[1])])
-is_reading.wait()
-"""
-
-
-def test_a_server_that_ends_does_not_wait_for_the_weights(volume: Path) -> None:
-    weights = volume / MODEL_NAME / "unet" / "model.safetensors"
-
-    subprocess.run([sys.executable, "-c", ENDING, weights], check=True, timeout=60)
 
 
 def test_weights_that_exceed_the_memory_are_not_read(
