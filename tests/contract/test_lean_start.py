@@ -32,7 +32,7 @@ port = sorted(sys.modules)
 from predictor.loading.loader import ModelLoader
 loader = ModelLoader(settings, is_bounded=False)
 loader.prepare()
-loader.load(loader.read(settings.model_dir))
+loader.load(loader.read(settings.model_dir), lambda: None)
 json.dump([port, sorted(sys.modules)], sys.stdout)
 """
 
