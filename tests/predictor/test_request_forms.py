@@ -72,7 +72,7 @@ def test_a_whole_number_may_be_written_as_a_decimal(
         ({"steps": 20.5}, "steps: must be an integer, not 20.5"),
         ({"seed": True}, "seed: must be an integer, not true"),
         ({"seed": float("inf")}, "seed: must be an integer, not Infinity"),
-        ({"seed": 1e19}, f"seed: {10**19} is not between 0 and {2**53 - 1}"),
+        ({"seed": 1e19}, f"seed: {10**19} is not between 0 and {2**53 - 1}; -1 draws one"),
         ({"n": 2.5}, "n: must be an integer, not 2.5"),
     ],
 )
