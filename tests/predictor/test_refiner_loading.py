@@ -101,8 +101,9 @@ def test_the_engine_is_chosen_measured_and_hands_over(loaded: DiffusersPipeline)
     )
     reported: list[tuple[int, int]] = []
 
+    engine = measured_engine(loaded, Settings(max_lanes=4))
+
     async def story() -> list[Any]:
-        engine = measured_engine(loaded, Settings(max_lanes=4))
         try:
             return await asyncio.gather(
                 engine.submit(asked, lambda step, steps: reported.append((step, steps))),

@@ -283,20 +283,21 @@ def test_an_inpainting_unet_runs_in_the_step_loop_and_only_inpaints(
     request: pytest.FixtureRequest, family: str
 ) -> None:
     pipeline = request.getfixturevalue(family)
+    engine = measured_engine(pipeline, Settings(max_lanes=4))
 
     async def story() -> Image.Image:
-        engine = measured_engine(pipeline, Settings(max_lanes=4))
-        try:
-            assert isinstance(engine, StepEngine)
-            return (await engine.submit(INPAINTING)).image
-        finally:
-            engine.close()
+        return (await engine.submit(INPAINTING)).image
 
     assert supports(pipeline.diffusers)
     assert pipeline.profile.tasks == ("inpainting",)
     pipeline.warm_up()
     Limits(Settings(), pipeline.profile).check(pipeline.profile.default_request("any"))
-    assert differences(pipeline, [INPAINTING], [asyncio.run(story())]) <= [TOLERANCE]
+    try:
+        assert isinstance(engine, StepEngine)
+        picture = asyncio.run(story())
+    finally:
+        engine.close()
+    assert differences(pipeline, [INPAINTING], [picture]) <= [TOLERANCE]
 
 
 def test_a_plain_model_serves_every_task(demo: DiffusersPipeline, sdxl: DiffusersPipeline) -> None:

@@ -172,11 +172,12 @@ def test_labels_have_bounded_values(client: httpx.Client) -> None:
     allowed: dict[str, set[str]] = {
         "model_name": {MODEL_NAME},
         "stage": set(get_args(Stage)),
-        "reason": set(get_args(Refusal)),
+        "reason": {*get_args(Refusal), "grown", "shrunk"},
         "state": {"waiting", "in_flight"},
         "outcome": {"loaded", "failed"},
         "layer": {"block_list", "safety_checker", "safety_classifier"},
         "action": {"pass", "flag", "blur", "block", "error"},
+        "how": {"graph", "eager"},
         "key": set(),
     }
 
