@@ -125,7 +125,10 @@ def test_a_protocol_that_names_the_model_in_the_body_loads_it(caller: httpx.Clie
 
 
 @needs_chromium
-def test_the_page_loads_a_model_that_is_not_in_memory(browser: Browser, many: Server) -> None:
+def test_the_page_loads_a_model_that_is_not_in_memory(
+    browser: Browser, many: Server, caller: httpx.Client
+) -> None:
+    assert predict(caller, "first").status_code == 200
     with Visit.started(browser, many.url, {"prompt": "a red star", "model": "third"}) as visit:
         expect(visit.page.get_by_text("not loaded; a request loads it")).to_be_visible()
         expect(visit.control("Model")).to_have_value("third")
