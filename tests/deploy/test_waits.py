@@ -235,7 +235,7 @@ def test_up_after_down_says_that_the_former_service_is_still_being_deleted(
     assert item
     item["metadata"]["finalizers"] = ["foregroundDeletion"]
     item["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
-    gone = threading.Timer(0.5, api.remove, ["InferenceService", shapes.SERVICE])
+    gone = threading.Timer(3, api.remove, ["InferenceService", shapes.SERVICE])
     gone.start()
 
     done = deployment.run("up")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,16 @@ def test_the_link_is_followed_once_when_the_load_begins(
         publish(store, "3-c")
         return Checkpoint(folder, None)  # type: ignore[arg-type]
 
-    def load(loader: ModelLoader, checkpoint: Checkpoint) -> Loaded:
+    def load(loader: ModelLoader, checkpoint: Checkpoint, on_read: Callable[[], object]) -> Loaded:
         folders.append(checkpoint.folder)
         return Loaded(None, None, 0)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ModelLoader, "read", read)
     monkeypatch.setattr(ModelLoader, "load", load)
-    monkeypatch.setattr("predictor.residency.residency._note_success", lambda *_: None)
+    monkeypatch.setattr(
+        "predictor.residency.residency.note_success",
+        lambda resident, checkpoint, loaded, *_: setattr(resident, "loaded", loaded),
+    )
     asyncio.run(repository.residency.preload(["sd"]))
 
     assert isinstance(repository, OneModel)

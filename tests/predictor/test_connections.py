@@ -48,7 +48,7 @@ def test_a_disconnected_caller_frees_the_engine(client: httpx.Client, server: Se
 
 
 def test_a_full_queue_refuses_requests_at_once(demo_model: Path, tmp_path: Path) -> None:
-    settings = {"max_queue_length": 2, "max_lanes": 16}
+    settings = {"max_queue_length": 2, "max_lanes": 16, "max_queue_seconds": 1000}
     with Server.started(demo_model, tmp_path / "log", **settings) as server:
         server.wait_until_ready()
         with ThreadPoolExecutor(14) as callers:

@@ -124,7 +124,8 @@ def test_requests_that_exceed_shutdown_seconds_get_503(demo_model: Path, tmp_pat
         ) as response:
             return list(events(response.iter_lines()))
 
-    with Server.started(demo_model, tmp_path / "log", shutdown_seconds=1) as server:
+    settings = {"shutdown_seconds": 1, "max_queue_seconds": 1000}
+    with Server.started(demo_model, tmp_path / "log", **settings) as server:
         server.wait_until_ready()
         with ThreadPoolExecutor(2) as callers:
             picture = callers.submit(httpx.post, server.url + PREDICT, json=LONG, timeout=120)

@@ -32,9 +32,9 @@ encode_image = images.encode_image
 def fail():
     raise RuntimeError("a thread\\nended")
 
-def broken(image, output_format, metadata):
+def broken(image, output_format, *rest, **options):
     if output_format != "webp":
-        return encode_image(image, output_format, metadata)
+        return encode_image(image, output_format, *rest, **options)
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join()
