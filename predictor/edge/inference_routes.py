@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from starlette.types import Scope
 
@@ -31,3 +32,13 @@ def named_model(scope: Scope) -> str | None:
     route = inference_route(scope["path"])
     found = _PATHS[route].fullmatch(scope["path"]) if route else None
     return found.groupdict().get("model_name") if found else None
+
+
+def called_model(scope: Scope, only_model: Callable[[], str | None]) -> str | None:
+    """The model that a POST call reaches, if that is known before its body is read.
+
+    ``only_model`` returns the name of the only model; None if there are several.
+    """
+    if scope["type"] != "http" or scope["method"] != "POST" or not is_inference(scope):
+        return None
+    return named_model(scope) or only_model()

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.edge.error_responses import not_ready, response_to
-from predictor.edge.inference_routes import is_inference, named_model
+from predictor.edge.inference_routes import called_model
 from predictor.edge.progress import Progress
 from predictor.errors import OverloadedError
 from predictor.intake.pool import READERS
@@ -57,8 +57,7 @@ class LoadWaitMiddleware:
         await (self._refusal(scope) or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        is_call = scope["type"] == "http" and scope["method"] == "POST" and is_inference(scope)
-        name = (named_model(scope) or self._only_model()) if is_call else None
+        name = called_model(scope, self._only_model)
         residency = self._residency_of(name) if name else None
         if not name or residency is None or residency[name].is_open:
             return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from predictor.edge.error_responses import response_to
-from predictor.edge.inference_routes import is_inference, named_model
+from predictor.edge.inference_routes import called_model
 from predictor.engine import Admission
 from predictor.errors import OverloadedError
 
@@ -37,8 +37,7 @@ class OverloadMiddleware:
         await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        is_call = scope["type"] == "http" and scope["method"] == "POST" and is_inference(scope)
-        name = (named_model(scope) or self._only_model()) if is_call else None
+        name = called_model(scope, self._only_model)
         admission = self._admission_of(name) if name else None
         try:
             if admission is not None:

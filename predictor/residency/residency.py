@@ -182,7 +182,7 @@ class Residency:
                 resident.loaded.engine.close()
 
     def check_place(self, name: str) -> None:
-        """Refuse a request that would have to wait for the model, if there is no place for it.
+        """Refuse a request that must wait for the model if too many others already do.
 
         Raises:
             OverloadedError: too many requests already wait.
