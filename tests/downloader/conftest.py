@@ -52,7 +52,7 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(hub: Hub, target: Path, tmp_path: Path) -> Job:
+def job(hub: Hub, target: Path, tmp_path: Path) -> Iterator[Job]:
     # Only the environment of the container: no proxy, token or home of this machine.
     (tmp_path / "termination-log").touch()
     environment = {
@@ -69,4 +69,6 @@ def job(hub: Hub, target: Path, tmp_path: Path) -> Job:
         "DOWNLOADER_MAX_RETRIES": "2",
         "DOWNLOADER_LEASE_SECONDS": "1",
     }
-    return Job(target, environment)
+    job = Job(target, environment)
+    yield job
+    job.close()

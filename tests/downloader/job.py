@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = "owner/stable-diffusion"
@@ -16,6 +16,7 @@ class Job:
 
     target: Path
     environment: dict[str, str]
+    _started: list[subprocess.Popen[str]] = field(default_factory=list, repr=False)
 
     @property
     def termination_log(self) -> Path:
@@ -38,11 +39,19 @@ class Job:
         )
 
     def start(self, *flags: str, **variables: str) -> subprocess.Popen[str]:
-        """Start a run that the test will kill."""
-        return subprocess.Popen(
+        """Start a run; ``close`` kills it if the test does not."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "downloader", "fetch", *flags],
             env=self.environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill the runs that a failed test left, or they would outlive it."""
+        for process in self._started:
+            with process:
+                process.kill()

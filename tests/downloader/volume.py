@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from downloader.download import Report, download_model
@@ -51,11 +53,15 @@ def tree(folder: Path) -> dict[str, int]:
 
 
 def partial_sizes(target: Path) -> list[int]:
-    """Bytes of the partial files, without empty ones."""
+    """Bytes of the partial files, without empty ones.
+
+    A download may be running: its folders and files come and go. ``os.walk`` skips a folder that
+    is gone, ``Path.glob`` raises.
+    """
     sizes = []
-    for path in target.glob(".staging/**/*.partial"):
-        try:
-            sizes.append(path.stat().st_size)
-        except FileNotFoundError:  # it is complete by now
-            continue
+    for folder, _, names in os.walk(target / ".staging"):
+        for name in names:
+            if name.endswith(".partial"):
+                with suppress(FileNotFoundError):  # it is complete by now
+                    sizes.append((Path(folder) / name).stat().st_size)
     return sorted(filter(None, sizes))
