@@ -5,7 +5,7 @@ One server process, the demo model and requests of 10 to 50 steps. Another proce
 and this one probes the server's health meanwhile. In one run:
 
 - capacity: the denoising steps a second that the server takes for enough users to fill its batch,
-  before and after the overload;
+  before, between and after the overloads, with the same probes;
 - the load at 90 % of it, as Poisson arrivals;
 - open loop: Poisson arrivals of ``--factor`` times the capacity, which do not slow down;
 - closed loop: ``--factor`` times as many users as have a place, who wait for ``retry-after``.
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="the length of each overload")
     parser.add_argument("--factor", type=float, default=5, help="times the capacity")
     parser.add_argument("--steps", type=int, nargs="+", default=MIXED, help="of the requests")
-    parser.add_argument("--max-lanes", type=int, default=16)
-    parser.add_argument("--max-queue-seconds", type=float, default=0.5)
+    parser.add_argument("--max-lanes", type=int, default=8)
+    parser.add_argument("--max-queue-seconds", type=float, default=0.1)
     options = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) - 1)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -98,7 +98,8 @@ def measure(url: str, seconds: float, factor: float, steps: Sequence[int]) -> Fi
     users = _slots(url)
 
     def capacity() -> float:
-        return goodput(closed_loop(url, users, seconds / 4, steps), seconds / 4)
+        run, _ = _with_probes(url, lambda: closed_loop(url, users, seconds / 4, steps))
+        return goodput(run, seconds / 4)
 
     closed_loop(url, users, seconds / 10, steps)  # warm-up
     capacities = [capacity()]

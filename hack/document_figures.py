@@ -178,12 +178,13 @@ def everything(figures: Figures) -> str:
 def overload(figures: Figures) -> str:
     """One measure per row, one kind of load per column."""
     found = figures["overload"]
-    loads = {"open": "open loop", "closed": "closed loop"}
+    loads = {"at_90_percent": "90 % load", "open": "open loop", "closed": "closed loop"}
     steps = ", ".join(map(str, found["steps"]))
     head = f"{found['factor']:g} times the capacity for {found['seconds']:g} s, {steps} steps"
     rows = [[head, *loads.values()]]
     for words, measure in OVERLOAD:
-        rows.append([words, *(_short(found[load][measure]) for load in loads)])
+        values = [found[load].get(measure) for load in loads]
+        rows.append([words, *("" if value is None else _short(value) for value in values)])
     return markdown_table(rows)
 
 
