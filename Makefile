@@ -91,4 +91,6 @@ $(INSTALLED): $(LOCK)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(LOCK)
+	@# So that `python bench/start.py` finds the packages as `python -m bench.start` does.
+	@echo '$(CURDIR)' > "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/repository.pth"
 	@touch $@
