@@ -28,9 +28,10 @@ def model_infer_route(data_plane: DiffusionDataPlane) -> APIRouter:
         if DEADLINE not in extensions:
             # A request to the HTTP port.
             raise HTTPException(404)
-        message = await request.body()
-        # Large messages are copied, which takes too long for the event loop.
-        inference = await asyncio.to_thread(read_request, message, extensions[DEADLINE])
+        # A large message is copied, which takes too long for the event loop.
+        inference = await asyncio.to_thread(
+            read_request, await _message(request), extensions[DEADLINE]
+        )
         current_request().model = inference.model_name
         response = await data_plane.answer(
             inference.model_name, Message(_TENSORS, inference.content, inference.headers)
@@ -40,3 +41,11 @@ def model_infer_route(data_plane: DiffusionDataPlane) -> APIRouter:
         return Response(body, headers=response.headers | {"content-type": "application/grpc"})
 
     return routes
+
+
+async def _message(request: Request) -> bytes:
+    """The message, in one piece; ``Request.body`` would keep it until the response."""
+    message = b""
+    async for piece in request.stream():
+        message = piece or message
+    return message
