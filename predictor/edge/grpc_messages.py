@@ -68,7 +68,7 @@ def read_request(message: bytes, seconds: float | None) -> Inference:
         )
     contents = _contents(request)
     sizes = [sum(map(len, pieces)) for pieces in contents]
-    parameters = {name: _parameter(one) for name, one in request.parameters.items()}
+    parameters = {name: _parameter(name, one) for name, one in request.parameters.items()}
     document = {
         "id": request.id or None,
         "parameters": _within_deadline(parameters, seconds) | {"binary_data_output": True},
@@ -200,9 +200,12 @@ def _packed(tensor: Any) -> list[bytes]:
         ) from None
 
 
-def _parameter(parameter: Any) -> bool | int | str | None:
+def _parameter(name: str, parameter: Any) -> bool | int | str:
     choice = parameter.WhichOneof("parameter_choice")
-    value: bool | int | str | None = getattr(parameter, choice) if choice else None
+    if choice is None:
+        # Triton has other types, which KServe's messages lack.
+        raise InvalidRequestError(name, "must be a boolean, an integer or text, such as `2.5`")
+    value: bool | int | str = getattr(parameter, choice)
     return value
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,6 +103,36 @@ def test_each_row_is_a_picture_in_raw_contents(server: Server) -> None:
     assert seeds.as_numpy().tolist() == [7, 2**53 - 1]
     for content, scene in zip(image.as_numpy(), scenes, strict=True):
         assert look_at(opened(content)).shows(scene)
+
+
+# In a process of its own: Triton's messages have the same names as KServe's.
+TRITON = """
+import sys
+import numpy as np
+from tritonclient import grpc
+
+address, prompt = sys.argv[1:]
+with grpc.InferenceServerClient(address) as client:
+    assert client.is_server_live() and client.is_model_ready("stable-diffusion")
+    names = [one.name for one in client.get_model_metadata("stable-diffusion").inputs]
+    assert "prompt" in names
+    text = grpc.InferInput("prompt", [1], "BYTES")
+    text.set_data_from_numpy(np.array([prompt], dtype=np.object_))
+    seed = grpc.InferInput("seed", [1], "INT64")
+    seed.set_data_from_numpy(np.array([7]))
+    answer = client.infer("stable-diffusion", [text, seed], parameters={"guidance_scale": "2.5"})
+    assert answer.as_numpy("seed").tolist() == [7]
+    sys.stdout.buffer.write(answer.as_numpy("image")[0])
+"""
+
+
+def test_tritons_client_gets_a_picture(server: Server) -> None:
+    address = f"127.0.0.1:{server.grpc_port}"
+    command = [sys.executable, "-c", TRITON, address, CIRCLE.prompt]
+
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120)
+
+    assert look_at(opened(done.stdout)).shows(CIRCLE)
 
 
 def test_a_picture_is_sent_as_a_file(stub: Any) -> None:

@@ -63,6 +63,14 @@ def test_the_deadline_bounds_the_timeout(
     assert parameters.get("timeout") == expected
 
 
+def test_a_parameter_of_an_unknown_type_is_refused() -> None:
+    request = typed(prompt="a star")
+    request.parameters["guidance_scale"].SetInParent()
+
+    with pytest.raises(InvalidRequestError, match="guidance_scale: must be a boolean"):
+        document(request)
+
+
 def test_typed_and_raw_contents_are_the_same_rows() -> None:
     raw = pb.ModelInferRequest(model_name="m", raw_input_contents=[as_element(b"a star"), b"\x07"])
     raw.inputs.add(name="prompt", datatype="BYTES", shape=[1])
