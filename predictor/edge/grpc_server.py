@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import grpc
 from starlette.types import ASGIApp
@@ -23,13 +23,7 @@ logger = logging.getLogger(__name__)
 _READ_BYTES = 512 * 2**20
 # How much longer a message may be than its tensors.
 _ENVELOPE_BYTES = 65_536
-
-
-class Certificate(NamedTuple):
-    """The files of the server's certificate and its private key, as for HTTPS."""
-
-    certificate: Path
-    key: Path
+_POLL_SECONDS = 0.05
 
 
 class GrpcServer:
@@ -50,6 +44,7 @@ class GrpcServer:
             ],
             maximum_concurrent_rpcs=most_connections(),
         )
+        self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     @property
@@ -57,18 +52,22 @@ class GrpcServer:
         """Whether an RPC is in flight."""
         return self._calls.are_in_flight
 
-    def bind(self, host: str, port: int, certificate: Certificate | None) -> int:
-        """Take the port and return it; 0 picks a free one. ``start`` lets clients connect.
+    def bind(
+        self, host: str, port: int, certificate: str | None = None, key: str | None = None
+    ) -> int:
+        """Take the port and return it; 0 picks a free one. Clients connect after the start.
+
+        ``certificate`` and ``key`` are the files for TLS.
 
         Raises:
             ModelLoadError: the port is not free, or the certificate is not valid.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            if certificate is None:
+            if not certificate or not key:
                 bound: int = self._aio_server.add_insecure_port(address)
             else:
-                bound = self._aio_server.add_secure_port(address, _credentials(certificate))
+                bound = self._aio_server.add_secure_port(address, _credentials(certificate, key))
         except (RuntimeError, OSError):
             raise ModelLoadError(
                 f"grpc_port: the server cannot listen on {address}; the port may be in use"
@@ -80,17 +79,30 @@ class GrpcServer:
         """Accept clients."""
         await self._aio_server.start()
 
+    def start_after(self, is_open: Callable[[], bool]) -> None:
+        """Accept clients once ``is_open`` holds."""
+
+        async def start() -> None:
+            while not is_open():  # noqa: ASYNC110 - uvicorn has no event for this
+                await asyncio.sleep(_POLL_SECONDS)
+            await self.start()
+
+        self._starting = asyncio.create_task(start())
+
     def close_port(self, seconds: float) -> None:
         """Refuse new RPCs; those in flight have ``seconds`` to finish."""
+        if self._starting is not None:
+            self._starting.cancel()
         self._stopping = self._stopping or asyncio.create_task(self._aio_server.stop(seconds))
 
     async def stop(self, seconds: float) -> None:
         """Cancel the RPCs that are not finished within ``seconds``."""
+        self.close_port(seconds)
         await self._aio_server.stop(seconds)
         if self._stopping is not None:
             await self._stopping
 
 
-def _credentials(certificate: Certificate) -> grpc.ServerCredentials:
-    pair = certificate.key.read_bytes(), certificate.certificate.read_bytes()
+def _credentials(certificate: str, key: str) -> grpc.ServerCredentials:
+    pair = Path(key).read_bytes(), Path(certificate).read_bytes()
     return grpc.ssl_server_credentials([pair])

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi.exceptions import FastAPIDeprecationWarning
@@ -64,7 +63,6 @@ logger = logging.getLogger(__name__)
 _QUIET_SECONDS = 1.0
 # Time for the last responses to leave the process once no request is in flight.
 _FLUSH_SECONDS = 5.0
-_POLL_SECONDS = 0.05
 
 
 class DiffusionServer(HookedModelServer):
@@ -176,37 +174,27 @@ class DiffusionServer(HookedModelServer):
             app=served,
             add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
         )
-        if self._grpc_port is not None:
-            self._grpc = self._bound_grpc(served, self._grpc_port)
+        self._open_grpc(served)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)
-        opening = asyncio.create_task(self._open_grpc())
         self._preloading = asyncio.create_task(self._preload())
         try:
             yield
         finally:
-            opening.cancel()
             self._preloading.cancel()
             if self._grpc is not None:
                 await self._grpc.stop(_FLUSH_SECONDS)
 
-    def _bound_grpc(self, served: ASGIApp, port: int) -> GrpcServer:
-        # Only here, because it takes time.
-        from predictor.edge.grpc_server import Certificate, GrpcServer
+    def _open_grpc(self, served: ASGIApp) -> None:
+        if self._grpc_port is None:
+            return
+        from predictor.edge.grpc_server import GrpcServer
 
-        is_secure = self.ssl_certfile and self.ssl_keyfile
-        files = Certificate(Path(self.ssl_certfile), Path(self.ssl_keyfile)) if is_secure else None
-        server = GrpcServer(served, max_bytes=self._settings.max_body_bytes)
-        server.bind(self._settings.host, port, files)
-        return server
-
-    async def _open_grpc(self) -> None:
-        """Accept RPCs once the application is complete: KServe adds its routes when it starts."""
-        while self._grpc is not None and not self.is_open:  # noqa: ASYNC110 - as in `draining.py`
-            await asyncio.sleep(_POLL_SECONDS)
-        if self._grpc is not None:
-            await self._grpc.start()
+        self._grpc = GrpcServer(served, max_bytes=self._settings.max_body_bytes)
+        self._grpc.bind(self._settings.host, self._grpc_port, self.ssl_certfile, self.ssl_keyfile)
+        # KServe adds its routes to the application when it opens the HTTP port.
+        self._grpc.start_after(lambda: self.is_open)
 
     def _has_clients(self) -> bool:
         return self.has_connections() or (self._grpc is not None and self._grpc.is_busy)

@@ -48,7 +48,7 @@ def served(app: ASGIApp, call: Callable[[Port], Awaitable[Any]]) -> Any:
 
     async def run() -> Any:
         server = GrpcServer(app, max_bytes=2**20)
-        port = server.bind("127.0.0.1", 0, None)
+        port = server.bind("127.0.0.1", 0)
         await server.start()
         try:
             async with (
@@ -263,7 +263,7 @@ def test_a_caller_that_leaves_cancels_its_handler() -> None:
 def test_a_port_that_is_in_use_is_explained() -> None:
     async def call(port: Port) -> str:
         with pytest.raises(ModelLoadError) as refused:
-            GrpcServer(app, max_bytes=1).bind("127.0.0.1", port.number, None)
+            GrpcServer(app, max_bytes=1).bind("127.0.0.1", port.number)
         return str(refused.value)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
