@@ -173,7 +173,8 @@ def test_only_known_metadata_becomes_headers_and_the_message_is_read_on_demand()
     assert headers.keys() == {b"authorization", b"x-forwarded-for", b"user-agent"}
     assert headers[b"authorization"] == b"Bearer key"
     assert seen[0]["client"][0] == "127.0.0.1"
-    assert 0 < seen[0]["extensions"]["grpc.deadline"] <= 30
+    # gRPC rounds the deadline that it sends.
+    assert 0 < seen[0]["extensions"]["grpc.deadline"] < 60
 
 
 def test_a_message_that_does_not_arrive_ends_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
