@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None, open_engine: OpenEngine | None = Non
             timeout_keep_alive=flags.timeout_keep_alive,
             ssl_certfile=flags.ssl_certfile,
             ssl_keyfile=flags.ssl_keyfile,
+            grpc_port=flags.grpc_port if flags.enable_grpc else None,
         ).serve()
     except ModelLoadError as error:
         _report(error, settings)

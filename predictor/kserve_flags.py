@@ -25,15 +25,12 @@ class _Refusal(NamedTuple):
     harmless: tuple[str, ...] = ()
 
 
-_GRPC = "the server does not serve gRPC; use HTTP"
 _LOGS = "the server configures its own logs"
 _TRANSFORMER = "is for transformers, and this server is a predictor"
 _REFUSED = {
-    "enable_grpc": _Refusal(_GRPC, _FALSE),
-    "grpc_port": _Refusal(_GRPC),
-    "max_threads": _Refusal(_GRPC),
-    "grpc_max_send_message_length": _Refusal(_GRPC),
-    "grpc_max_receive_message_length": _Refusal(_GRPC),
+    "max_threads": _Refusal("RPCs run on the event loop, not on threads"),
+    "grpc_max_send_message_length": _Refusal("the server does not bound its responses"),
+    "grpc_max_receive_message_length": _Refusal("`max_body_bytes` bounds messages too"),
     "workers": _Refusal(
         "the engine batches in one process; scale with replicas instead", harmless=("1",)
     ),
@@ -51,6 +48,8 @@ _REFUSED = {
     "enable_predictor_health_check": _Refusal(_TRANSFORMER),
 }
 
+# They are easily taken for settings.
+_FLAGS_ONLY = ("enable_grpc", "grpc_port")
 _TLS = {"ssl_certfile": "KSERVE_TLS_CERT_FILE", "ssl_keyfile": "KSERVE_TLS_KEY_FILE"}
 _TLS_HELP = {
     "ssl_certfile": "The certificate for HTTPS; or KSERVE_TLS_CERT_FILE.",
@@ -79,6 +78,18 @@ def add_kserve_flags(parser: argparse.ArgumentParser) -> None:
         default=65,
         help="How many seconds an idle connection stays open; more than in the proxy before it.",
     )
+    add(
+        *spellings("enable_grpc"),
+        type=_boolean,
+        default=False,
+        help="Serve the Open Inference Protocol over gRPC too (docs/clients.md).",
+    )
+    add(
+        *spellings("grpc_port"),
+        type=_port,
+        default=8081,
+        help="The port of gRPC, on the same host; 0 picks a free one.",
+    )
     # KServe reads this one from the command line itself, in this spelling.
     add("--enable_docs_url", type=_boolean, default=False, help="Serve Swagger UI under /docs.")
     add(
@@ -104,6 +115,9 @@ def contradiction(flags: argparse.Namespace, environment: Mapping[str, str]) -> 
         variable = f"PREDICTOR_{name.upper()}"
         if environment.get(variable, "").lower() not in ("", *refusal.harmless):
             return f"{variable}: {refusal.reason}"
+    for name in _FLAGS_ONLY:
+        if environment.get(f"PREDICTOR_{name.upper()}"):
+            return f"PREDICTOR_{name.upper()}: set the flag --{name} instead"
     files = {f"--{name}": getattr(flags, name) for name in _TLS}
     if len({path is None for path in files.values()}) > 1:
         return f"{' and '.join(files)} require each other"

@@ -44,6 +44,7 @@ class Server:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    grpc_port: int = 0
 
     @classmethod
     @contextlib.contextmanager
@@ -61,10 +62,13 @@ class Server:
         """Start the predictor with ``model`` on a free port, and kill it on exit.
 
         Modules in ``python_path`` take precedence over installed ones. ``variables`` are added to
-        the environment. The command ``prefix`` starts the process.
+        the environment. The command ``prefix`` starts the process. With ``enable_grpc``, the port
+        of gRPC is free too.
         """
         port = free_port()
         flags = {"model_dir": model, "host": "127.0.0.1", "drain_seconds": 0, **settings}
+        if "enable_grpc" in flags:
+            flags.setdefault("grpc_port", free_port())
         command = [*prefix, sys.executable, "-m", module, f"--http_port={port}"]
         command += [f"--model_name={MODEL_NAME}"]
         command += [f"--{name}={value}" for name, value in flags.items()]
@@ -79,7 +83,8 @@ class Server:
                 command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment
             )
             try:
-                yield cls(process, f"http://127.0.0.1:{port}", log)
+                url = f"http://127.0.0.1:{port}"
+                yield cls(process, url, log, flags.get("grpc_port", 0))
             finally:
                 process.kill()
                 process.wait()

@@ -135,12 +135,21 @@ args:
   - --model_name={{ . }}
   {{- end }}
   - --http_port=8080
+  {{- if .Values.predictor.grpc.enabled }}
+  - --enable_grpc=true
+  - --grpc_port=8081
+  {{- end }}
 env:
   {{- $env | nindent 2 }}
 ports:
   - name: http1
     containerPort: 8080
     protocol: TCP
+  {{- if .Values.predictor.grpc.enabled }}
+  - name: grpc
+    containerPort: 8081
+    protocol: TCP
+  {{- end }}
 {{ include "stable-diffusion.probes" . }}
 resources:
   {{- include "stable-diffusion.resources" (dict "resources" .Values.predictor.resources "where" "predictor.resources") | nindent 2 }}

@@ -78,6 +78,9 @@
 {{- $scaling := .Values.predictor.scaling -}}
 {{- $shutdown := include "stable-diffusion.shutdownSeconds" . | int64 -}}
 {{- $stop := add (include "stable-diffusion.secondsAroundShutdown" .) (max 1 $shutdown) -}}
+{{- if .Values.predictor.grpc.enabled -}}
+{{- fail "predictor.grpc.enabled: Knative routes requests to a single port of a container, which is the HTTP port. Use deploymentMode Standard, or the same protocol over REST" -}}
+{{- end -}}
 {{- if not (has $scaling.scaleMetric (list "" "concurrency" "rps")) -}}
 {{- fail (printf "predictor.scaling.scaleMetric is %q: with deploymentMode Knative use concurrency or rps" $scaling.scaleMetric) -}}
 {{- end -}}

@@ -1,77 +1,47 @@
 """CloudEvents on ``:predict``: a request that is an event gets a response that is one.
 
-KServe's own response calls every body JSON, although it can be a picture, and requires ``time``.
-Type and source are KServe's, and so are the environment variables that change them (CE_TYPE,
-CE_SOURCE, CE_MERGE). Errors are plain JSON: a broker ignores the events of failed deliveries.
+This module has the binary mode, where headers hold the attributes. ``wire_formats/cloud_event.py``
+has the structured mode. KServe's own response calls every body JSON, although it can be a picture,
+and requires ``time``. Errors are plain JSON: a broker ignores the events of failed deliveries.
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
-import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any, NamedTuple, Self
+from typing import Any
 
-import orjson
+from predictor.errors import UnsupportedMediaTypeError
+from predictor.wire_formats.cloud_event import (
+    REQUIRED,
+    STRUCTURED,
+    check_attributes,
+    response_attributes,
+)
 
-from predictor.errors import InvalidRequestError, UnsupportedMediaTypeError
-from predictor.protocol import is_light
-from predictor.protocol.json_body import read_json
-
-_STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
-_REQUIRED = ("id", "source", "type", "specversion")
-_VERSIONS = ("1.0", "0.3")
-_DATA = ("data", "data_base64")
-# A response has its own values of these, even if CE_MERGE copies the rest from the request.
-_OWN = {"id", "time", "type", "source", "specversion", "datacontenttype"}
 
 
-class Event(NamedTuple):
-    """An event of a request: its data, as bytes or as parsed JSON, and its attributes."""
-
-    data: Any
-    attributes: dict[str, Any]
+def is_structured(headers: Mapping[str, str]) -> bool:
+    """Whether the body of a request with these headers, in lower case, is an event."""
+    return _media_type(headers) == STRUCTURED
 
 
-class Data(bytes):
-    """The data of a response event, with its media type."""
-
-    media_type: str
-
-    def __new__(cls, data: bytes, media_type: str) -> Self:
-        """Attach the media type to the bytes."""
-        made = super().__new__(cls, data)
-        made.media_type = media_type
-        return made
+def is_binary(headers: Mapping[str, str]) -> bool:
+    """Whether the headers of a request, in lower case, are those of an event."""
+    return not is_structured(headers) and all(f"ce-{name}" in headers for name in REQUIRED)
 
 
-def is_event(headers: Mapping[str, str]) -> bool:
-    """Whether a request with these headers, in lower case, is an event."""
-    return _is_structured(headers) or all(f"ce-{name}" in headers for name in _REQUIRED)
-
-
-def read_event(body: bytes, headers: Mapping[str, str]) -> Event:
-    """The event of a request for which ``is_event`` holds.
+def binary_attributes(headers: Mapping[str, str]) -> dict[str, Any]:
+    """The attributes of an event in binary mode.
 
     Raises:
         InvalidRequestError: names the attribute and the reason.
     """
-    if _is_structured(headers):
-        event = _structured(body)
-    else:
-        names = [name for name in headers if name.startswith("ce-")]
-        event = Event(body, {name.removeprefix("ce-"): headers[name] for name in names})
-    for name in _REQUIRED:
-        if not isinstance(event.attributes.get(name), str) or not event.attributes[name]:
-            raise InvalidRequestError(name, "is missing, but a CloudEvent requires it")
-    if event.attributes["specversion"] not in _VERSIONS:
-        raise InvalidRequestError("specversion", f"must be one of {', '.join(_VERSIONS)}")
-    return event
+    names = [name for name in headers if name.startswith("ce-")]
+    attributes = {name.removeprefix("ce-"): headers[name] for name in names}
+    check_attributes(attributes)
+    return attributes
 
 
 def reject_batch(headers: Mapping[str, str]) -> None:
@@ -86,50 +56,10 @@ def reject_batch(headers: Mapping[str, str]) -> None:
         )
 
 
-def response_event(
-    model_name: str,
-    data: Data | dict[str, Any],
-    request_headers: Mapping[str, str],
-    request_attributes: Mapping[str, Any],
-) -> tuple[bytes | dict[str, Any], dict[str, str]]:
-    """The body of a response in the mode of the request, and the headers that differ."""
-    is_merged = os.environ.get("CE_MERGE", "false").lower() == "true"
-    copied = {} if not is_merged else request_attributes
-    attributes = {name: value for name, value in copied.items() if name not in _OWN} | {
-        "specversion": "1.0",
-        "id": str(uuid.uuid4()),
-        "type": os.environ.get("CE_TYPE", "io.kserve.inference.response"),
-        "source": os.environ.get("CE_SOURCE", f"io.kserve.inference.{model_name}"),
-        "time": datetime.now(UTC).isoformat(),
-    }
-    if not _is_structured(request_headers):
-        return data, {f"ce-{name}": str(value) for name, value in attributes.items()}
-    if isinstance(data, Data):
-        attributes["datacontenttype"] = data.media_type
-        document = attributes | {"data_base64": base64.b64encode(data).decode()}
-    else:
-        document = attributes | {"datacontenttype": "application/json", "data": data}
-    return orjson.dumps(document), {"content-type": _STRUCTURED}
-
-
-def _structured(body: bytes) -> Event:
-    # Parsed on the event loop, unlike other bodies.
-    if not is_light(body):
-        raise InvalidRequestError("", "the event has too many values")
-    document = read_json(body)
-    if not isinstance(document, dict):
-        raise InvalidRequestError("", "a CloudEvent must be a JSON object")
-    attributes = {name: value for name, value in document.items() if name not in _DATA}
-    if "data_base64" not in document:
-        return Event(document.get("data"), attributes)
-    try:
-        return Event(base64.b64decode(document["data_base64"], validate=True), attributes)
-    except (TypeError, ValueError, binascii.Error):
-        raise InvalidRequestError("data_base64", "is not valid base64") from None
-
-
-def _is_structured(headers: Mapping[str, str]) -> bool:
-    return _media_type(headers) == _STRUCTURED
+def response_headers(model_name: str, request_attributes: Mapping[str, Any]) -> dict[str, str]:
+    """The headers of a response event in binary mode; its body stays as it is."""
+    attributes = response_attributes(model_name, request_attributes)
+    return {f"ce-{name}": str(value) for name, value in attributes.items()}
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

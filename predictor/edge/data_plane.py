@@ -10,11 +10,17 @@ from kserve.constants.constants import PredictorProtocol
 from kserve.errors import ModelNotReady, ServerNotLive
 from kserve.protocol.dataplane import DataPlane
 
-from predictor.edge.cloud_events import Data, is_event, read_event, reject_batch, response_event
+from predictor.edge.cloud_events import (
+    binary_attributes,
+    is_binary,
+    is_structured,
+    reject_batch,
+    response_headers,
+)
 from predictor.edge.draining import Drain
 from predictor.edge.repository import AwaitedModels
 from predictor.protocol import EncodedResponse
-from predictor.wire_formats import Message
+from predictor.wire_formats import STRUCTURED_EVENT, Message
 
 
 class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no types
@@ -79,17 +85,18 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
         protocol_version: str = PredictorProtocol.REST_V1.value,
         model_name: str | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """The payload and, for a CloudEvent, its attributes.
+        """The payload and, for a CloudEvent in binary mode, its attributes.
+
+        ``DiffusionModel.predict`` reads the payload: here it would be parsed on the event loop.
 
         Raises:
             InvalidRequestError: the event is not valid.
             UnsupportedMediaTypeError: the body is a batch of events.
         """
         reject_batch(headers)
-        if is_event(headers):
-            return read_event(body, headers)
-        # ``DiffusionModel.predict`` reads JSON: KServe would parse it on the event loop.
-        return body, {}
+        if is_structured(headers):
+            return Message(STRUCTURED_EVENT, body, headers), {}
+        return body, binary_attributes(headers) if is_binary(headers) else {}
 
     async def answer(
         self, model_name: str, message: Message
@@ -113,8 +120,8 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
     ) -> tuple[Any, dict[str, str]]:
         """The response of the model and its headers."""
         response, added = await super().infer(model_name, request, headers)
-        if isinstance(response, bytes):
-            response = Data(response, added["content-type"])
+        if isinstance(response, EncodedResponse):
+            return response.body, added | response.headers
         return response, added
 
     def encode(
@@ -124,7 +131,7 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
         headers: dict[str, str],
         req_attributes: dict[str, Any],
     ) -> tuple[Any, dict[str, str]]:
-        """The body of the response and further headers; a stream stays one."""
-        if is_event(headers) and isinstance(response, Data | dict):
-            return response_event(model_name, response, headers, req_attributes)
+        """The body of the response and further headers; a stream has none."""
+        if is_binary(headers) and isinstance(response, bytes):
+            return response, response_headers(model_name, req_attributes)
         return response, {}

@@ -58,6 +58,11 @@ class HookedModelServer(ModelServer):  # type: ignore[misc]  # kserve ships no t
         self.model_repository_extension._model_registry = models
         self._register_and_check_atleast_one_model_is_ready(list(models.models.values()))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the server accepts connections; by then KServe has added all routes."""
+        return self._uvicorn.started
+
     def has_connections(self) -> bool:
         """Whether a client is connected, idle or not."""
         return bool(self._uvicorn.server_state.connections)

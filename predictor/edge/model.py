@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import orjson
 from kserve import Model
 from kserve.errors import ModelNotReady
 
@@ -36,7 +35,7 @@ from predictor.protocol.model_metadata import model_metadata
 from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
 from predictor.residency import Residency
 from predictor.settings import Settings
-from predictor.wire_formats import PREDICT, Message
+from predictor.wire_formats import PREDICT, Message, Predict
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -84,18 +83,19 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         payload: Any,
         headers: dict[str, str] | None = None,
         response_headers: dict[str, str] | None = None,
-    ) -> bytes | dict[str, Any] | AsyncIterator[bytes] | EncodedResponse:
+    ) -> bytes | AsyncIterator[bytes] | EncodedResponse:
         """Answer one call.
 
-        ``payload`` is the body of ``:predict`` as bytes, or as JSON that KServe has parsed; or the
-        ``Message`` of another protocol, whose response is an ``EncodedResponse`` or a stream.
-        KServe sends the headers added to ``response_headers``.
+        ``payload`` is the body of ``:predict``; or the ``Message`` of another wire format, whose
+        response is an ``EncodedResponse`` or a stream. KServe sends the headers added to
+        ``response_headers``.
         """
         started = asyncio.get_running_loop().time()
         is_message = isinstance(payload, Message)
         message = payload if is_message else Message(PREDICT, payload, headers or {})
         resident = self._residency[self.name]
-        waits_as_stream = not is_message and accepts_events(message.accept) and not resident.is_open
+        has_streams = isinstance(message.wire_format, Predict) and accepts_events(message.accept)
+        waits_as_stream = has_streams and not resident.is_open
         # Before a stream begins, so that an invalid request gets an error status.
         seconds = await self._seconds_to_wait(message)
         if waits_as_stream:
@@ -114,9 +114,6 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             return response
         if response_headers is not None:
             response_headers.update(response.headers)
-        if isinstance(payload, dict) and call.as_json:
-            # KServe puts the answer into an event.
-            return cast("dict[str, Any]", orjson.loads(response.body))
         return response.body
 
     async def _answer_after_load(

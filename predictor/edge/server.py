@@ -54,6 +54,7 @@ from predictor.residency import Residency
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
+    from predictor.edge.grpc_server import GrpcServer
     from predictor.loading.loader import Loaded, OpenEngine
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,10 @@ _FLUSH_SECONDS = 5.0
 
 
 class DiffusionServer(HookedModelServer):
-    """Serves models over HTTP until a signal, or until a required model fails to load."""
+    """Serves models over HTTP until a signal, or until a required model fails to load.
+
+    ``grpc_port`` is None without gRPC.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class DiffusionServer(HookedModelServer):
         timeout_keep_alive: int,
         ssl_certfile: str | None,
         ssl_keyfile: str | None,
+        grpc_port: int | None = None,
     ) -> None:
         rules = AccessRules.read(settings)
         self._open_models = partial(open_repository, model_name, settings, open_engine)
@@ -97,6 +102,8 @@ class DiffusionServer(HookedModelServer):
         self._ending: asyncio.Task[None] | None = None
         self._preloading: asyncio.Task[None] | None = None
         self._drain = Drain()
+        self._grpc_port = grpc_port
+        self._grpc: GrpcServer | None = None
         self.dataplane = DiffusionDataPlane(
             models, self._drain, waits_for_load=settings.wait_for_load
         )
@@ -104,6 +111,10 @@ class DiffusionServer(HookedModelServer):
         app.include_router(repository_routes(self.model_repository_extension))
         app.include_router(model_list_routes(self.model_repository_extension))
         app.include_router(wire_format_routes(self.dataplane, settings, model_name))
+        if grpc_port is not None:
+            from predictor.edge.grpc_route import model_infer_route
+
+            app.include_router(model_infer_route(self.dataplane))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         if settings.ui:
             app.include_router(page_routes())
@@ -157,11 +168,13 @@ class DiffusionServer(HookedModelServer):
         served = MetricsMiddleware(served, self._is_served, self._only_model)
         if origins := self._settings.allowed_origins:
             served = CrossOriginMiddleware(served, origins)
+        served = TelemetryMiddleware(served, self._tracing)
         self.configure_http(
             host=self._settings.host,
-            app=TelemetryMiddleware(served, self._tracing),
+            app=served,
             add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
         )
+        self._open_grpc(served)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._begin_end, self._clients_leave)
         loop.add_signal_handler(signal.SIGTERM, self._begin_end, asyncio.sleep)
@@ -170,6 +183,21 @@ class DiffusionServer(HookedModelServer):
             yield
         finally:
             self._preloading.cancel()
+            if self._grpc is not None:
+                await self._grpc.stop(_FLUSH_SECONDS)
+
+    def _open_grpc(self, served: ASGIApp) -> None:
+        if self._grpc_port is None:
+            return
+        from predictor.edge.grpc_server import GrpcServer
+
+        self._grpc = GrpcServer(served, max_bytes=self._settings.max_body_bytes)
+        self._grpc.bind(self._settings.host, self._grpc_port, self.ssl_certfile, self.ssl_keyfile)
+        # KServe adds its routes to the application when it opens the HTTP port.
+        self._grpc.start_after(lambda: self.is_open)
+
+    def _has_clients(self) -> bool:
+        return self.has_connections() or (self._grpc is not None and self._grpc.is_busy)
 
     def _is_served(self, name: str) -> bool:
         return name in self.registered_models.models
@@ -241,6 +269,8 @@ class DiffusionServer(HookedModelServer):
         deadline = now() + self._settings.shutdown_seconds
         self._drain.is_draining = True
         self.close_port()
+        if self._grpc is not None:
+            self._grpc.close_port(self._settings.shutdown_seconds + _FLUSH_SECONDS)
         if not await self._clients_leave(self._settings.shutdown_seconds, _QUIET_SECONDS):
             # In a thread, because it waits for a step; first, so that no caller is logged as gone.
             asyncio.get_running_loop().run_in_executor(None, self._close_engines)
@@ -262,7 +292,7 @@ class DiffusionServer(HookedModelServer):
         """Whether, within ``seconds``, all clients leave or are idle for ``quiet_seconds``."""
         try:
             async with asyncio.timeout(seconds):
-                await self._drain.wait_until_quiet(self.has_connections, quiet_seconds)
+                await self._drain.wait_until_quiet(self._has_clients, quiet_seconds)
         except TimeoutError:
             return False
         return True

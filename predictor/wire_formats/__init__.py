@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from predictor.wire_formats import openai_errors
-from predictor.wire_formats.kserve_predict import PREDICT
+from predictor.wire_formats.cloud_event import STRUCTURED_EVENT
+from predictor.wire_formats.kserve_predict import PREDICT, Predict
 from predictor.wire_formats.openai_images import ImageEdits, ImageGenerations
 from predictor.wire_formats.picture_link import ImagineLink, PictureLink
 from predictor.wire_formats.tensor_inference import TensorInference
@@ -26,7 +27,7 @@ ROUTED: tuple[WireFormat, ...] = (
 )
 """The wire formats that need a route."""
 
-WIRE_FORMATS = {one.name: one for one in (PREDICT, *ROUTED)}
+WIRE_FORMATS = {one.name: one for one in (PREDICT, STRUCTURED_EVENT, *ROUTED)}
 
 ErrorForm = Callable[[str, int, BaseException | None], dict[str, Any]]
 _ERROR_FORMS: tuple[tuple[re.Pattern[str], ErrorForm], ...] = (
@@ -39,4 +40,14 @@ def error_form(path: str) -> ErrorForm | None:
     return next((form for paths, form in _ERROR_FORMS if paths.fullmatch(path)), None)
 
 
-__all__ = ["PREDICT", "ROUTED", "WIRE_FORMATS", "BodySchema", "Message", "WireFormat", "error_form"]
+__all__ = [
+    "PREDICT",
+    "ROUTED",
+    "STRUCTURED_EVENT",
+    "WIRE_FORMATS",
+    "BodySchema",
+    "Message",
+    "Predict",
+    "WireFormat",
+    "error_form",
+]

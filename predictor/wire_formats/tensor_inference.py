@@ -21,7 +21,7 @@ from predictor.wire_formats.form_fields import typed
 from predictor.wire_formats.tensors import as_element, read_inputs
 from predictor.wire_formats.wire_format import Message, WireFormat
 
-_JSON_LENGTH = "inference-header-content-length"
+JSON_LENGTH = "inference-header-content-length"
 _OUTPUTS = ("image", "seed")
 # Triton's parameters that have no meaning here, and its timeout, which is in microseconds.
 _IGNORED = {"priority", "sequence_id", "sequence_start", "sequence_end"}
@@ -37,7 +37,7 @@ class TensorInference(WireFormat):
 
     def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
         """The rows as KServe's instances, and the requested outputs under ``tensors``."""
-        document, binary = _split(content, headers.get(_JSON_LENGTH))
+        document, binary = _split(content, headers.get(JSON_LENGTH))
         parameters = _object(document, "parameters")
         if not isinstance(document.get("id"), str | None):
             raise InvalidRequestError("id", "must be a string")
@@ -80,7 +80,7 @@ def _split(content: bytes, json_length: str | None) -> tuple[dict[str, Any], byt
     """The JSON of a body, and the binary data after it."""
     length = len(content) if json_length is None else _length(json_length)
     if length > len(content):
-        raise InvalidRequestError("", f"{_JSON_LENGTH} exceeds the length of the body")
+        raise InvalidRequestError("", f"{JSON_LENGTH} exceeds the length of the body")
     document = read_json(content[:length])
     if not isinstance(document, dict):
         raise InvalidRequestError("", "the body must be a JSON object with `inputs`")
@@ -90,7 +90,7 @@ def _split(content: bytes, json_length: str | None) -> tuple[dict[str, Any], byt
 def _length(text: str) -> int:
     # The number of digits that a body can have.
     if not re.fullmatch("[0-9]{1,12}", text):
-        raise InvalidRequestError("", f"{_JSON_LENGTH} must be a number of bytes")
+        raise InvalidRequestError("", f"{JSON_LENGTH} must be a number of bytes")
     return int(text)
 
 
@@ -210,7 +210,7 @@ class TensorEncoder(ResultEncoder):
             return EncodedResponse(document, self.headers | {"content-type": JSON})
         headers = self.headers | {
             "content-type": "application/octet-stream",
-            _JSON_LENGTH: str(len(document)),
+            JSON_LENGTH: str(len(document)),
         }
         return EncodedResponse(document + binary, headers)
 

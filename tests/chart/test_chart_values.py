@@ -123,6 +123,7 @@ SWITCHES = {
     "predictor.rateLimitStorage.key": Switch("address", "key: address", REDIS),
     "predictor.cache.claimName": Switch("kernels", "claimName: kernels"),
     "predictor.cache.subPath": Switch("team", "subPath: team", CACHE),
+    "predictor.grpc.enabled": Switch(True, "containerPort: 8081", STANDARD),
     "predictor.scaling.minReplicas": Switch(1, "minReplicas: 1"),
     "predictor.scaling.maxReplicas": Switch(9, "maxReplicas: 9"),
     "predictor.scaling.autoscalerClass": Switch("external", "autoscalerClass: external", STANDARD),

@@ -165,6 +165,7 @@ def test_the_python_code_of_the_documents_makes_pictures(
 ) -> None:
     address = LOCAL.removeprefix("http://")
     code = block.replace(address, server.url.removeprefix("http://"))
+    code = code.replace("127.0.0.1:8081", f"127.0.0.1:{server.grpc_port}")
 
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -72,6 +72,8 @@ def test_only_the_server_modules_import_kserve() -> None:
         for name in (
             "edge/data_plane",
             "edge/error_responses",
+            "edge/grpc_calls",
+            "edge/grpc_messages",
             "edge/kserve_internals",
             "edge/model",
             "edge/repository",

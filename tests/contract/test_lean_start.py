@@ -63,6 +63,14 @@ def test_the_port_opens_before_the_packages_of_the_model(
     assert len(port) <= MOST_AT_THE_PORT
 
 
+def test_a_server_without_grpc_imports_none_of_its_modules(
+    imported: tuple[set[str], set[str]],
+) -> None:
+    _, ready = imported
+
+    assert {name for name in ready if name.startswith("predictor.edge.grpc")} == set()
+
+
 def test_a_model_is_ready_without_the_pipelines_of_other_families(
     imported: tuple[set[str], set[str]],
 ) -> None:

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import openai
 import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from playwright.sync_api import Browser, expect
 
 from tests.browser import Visit, browser, needs_chromium
 from tests.predictor.key_lines import ADMIN, OTHER, USER, bearer, key_line
 from tests.predictor.metric_samples import samples
+from tests.predictor.rpc import refusal, typed
 from tests.serving import MODEL_NAME, PREDICT, ROOT, Server, picture_of
 from tests.waiting import wait_until
 
@@ -75,7 +79,7 @@ def closed(
 ) -> Iterator[Server]:
     """A server that requires keys; its probes work without one."""
     log = tmp_path_factory.mktemp("closed") / "log"
-    with Server.started(demo_model, log, api_keys_file=key_file) as running:
+    with Server.started(demo_model, log, api_keys_file=key_file, enable_grpc=True) as running:
         running.wait_until_ready()
         yield running
 
@@ -180,6 +184,44 @@ def test_curl_gets_a_picture_with_a_key(closed: Server, tmp_path: Path) -> None:
     subprocess.run(command, check=True)
 
     assert output.read_bytes().startswith(b"\x89PNG")
+
+
+def test_rpcs_require_the_same_keys(closed: Server) -> None:
+    load = pb.RepositoryModelLoadRequest(model_name=MODEL_NAME)
+    picture = typed(**SHORT)
+
+    def metadata(key: str) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {key}")]
+
+    with grpc.insecure_channel(f"127.0.0.1:{closed.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        probes = [
+            stub.ServerLive(pb.ServerLiveRequest()).live,
+            stub.ServerReady(pb.ServerReadyRequest()).ready,
+            stub.ModelReady(pb.ModelReadyRequest(name=MODEL_NAME)).ready,
+        ]
+        without = [
+            refusal(lambda: stub.ModelInfer(picture)),
+            refusal(lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name=MODEL_NAME))),
+            refusal(lambda: stub.ServerMetadata(pb.ServerMetadataRequest())),
+            refusal(lambda: stub.RepositoryModelLoad(load)),
+        ]
+        wrong = refusal(lambda: stub.ModelInfer(picture, metadata=metadata(OTHER)))
+        user = refusal(lambda: stub.RepositoryModelLoad(load, metadata=metadata(USER)))
+        made = stub.ModelInfer(picture, metadata=metadata(USER))
+        loaded = stub.RepositoryModelLoad(load, metadata=metadata(ADMIN))
+
+    assert probes == [True] * 3
+    assert {one[0] for one in without} == {grpc.StatusCode.UNAUTHENTICATED}
+    assert without[0][1] == "a key is required: send `Authorization: Bearer <key>`"
+    assert wrong[:2] == (grpc.StatusCode.UNAUTHENTICATED, "the key is not valid")
+    assert wrong[2]["www-authenticate"] == "Bearer"
+    assert user[:2] == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "this route requires the key of an admin",
+    )
+    assert made.outputs
+    assert loaded.isLoaded
 
 
 def test_openais_client_sends_its_key(closed: Server) -> None:

@@ -12,8 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,8 +27,10 @@ from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.middleware import MetricsMiddleware
 from predictor.metrics import REQUESTS
 from tests.predictor.metric_samples import samples
+from tests.predictor.rpc import typed
 from tests.predictor.test_progress import events
 from tests.serving import PREDICT, SHORT, Server
+from tests.waiting import wait_until
 
 LONG = {
     "prompt": "a red star",
@@ -107,6 +112,38 @@ def test_an_idle_connection_is_answered_and_closed_after_the_signal(
 
     assert "connection" not in before.headers
     assert (after.status_code, after.headers["connection"]) == (200, "close")
+
+
+def test_rpcs_in_flight_finish_after_the_signal_and_new_ones_are_refused(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    request = typed(prompt="a red star", num_inference_steps=80)
+
+    with (
+        Server.started(demo_model, tmp_path / "log", enable_grpc=True) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+
+        def is_refused() -> bool:
+            try:
+                stub.ServerLive(pb.ServerLiveRequest(), timeout=5)
+            except grpc.RpcError as error:
+                return bool(error.code() is grpc.StatusCode.UNAVAILABLE)
+            return False
+
+        server.wait_until_ready()
+        call = stub.ModelInfer.future(request)
+        wait_for_pictures(server, 1)
+        server.terminate()
+        wait_until(is_refused)
+        image, seed = call.result(timeout=120).outputs
+        status = server.process.wait(timeout=60)
+        log = server.log.read_text()
+
+    assert len(image.contents.bytes_contents) == len(seed.contents.int64_contents) == 1
+    assert status == 0
+    assert "Traceback" not in log
 
 
 def test_ctrl_c_stops_a_server_without_clients_at_once(demo_model: Path, tmp_path: Path) -> None:

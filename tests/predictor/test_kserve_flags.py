@@ -8,21 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 from kserve.model_server import parser as kserve_parser
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from predictor.__main__ import parse_arguments
 from tests.serving import MODEL_NAME, PREDICT, ROOT, Server
 
 WORKING = {
     *("http_port", "model_name", "timeout_keep_alive", "enable_docs_url"),
-    *("enable_latency_logging", "ssl_certfile", "ssl_keyfile"),
+    *("enable_latency_logging", "ssl_certfile", "ssl_keyfile", "enable_grpc", "grpc_port"),
 }
 # A value of each other flag that KServe accepts and that would change something.
 REFUSED = {
-    "enable_grpc": "true",
-    "grpc_port": "8081",
     "max_threads": "4",
     "grpc_max_send_message_length": "1",
     "grpc_max_receive_message_length": "1",
@@ -77,34 +78,42 @@ def test_a_flag_without_effect_is_refused(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--enable_grpc", "True"], ["--enable-grpc=1"], ["--enable_grpc"], ["--enable_grpc=maybe"]],
+    ("arguments", "is_on", "port"),
+    [
+        ([], False, 8081),
+        (["--enable_grpc", "True"], True, 8081),
+        (["--enable-grpc=1", "--grpc-port=9000"], True, 9000),
+        (["--enable_grpc=false"], False, 8081),
+    ],
 )
-def test_grpc_is_refused_in_every_spelling(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+def test_grpc_is_off_unless_a_flag_enables_it(arguments: list[str], is_on: bool, port: int) -> None:
+    _, flags = parse_arguments(arguments)
+
+    assert (flags.enable_grpc, flags.grpc_port) == (is_on, port)
+
+
+@pytest.mark.parametrize("name", ["enable_grpc", "grpc_port"])
+def test_a_variable_in_place_of_a_flag_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "the server does not serve gRPC; use HTTP" in refusal(arguments, capsys)
+    monkeypatch.setenv(f"PREDICTOR_{name.upper()}", "1")
 
-
-def test_grpc_is_refused_in_the_environment(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PREDICTOR_ENABLE_GRPC", "true")
-
-    assert "PREDICTOR_ENABLE_GRPC: the server does not serve gRPC" in refusal([], capsys)
+    assert f"PREDICTOR_{name.upper()}: set the flag --{name} instead" in refusal([], capsys)
 
 
 def test_a_refused_flag_ends_a_real_process_with_status_2(tmp_path: Path) -> None:
-    with Server.started(tmp_path, tmp_path / "log", enable_grpc="true") as server:
+    with Server.started(tmp_path, tmp_path / "log", workers=2) as server:
         assert server.process.wait(timeout=60) == 2
 
     (line,) = [line for line in server.log.read_text().splitlines() if "error" in line]
-    assert line.endswith("--enable_grpc: the server does not serve gRPC; use HTTP")
+    assert line.endswith(
+        "--workers: the engine batches in one process; scale with replicas instead"
+    )
 
 
 @pytest.mark.parametrize(
     "argument",
-    ["--enable_grpc=false", "--workers=1", "--event-loop=auto", "--protocol=v1", "--enable-grpc=0"],
+    ["--workers=1", "--event-loop=auto", "--protocol=v1", "--predictor-use-ssl=false"],
 )
 def test_a_value_that_changes_nothing_is_accepted(argument: str) -> None:
     parse_arguments([argument])
@@ -120,6 +129,9 @@ def test_a_value_that_changes_nothing_is_accepted(argument: str) -> None:
         (["--model_name="], "letters, digits"),
         (["--timeout-keep-alive=0"], "positive"),
         (["--enable_docs_url=maybe"], "true or false"),
+        (["--enable_grpc=maybe"], "true or false"),
+        (["--enable_grpc"], "expected one argument"),
+        (["--grpc_port=70000"], "from 0 to 65535"),
         (["--ssl_certfile=x"], "--ssl_certfile and --ssl_keyfile require each other"),
         (["--ssl_certfile=/no/x", "--ssl_keyfile=/no/y"], "/no/x is not a file"),
         (["--enable_latency"], "unrecognized arguments"),
@@ -155,6 +167,7 @@ def test_the_flags_that_work(demo_model: Path, tmp_path: Path, certificate: Path
         "enable_docs_url": "true",
         "enable_latency_logging": "false",
         "timeout_keep_alive": 1,
+        "enable_grpc": "true",
     }
     with Server.started(demo_model, tmp_path / "log", **flags) as server:
         server.wait_for_log("is ready after", seconds=120)
@@ -164,11 +177,15 @@ def test_the_flags_that_work(demo_model: Path, tmp_path: Path, certificate: Path
             picture = client.post(PREDICT, json={"prompt": "a red star"})
             docs = client.get("/docs")
             names = client.get("/v1/models").json()
+        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with grpc.secure_channel(f"127.0.0.1:{server.grpc_port}", trusted) as channel:
+            live = GRPCInferenceServiceStub(channel).ServerLive(pb.ServerLiveRequest()).live
         log = server.log.read_text()
 
     assert (picture.status_code, picture.headers["content-type"]) == (200, "image/png")
     assert "swagger" in docs.text
     assert names["models"] == [MODEL_NAME]
+    assert live
     assert "predict_ms" not in log
 
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
+import grpc
 import httpx
 import openai
 import pytest
 import redis
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from PIL import Image
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +29,7 @@ from predictor.request_context import RequestContext, enter_request
 from predictor.settings import Settings
 from tests.predictor.key_lines import ADMIN, OTHER, USER, bearer, key_line
 from tests.predictor.metric_samples import samples
+from tests.predictor.rpc import refusal, typed
 from tests.redis_server import RedisServer, needs_redis
 from tests.serving import PREDICT, Server
 
@@ -43,6 +46,7 @@ def limited(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     log = tmp_path_factory.mktemp("limited") / "log"
     settings = {
         "trusted_proxies": 1,
+        "enable_grpc": True,
         "address_requests_per_minute": 8,
         "address_pictures_per_minute": 3,
         "address_megapixels_per_minute": 0.05,
@@ -112,6 +116,23 @@ def test_openais_client_sees_when_to_retry(limited: Server) -> None:
     assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")
     assert int(refused.value.response.headers["retry-after"]) > 0
     assert "the limit of 3 pictures a minute of this address" in refused.value.message
+
+
+def test_an_rpc_is_limited_and_says_when_to_retry(limited: Server) -> None:
+    request = typed(**SHORT)
+    request.parameters["num_images_per_prompt"].int64_param = 3
+    address = [("x-forwarded-for", "198.51.100.41")]
+
+    with grpc.insecure_channel(f"127.0.0.1:{limited.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        _, served = stub.ModelInfer.with_call(request, metadata=address)
+        code, sentence, metadata = refusal(lambda: stub.ModelInfer(request, metadata=address))
+
+    assert dict(served.trailing_metadata())["ratelimit-remaining"] == "0"
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert sentence == "the limit of 3 pictures a minute of this address is reached"
+    assert int(metadata["retry-after"]) > 0
+    assert metadata["ratelimit-limit"] == "3"
 
 
 def test_probes_are_not_limited(limited: Server) -> None:
