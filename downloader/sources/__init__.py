@@ -17,7 +17,7 @@ def open_source(spec: SourceSpec, access: Access) -> Source:
     """The source that ``spec`` names. Sends no request, and imports no other source's library.
 
     Raises:
-        InvalidSettingError: a variable for certificates or proxies is not valid.
+        InvalidSettingError: a variable for certificates, proxies or endpoints is not valid.
     """
     if isinstance(spec, FolderSpec):
         from downloader.sources.folder import FolderSource
@@ -25,6 +25,7 @@ def open_source(spec: SourceSpec, access: Access) -> Source:
         return FolderSource(spec)
     from downloader.sources.network_variables import (
         check_bucket_variables,
+        check_hub_variables,
         check_network_variables,
     )
 
@@ -38,6 +39,7 @@ def open_source(spec: SourceSpec, access: Access) -> Source:
 
         check_bucket_variables()
         return BucketSource(spec, access)
+    check_hub_variables()
     from downloader.sources.huggingface import HubSource
 
     return HubSource(spec, access)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ from downloader.errors import (
 )
 from downloader.sources.access import Access
 from downloader.sources.http import is_transient, retry_after
+from downloader.sources.network_variables import variables_with
 from downloader.sources.remote import ByteStream, Digest, RemoteFile
 from downloader.spec import BucketSpec
 from downloader.workers import Stop, run_all
@@ -112,6 +114,8 @@ class BucketSource:
 
     @cached_property
     def _client(self) -> Any:
+        # It logs a trace in addition to the error that it raises.
+        logging.getLogger("botocore.credentials").setLevel(logging.ERROR)
         settings, session = self.access.settings, Session()
         own_endpoint = bool(
             os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -153,7 +157,12 @@ class BucketSource:
             raise NotAuthorisedError(f"{self.uri}: no credentials found") from error
         except (BotoCoreError, ValueError) as error:
             # Their texts name configuration variables and files.
-            raise InvalidSettingError(f"{self.uri}: {type(error).__name__}: {error}") from error
+            raise InvalidSettingError(f"{self.uri}: {error}") from error
+        except OSError as error:
+            # A file of credentials: ``botocore`` wraps all errors of the network.
+            file = str(error.filename)
+            names = "".join(f"{name}: " for name in variables_with(file))
+            raise InvalidSettingError(f"{self.uri}: {names}{file}: {error.strerror}") from error
 
     def _refused(self, response: httpx2.Response) -> DownloadError:
         code = re.search(r"<Code>(\w+)</Code>", response.text)

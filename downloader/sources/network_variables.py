@@ -1,7 +1,7 @@
-"""The environment variables that name certificates and proxies, checked before the first request.
+"""The environment variables for certificates, proxies and endpoints, checked before any request.
 
-``httpx2`` reads them when a client is created and ``botocore`` when it connects; neither names the
-variable in its errors. No message contains the value, which may hold a proxy's password.
+The libraries that read them do not name the variable in their errors. No message contains a URL,
+which may hold a password.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ def check_network_variables() -> None:
     _check_proxies(("http", "https", "all"), (*_HTTP, *_SOCKS))
 
 
+def check_hub_variables() -> None:
+    """Check what ``huggingface_hub`` reads in addition.
+
+    Raises:
+        InvalidSettingError: names the variable and the reason.
+    """
+    _check_endpoint("HF_ENDPOINT")
+
+
 def check_bucket_variables() -> None:
     """Check what ``botocore`` reads in addition; it supports no SOCKS proxy.
 
@@ -37,7 +46,14 @@ def check_bucket_variables() -> None:
     """
     for variable in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         _check_certificates(variable)
+    for variable in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        _check_endpoint(variable)
     _check_proxies(_HTTP, _HTTP)
+
+
+def variables_with(value: str) -> list[str]:
+    """The variables that have this value."""
+    return [name for name, own in os.environ.items() if own == value]
 
 
 def _check_certificates(variable: str) -> None:
@@ -50,6 +66,26 @@ def _check_certificates(variable: str) -> None:
         raise InvalidSettingError(f"{variable}: {path} has no valid PEM certificates") from None
     except OSError as error:
         raise InvalidSettingError(f"{variable}: {path}: {error.strerror}") from None
+
+
+def _check_endpoint(variable: str) -> None:
+    value = os.environ.get(variable)
+    if not value:
+        return
+    try:
+        url = httpx2.URL(value)
+        is_valid = url.scheme in _HTTP and _has_host(url)
+    except httpx2.InvalidURL:
+        is_valid = False
+    if not is_valid:
+        raise InvalidSettingError(
+            f"{variable}: the URL is not valid; it must have the form https://host or "
+            "http://host:port"
+        )
+
+
+def _has_host(url: httpx2.URL) -> bool:
+    return bool(url.host) and (url.port or 0) <= _LARGEST_PORT
 
 
 def _check_proxies(kinds: Iterable[str], supported: tuple[str, ...]) -> None:
@@ -73,5 +109,5 @@ def _check_proxy(variable: str, value: str, supported: tuple[str, ...]) -> None:
             f"{variable}: a proxy with the scheme {url.scheme!r} is not supported here; "
             f"use {', '.join(supported[:-1])} or {supported[-1]}"
         )
-    if not url.host or (url.port or 0) > _LARGEST_PORT:
+    if not _has_host(url):
         raise InvalidSettingError(f"{variable}: the proxy's URL has no valid host and port")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from kserve import Model
 from kserve.errors import ModelNotReady
@@ -19,8 +18,9 @@ from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.engine import Admission, Engine, StepListener
-from predictor.errors import DeadlineExceededError, GenerationFailedError
+from predictor.errors import DeadlineExceededError
 from predictor.intake.pool import READERS
+from predictor.library_exit import contained
 from predictor.loading.loader import Loaded
 from predictor.protocol import (
     Call,
@@ -37,12 +37,10 @@ from predictor.residency import Residency
 from predictor.settings import Settings
 from predictor.wire_formats import PREDICT, Message, Predict
 
-logger = logging.getLogger(__name__)
-Result = TypeVar("Result")
-
 # Few, so that files do not take the CPU from the engine. Their number is bounded by the pictures
 # that the engine has admitted.
 _ENCODERS = ThreadPoolExecutor(2, thread_name_prefix="encoder")
+_encoding = contained("encoding the picture")
 
 
 class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
@@ -232,20 +230,8 @@ async def _encoded(encoder: Encoder) -> EncodedResponse:
     """Encode picture by picture, so that calls take turns and one that is cancelled stops."""
     loop = asyncio.get_running_loop()
     for index in range(encoder.pictures):
-        await loop.run_in_executor(_ENCODERS, _contained, partial(encoder.add, index))
-    return await loop.run_in_executor(_ENCODERS, _contained, encoder.response)
-
-
-def _contained(work: Callable[[], Result]) -> Result:
-    """Run ``work``; the event loop would end with a ``SystemExit`` of an encoder."""
-    try:
-        return work()
-    except Exception:
-        raise
-    except BaseException as error:
-        logger.exception("encoding a picture failed")
-        reason = "encoding the picture failed; the server's log has the cause"
-        raise GenerationFailedError(reason) from error
+        await loop.run_in_executor(_ENCODERS, _encoding(encoder.add), index)
+    return await loop.run_in_executor(_ENCODERS, _encoding(encoder.response))
 
 
 async def _charge(call: Call) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from predictor.engine.admission import Admission
 from predictor.engine.interfaces import Engine, EngineState, StepListener
+from predictor.library_exit import contained
 from predictor.requests import GenerationRequest, GenerationResult
 
 
@@ -46,6 +47,7 @@ class CompositeEngine:
         self._engine.close()
 
 
+@contained("composing the picture")
 def composed(result: GenerationResult) -> GenerationResult:
     """The result with the pixels of the input where the mask is black.
 

@@ -34,6 +34,7 @@ from predictor.engine.service_times import ServiceTimes
 from predictor.engine.step_timer import StepTimer
 from predictor.engine.turn import Turn
 from predictor.engine.worker import Worker
+from predictor.library_exit import contained
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import Stage
 
@@ -108,7 +109,8 @@ class StepEngine:
         """Generate one picture; see ``Engine.submit``."""
         self._worker.check()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._preparer, self._denoiser.prepare, request)
+        prepare = contained("preparing the request")(self._denoiser.prepare)
+        await loop.run_in_executor(self._preparer, prepare, request)
         return await self._inbox.submit(request, on_step)
 
     def close(self) -> None:

@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from predictor.errors import BodyReaderKilledError, GenerationFailedError, OverloadedError
+from predictor.errors import BodyReaderKilledError, OverloadedError
 from predictor.intake.reader_process import ReaderProcess, RemoteImages
+from predictor.library_exit import contained
 from predictor.wire_formats import PREDICT, Message
 
 logger = logging.getLogger(__name__)
@@ -171,6 +172,7 @@ class ReaderPool:
         with self._changing:
             del self._readings[future]
 
+    @contained("reading the body")
     def _run(self, reading: _Reading[Read]) -> Read:
         try:
             return self._read(reading)
@@ -178,13 +180,6 @@ class ReaderPool:
             if self._is_closed or not reading.may_be_repeated:
                 raise
             return self._read(reading)
-        except Exception:
-            raise
-        except BaseException as error:
-            # The event loop would end with it.
-            logger.exception("reading a body failed")
-            reason = "reading the body failed; the server's log has the cause"
-            raise GenerationFailedError(reason) from error
 
     def _read(self, reading: _Reading[Read]) -> Read:
         process = self._idle_process()

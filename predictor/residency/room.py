@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 from predictor.errors import ModelTooLargeError
+from predictor.library_exit import contained
 from predictor.loading.memory import GIB
 from predictor.metrics import ENGINES, MODEL_BYTES, MODEL_UNLOADS
 from predictor.residency.resident import Resident
@@ -138,17 +139,7 @@ async def in_own_thread(work: Callable[[*Arguments], Result], *arguments: *Argum
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
     try:
         return await asyncio.get_running_loop().run_in_executor(
-            thread, _contained, work, *arguments
+            thread, contained("the thread that loads models")(work), *arguments
         )
     finally:
         thread.shutdown(wait=False)
-
-
-def _contained(work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-    """Run ``work``; an exit that a library requests must not end the event loop."""
-    try:
-        return work(*arguments)
-    except Exception:
-        raise
-    except BaseException as error:
-        raise RuntimeError("a library ended the thread that loads models") from error

@@ -19,6 +19,7 @@ from PIL import Image
 
 from predictor.engine import Admission, Engine, EngineState, StepListener
 from predictor.errors import GenerationFailedError
+from predictor.library_exit import contained
 from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
 from predictor.safety.layers import Layers, SafetyLayer, strictest
 from predictor.stages import StageTime
@@ -78,6 +79,7 @@ class ReviewedEngine:
             return ()
         return await asyncio.to_thread(self._verdicts, self._layers.prompts, prompt)
 
+    @contained("reviewing the picture")
     def _reviewed(
         self, result: GenerationResult, verdicts: tuple[SafetyVerdict, ...]
     ) -> GenerationResult:

@@ -1,4 +1,4 @@
-"""The variables for certificates and proxies: those that work, and the message for each mistake."""
+"""The variables for certificates, proxies and endpoints, and the message for each mistake."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from downloader.errors import NotFoundError
+from downloader.errors import InvalidSettingError, NotFoundError
 from downloader.settings import Fetch
 from downloader.sources import open_source
 from downloader.sources.access import Access
-from downloader.spec import BucketSpec
+from downloader.spec import BucketSpec, parse_spec
 from tests.downloader.hub_server import Hub
 from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files
@@ -159,6 +159,52 @@ def test_a_proxy_that_cannot_be_used_is_named(
     assert line.startswith(f"error: {variable}: ")
     assert reason in line
     assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("source", "variable"),
+    [
+        ("hub", "HF_ENDPOINT"),
+        ("bucket", "AWS_ENDPOINT_URL"),
+        ("bucket", "AWS_ENDPOINT_URL_S3"),
+    ],
+)
+@pytest.mark.parametrize(
+    "value",
+    ["mirror.secret", "https://", "ftp://secret", "http://secret:x", "https://secret:99999"],
+)
+def test_an_endpoint_that_is_not_a_url_is_named(
+    source: str, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, own in (SOURCES[source] | {variable: value}).items():
+        monkeypatch.setenv(name, own)
+    settings = Fetch(name="sd", source=SOURCES[source].get("DOWNLOADER_SOURCE", "hf://owner/name"))
+
+    with (
+        Access(settings) as access,
+        pytest.raises(InvalidSettingError, match=f"^{variable}: the URL is not valid") as error,
+    ):
+        open_source(parse_spec(settings.source), access)
+
+    assert "secret" not in str(error.value)
+
+
+def test_a_mistake_in_an_endpoint_ends_the_run(job: Job) -> None:
+    result = job.run(HF_ENDPOINT="http://hub:port")
+
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: HF_ENDPOINT: the URL is not valid")
+
+
+def test_a_missing_file_of_credentials_is_named(job: Job) -> None:
+    """EKS sets both variables in a pod whose service account has a role."""
+    role = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/none"}
+
+    result = job.run(**role, **SOURCES["bucket"])
+
+    assert result.returncode == 2, result.stderr
+    reason = "AWS_WEB_IDENTITY_TOKEN_FILE: /none: No such file or directory"
+    assert result.stderr == f"error: s3://bucket/prefix: {reason}\n"
 
 
 def test_a_bucket_does_not_support_a_socks_proxy(job: Job) -> None:
