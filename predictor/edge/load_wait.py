@@ -19,12 +19,12 @@ from predictor.edge.inference_routes import called_model
 from predictor.edge.progress import Progress
 from predictor.errors import OverloadedError
 from predictor.intake.pool import READERS
-from predictor.protocol import accepts_events, parse
+from predictor.protocol import accepts_events
 from predictor.protocol.encode import waiting_event
 from predictor.requests import CallLimits
 from predictor.residency import Residency, Resident
 from predictor.settings import Settings
-from predictor.wire_formats import PREDICT, Message
+from predictor.wire_formats import Message
 
 # Below the idle timeouts of proxies, the shortest of which are 15 to 60 seconds.
 _REPEAT_SECONDS = 5.0
@@ -73,19 +73,17 @@ class LoadWaitMiddleware:
 async def timeout_of(message: Message, settings: Settings) -> float | None:
     """Check the names and types of a call's fields before it waits, and return its ``timeout``.
 
-    The model's own bounds are checked once it is loaded, and so are calls of other protocols.
+    The model's own bounds are checked once it is loaded.
 
     Raises:
         InvalidRequestError: names the field and the reason.
     """
-    if message.wire_format is not PREDICT:
-        return None
     limits = CallLimits(settings)
     if message.is_small:
-        return parse(message.content, message.accept, limits).timeout
+        return message.parse(message.document(), limits).timeout
     return await READERS.read(
         message,
-        lambda document, _: parse(document, message.accept, limits).timeout,
+        lambda document, _: message.parse(document, limits).timeout,
         settings.max_image_pixels,
     )
 

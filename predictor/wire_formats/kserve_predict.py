@@ -7,7 +7,7 @@ from typing import Any
 
 from predictor.protocol import parse
 from predictor.protocol.decode import ParsedBody, read_document
-from predictor.requests import Limits
+from predictor.requests import CallLimits
 from predictor.wire_formats.wire_format import Message, WireFormat
 
 
@@ -20,7 +20,7 @@ class Predict(WireFormat):
         """The body as a JSON object; the content type is ignored."""
         return read_document(content)
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``predictor.protocol.parse``."""
         return parse(document, message.headers.get("accept"), limits)
 

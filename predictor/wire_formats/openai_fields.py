@@ -102,7 +102,7 @@ class ImageOptions:
 
 
 def read_fields(
-    document: dict[str, Any], limits: Limits
+    document: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, str], ImageOptions]:
     """The values of the table's fields, how the caller wrote their names, and the options.
 
@@ -118,8 +118,6 @@ def read_fields(
     _check_between("output_compression", body.output_compression, 100)
     quality = _QUALITIES.get(body.quality or "auto", body.quality)
     _check_compression(body.output_compression, values.get("output_format", "png"))
-    if "num_inference_steps" not in values and STEP_FACTORS[quality] != 1:
-        values |= _steps(STEP_FACTORS[quality], values, limits)
     options = ImageOptions(quality, bool(body.stream), body.output_compression)
     written = dict(spellings(document))
     if "size" in document:
@@ -146,10 +144,13 @@ def _check_compression(compression: int | None, output_format: OutputFormat) -> 
         )
 
 
-def _steps(factor: float, values: Mapping[str, Any], limits: Limits) -> dict[str, int]:
-    """The model's default number of steps times ``factor``, within the bounds."""
-    profile = limits.profile
-    if "num_inference_steps" in profile.unused_fields:
+def steps_of_quality(quality: Quality, values: Mapping[str, Any], limits: Limits) -> dict[str, int]:
+    """The model's default number of steps times the factor of ``quality``, within the bounds.
+
+    Empty for a factor of 1, and for a model without steps.
+    """
+    factor, profile = STEP_FACTORS[quality], limits.profile
+    if factor == 1 or "num_inference_steps" in profile.unused_fields:
         return {}
     most = limits.settings.max_num_inference_steps
     scheduler = values.get("scheduler", profile.defaults.scheduler)

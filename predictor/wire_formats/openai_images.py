@@ -13,9 +13,9 @@ from predictor.protocol import Call, decode_call
 from predictor.protocol.accept import EVENT_STREAM, JSON
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.json_body import check_shape, read_json
-from predictor.requests import InputImage, InputImages, Limits, PictureSource
+from predictor.requests import CallLimits, InputImage, InputImages, Limits, PictureSource
 from predictor.wire_formats.form_fields import multipart_fields, nested, typed
-from predictor.wire_formats.openai_fields import IS_TEXT, ImageFields, read_fields
+from predictor.wire_formats.openai_fields import IS_TEXT, ImageFields, read_fields, steps_of_quality
 from predictor.wire_formats.openai_responses import ImagesForm, Operation
 from predictor.wire_formats.wire_format import BodySchema, Message, WireFormat
 
@@ -31,11 +31,11 @@ class _Images(WireFormat):
 
     operation: ClassVar[Operation]
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         fields = read_json(document) if isinstance(document, bytes) else document
-        values, written, options = read_fields(fields, limits)
+        values, written, options = read_fields(fields)
         form = ImagesForm(self.operation, options)
         media_type = EVENT_STREAM if options.is_stream else JSON
         body = ParsedBody((values,), (written,), False, media_type, form)
@@ -44,6 +44,13 @@ class _Images(WireFormat):
         except InvalidRequestError as error:
             raise error.with_spelling(written) from None
         return body
+
+    def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
+        """See ``WireFormat.decode``; ``quality`` is a factor on the model's number of steps."""
+        assert isinstance(body.form, ImagesForm)
+        (values,) = body.instances
+        values = steps_of_quality(body.form.options.quality, values, limits) | values
+        return decode_call(body._replace(instances=(values,)), limits, images)
 
 
 class ImageGenerations(_Images):
@@ -87,7 +94,7 @@ class ImageEdits(_Images):
         check_shape(fields)
         return fields
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         body = super().parse(document, message, limits)
         (written,) = body.written
@@ -96,7 +103,7 @@ class ImageEdits(_Images):
     def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
         """See ``WireFormat.decode``."""
         images = images or InputImages(limits.settings.max_image_pixels)
-        return decode_call(body, limits, TransparentMask(images))
+        return super().decode(body, limits, TransparentMask(images))
 
     def body_schema(self, definitions_at: str) -> BodySchema:
         """The fields of a request; files in place of base64."""

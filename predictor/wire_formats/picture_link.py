@@ -19,7 +19,7 @@ from predictor.protocol import Call, EncodedResponse, ResponseEncoder, decode_ca
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.encode import progress_event
 from predictor.protocol.json_body import check_shape, read_json
-from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.requests import CallLimits, GenerationResult, Limits, PictureSource
 from predictor.requests.field_types import WholeNumber
 from predictor.requests.validation import Document, Parameters, given, spellings, validated
 from predictor.wire_formats.form_fields import nested, query_fields, typed
@@ -59,7 +59,7 @@ class PictureLink(WireFormat):
         check_shape(document)
         return document
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         query = read_json(document) if isinstance(document, bytes) else document

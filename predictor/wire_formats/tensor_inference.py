@@ -16,7 +16,7 @@ from predictor.protocol.accept import JSON
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.encode import ResultEncoder, progress_event, refusal_of, write_base64
 from predictor.protocol.json_body import MAX_VALUES, read_json
-from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.requests import CallLimits, GenerationResult, Limits, PictureSource
 from predictor.wire_formats.form_fields import typed
 from predictor.wire_formats.tensors import as_element, read_inputs
 from predictor.wire_formats.wire_format import Message, WireFormat
@@ -56,7 +56,7 @@ class TensorInference(WireFormat):
             "tensors": tensors,
         }
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         body = read_json(document) if isinstance(document, bytes) else document

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from predictor.protocol import Call, decode_call, is_light
 from predictor.protocol.decode import ParsedBody
-from predictor.requests import Limits, PictureSource
+from predictor.requests import CallLimits, Limits, PictureSource
 
 # A light body of this length is read within 10 ms.
 _SMALL_BYTES = 16_384
@@ -50,8 +50,8 @@ class WireFormat(ABC):
         """
 
     @abstractmethod
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
-        """Check names and types of the fields.
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
+        """Check names and types of the fields, which also happens before the model is loaded.
 
         Raises:
             InvalidRequestError: names the field and the reason.
@@ -75,12 +75,14 @@ class Message:
     """One HTTP request as a wire format reads it.
 
     ``content`` is the body, or the query of a GET request; JSON values if KServe has parsed it.
+    ``arrived`` is when all of it had arrived, on the event loop's clock; 0 if that is not known.
     """
 
     wire_format: WireFormat
     content: Any
     headers: Mapping[str, str] = field(default_factory=dict)
     is_head: bool = False
+    arrived: float = 0.0
 
     @property
     def content_headers(self) -> dict[str, str]:
@@ -104,6 +106,6 @@ class Message:
         """See ``WireFormat.document``."""
         return self.wire_format.document(self.content, self.content_headers)
 
-    def parse(self, document: Any, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         return self.wire_format.parse(document, self, limits)
