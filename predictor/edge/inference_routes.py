@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
-from predictor.wire_formats import ROUTED
+from predictor.wire_formats import WIRE_FORMATS
 
-_ROUTES = ("/v1/models/{model_name}:predict", *(path for one in ROUTED for path in one.paths))
 _NAME = re.escape("{model_name}")
 _PATHS = {
     route: re.compile(re.escape(route).replace(_NAME, "(?P<model_name>[^/:]+)"))
-    for route in _ROUTES
+    for wire_format in WIRE_FORMATS.values()
+    for route in wire_format.paths
 }
 
 

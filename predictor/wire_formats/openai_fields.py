@@ -34,8 +34,11 @@ _QUALITY_HELP = (
     + "; `auto` and `standard` are `medium`, `hd` is `high`."
 )
 
+_MAX_COMPRESSION = 100
+_MAX_PARTIAL_IMAGES = 3
+
 # What OpenAI's fields cannot do here, by name; the values that are refused, or all.
-_REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
+REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "background": (("transparent",), "the models make opaque pictures: omit it or send `opaque`"),
     "response_format": (("url",), "the server stores no pictures: send `b64_json`"),
     "frame_count": ((), "the server makes no animations"),
@@ -60,7 +63,11 @@ _fields: Any = {
     "background": (Literal["auto", "opaque"] | None, None),
     "output_compression": (
         WholeNumber | None,
-        Field(None, description="The quality of JPEG and WebP; 92 by default."),
+        Field(
+            None,
+            description="The quality of JPEG and WebP; 92 by default.",
+            json_schema_extra={"minimum": 0, "maximum": _MAX_COMPRESSION},
+        ),
     ),
     "response_format": (Literal["b64_json"] | None, None),
     "stream": (
@@ -69,7 +76,11 @@ _fields: Any = {
     ),
     "partial_images": (
         WholeNumber | None,
-        Field(None, description="Accepted; the server sends only the finished pictures."),
+        Field(
+            None,
+            description="Accepted; the server sends only the finished pictures.",
+            json_schema_extra={"minimum": 0, "maximum": _MAX_PARTIAL_IMAGES},
+        ),
     ),
     "moderation": (Literal["auto", "low"] | None, _without_effect()),
     "style": (Literal["vivid", "natural"] | None, _without_effect()),
@@ -114,8 +125,8 @@ def read_fields(
         document = {name: value for name, value in document.items() if name != "size"}
     body: Any = validated(ImageFields, document)
     values = given(body)
-    _check_between("partial_images", body.partial_images, 3)
-    _check_between("output_compression", body.output_compression, 100)
+    _check_between("partial_images", body.partial_images, _MAX_PARTIAL_IMAGES)
+    _check_between("output_compression", body.output_compression, _MAX_COMPRESSION)
     quality = _QUALITIES.get(body.quality or "auto", body.quality)
     _check_compression(body.output_compression, values.get("output_format", "png"))
     options = ImageOptions(quality, bool(body.stream), body.output_compression)
@@ -126,7 +137,7 @@ def read_fields(
 
 
 def _check_support(document: Mapping[str, Any]) -> None:
-    for name, (refused, reason) in _REFUSED.items():
+    for name, (refused, reason) in REFUSED.items():
         value = document.get(name)
         if value is not None and (not refused or value in refused):
             raise InvalidRequestError(name, reason)

@@ -18,7 +18,7 @@ from predictor.errors import InvalidRequestError
 from predictor.protocol.json_body import MAX_VALUES
 from predictor.requests.fields import FIELDS
 
-_NUMBERS = {
+NUMBERS = {
     **{
         f"{sign}INT{bits}": f"<{sign.lower()[:1] or 'i'}{bits // 8}"
         for sign in ("", "U")
@@ -89,7 +89,7 @@ def _from_json(name: str, tensor: dict[str, Any]) -> list[Any]:
     if len(elements) != (count := _count(name, tensor)):
         raise InvalidRequestError(name, f"shape has {count} elements, and data {len(elements)}")
     is_text = tensor.get("datatype") == "BYTES"
-    if not is_text and tensor.get("datatype") not in _NUMBERS:
+    if not is_text and tensor.get("datatype") not in NUMBERS:
         raise _unknown(name)
     for element in elements:
         if isinstance(element, bool | dict) or isinstance(element, str) != is_text:
@@ -110,8 +110,8 @@ def _from_binary(name: str, tensor: dict[str, Any], content: memoryview) -> list
     count, datatype = _count(name, tensor), tensor.get("datatype")
     if datatype == "BYTES":
         elements: list[Any] = [_text(name, one) for one in _elements(name, content)]
-    elif datatype in _NUMBERS:
-        dtype = np.dtype(_NUMBERS[datatype])
+    elif datatype in NUMBERS:
+        dtype = np.dtype(NUMBERS[datatype])
         if len(content) % dtype.itemsize:
             raise InvalidRequestError(name, f"binary_data_size does not fit {datatype}")
         numbers = np.frombuffer(content, dtype)
@@ -153,7 +153,7 @@ def _text(name: str, element: bytes) -> str:
 
 
 def _unknown(name: str) -> InvalidRequestError:
-    return InvalidRequestError(name, f"datatype must be BYTES or one of {', '.join(_NUMBERS)}")
+    return InvalidRequestError(name, f"datatype must be BYTES or one of {', '.join(NUMBERS)}")
 
 
 def as_element(content: bytes) -> bytes:
