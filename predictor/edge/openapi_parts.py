@@ -81,7 +81,7 @@ ERRORS: Mapping[int, tuple[str, Exception]] = {
         DeadlineExceededError("not done within 30 s: the model is still loading"),
     ),
 }
-# Sent before the route is known, so always in KServe's form.
+# Sent before the route is known, so always in KServe's form, and without an identifier.
 OF_CONNECTIONS = (408, 414, 431)
 _HEADERS_OF_ERRORS = {
     401: ("www-authenticate",),
@@ -112,7 +112,7 @@ SECURITY_SCHEMES = {"key": {"type": "http", "scheme": "bearer"}}
 
 
 def headers(*names: str) -> dict[str, Any]:
-    """References to the headers of a response; every response has an identifier."""
+    """References to the headers of a response from a route, which always has an identifier."""
     return {
         name: {"$ref": f"#/components/headers/{name}"}
         for name in dict.fromkeys(("x-request-id", *names))
@@ -152,9 +152,10 @@ class ErrorComponents:
         description, error = ERRORS[status]
         body = form(str(error), status, error) if form else {"error": str(error)}
         self._bodies.setdefault(name, []).append(body)
+        is_of_connection = status in OF_CONNECTIONS
         self.responses[f"{name}_{status}"] = {
             "description": description,
-            "headers": headers(*_HEADERS_OF_ERRORS.get(status, ())),
+            "headers": {} if is_of_connection else headers(*_HEADERS_OF_ERRORS.get(status, ())),
             "content": {
                 JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}, "example": body}
             },
