@@ -45,6 +45,11 @@ def is_open(method: str, path: str) -> bool:
     return method in ("GET", "HEAD") and bool(_OPEN.fullmatch(path))
 
 
+def is_admin_only(path: str) -> bool:
+    """Whether a route requires the key of an admin, if the server has keys."""
+    return bool(_ADMIN.fullmatch(path))
+
+
 @dataclass(frozen=True)
 class AccessRules:
     """The keys and limits of one server."""
@@ -106,7 +111,7 @@ class AccessRules:
             raise NotAuthenticatedError("a key is required: send `Authorization: Bearer <key>`")
         if key is None:
             raise NotAuthenticatedError("the key is not valid")
-        if _ADMIN.fullmatch(path) and not key.is_admin:
+        if is_admin_only(path) and not key.is_admin:
             raise NotAuthorizedError("this route requires the key of an admin")
 
     def spending(self, key: ApiKey | None, peer: str, headers: Headers) -> Spending:

@@ -7,19 +7,14 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
-from predictor.wire_formats import ROUTED
+from predictor.wire_formats import WIRE_FORMATS
 
 # The path that gRPC itself gives to the call; only RPCs reach it.
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
-_ROUTES = (
-    "/v1/models/{model_name}:predict",
-    MODEL_INFER,
-    *(path for one in ROUTED for path in one.paths),
-)
 _NAME = re.escape("{model_name}")
 _PATHS = {
     route: re.compile(re.escape(route).replace(_NAME, "(?P<model_name>[^/:]+)"))
-    for route in _ROUTES
+    for route in (MODEL_INFER, *(path for one in WIRE_FORMATS.values() for path in one.paths))
 }
 
 

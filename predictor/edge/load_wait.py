@@ -24,7 +24,7 @@ from predictor.protocol.encode import waiting_event
 from predictor.requests import CallLimits
 from predictor.residency import Residency, Resident
 from predictor.settings import Settings
-from predictor.wire_formats import Message, Predict
+from predictor.wire_formats import Message
 
 # Below the idle timeouts of proxies, the shortest of which are 15 to 60 seconds.
 _REPEAT_SECONDS = 5.0
@@ -73,19 +73,17 @@ class LoadWaitMiddleware:
 async def timeout_of(message: Message, settings: Settings) -> float | None:
     """Check the names and types of a call's fields before it waits, and return its ``timeout``.
 
-    The model's own bounds are checked once it is loaded, and so are calls of other protocols.
+    The model's own bounds are checked once it is loaded.
 
     Raises:
         InvalidRequestError: names the field and the reason.
     """
-    wire_format, limits = message.wire_format, CallLimits(settings)
-    if not isinstance(wire_format, Predict):
-        return None
+    limits = CallLimits(settings)
     if message.is_small:
-        return wire_format.parse(message.document(), message, limits).timeout
+        return message.parse(message.document(), limits).timeout
     return await READERS.read(
         message,
-        lambda document, _: wire_format.parse(document, message, limits).timeout,
+        lambda document, _: message.parse(document, limits).timeout,
         settings.max_image_pixels,
     )
 

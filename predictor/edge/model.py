@@ -13,12 +13,12 @@ from kserve import Model
 from kserve.errors import ModelNotReady
 
 from predictor.access.spending import charge_pictures, keep_request
+from predictor.edge.deadline import READING, within
 from predictor.edge.load_wait import WaitReport, timeout_of
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
 from predictor.engine import Admission, Engine, StepListener
-from predictor.errors import DeadlineExceededError
 from predictor.intake.pool import READERS
 from predictor.library_exit import contained
 from predictor.loading.loader import Loaded
@@ -88,14 +88,14 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         response is an ``EncodedResponse`` or a stream. KServe sends the headers added to
         ``response_headers``.
         """
-        started = asyncio.get_running_loop().time()
         is_message = isinstance(payload, Message)
         message = payload if is_message else Message(PREDICT, payload, headers or {})
+        started = message.arrived or asyncio.get_running_loop().time()
         resident = self._residency[self.name]
         has_streams = isinstance(message.wire_format, Predict) and accepts_events(message.accept)
         waits_as_stream = has_streams and not resident.is_open
         # Before a stream begins, so that an invalid request gets an error status.
-        seconds = await self._seconds_to_wait(message)
+        seconds = await self._seconds_to_wait(message, started)
         if waits_as_stream:
             report = WaitReport(resident)
             return await stream(self._answer_after_load(message, report, started, seconds), report)
@@ -132,20 +132,16 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
             DeadlineExceededError: the model is still loading after ``seconds``.
         """
         async with AsyncExitStack() as stack:
-            try:
-                async with _until(started, seconds):
-                    loaded = await stack.enter_async_context(self._residency.use(self.name))
-            except TimeoutError:
-                raise DeadlineExceededError(
-                    f"not done within {seconds:g} s: the model is still loading"
-                ) from None
+            async with within(started, seconds, "the model is still loading"):
+                loaded = await stack.enter_async_context(self._residency.use(self.name))
             yield loaded
 
-    async def _seconds_to_wait(self, message: Message) -> float | None:
+    async def _seconds_to_wait(self, message: Message, started: float) -> float | None:
         """How long a call may wait for its model; None if it is loaded. See ``timeout_of``."""
         if self._residency[self.name].is_open:
             return None
-        return self._shortest(await timeout_of(message, self._settings))
+        async with within(started, self._shortest(None), READING):
+            return self._shortest(await timeout_of(message, self._settings))
 
     def _shortest(self, timeout: float | None) -> float | None:
         """The timeout of the call or that of the server, whichever is shorter; None without."""
@@ -160,15 +156,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
 
     async def _read_in_time(self, message: Message, loaded: Loaded, started: float) -> Call:
         limits = Limits(self._settings, loaded.profile)
-        seconds = self._settings.request_timeout_seconds or None
-        try:
-            with self._observer.stage("parse"):
-                async with _until(started, seconds):
-                    return await _decoded(message, limits, loaded.engine.admission)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"not done within {seconds:g} s: the server is still reading the request"
-            ) from None
+        with self._observer.stage("parse"):
+            async with within(started, self._shortest(None), READING):
+                return await _decoded(message, limits, loaded.engine.admission)
 
     async def _answer(
         self, loaded: Loaded, call: Call, progress: Progress, started: float
@@ -192,17 +182,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     async def _generate_in_time(
         self, engine: Engine, call: Call, progress: Progress, started: float
     ) -> list[GenerationResult]:
-        seconds = self._shortest(call.timeout)
-        try:
-            async with _until(started, seconds):
-                submit = partial(self._observer.generate, engine)
-                return await _submit_all(submit, call.pictures, progress)
-        except TimeoutError:
-            raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
-
-
-def _until(started: float, seconds: float | None) -> asyncio.Timeout:
-    return asyncio.timeout_at(None if seconds is None else started + seconds)
+        async with within(started, self._shortest(call.timeout), progress):
+            submit = partial(self._observer.generate, engine)
+            return await _submit_all(submit, call.pictures, progress)
 
 
 async def _decoded(message: Message, limits: Limits, admission: Admission) -> Call:

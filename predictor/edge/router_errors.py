@@ -21,8 +21,6 @@ IS_HEAD = "is_head"
 _VERB = re.compile(r"/v1/models/[^/:]*:(?:predict|explain)")
 _OTHER_VERB = re.compile(r"/v1/models/[^/]*:[^/]*")
 _METHODS = ("get", "post", "put", "patch", "delete")
-# KServe has this route, but no model of this server supports it.
-_NOT_SERVED = re.compile(r".*:explain")
 
 
 class MethodMiddleware:
@@ -86,10 +84,10 @@ def _not_found(scope: Scope) -> JSONResponse:
 
 def _routes(app: FastAPI) -> list[str]:
     """Every route that works, as ``POST /v1/models/{model_name}:predict``."""
-    paths = (app.openapi_schema or app.openapi())["paths"]
+    paths = app.openapi()["paths"]
     return [
         f"{method.upper()} {path}"
         for path in sorted(paths)
         for method in _METHODS
-        if method in paths[path] and not _NOT_SERVED.fullmatch(path)
+        if method in paths[path]
     ]

@@ -1,18 +1,15 @@
-"""Routes that KServe's server lacks, must check the volume first, or does not describe."""
+"""Routes that KServe's server lacks, or that must check the volume first."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import cache, partial
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 
 from predictor.edge.repository import RepositoryExtension
 from predictor.errors import InvalidRequestError
-from predictor.protocol.body import body_schema
 from predictor.protocol.json_body import read_json
-from predictor.wire_formats import ROUTED
 
 
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
@@ -30,49 +27,11 @@ def metadata_routes(metadata_of: Callable[[str], Awaitable[dict[str, Any]]]) -> 
     """Add this before KServe's own route, which drops fields that the protocol does not define."""
     routes = APIRouter()
 
-    @routes.get("/v2/models/{name}")
-    async def model_metadata(name: str) -> dict[str, Any]:
-        return await metadata_of(name)
+    @routes.get("/v2/models/{model_name}")
+    async def model_metadata(model_name: str) -> dict[str, Any]:
+        return await metadata_of(model_name)
 
     return routes
-
-
-def describe_predict(app: FastAPI) -> None:
-    """Put the schemas of bodies into ``/openapi.json``: the handlers read any request."""
-    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]  # FastAPI's documented way
-
-
-@cache
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Built once, which takes 60 ms."""
-    document = FastAPI.openapi(app)
-    schema, definitions = body_schema("#/components/schemas/")
-    document.setdefault("components", {}).setdefault("schemas", {}).update(definitions)
-    _add_body(document, "/v1/models/{model_name}:predict", "application/json", schema)
-    for wire_format in ROUTED:
-        if found := wire_format.body_schema("#/components/schemas/"):
-            document["components"]["schemas"].update(found.definitions)
-            for path in wire_format.paths:
-                if wire_format.method == "GET":
-                    _add_query(document, path, found.schema)
-                else:
-                    _add_body(document, path, found.media_type, found.schema)
-    return document
-
-
-def _add_body(document: dict[str, Any], path: str, media_type: str, schema: dict[str, Any]) -> None:
-    document["paths"][path]["post"]["requestBody"] = {
-        "required": True,
-        "content": {media_type: {"schema": schema}},
-    }
-
-
-def _add_query(document: dict[str, Any], path: str, schema: dict[str, Any]) -> None:
-    operation = document["paths"][path]["get"]
-    operation["parameters"] = operation.get("parameters", []) + [
-        {"name": name, "in": "query", "required": name in schema["required"], "schema": field}
-        for name, field in schema["properties"].items()
-    ]
 
 
 def _only_ready(body: bytes) -> bool:

@@ -34,6 +34,7 @@ from predictor.edge.middleware import (
     StreamTypeMiddleware,
 )
 from predictor.edge.model_list import model_list_routes
+from predictor.edge.openapi import OpenApiDocument
 from predictor.edge.overload import OverloadMiddleware
 from predictor.edge.page_routes import page_routes
 from predictor.edge.repository import (
@@ -43,13 +44,14 @@ from predictor.edge.repository import (
     open_repository,
 )
 from predictor.edge.router_errors import MethodMiddleware
-from predictor.edge.routes import describe_predict, metadata_routes, repository_routes
+from predictor.edge.routes import metadata_routes, repository_routes
 from predictor.edge.telemetry import TelemetryMiddleware
 from predictor.edge.tracing import Tracing
 from predictor.edge.wire_format_routes import wire_format_routes
 from predictor.engine import Admission
 from predictor.errors import ModelLoadError
 from predictor.intake.pool import READERS
+from predictor.requests import ModelProfile
 from predictor.residency import Residency
 from predictor.settings import Settings
 
@@ -118,7 +120,8 @@ class DiffusionServer(HookedModelServer):
         app.include_router(metadata_routes(self.dataplane.model_metadata))
         if settings.ui:
             app.include_router(page_routes())
-        describe_predict(app)
+        # FastAPI's documented way.
+        app.openapi = OpenApiDocument(app, rules, self._profile_of_only_model, self._names)
         app.add_middleware(PiecesMiddleware)
         app.add_middleware(
             OverloadMiddleware,
@@ -202,9 +205,17 @@ class DiffusionServer(HookedModelServer):
     def _is_served(self, name: str) -> bool:
         return name in self.registered_models.models
 
+    def _names(self) -> list[str]:
+        return [*self.registered_models.models]
+
     def _only_model(self) -> str | None:
-        names = [*self.registered_models.models]
+        names = self._names()
         return names[0] if len(names) == 1 else None
+
+    def _profile_of_only_model(self) -> ModelProfile | None:
+        name = self._only_model()
+        loaded = self.registered_models.residency[name].loaded if name else None
+        return loaded.profile if loaded else None
 
     def _is_draining(self) -> bool:
         return self._drain.is_draining

@@ -12,8 +12,9 @@ from fastapi.responses import StreamingResponse
 
 from predictor.access.spending import keep_request
 from predictor.edge.data_plane import DiffusionDataPlane
+from predictor.edge.deadline import READING, within
 from predictor.edge.router_errors import IS_HEAD
-from predictor.errors import DeadlineExceededError, InvalidRequestError, UnknownModelError
+from predictor.errors import InvalidRequestError, UnknownModelError
 from predictor.intake.pool import READERS
 from predictor.protocol import EncodedResponse
 from predictor.request_context import current_request
@@ -51,7 +52,8 @@ def _handler(
         body = await request.body()
         content = request.scope["query_string"] if is_get else body
         is_head = request.scope.get(IS_HEAD, False)
-        message = Message(wire_format, content, dict(request.headers.items()), is_head)
+        arrived = asyncio.get_running_loop().time()
+        message = Message(wire_format, content, dict(request.headers.items()), is_head, arrived)
         name = request.path_params.get("model_name") or await models.of(message)
         current_request().model = name
         response = await data_plane.answer(name, message)
@@ -100,15 +102,10 @@ class _ModelNames:
         """The fields of a request; those of a large body are read in another process."""
         if message.is_small:
             return message.document()
-        seconds = self._settings.request_timeout_seconds or None
-        reading = READERS.read(
-            message, lambda document, images: document, self._settings.max_image_pixels
-        )
-        try:
-            document: dict[str, Any] = orjson.loads(await asyncio.wait_for(reading, seconds))
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"not done within {seconds:g} s: the server is still reading the request"
-            ) from None
+        async with within(message.arrived, self._settings.request_timeout_seconds or None, READING):
+            content = await READERS.read(
+                message, lambda document, images: document, self._settings.max_image_pixels
+            )
+        document: dict[str, Any] = orjson.loads(content)
         keep_request()
         return document

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.json_schema import models_json_schema
 
+from predictor.protocol.json_schema import object_schema, properties_of
 from predictor.requests.field_types import STRICT
 from predictor.requests.fields import FIELDS
 from predictor.requests.validation import (
@@ -18,7 +19,32 @@ from predictor.requests.validation import (
     spellings,
 )
 
+EXAMPLE_PROMPT = "a red circle on a blue background"
 _PROMPT = next(field for field in FIELDS if field.name == "prompt")
+_STRING = {"type": "string"}
+PREDICTION = object_schema(
+    {
+        "image": {
+            "anyOf": [
+                object_schema({"format": _STRING, "b64": _STRING}, ["format", "b64"]),
+                {"type": "null", "description": "A safety layer blocks the picture."},
+            ],
+        },
+        **properties_of("string", "prompt", "negative_prompt", "scheduler"),
+        **properties_of("integer", "seed", "width", "height", "num_inference_steps"),
+        **properties_of("number", "guidance_scale"),
+        "warnings": {"type": "array", "items": _STRING},
+        "safety": {
+            "type": "array",
+            "items": object_schema({"layer": _STRING, "action": _STRING}, ["layer", "action"]),
+        },
+    },
+    ["image", "prompt", "seed"],
+)
+PREDICTIONS = object_schema(
+    {"predictions": {"type": "array", "items": PREDICTION}}, ["predictions"]
+)
+"""The schema of a response with predictions."""
 
 
 class _OnceInBoth(Document):

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -43,6 +43,8 @@ class StructuredEvent(Predict):
     """The body of ``:predict`` inside an event, which a reader process parses if it is large."""
 
     name = "structured-event"
+    # ``DiffusionDataPlane`` finds it by the content type of a ``:predict``.
+    paths: ClassVar[tuple[str, ...]] = ()
 
     def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
         """The data of the event as a JSON object, and its attributes.

@@ -34,8 +34,11 @@ _QUALITY_HELP = (
     + "; `auto` and `standard` are `medium`, `hd` is `high`."
 )
 
+_MAX_COMPRESSION = 100
+_MAX_PARTIAL_IMAGES = 3
+
 # What OpenAI's fields cannot do here, by name; the values that are refused, or all.
-_REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
+REFUSED: Mapping[str, tuple[tuple[str, ...], str]] = {
     "background": (("transparent",), "the models make opaque pictures: omit it or send `opaque`"),
     "response_format": (("url",), "the server stores no pictures: send `b64_json`"),
     "frame_count": ((), "the server makes no animations"),
@@ -60,7 +63,11 @@ _fields: Any = {
     "background": (Literal["auto", "opaque"] | None, None),
     "output_compression": (
         WholeNumber | None,
-        Field(None, description="The quality of JPEG and WebP; 92 by default."),
+        Field(
+            None,
+            description="The quality of JPEG and WebP; 92 by default.",
+            json_schema_extra={"minimum": 0, "maximum": _MAX_COMPRESSION},
+        ),
     ),
     "response_format": (Literal["b64_json"] | None, None),
     "stream": (
@@ -69,7 +76,11 @@ _fields: Any = {
     ),
     "partial_images": (
         WholeNumber | None,
-        Field(None, description="Accepted; the server sends only the finished pictures."),
+        Field(
+            None,
+            description="Accepted; the server sends only the finished pictures.",
+            json_schema_extra={"minimum": 0, "maximum": _MAX_PARTIAL_IMAGES},
+        ),
     ),
     "moderation": (Literal["auto", "low"] | None, _without_effect()),
     "style": (Literal["vivid", "natural"] | None, _without_effect()),
@@ -102,7 +113,7 @@ class ImageOptions:
 
 
 def read_fields(
-    document: dict[str, Any], limits: Limits
+    document: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, str], ImageOptions]:
     """The values of the table's fields, how the caller wrote their names, and the options.
 
@@ -114,12 +125,10 @@ def read_fields(
         document = {name: value for name, value in document.items() if name != "size"}
     body: Any = validated(ImageFields, document)
     values = given(body)
-    _check_between("partial_images", body.partial_images, 3)
-    _check_between("output_compression", body.output_compression, 100)
+    _check_between("partial_images", body.partial_images, _MAX_PARTIAL_IMAGES)
+    _check_between("output_compression", body.output_compression, _MAX_COMPRESSION)
     quality = _QUALITIES.get(body.quality or "auto", body.quality)
     _check_compression(body.output_compression, values.get("output_format", "png"))
-    if "num_inference_steps" not in values and STEP_FACTORS[quality] != 1:
-        values |= _steps(STEP_FACTORS[quality], values, limits)
     options = ImageOptions(quality, bool(body.stream), body.output_compression)
     written = dict(spellings(document))
     if "size" in document:
@@ -128,7 +137,7 @@ def read_fields(
 
 
 def _check_support(document: Mapping[str, Any]) -> None:
-    for name, (refused, reason) in _REFUSED.items():
+    for name, (refused, reason) in REFUSED.items():
         value = document.get(name)
         if value is not None and (not refused or value in refused):
             raise InvalidRequestError(name, reason)
@@ -146,10 +155,13 @@ def _check_compression(compression: int | None, output_format: OutputFormat) -> 
         )
 
 
-def _steps(factor: float, values: Mapping[str, Any], limits: Limits) -> dict[str, int]:
-    """The model's default number of steps times ``factor``, within the bounds."""
-    profile = limits.profile
-    if "num_inference_steps" in profile.unused_fields:
+def steps_of_quality(quality: Quality, values: Mapping[str, Any], limits: Limits) -> dict[str, int]:
+    """The model's default number of steps times the factor of ``quality``, within the bounds.
+
+    Empty for a factor of 1, and for a model without steps.
+    """
+    factor, profile = STEP_FACTORS[quality], limits.profile
+    if factor == 1 or "num_inference_steps" in profile.unused_fields:
         return {}
     most = limits.settings.max_num_inference_steps
     scheduler = values.get("scheduler", profile.defaults.scheduler)

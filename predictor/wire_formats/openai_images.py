@@ -11,19 +11,25 @@ from pydantic.json_schema import models_json_schema
 from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, decode_call
 from predictor.protocol.accept import EVENT_STREAM, JSON
+from predictor.protocol.body import EXAMPLE_PROMPT
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.json_body import check_shape, read_json
-from predictor.requests import InputImage, InputImages, Limits, PictureSource
+from predictor.requests import CallLimits, InputImage, InputImages, Limits, PictureSource
 from predictor.wire_formats.form_fields import multipart_fields, nested, typed
-from predictor.wire_formats.openai_fields import IS_TEXT, ImageFields, read_fields
-from predictor.wire_formats.openai_responses import ImagesForm, Operation
-from predictor.wire_formats.wire_format import BodySchema, Message, WireFormat
+from predictor.wire_formats.openai_fields import IS_TEXT, ImageFields, read_fields, steps_of_quality
+from predictor.wire_formats.openai_responses import IMAGES, ImagesForm, Operation
+from predictor.wire_formats.wire_format import Answer, BodySchema, Message, WireFormat
 
 # KServe serves OpenAI's API under the first prefix.
 _PREFIXES = ("/openai/v1", "/v1")
 # Also that of ``controlnet``, which is nested.
 _FILES = {"image", "mask"}
 _MULTIPART = "multipart/form-data"
+# A PNG of 8x8 pixels, as base64.
+_GREY_SQUARE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNs"
+    "YIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
+)
 
 
 class _Images(WireFormat):
@@ -31,11 +37,16 @@ class _Images(WireFormat):
 
     operation: ClassVar[Operation]
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def answers(self) -> tuple[Answer, ...]:
+        """One object, or events."""
+        content = {JSON: IMAGES, EVENT_STREAM: {"type": "string"}}
+        return (Answer("The pictures; with `stream`, an event for each.", content),)
+
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         fields = read_json(document) if isinstance(document, bytes) else document
-        values, written, options = read_fields(fields, limits)
+        values, written, options = read_fields(fields)
         form = ImagesForm(self.operation, options)
         media_type = EVENT_STREAM if options.is_stream else JSON
         body = ParsedBody((values,), (written,), False, media_type, form)
@@ -45,11 +56,19 @@ class _Images(WireFormat):
             raise error.with_spelling(written) from None
         return body
 
+    def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
+        """See ``WireFormat.decode``; ``quality`` is a factor on the model's number of steps."""
+        assert isinstance(body.form, ImagesForm)
+        (values,) = body.instances
+        values = steps_of_quality(body.form.options.quality, values, limits) | values
+        return decode_call(body._replace(instances=(values,)), limits, images)
+
 
 class ImageGenerations(_Images):
     """``images/generations``: text to image, or another task with the fields of the table."""
 
     name = "openai generations"
+    summary = "Make pictures from a prompt, over OpenAI's Images API"
     paths = tuple(f"{prefix}/images/generations" for prefix in _PREFIXES)
     operation = "image_generation"
 
@@ -64,11 +83,18 @@ class ImageGenerations(_Images):
         """The fields of a request."""
         return _schema(JSON, definitions_at)
 
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """With and without a stream."""
+        request = {"prompt": EXAMPLE_PROMPT, "seed": 7, "output_format": "webp"}
+        return {"a picture": request, "a stream": request | {"stream": True}}
+
 
 class ImageEdits(_Images):
     """``images/edits``: image to image, or inpainting with a mask."""
 
     name = "openai edits"
+    summary = "Change a picture, over OpenAI's Images API"
+    description = "Pictures are files, or base64 in text fields. Numbers are text, objects JSON."
     paths = tuple(f"{prefix}/images/edits" for prefix in _PREFIXES)
     operation = "image_edit"
 
@@ -87,7 +113,7 @@ class ImageEdits(_Images):
         check_shape(fields)
         return fields
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         body = super().parse(document, message, limits)
         (written,) = body.written
@@ -96,7 +122,7 @@ class ImageEdits(_Images):
     def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
         """See ``WireFormat.decode``."""
         images = images or InputImages(limits.settings.max_image_pixels)
-        return decode_call(body, limits, TransparentMask(images))
+        return super().decode(body, limits, TransparentMask(images))
 
     def body_schema(self, definitions_at: str) -> BodySchema:
         """The fields of a request; files in place of base64."""
@@ -107,6 +133,10 @@ class ImageEdits(_Images):
         properties |= {"image": file, "mask": file}
         schema = form | {"properties": properties, "required": ["prompt", "image"]}
         return found._replace(schema=schema)
+
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """An edit of a grey square."""
+        return {"a picture": {"prompt": EXAMPLE_PROMPT, "image": _GREY_SQUARE, "strength": 0.9}}
 
 
 class TransparentMask:

@@ -13,10 +13,30 @@ from predictor.errors import RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse
 from predictor.protocol.accept import JSON
 from predictor.protocol.encode import ResultEncoder, refusal_of, write_base64
+from predictor.protocol.json_schema import object_schema, properties_of
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.wire_formats.openai_fields import ImageOptions
 
 Operation = Literal["image_generation", "image_edit"]
+
+IMAGES = object_schema(
+    {
+        "created": {"type": "integer"},
+        "data": {
+            "type": "array",
+            "items": object_schema(
+                {"b64_json": {"type": "string"}, "seed": {"type": "integer"}, "revised_prompt": {}},
+                ["b64_json", "seed"],
+            ),
+        },
+        **properties_of("string", "background", "output_format", "quality", "size"),
+        "usage": object_schema(
+            properties_of("integer", "input_tokens", "output_tokens", "total_tokens")
+        ),
+    },
+    ["created", "data", "usage"],
+)
+"""The schema of a response without a stream."""
 
 # A token of a text is about this many bytes of English.
 _BYTES_PER_TOKEN = 4

@@ -15,15 +15,18 @@ import orjson
 from pydantic import Field, create_model
 
 from predictor.errors import InvalidRequestError
+from predictor.images import FORMATS
 from predictor.protocol import Call, EncodedResponse, ResponseEncoder, decode_call
+from predictor.protocol.body import EXAMPLE_PROMPT
 from predictor.protocol.decode import ParsedBody
-from predictor.protocol.encode import progress_event
+from predictor.protocol.encode import RESPONSE_HEADERS, progress_event
 from predictor.protocol.json_body import check_shape, read_json
-from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.protocol.json_schema import BINARY
+from predictor.requests import CallLimits, GenerationResult, Limits, PictureSource
 from predictor.requests.field_types import WholeNumber
 from predictor.requests.validation import Document, Parameters, given, spellings, validated
 from predictor.wire_formats.form_fields import nested, query_fields, typed
-from predictor.wire_formats.wire_format import BodySchema, Message, WireFormat
+from predictor.wire_formats.wire_format import Answer, BodySchema, Message, WireFormat
 
 # A new revision at the same address is seen after this time; asking for it costs no picture.
 _MAX_AGE_SECONDS = 3600
@@ -50,6 +53,13 @@ class PictureLink(WireFormat):
 
     name = "picture link"
     method = "GET"
+    summary = "A picture as a link"
+    description = (
+        "With `seed`, the response has an `ETag`. HEAD checks the query and draws nothing."
+    )
+    request_headers: ClassVar[Mapping[str, str]] = {
+        "if-none-match": "An `ETag`: if the picture is still the same, the response is 304."
+    }
     paths = ("/v1/models/{model_name}/picture",)
     fields: ClassVar[type[Document]] = LinkFields
 
@@ -59,7 +69,7 @@ class PictureLink(WireFormat):
         check_shape(document)
         return document
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         query = read_json(document) if isinstance(document, bytes) else document
@@ -80,6 +90,19 @@ class PictureLink(WireFormat):
         schema = self.fields.model_json_schema(ref_template=definitions_at + "{model}")
         return BodySchema("", schema, schema.pop("$defs", {}))
 
+    def answers(self) -> tuple[Answer, ...]:
+        """The file, or nothing if the client has it."""
+        content = {f"image/{name}": BINARY for name in dict.fromkeys(FORMATS.values())}
+        cached = ("etag", "cache-control")
+        return (
+            Answer("The picture.", content, (*RESPONSE_HEADERS, *cached)),
+            Answer("The client has the picture.", {}, cached, _NOT_MODIFIED),
+        )
+
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """A picture that clients may keep."""
+        return {"a picture": {"prompt": EXAMPLE_PROMPT, "seed": 7}}
+
     def _values(self, query: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         return given(validated(self.fields, query)), dict(spellings(query))
 
@@ -98,6 +121,7 @@ class ImagineLink(PictureLink):
     """
 
     name = "imagine link"
+    summary = "A picture as a link, in the form of Ray Serve's template"
     paths = ("/imagine",)
     fields = ImagineFields
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import orjson
@@ -13,15 +13,25 @@ import orjson
 from predictor.errors import InvalidRequestError, RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse, decode_call, parse
 from predictor.protocol.accept import JSON
+from predictor.protocol.body import EXAMPLE_PROMPT
 from predictor.protocol.decode import ParsedBody
-from predictor.protocol.encode import ResultEncoder, progress_event, refusal_of, write_base64
+from predictor.protocol.encode import (
+    RESPONSE_HEADERS,
+    ResultEncoder,
+    progress_event,
+    refusal_of,
+    write_base64,
+)
 from predictor.protocol.json_body import MAX_VALUES, read_json
-from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.protocol.json_schema import BINARY
+from predictor.requests import CallLimits, GenerationResult, Limits, PictureSource
 from predictor.wire_formats.form_fields import typed
+from predictor.wire_formats.tensor_schema import RESPONSE, request_schema, tensor
 from predictor.wire_formats.tensors import as_element, read_inputs
-from predictor.wire_formats.wire_format import Message, WireFormat
+from predictor.wire_formats.wire_format import Answer, BodySchema, Message, WireFormat
 
 JSON_LENGTH = "inference-header-content-length"
+_BINARY = "application/octet-stream"
 _OUTPUTS = ("image", "seed")
 # Triton's parameters that have no meaning here, and its timeout, which is in microseconds.
 _IGNORED = {"priority", "sequence_id", "sequence_start", "sequence_end"}
@@ -34,6 +44,11 @@ class TensorInference(WireFormat):
 
     name = "tensors"
     paths = ("/v2/models/{model_name}/infer",)
+    summary = "Make pictures, over the Open Inference Protocol v2"
+    description = "A row of the inputs is a prompt. Also takes and returns binary tensors."
+    request_headers: ClassVar[Mapping[str, str]] = {
+        JSON_LENGTH: "The length of the JSON, if binary tensors follow it."
+    }
 
     def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
         """The rows as KServe's instances, and the requested outputs under ``tensors``."""
@@ -56,7 +71,7 @@ class TensorInference(WireFormat):
             "tensors": tensors,
         }
 
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         # A reader process sends JSON.
         body = read_json(document) if isinstance(document, bytes) else document
@@ -74,6 +89,20 @@ class TensorInference(WireFormat):
             return decode_call(body, limits, images)
         except InvalidRequestError as error:
             raise _of_tensor(error, len(body.instances)) from None
+
+    def body_schema(self, definitions_at: str) -> BodySchema:
+        """Tensors and parameters."""
+        return request_schema(definitions_at)
+
+    def answers(self) -> tuple[Answer, ...]:
+        """JSON, or JSON that binary tensors follow."""
+        content = {JSON: RESPONSE, _BINARY: BINARY}
+        return (Answer("The tensors.", content, (*RESPONSE_HEADERS, JSON_LENGTH)),)
+
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """A picture as base64."""
+        prompt = tensor("prompt", "BYTES", [EXAMPLE_PROMPT])
+        return {"a picture": {"inputs": [prompt, tensor("seed", "INT64", [7])]}}
 
 
 def _split(content: bytes, json_length: str | None) -> tuple[dict[str, Any], bytes]:
@@ -209,7 +238,7 @@ class TensorEncoder(ResultEncoder):
         if not binary:
             return EncodedResponse(document, self.headers | {"content-type": JSON})
         headers = self.headers | {
-            "content-type": "application/octet-stream",
+            "content-type": _BINARY,
             JSON_LENGTH: str(len(document)),
         }
         return EncodedResponse(document + binary, headers)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from predictor.protocol import Call, decode_call, is_light
+from predictor.protocol.accept import JSON
 from predictor.protocol.decode import ParsedBody
-from predictor.requests import Limits, PictureSource
+from predictor.protocol.encode import RESPONSE_HEADERS
+from predictor.requests import CallLimits, Limits, PictureSource
 
 # A light body of this length is read within 10 ms.
 _SMALL_BYTES = 16_384
@@ -28,6 +30,19 @@ class BodySchema(NamedTuple):
     definitions: dict[str, Any]
 
 
+class Answer(NamedTuple):
+    """A successful response in the OpenAPI document.
+
+    ``content`` maps media types to JSON schemas. ``headers`` are those of pictures, and any further
+    names that ``edge/openapi_parts.py`` describes.
+    """
+
+    description: str
+    content: Mapping[str, dict[str, Any]]
+    headers: tuple[str, ...] = RESPONSE_HEADERS
+    status: int = 200
+
+
 class WireFormat(ABC):
     """One operation: where it is served, how its body is read, and what the response looks like.
 
@@ -38,6 +53,10 @@ class WireFormat(ABC):
     name: ClassVar[str]
     method: ClassVar[str] = "POST"
     paths: ClassVar[tuple[str, ...]] = ()
+    # For the OpenAPI document: one line, details, and request headers with what they do.
+    summary: ClassVar[str] = "Make pictures"
+    description: ClassVar[str] = ""
+    request_headers: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -50,8 +69,8 @@ class WireFormat(ABC):
         """
 
     @abstractmethod
-    def parse(self, document: Any, message: Message, limits: Limits) -> ParsedBody:
-        """Check names and types of the fields.
+    def parse(self, document: Any, message: Message, limits: CallLimits) -> ParsedBody:
+        """Check names and types of the fields, which also happens before the model is loaded.
 
         Raises:
             InvalidRequestError: names the field and the reason.
@@ -66,8 +85,19 @@ class WireFormat(ABC):
         return decode_call(body, limits, images)
 
     def body_schema(self, definitions_at: str) -> BodySchema | None:
-        """For the OpenAPI document; None to describe nothing."""
+        """For the OpenAPI document, without bounds; None to describe nothing."""
         return None
+
+    def answers(self) -> tuple[Answer, ...]:
+        """For the OpenAPI document: the responses that are not errors."""
+        return (Answer("The pictures.", {JSON: {"type": "object"}}),)
+
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """For the OpenAPI document: bodies, or fields of the query, by a title; any model serves.
+
+        A test sends each of them.
+        """
+        return {}
 
 
 @dataclass(frozen=True)
@@ -75,12 +105,14 @@ class Message:
     """One HTTP request as a wire format reads it.
 
     ``content`` is the body, or the query of a GET request; JSON values if KServe has parsed it.
+    ``arrived`` is when all of it had arrived, on the event loop's clock; 0 if that is not known.
     """
 
     wire_format: WireFormat
     content: Any
     headers: Mapping[str, str] = field(default_factory=dict)
     is_head: bool = False
+    arrived: float = 0.0
 
     @property
     def content_headers(self) -> dict[str, str]:
@@ -104,6 +136,6 @@ class Message:
         """See ``WireFormat.document``."""
         return self.wire_format.document(self.content, self.content_headers)
 
-    def parse(self, document: Any, limits: Limits) -> ParsedBody:
+    def parse(self, document: Any, limits: CallLimits) -> ParsedBody:
         """See ``WireFormat.parse``."""
         return self.wire_format.parse(document, self, limits)

@@ -119,6 +119,23 @@ def test_every_route_is_closed_unless_it_is_a_probe(
     assert {route for route, status in statuses.items() if status != 401} == OPEN
 
 
+def test_the_openapi_document_says_which_routes_require_which_key(closed: Server) -> None:
+    document = httpx.get(f"{closed.url}/openapi.json", headers=bearer(USER)).json()
+    operations = {
+        (method.upper(), path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    is_open = {route for route, one in operations.items() if one["security"] == []}
+    assert is_open == OPEN - {("GET", "/ui/")}
+    for route, operation in operations.items():
+        assert ("401" in operation["responses"]) == (route not in OPEN), route
+        assert ("429" in operation["responses"]) == (route not in OPEN), route
+        assert ("403" in operation["responses"]) == (route in ADMIN_ONLY), route
+
+
 @pytest.mark.parametrize(
     "route",
     [

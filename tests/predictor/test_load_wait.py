@@ -125,6 +125,33 @@ def test_plain_requests_wait_for_the_model_if_the_setting_says_so(
     assert [picture_of(answer).size for answer in answers] == [(64, 64), (64, 64)]
 
 
+def test_the_timeout_of_any_protocol_ends_the_wait(demo_model: Path, tmp_path: Path) -> None:
+    openai, link = "/openai/v1/images/generations", f"/v1/models/{MODEL_NAME}/picture"
+    tensors = {
+        "inputs": [{"name": "prompt", "datatype": "BYTES", "shape": [1], "data": ["a red star"]}],
+        "parameters": {"timeout": 300_000},
+    }
+    query = {"prompt": "a red star", "timeout": "0.3"}
+    image = base64.b64encode(bytes(20_000)).decode()
+    with (
+        loading(demo_model, tmp_path, wait_for_load=True) as server,
+        httpx.Client(base_url=server.url, timeout=120) as client,
+    ):
+        late = [
+            client.post(openai, json={"prompt": "a red star", "timeout": 0.3}),
+            client.post(openai, json={"prompt": "a red star", "timeout": 0.3, "image": image}),
+            client.post(f"/v2/models/{MODEL_NAME}/infer", json=tensors),
+            client.get(link, params=query),
+        ]
+        wrong = client.post(openai, json={"prompt": "a red star", "colour": "red"})
+        is_ready = ready(server)
+
+    assert [answer.status_code for answer in late] == [504] * 4
+    assert [str(answer.json()).count("not done within 0.3 s") for answer in late] == [1] * 4
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "colour")
+    assert is_ready == [503, 503, 503], "the model was still loading"
+
+
 def test_sigterm_answers_the_requests_that_wait(demo_model: Path, tmp_path: Path) -> None:
     with (
         loading(demo_model, tmp_path, wait_for_load=True) as server,

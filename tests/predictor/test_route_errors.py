@@ -56,8 +56,10 @@ def routes(server: Server) -> dict[str, set[str]]:
     paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
     assert "/v2/models/{model_name}/infer" in paths
     found = {path: {method.upper() for method in paths[path]} for path in paths}
+    # They exist, but no model supports them, so the document leaves them out.
+    found["/v1/models/{model_name}:explain"] = {"POST"}
     found["/v2/models/{model_name}/versions/1/infer"] = {"POST"}
-    found["/openapi.json"] = {"GET"}
+    found["/v2/models/{model_name}/versions/1/ready"] = {"GET"}
     return {path: found[path] | ({"HEAD"} if "GET" in found[path] else set()) for path in found}
 
 
