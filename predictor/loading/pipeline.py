@@ -27,7 +27,7 @@ from predictor.loading.apply import apply_tuning, denoiser_of, vae_of
 from predictor.loading.compilation import has_compiler
 from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
-from predictor.loading.embeddings import load_embeddings
+from predictor.loading.embedding_files import load_embeddings
 from predictor.loading.mapped_weights import copy_mapped_weights
 from predictor.loading.presets import footprint_of, savings_of
 from predictor.loading.profile import read_profile

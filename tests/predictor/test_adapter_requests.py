@@ -153,7 +153,7 @@ def test_embeddings_are_named_in_the_prompt(styled: httpx.Client) -> None:
     def draw(prompt: str, **fields: str) -> httpx.Response:
         return styled.post(PREDICT, json=PROMPT | {"prompt": prompt} | fields)
 
-    named, other = (picture_of(draw(f"a red circle, {name}")) for name in ("moebius", "nobody"))
+    named, other = (picture_of(draw(f"a red circle, {name}")) for name in ("moebius", "hokusai"))
     weighted = picture_of(draw("a red circle, (moebius:1.0)", prompt_syntax="weighted"))
     failed = refusal(draw("a red circle, broken"), status=500)
 
