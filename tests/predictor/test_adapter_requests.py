@@ -148,7 +148,7 @@ def test_an_adapter_that_does_not_load_is_named_and_the_server_continues(
 
 
 def test_embeddings_are_named_in_the_prompt(styled: httpx.Client) -> None:
-    metadata = styled.get("/v2/models/styled").json()
+    metadata = styled.get("/v2/models/stable-diffusion").json()
 
     def draw(prompt: str, **fields: str) -> httpx.Response:
         return styled.post(PREDICT, json=PROMPT | {"prompt": prompt} | fields)
