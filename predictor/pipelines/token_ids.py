@@ -15,7 +15,7 @@ from predictor.engine.transfers import host_memory, upload
 from predictor.pipelines.textual_inversion import vectors_of
 from predictor.requests.prompt_syntax import Part, sections
 
-# Prompts of requests that wait for the engine; a kilobyte each and chunk.
+# Prompts of requests that wait for the engine; a kilobyte for each chunk.
 _MAX_CACHED = 1024
 # A chunk ends after a comma if one is among its last tokens, as in AUTOMATIC1111's web UI.
 _COMMA_WITHIN = 20
