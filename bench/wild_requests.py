@@ -107,7 +107,7 @@ _FIELDS = (
     *("prompt", "negative_prompt", "seed", "width", "height", "num_inference_steps", "steps"),
     *("guidance_scale", "guidance_rescale", "scheduler", "image", "mask_image", "strength"),
     *("adapters", "controlnet", "denoising_end", "clip_skip", "num_images_per_prompt", "n"),
-    "true_cfg_scale",
+    *("true_cfg_scale", "prompt_syntax"),
     *("output_format", "size", "timeout", "parameters", "instances"),
 )
 

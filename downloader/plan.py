@@ -15,7 +15,13 @@ from downloader.errors import (
     UnsuitableModelError,
 )
 from downloader.hashing import Hashes
-from downloader.selection.parts import check_names, filtered, select_adapter, select_network
+from downloader.selection.parts import (
+    check_names,
+    filtered,
+    select_adapter,
+    select_embedding,
+    select_network,
+)
 from downloader.selection.pipeline import Selection, check_is_pipeline, read_components, select
 from downloader.sources import RemoteFile, Source, open_source
 from downloader.sources.access import Access
@@ -167,6 +173,8 @@ def _select(part: ResolvedPart, access: Access, stop: Stop) -> Selection:
             return Selection(files, None)
         if spec.kind is PartKind.ADAPTER:
             return select_adapter(files)
+        if spec.kind is PartKind.EMBEDDING:
+            return select_embedding(files)
         if spec.kind in (PartKind.CONTROLNET, PartKind.CLASSIFIER):
             return select_network(spec.kind.value, files, spec.variant)
         check_is_pipeline(files)
@@ -213,6 +221,8 @@ def _explained(error: DownloadError, part: ResolvedPart, excluded: int) -> Unsui
 
 def path_in_model(spec: PartSpec, file: RemoteFile) -> str:
     """The path of a part's file within the model."""
+    if spec.kind is PartKind.EMBEDDING:
+        return f"{spec.folder}.{file.path.rpartition('.')[2]}"
     # The files of an adapter go into one folder, wherever they are in the repository.
     path = file.path.rpartition("/")[2] if spec.kind is PartKind.ADAPTER else file.path
     return f"{spec.folder}/{path}" if spec.folder else path

@@ -14,6 +14,7 @@
     │       │   ├── refiner/             optional: a second pipeline
     │       │   ├── adapters/pixel-art/  optional: LoRA files, a folder for each
     │       │   ├── controlnets/canny/   optional: ControlNets, a folder for each
+    │       │   ├── embeddings/          optional: textual inversion, a safetensors file for each
     │       │   └── safety_classifier/   optional
     │       └── .previous -> …           the previous revision, for a rollback
     ├── .staging/
@@ -39,6 +40,7 @@ GENERATION_DEFAULTS_NAME = "generation_defaults.json"
 MODEL_INDEX_NAME = "model_index.json"
 ADAPTERS_FOLDER_NAME = "adapters"
 CONTROLNETS_FOLDER_NAME = "controlnets"
+EMBEDDINGS_FOLDER_NAME = "embeddings"
 REFINER_FOLDER_NAME = "refiner"
 CLASSIFIER_FOLDER_NAME = "safety_classifier"
 # Components that diffusers' pipelines accept as None: a folder without one is complete.

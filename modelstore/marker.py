@@ -47,9 +47,9 @@ class Marker:
     to (a commit on a hub, a digest of the contents for a folder), ``variant`` the weights' variant
     (``"fp16"``) or None for the plain files, ``completed_at`` UTC in ISO 8601.
     ``asked_variant`` is the requested variant, which distinguishes a repeat from a change.
-    ``parts`` are the refiner, the adapters, the ControlNets and the safety classifier, if the model
-    has any; their files are among ``files``. ``left_out`` are the components that the model index
-    names and that were not published on purpose.
+    ``parts`` are the refiner, the adapters, the ControlNets, the embeddings and the safety
+    classifier, if the model has any; their files are among ``files``. ``left_out`` are the
+    components that the model index names and that were not published on purpose.
     """
 
     name: str

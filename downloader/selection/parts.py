@@ -50,18 +50,32 @@ def select_adapter(files: Iterable[RemoteFile]) -> Selection:
         UnsuitableModelError: there is none, or there are several.
     """
     by_path = {file.path: file for file in files}
-    weights = adapter_weights(by_path)
+    weights = _only("adapter", adapter_weights(by_path))
+    folder, _, _ = weights.rpartition("/")
+    config = f"{folder}/{ADAPTER_CONFIG_NAME}".lstrip("/")
+    selected = [weights, *([config] if config in by_path else [])]
+    return Selection(tuple(by_path[path] for path in sorted(selected)), None)
+
+
+def select_embedding(files: Iterable[RemoteFile]) -> Selection:
+    """The textual inversion embedding of a repository: its only safetensors file.
+
+    Raises:
+        UnsuitableModelError: there is none, or there are several.
+    """
+    by_path = {file.path: file for file in files if file.path.endswith(".safetensors")}
+    return Selection((by_path[_only("embedding", sorted(by_path))],), None)
+
+
+def _only(kind: str, weights: Sequence[str]) -> str:
     if not weights:
-        raise UnsuitableModelError("the adapter has no safetensors")
+        raise UnsuitableModelError(f"the {kind} has no safetensors")
     if len(weights) > 1:
         raise UnsuitableModelError(
-            f"the adapter has several safetensors files ({', '.join(weights[:5])}): "
+            f"the {kind} has several safetensors files ({', '.join(weights[:5])}): "
             "select one with allow_patterns"
         )
-    folder, _, _ = weights[0].rpartition("/")
-    config = f"{folder}/{ADAPTER_CONFIG_NAME}".lstrip("/")
-    selected = [*weights, *([config] if config in by_path else [])]
-    return Selection(tuple(by_path[path] for path in sorted(selected)), None)
+    return weights[0]
 
 
 def select_network(kind: str, files: Iterable[RemoteFile], variant: str | None) -> Selection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,6 +27,7 @@ from modelstore.layout import (
     ADAPTERS_FOLDER_NAME,
     CLASSIFIER_FOLDER_NAME,
     CONTROLNETS_FOLDER_NAME,
+    EMBEDDINGS_FOLDER_NAME,
     REFINER_FOLDER_NAME,
     SKIPPABLE_COMPONENTS,
     check_name,
@@ -41,6 +42,7 @@ class PartKind(Enum):
     PIPELINE = "pipeline"
     SINGLE_FILE = "single file"
     ADAPTER = "adapter"
+    EMBEDDING = "embedding"
     CONTROLNET = "ControlNet"
     CLASSIFIER = "safety classifier"
 
@@ -134,6 +136,15 @@ class AdapterEntry(_Source):
         )
 
 
+class EmbeddingEntry(AdapterEntry):
+    """One textual inversion embedding, from the same sources as a LoRA."""
+
+    def part(self) -> PartSpec:
+        """This entry as a part of the model; the folder is the file without its suffix."""
+        folder = f"{EMBEDDINGS_FOLDER_NAME}/{self.name}"
+        return replace(super().part(), folder=folder, kind=PartKind.EMBEDDING)
+
+
 class ControlNetEntry(_Entry):
     """One ControlNet: a repository, folder or prefix with its config.json and weights, or a folder
     of one.
@@ -165,7 +176,7 @@ class ControlNetEntry(_Entry):
         return PartSpec(folder, PartKind.CONTROLNET, source, variant, subfolder=self.subfolder)
 
 
-_NamedT = TypeVar("_NamedT", AdapterEntry, ControlNetEntry)
+_NamedT = TypeVar("_NamedT", AdapterEntry, ControlNetEntry, EmbeddingEntry)
 
 
 class ModelEntry(_Source):
@@ -179,6 +190,7 @@ class ModelEntry(_Source):
     refiner: str | None = None
     adapters: tuple[AdapterEntry, ...] = ()
     controlnets: tuple[ControlNetEntry, ...] = ()
+    embeddings: tuple[EmbeddingEntry, ...] = ()
     safety_classifier: str | None = None
 
     @field_validator("refiner", "safety_classifier")
@@ -186,7 +198,7 @@ class ModelEntry(_Source):
     def _is_a_folder_of_files(cls, text: str | None) -> str | None:
         return None if text is None else _folder_of_files(text)
 
-    @field_validator("adapters", "controlnets")
+    @field_validator("adapters", "controlnets", "embeddings")
     @classmethod
     def _names_differ(cls, entries: tuple[_NamedT, ...]) -> tuple[_NamedT, ...]:
         _check_names([entry.name for entry in entries])
@@ -207,6 +219,7 @@ class ModelEntry(_Source):
             )
         parts += [adapter.part() for adapter in self.adapters]
         parts += [controlnet.part(variant) for controlnet in self.controlnets]
+        parts += [embedding.part() for embedding in self.embeddings]
         if self.safety_classifier:
             parts.append(
                 PartSpec(

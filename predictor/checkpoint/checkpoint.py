@@ -10,7 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from modelstore import IncompleteModelError, Marker, UnpublishedModelError
-from modelstore.layout import ADAPTERS_FOLDER_NAME, adapter_weights
+from modelstore.layout import (
+    ADAPTERS_FOLDER_NAME,
+    EMBEDDINGS_FOLDER_NAME,
+    adapter_weights,
+)
 from predictor.checkpoint.configs import Configs
 from predictor.checkpoint.families import Family, family_of
 from predictor.errors import ModelLoadError
@@ -70,6 +74,11 @@ class Checkpoint:
         """The LoRA files; see ``find_adapters``."""
         return find_adapters(self.folder)
 
+    @property
+    def embeddings(self) -> dict[str, Path]:
+        """The textual inversion embeddings; see ``find_embeddings``."""
+        return find_embeddings(self.folder)
+
     def has(self, part: str) -> bool:
         """Whether there is a folder ``part``, such as ``refiner``."""
         return (self.folder / part).is_dir()
@@ -111,6 +120,21 @@ def find_adapters(folder: Path) -> dict[str, Path]:
                 path.name,
                 len(weights),
             )
+    return found
+
+
+def find_embeddings(folder: Path) -> dict[str, Path]:
+    """The embeddings of a published folder: name to file, in the order of the names.
+
+    Each is a safetensors file in ``embeddings/``. Others are ignored, with a warning in the log.
+    """
+    parent = folder / EMBEDDINGS_FOLDER_NAME
+    found: dict[str, Path] = {}
+    for path in sorted(parent.iterdir()) if parent.is_dir() else []:
+        if path.suffix == ".safetensors":
+            found[path.stem] = path
+        else:
+            logger.warning("embedding %r is ignored: it is not a safetensors file", path.name)
     return found
 
 

@@ -121,7 +121,11 @@ class Denoiser(Protocol):
         """
 
     def prepare(self, request: GenerationRequest) -> None:
-        """Compute in advance what the other methods would compute on the engine's thread."""
+        """Compute in advance what the other methods would compute on the engine's thread.
+
+        Raises:
+            PredictorError: the model cannot read the prompts.
+        """
 
     def begin(self, request: GenerationRequest) -> Denoising:
         """The initial state of the picture."""

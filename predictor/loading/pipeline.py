@@ -27,6 +27,7 @@ from predictor.loading.apply import apply_tuning, denoiser_of, vae_of
 from predictor.loading.compilation import has_compiler
 from predictor.loading.contradictions import Facts, check
 from predictor.loading.controlnets import load_controlnets
+from predictor.loading.embedding_files import load_embeddings
 from predictor.loading.mapped_weights import copy_mapped_weights
 from predictor.loading.presets import footprint_of, savings_of
 from predictor.loading.profile import read_profile
@@ -59,6 +60,7 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
     check(facts)
     try:
         pipeline = _read_weights(checkpoint, dtype)
+        embeddings = load_embeddings(pipeline, checkpoint.embeddings)
         refiner = read_refiner(pipeline, checkpoint)
         profile = read_profile(pipeline, checkpoint, has_refiner=refiner is not None)
         tuning = _tune(settings, pipeline, profile, checkpoint.marker, device)
@@ -82,6 +84,7 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
         tuning,
         adapter_files=checkpoint.adapters,
         controlnets=load_controlnets(checkpoint, pipeline, device),
+        embeddings=embeddings,
         refiner=DiffusersPipeline(refiner, profile, device, tuning) if refiner else None,
     )
     loaded.warm_up()

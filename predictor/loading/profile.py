@@ -18,7 +18,7 @@ from predictor.pipelines.signature import (
     takes_true_cfg,
     unused_fields,
 )
-from predictor.pipelines.stepwise import max_clip_skip
+from predictor.pipelines.stepwise import has_unet, max_clip_skip
 from predictor.pipelines.tasks import tasks_of, tasks_with
 from predictor.requests import GenerationDefaults, ModelProfile, Task
 
@@ -60,6 +60,7 @@ def read_profile(
         max_clip_skip=max_clip_skip(pipeline),
         rescaled_tasks=_rescaled_tasks(pipeline),
         takes_true_cfg=takes_true_cfg(pipeline),
+        reads_weighted_prompts=has_unet(pipeline),
     )
 
 

@@ -51,7 +51,7 @@ class FluxDenoiser(FlowMatchingDenoiser):
             denoising.guidance_input = torch.full((), request.guidance_scale, device=self._device)
         return denoising
 
-    def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
+    def _encode(self, prompts: Sequence[str], clip_skip: int, chunks: int) -> list[Conditioning]:
         embeddings, pooled, _ = self._pipeline.encode_prompt(
             prompt=list(prompts), prompt_2=None, device=self._device, **self._length
         )

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from predictor.pipelines.textual_inversion import vectors_of
+
 # Prompts of requests that wait for the engine.
 _MAX_CACHED = 256
 
@@ -45,8 +47,14 @@ def dropped_text(window: Window, prompt: str) -> str:
     """
     tokenizer, tokens = window
     encoded = tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=False)
-    offsets = encoded["offset_mapping"][tokens - tokenizer.num_special_tokens_to_add() :]
-    return prompt[offsets[0][0] :].strip() if offsets else ""
+    vectors = vectors_of(tokenizer)
+    starts = [
+        start
+        for token, (start, _) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        for _ in vectors.get(token, (token,))
+    ]
+    dropped = starts[tokens - tokenizer.num_special_tokens_to_add() :]
+    return prompt[dropped[0] :].strip() if dropped else ""
 
 
 def truncation_warning(field: str, windows: Iterable[Window], prompt: str) -> str | None:

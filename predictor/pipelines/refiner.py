@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from predictor.engine.denoising import Denoising, Steps
 from predictor.pipelines.plans import Plans, Run
-from predictor.pipelines.stable_diffusion import Kind, StableDiffusionDenoiser
+from predictor.pipelines.stable_diffusion import (
+    Kind,
+    StableDiffusionDenoiser,
+    WeightedPrompts,
+)
 from predictor.pipelines.stable_diffusion_xl import StableDiffusionXLDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
@@ -50,19 +54,21 @@ class Refiner(StableDiffusionXLDenoiser):
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``; uses only the second text encoder."""
-        return super().encode(prompts)
+        weighted = [one for one in _parts(encoders) if isinstance(one, WeightedPrompts)]
+        return super().encode(prompts, tuple(weighted))
 
     def join(self, begun: Denoising, request: GenerationRequest) -> None:
         """Take over the steps of ``begun`` after ``denoising_end``: none, some or all of them."""
         rest = self._rest(begun.timesteps, request)
         if rest == 0:
             return
+        chunks = self.chunks_of(request)
         refining = Denoising(
             self._last_steps(rest, request),
             begun.latents,
             begun.generator,
-            kind=KIND,
-            encoders=ENCODERS,
+            kind=KIND._replace(chunks=chunks or 1),
+            encoders=(ENCODERS, WeightedPrompts(chunks)) if chunks else ENCODERS,
             weights_dtype=begun.weights_dtype,
         )
         begun.hand_over_after(begun.steps - rest, refining)
@@ -111,7 +117,7 @@ class RefinedDenoiser:
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``."""
-        expert = self._refiner if encoders == ENCODERS else self._base
+        expert = self._refiner if ENCODERS in _parts(encoders) else self._base
         return expert.encode(prompts, encoders)
 
     def prepare(self, request: GenerationRequest) -> None:
@@ -131,8 +137,13 @@ class RefinedDenoiser:
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
         """See ``Denoiser.predict``."""
-        expert = self._refiner if lanes[0].denoising.kind == KIND else self._base
+        kind = cast(Kind, lanes[0].denoising.kind)
+        expert = self._refiner if kind.expert == KIND.expert else self._base
         return expert.predict(lanes)
+
+
+def _parts(encoders: Hashable) -> tuple[object, ...]:
+    return encoders if isinstance(encoders, tuple) else (encoders,)
 
 
 def _is_refined(request: GenerationRequest) -> bool:

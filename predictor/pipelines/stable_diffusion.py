@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import torch
 from PIL import Image
 
 from predictor.engine.denoising import Denoising, Steps
+from predictor.engine.inbox import lanes_of
+from predictor.errors import InvalidRequestError
 from predictor.pipelines.cuda_graphs import Pass
 from predictor.pipelines.decoder import DecodedPicture, Decoder, picture_of
 from predictor.pipelines.image_encoder import ImageEncoder
@@ -28,11 +31,12 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """The UNet, LoRAs and ControlNet of a request."""
+    """The UNet, LoRAs and ControlNet of a request, and the length of its prompts."""
 
     expert: str = "base"
     adapters: tuple[Adapter, ...] = ()
     controlnet: str | None = None
+    chunks: int = 1
 
 
 class ClipSkip(NamedTuple):
@@ -41,6 +45,16 @@ class ClipSkip(NamedTuple):
     layers: int
 
 
+# Not a tuple, which would equal a ``ClipSkip``.
+@dataclass(frozen=True)
+class WeightedPrompts:
+    """Among the ``encoders`` of a prompt: it has the weighted syntax, and that many chunks."""
+
+    chunks: int
+
+
+# A prompt of ``max_prompt_length`` in English. Each chunk adds to the time of a step.
+MAX_CHUNKS = 16
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 
@@ -60,6 +74,7 @@ class StableDiffusionDenoiser:
         self._pipeline: Any = loaded.diffusers
         self._adapters = loaded.adapters
         self._controlnets = loaded.controlnets
+        self._embeddings = loaded.embeddings
         self._graphs = loaded.graphs
         self._device = loaded.device
         self._offload = loaded.tuning.savings.offload
@@ -77,16 +92,19 @@ class StableDiffusionDenoiser:
 
     def encode(self, prompts: Sequence[str], encoders: Hashable = ()) -> list[Conditioning]:
         """See ``Denoiser.encode``; ``encoders`` holds adapters of the text encoders, and may end
-        with a ``ClipSkip``.
+        with a ``ClipSkip`` and ``WeightedPrompts``.
         """
         self._make_room()
-        named = cast("tuple[Adapter | ClipSkip, ...]", encoders)
+        named = cast("tuple[Adapter | ClipSkip | WeightedPrompts, ...]", encoders)
         self._adapters.use([one for one in named if isinstance(one, Adapter)], TEXT_ENCODERS)
         skipped = sum(one.layers for one in named if isinstance(one, ClipSkip))
-        return self._encode(prompts, skipped)
+        chunks = sum(one.chunks for one in named if isinstance(one, WeightedPrompts))
+        return self._encode(prompts, skipped, chunks)
 
     def prepare(self, request: GenerationRequest) -> None:
         """See ``Denoiser.prepare``."""
+        self._embeddings.check((request.prompt, request.negative_prompt))
+        self.chunks_of(request)
         with suppress(Exception):  # ``begin`` fails in the same way, with the picture's ticket
             self.steps_of(request)
             if request.image is None:
@@ -97,8 +115,25 @@ class StableDiffusionDenoiser:
     def prepare_prompts(self, request: GenerationRequest) -> None:
         """Compute in advance what ``encode`` needs of the prompts."""
         for tokens in self._token_ids.values():
-            tokens.prepare(request.prompt)
-            tokens.prepare(request.negative_prompt)
+            tokens.prepare(request.prompt, is_weighted=request.is_weighted)
+            tokens.prepare(request.negative_prompt, is_weighted=request.is_weighted)
+
+    def chunks_of(self, request: GenerationRequest) -> int:
+        """The chunks of the longer prompt, which the other one is padded to; 0 for plain prompts.
+
+        Raises:
+            InvalidRequestError: a prompt takes more than ``MAX_CHUNKS``.
+        """
+        if not request.is_weighted:
+            return 0
+        fields = {"prompt": request.prompt}
+        if lanes_of(request.guidance_scale) > 1:
+            fields["negative_prompt"] = request.negative_prompt
+        return max(
+            _checked_chunks(field, tokens, text)
+            for field, text in fields.items()
+            for tokens in self._token_ids.values()
+        )
 
     def steps_of(self, request: GenerationRequest) -> Steps:
         """The steps that the request takes."""
@@ -111,6 +146,10 @@ class StableDiffusionDenoiser:
         self._adapters.load(request.adapters)
         adapters = self._adapters.of(request.adapters, TEXT_ENCODERS)
         skip = (ClipSkip(request.clip_skip),) if request.clip_skip else ()
+        chunks = self.chunks_of(request)
+        weighted = (WeightedPrompts(chunks),) if chunks else ()
+        # The plain encoding of an empty prompt is always in the cache.
+        is_cached = chunks == 1 and not request.negative_prompt
         steps = self.steps_of(request)
         start = self._start(request, steps)
         control = request.controlnet
@@ -118,10 +157,10 @@ class StableDiffusionDenoiser:
             steps,
             start.latents,
             start.generator,
-            kind=_kind(request),
-            encoders=(*adapters, *skip),
+            kind=_kind(request, chunks or 1),
+            encoders=(*adapters, *skip, *weighted),
             # As in diffusers, the negative prompt takes all layers.
-            negative_encoders=adapters,
+            negative_encoders=adapters if is_cached else (*adapters, *weighted),
             control=self._controlnets[control.name].look(request) if control else None,
             extra_channels=start.extra_channels,
             inpainting=start.inpainting,
@@ -159,23 +198,25 @@ class StableDiffusionDenoiser:
         """See ``Denoiser.finish``."""
         return picture_of(decoded)
 
-    def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
+    def _encode(self, prompts: Sequence[str], clip_skip: int, chunks: int) -> list[Conditioning]:
         """By the text encoders as they are now, without their last ``clip_skip`` layers.
 
-        As ``encode_prompt`` does, but from token ids that do not wait for a copy. ``encode_prompt``
-        of diffusers 0.42 also cannot skip layers of a ``CLIPTextModel`` of transformers 5.
+        Weighted prompts have that many ``chunks``, plain ones 0. As ``encode_prompt`` does, but
+        from token ids that do not wait for a copy. ``encode_prompt`` of diffusers 0.42 also cannot
+        skip layers of a ``CLIPTextModel`` of transformers 5.
         """
-        encoder, tokens = self._pipeline.text_encoder, self._token_ids["tokenizer"]
+        encoder = self._pipeline.text_encoder
+        tokens = self._token_ids["tokenizer"].batch(prompts, chunks)
         uses_mask = getattr(encoder.config, "use_attention_mask", False)
         output = encoder(
-            tokens.ids(prompts),
-            attention_mask=tokens.mask(prompts) if uses_mask else None,
+            tokens.ids,
+            attention_mask=tokens.mask if uses_mask else None,
             output_hidden_states=bool(clip_skip),
         )
         embeddings: torch.Tensor = output[0]
         if clip_skip:
             embeddings = encoder.final_layer_norm(output.hidden_states[-(clip_skip + 1)])
-        return rows(embeddings.to(encoder.dtype))
+        return rows(tokens.joined(embeddings).to(encoder.dtype))
 
     def _make_room(self) -> None:
         """Move the network and the VAE off the GPU before the text encoders return to it.
@@ -216,10 +257,18 @@ class StableDiffusionDenoiser:
         return image
 
 
-def _kind(request: GenerationRequest) -> Kind:
+def _kind(request: GenerationRequest, chunks: int) -> Kind:
     """Return the kind of a request; requests of equal kind share forward passes."""
     controlnet = request.controlnet.name if request.controlnet else None
-    return Kind(adapters=request.adapters, controlnet=controlnet)
+    return Kind(adapters=request.adapters, controlnet=controlnet, chunks=chunks)
+
+
+def _checked_chunks(field: str, tokens: TokenIds, text: str) -> int:
+    chunks = tokens.count(text)
+    if chunks > MAX_CHUNKS:
+        reason = f"takes {chunks} chunks of {tokens.tokens_per_chunk} tokens, at most {MAX_CHUNKS}"
+        raise InvalidRequestError(field, reason)
+    return chunks
 
 
 def rows(*batches: torch.Tensor) -> list[Conditioning]:

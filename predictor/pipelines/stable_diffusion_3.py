@@ -24,7 +24,7 @@ class StableDiffusion3Denoiser(FlowMatchingDenoiser):
 
     most_shift = 1.16
 
-    def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
+    def _encode(self, prompts: Sequence[str], clip_skip: int, chunks: int) -> list[Conditioning]:
         embeddings, _, pooled, _ = self._pipeline.encode_prompt(
             prompt=list(prompts),
             prompt_2=None,

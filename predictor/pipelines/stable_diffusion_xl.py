@@ -35,17 +35,17 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
             # The VAE overflows in half precision. diffusers casts it back and forth per picture.
             vae.to(torch.float32)
 
-    def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
-        encoded = [
-            getattr(self._pipeline, encoder)(
-                self._token_ids[tokenizer].ids(prompts), output_hidden_states=True
-            )
-            for tokenizer, encoder in zip(TOKENIZERS, TEXT_ENCODERS, strict=True)
-            if tokenizer in self._token_ids
-        ]
-        # SDXL takes the layer before the last one, and the pooled output of its last encoder.
-        layers = [one.hidden_states[-(clip_skip + 2)] for one in encoded]
-        embeddings, pooled = torch.cat(layers, dim=-1), encoded[-1][0]
+    def _encode(self, prompts: Sequence[str], clip_skip: int, chunks: int) -> list[Conditioning]:
+        layers: list[torch.Tensor] = []
+        for tokenizer, encoder in zip(TOKENIZERS, TEXT_ENCODERS, strict=True):
+            if tokenizer not in self._token_ids:
+                continue
+            tokens = self._token_ids[tokenizer].batch(prompts, chunks)
+            encoded = getattr(self._pipeline, encoder)(tokens.ids, output_hidden_states=True)
+            # SDXL takes the layer before the last one, and the pooled output of its last encoder.
+            layers.append(tokens.joined(encoded.hidden_states[-(clip_skip + 2)]))
+            pooled = tokens.pooled(encoded[0])
+        embeddings = torch.cat(layers, dim=-1)
         if self._pipeline.config.force_zeros_for_empty_prompt:
             for index, prompt in enumerate(prompts):
                 if not prompt:

@@ -21,6 +21,7 @@ from predictor.pipelines.prompts import TruncationWarnings, windows
 from predictor.pipelines.schedulers import generator_for, make_scheduler
 from predictor.pipelines.signature import parameters
 from predictor.pipelines.tasks import pipeline_for
+from predictor.pipelines.textual_inversion import Embeddings
 from predictor.pipelines.tuning import PLAIN, Tuning
 from predictor.requests import GenerationRequest, GenerationResult, ModelProfile, Task
 from predictor.stages import StageClock
@@ -47,6 +48,7 @@ class DiffusersPipeline:
         *,
         adapter_files: Mapping[str, Path] | None = None,
         controlnets: ControlNets | None = None,
+        embeddings: Embeddings | None = None,
         refiner: DiffusersPipeline | None = None,
     ) -> None:
         self.diffusers = pipeline
@@ -55,9 +57,13 @@ class DiffusersPipeline:
         self.refiner = refiner
         self.adapters = Adapters(pipeline, adapter_files)
         self.controlnets = controlnets or ControlNets()
+        self.embeddings = embeddings or Embeddings()
         self.graphs = CudaGraphs()
         self._profile = replace(
-            profile, adapters=self.adapters.names, controlnets=self.controlnets.names
+            profile,
+            adapters=self.adapters.names,
+            controlnets=self.controlnets.names,
+            embeddings=self.embeddings.names,
         )
         self._truncation_warnings = TruncationWarnings(
             windows(pipeline.components, profile.max_sequence_length)
@@ -175,6 +181,8 @@ class DiffusersPipeline:
 
     def warnings(self, request: GenerationRequest) -> tuple[str, ...]:
         """Return a warning for each prompt that all text encoders truncate."""
+        if request.is_weighted:
+            return ()
         fields = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         found = [self._truncation_warnings.of(name, text) for name, text in fields.items()]
         return tuple(warning for warning in found if warning)

@@ -26,6 +26,7 @@ def model_metadata(name: str, profile: ModelProfile, settings: Settings) -> dict
         "schedulers": list(profile.schedulers),
         "adapters": list(profile.adapters),
         "controlnets": list(profile.controlnets),
+        "embeddings": list(profile.embeddings),
         "has_refiner": profile.has_refiner,
         "rescaled_tasks": list(profile.rescaled_tasks),
         "unused_fields": dict(profile.unused_fields),

@@ -18,7 +18,7 @@ from predictor.requests.field_types import (
     SchedulerName,
     WholeNumber,
 )
-from predictor.requests.generation import Task
+from predictor.requests.generation import PromptSyntax, Task
 from predictor.requests.model_profile import ModelProfile
 from predictor.settings import Settings
 
@@ -94,6 +94,12 @@ def _needs_clip_skip(profile: ModelProfile) -> str | None:
     if profile.max_clip_skip is not None:
         return None
     return "only Stable Diffusion 1.x, 2.x and SDXL support it"
+
+
+def _needs_weighted_prompts(profile: ModelProfile) -> str | None:
+    if profile.reads_weighted_prompts:
+        return None
+    return "only Stable Diffusion 1.x, 2.x and SDXL support weighted prompts"
 
 
 def _needs_rescale(profile: ModelProfile) -> str | None:
@@ -299,6 +305,17 @@ FIELDS: tuple[RequestField, ...] = (
         "[true guidance](#true-guidance). FLUX only.",
         bounds=lambda settings, profile: Bounds(0, settings.max_guidance_scale),
         unsupported=_needs_true_cfg,
+    ),
+    RequestField(
+        name="prompt_syntax",
+        type=PromptSyntax,
+        datatype="BYTES",
+        type_in_words="string",
+        default="`plain`",
+        bounds_in_words="`plain` or `weighted`",
+        help="`weighted` reads weights such as `(word:1.3)` in both prompts and takes long "
+        "prompts; see [weighted prompts](#weighted-prompts). SD 1.x, 2.x and SDXL only.",
+        unsupported=_needs_weighted_prompts,
     ),
     RequestField(
         name="num_images_per_prompt",

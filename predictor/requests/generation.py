@@ -14,6 +14,9 @@ from predictor.stages import StageTime
 # The names that model hubs use.
 Task = Literal["text-to-image", "image-to-image", "inpainting"]
 
+# ``weighted`` is described in ``requests/prompt_syntax.py``.
+PromptSyntax = Literal["plain", "weighted"]
+
 # The only layer that checks prompts; the others check pictures.
 PROMPT_LAYER = "block_list"
 # The defaults of diffusers' Stable Diffusion pipelines.
@@ -93,6 +96,7 @@ class GenerationRequest:
     clip_skip: int | None = None
     guidance_rescale: float | None = None
     true_cfg_scale: float | None = None
+    prompt_syntax: PromptSyntax | None = None
 
     def cfg_scale(self, *, guidance_is_input: bool) -> float:
         """The scale of classifier-free guidance; above 1, the negative prompt takes a lane too.
@@ -103,6 +107,11 @@ class GenerationRequest:
         if not guidance_is_input:
             return self.guidance_scale
         return (self.true_cfg_scale or 1.0) if self.negative_prompt else 1.0
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the prompts have brackets and weights to interpret."""
+        return self.prompt_syntax == "weighted"
 
     @property
     def task(self) -> Task:

@@ -11,6 +11,7 @@ from predictor.errors import InvalidRequestError
 from predictor.requests.fields import FIELDS, MAX_SEED, Bounds, RequestField
 from predictor.requests.generation import GenerationRequest, steps_taken, task_of
 from predictor.requests.model_profile import ModelProfile
+from predictor.requests.prompt_syntax import sections
 from predictor.requests.sampler_names import nearest_schedulers
 from predictor.requests.validation import shortened
 from predictor.settings import Settings
@@ -19,6 +20,8 @@ from predictor.settings import Settings
 MAX_CONTROLNET_SCALE = 10
 # A negative scale removes what the adapter adds. Pictures break up long before -5 and 5.
 MAX_ADAPTER_SCALE = 5
+# Of a word in a prompt, in either direction; pictures break up above 2.
+MAX_WEIGHT = 10
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Limits(CallLimits):
         for field in sorted(FIELDS, key=lambda field: field.name not in given):
             if field.name in values:
                 self._check_field(field, values)
+        self._check_weights(values)
         self._check_rescale(values)
         self._check_true_cfg(values)
         self._check_pixels(values["width"], values["height"])
@@ -100,8 +104,8 @@ class Limits(CallLimits):
         if reason is None or (field.name == "negative_prompt" and _has_true_cfg(values)):
             return
         # A caller may send the value that an unused field has anyway.
-        anyway = {"negative_prompt": ""} | asdict(self.profile.defaults)
-        if field.name in self.profile.unused_fields and value == anyway.get(field.name):
+        anyway = {"negative_prompt": "", "prompt_syntax": "plain"} | asdict(self.profile.defaults)
+        if value == anyway.get(field.name):
             return
         raise InvalidRequestError(field.name, reason)
 
@@ -118,6 +122,19 @@ class Limits(CallLimits):
                 "mask_image" if mask_decides else "image",
                 f"this model does not support {task}; it supports {', '.join(tasks)}",
             )
+
+    def _check_weights(self, values: Mapping[str, Any]) -> None:
+        if values.get("prompt_syntax") != "weighted":
+            return
+        for field in ("prompt", "negative_prompt"):
+            for part in (part for section in sections(values[field]) for part in section):
+                # Written so that NaN is refused.
+                if not abs(part.weight) <= MAX_WEIGHT:
+                    raise InvalidRequestError(
+                        field,
+                        f"the weight {part.weight:g} of {shortened(part.text)} is not between "
+                        f"-{MAX_WEIGHT} and {MAX_WEIGHT}",
+                    )
 
     def _check_rescale(self, values: Mapping[str, Any]) -> None:
         task = task_of(has_image="image" in values, has_mask="mask_image" in values)

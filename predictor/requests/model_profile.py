@@ -27,12 +27,14 @@ class ModelProfile:
     """Defaults, tasks and bounds of one loaded model.
 
     Width and height must be multiples of ``size_multiple`` pixels. ``adapters`` and ``controlnets``
-    are the names that a request may use. ``unused_fields`` maps each request field that the
-    pipeline cannot use to the reason. ``most_steps`` limits the steps of some schedulers.
+    are the names that a request may use, ``embeddings`` those that a prompt may contain.
+    ``unused_fields`` maps each request field that the pipeline cannot use to the reason.
+    ``most_steps`` limits the steps of some schedulers.
     ``max_sequence_length`` is the number of tokens that the T5 encoder reads, None without one.
     ``max_clip_skip`` is the largest ``clip_skip``, None if the model does not support it.
     ``rescaled_tasks`` are the tasks for which it supports ``guidance_rescale``. ``takes_true_cfg``
-    is True if it takes a negative prompt only with ``true_cfg_scale`` above 1.
+    is True if it takes a negative prompt only with ``true_cfg_scale`` above 1, and
+    ``reads_weighted_prompts`` if it supports the weighted prompt syntax.
     """
 
     revision: str
@@ -42,6 +44,7 @@ class ModelProfile:
     tasks: tuple[Task, ...] = ("text-to-image",)
     adapters: tuple[str, ...] = ()
     controlnets: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
     has_refiner: bool = False
     family: str = "unknown"
     unused_fields: Mapping[str, str] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class ModelProfile:
     max_clip_skip: int | None = None
     rescaled_tasks: tuple[Task, ...] = ()
     takes_true_cfg: bool = False
+    reads_weighted_prompts: bool = False
 
     def default_request(self, prompt: str) -> GenerationRequest:
         """The request that a prompt alone stands for, with seed 0.

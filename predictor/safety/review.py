@@ -21,6 +21,7 @@ from predictor.engine import Admission, Engine, EngineState, StepListener
 from predictor.errors import GenerationFailedError
 from predictor.library_exit import contained
 from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
+from predictor.requests.prompt_syntax import text_of
 from predictor.safety.layers import Layers, SafetyLayer, strictest
 from predictor.stages import StageTime
 
@@ -58,7 +59,7 @@ class ReviewedEngine:
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> GenerationResult:
         """Make and review one picture, unless its prompt is blocked; see ``Engine.submit``."""
-        verdicts = await self._review_prompt(request.prompt)
+        verdicts = await self._review_prompt(request)
         if strictest(verdicts) == "block":
             return GenerationResult(request, None, seconds=0.0, safety=verdicts)
         result = await self._engine.submit(request, on_step)
@@ -73,11 +74,15 @@ class ReviewedEngine:
         self._engine.close()
         self._reviewer.shutdown(wait=False, cancel_futures=True)
 
-    async def _review_prompt(self, prompt: str) -> tuple[SafetyVerdict, ...]:
+    async def _review_prompt(self, request: GenerationRequest) -> tuple[SafetyVerdict, ...]:
         """Run the prompt layers on another thread, because they may read files."""
         if not self._layers.prompts:
             return ()
-        return await asyncio.to_thread(self._verdicts, self._layers.prompts, prompt)
+        texts = [request.prompt]
+        if request.is_weighted:
+            # Brackets may split a word, which the text encoders read as one.
+            texts.append(text_of(request.prompt))
+        return await asyncio.to_thread(self._verdicts, self._layers.prompts, *texts)
 
     @contained("reviewing the picture")
     def _reviewed(
@@ -97,18 +102,18 @@ class ReviewedEngine:
         return replace(result, safety=verdicts)
 
     def _verdicts(
-        self, layers: Sequence[SafetyLayer[Subject]], subject: Subject
+        self, layers: Sequence[SafetyLayer[Subject]], *subjects: Subject
     ) -> tuple[SafetyVerdict, ...]:
         """Run all layers, so that the response names each one that fired."""
         return tuple(
             SafetyVerdict(layer.name, layer.action)
             for layer in layers
-            if self._fires(layer, subject)
+            if self._fires(layer, subjects)
         )
 
-    def _fires(self, layer: SafetyLayer[Subject], subject: Subject) -> bool:
+    def _fires(self, layer: SafetyLayer[Subject], subjects: Iterable[Subject]) -> bool:
         try:
-            fires = layer.fires_at(subject)
+            fires = any(map(layer.fires_at, subjects))
         except BaseException as error:
             logger.exception("%s failed", layer.name)
             self._count(layer, "error")

@@ -40,6 +40,12 @@ CONTROLNET = {
     "README.md": b"",
 }
 LORA = safetensors(60)
+CONCEPT_WEIGHTS = "weights/learned_embeds.safetensors"
+CONCEPT = {
+    "README.md": b"",
+    "learned_embeds.bin": b"pickle",
+    CONCEPT_WEIGHTS: safetensors(80),
+}
 STYLE = {
     "README.md": b"",
     "images/a.png": b"",
@@ -169,6 +175,42 @@ models:
     assert len(revisions(target)) == 2
 
 
+def test_embeddings_are_files_with_the_names_of_the_entries(
+    hub: Hub, job: Job, target: Path, tmp_path: Path
+) -> None:
+    hub.repository("o/base").commit(pipeline_files())
+    hub.repository("o/concept").commit(CONCEPT)
+    hub.files["easy.safetensors"] = LORA
+    spec = tmp_path / "embeddings.yaml"
+    spec.write_text(f"""
+models:
+  - name: sd
+    source: hf://o/base
+    embeddings:
+      - {{name: moebius_v1.5, source: hf://o/concept}}
+      - {{name: easy, source: "{hub.url}/files/easy.safetensors", sha256: {sha256(LORA)}}}
+""")
+
+    code, _, stderr = run(job, spec)
+
+    assert code == 0, stderr
+    folder = target / "sd" / "embeddings"
+    assert file_names(folder) == {"moebius_v1.5.safetensors", "easy.safetensors"}
+    assert (folder / "moebius_v1.5.safetensors").read_bytes() == CONCEPT[CONCEPT_WEIGHTS]
+    assert [part.folder for part in Marker.read(target / "sd").parts] == [
+        "embeddings/moebius_v1.5",
+        "embeddings/easy",
+    ]
+    (folder / "moebius_v1.5.safetensors").write_bytes(b"damaged")
+    assert run(job, spec)[0] == 0
+    assert run(job, spec, "verify")[0] == 0
+
+    hub.repository("o/concept").commit({**CONCEPT, "other.safetensors": safetensors(81)})
+    code, _, stderr = run(job, spec)
+    assert code != 0
+    assert "the embedding has several safetensors files" in stderr
+
+
 def test_a_missing_folder_of_a_repository_is_named(hub: Hub, job: Job, tmp_path: Path) -> None:
     hub.repository("o/base").commit(pipeline_files())
     hub.repository("o/all").commit(CONTROLNET)
@@ -282,6 +324,7 @@ BASE = "models: [{name: a, source: hf://o/n"
             BASE + ", adapters: [{name: b, source: hf://o/n}, {name: b, source: hf://o/m}]}]",
             "models[0].adapters: the name 'b' is used twice",
         ),
+        (BASE + ", embeddings: [{name: b/c, source: hf://o/n}]}]", "embeddings[0].name: model"),
         (
             BASE + ", controlnets: [{name: b, source: 'https://h/x.safetensors'}]}]",
             "models[0].controlnets[0].source: a single file is",

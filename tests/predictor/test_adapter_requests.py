@@ -28,8 +28,18 @@ from tests.serving import PREDICT, ROOT, Server, picture_of
 
 __all__ = ["browser"]
 
+EMBEDDINGS = ["broken", "moebius"]
 NAMES = ["of-another-family", "pixel-art.v1", "sketch"]
 PROMPT = {"prompt": "a red circle on a blue background", "seed": 7, "num_inference_steps": 6}
+
+
+def write_embedding(source: Path, name: str, seed: int) -> dict[str, str]:
+    """Write an embedding of three vectors; a broken one contains NaN."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(3, 64, generator=generator) / (0 if name == "broken" else 3)
+    (source / name).mkdir()
+    save_file({"emb_params": vectors}, source / name / "learned_embeds.safetensors")
+    return {"name": name, "source": (source / name).as_uri()}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,13 @@ def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     volume = tmp_path_factory.mktemp("volume")
     adapters = [{"name": name, "source": (source / name).as_uri()} for name in NAMES]
     spec = source / "models.yaml"
-    model = {"name": "styled", "source": MODEL.as_uri(), "adapters": adapters}
+    embeddings = [write_embedding(source, name, seed) for seed, name in enumerate(EMBEDDINGS)]
+    model = {
+        "name": "styled",
+        "source": MODEL.as_uri(),
+        "adapters": adapters,
+        "embeddings": embeddings,
+    }
     # JSON is YAML too.
     spec.write_text(json.dumps({"models": [model]}))
     command = [sys.executable, "-m", "downloader", f"--spec={spec}", f"--target={volume}"]
@@ -129,6 +145,22 @@ def test_an_adapter_that_does_not_load_is_named_and_the_server_continues(
 
     assert "adapter 'of-another-family' does not load" in error
     assert largest_difference(picture_of(ask(styled)), before) == 0
+
+
+def test_embeddings_are_named_in_the_prompt(styled: httpx.Client) -> None:
+    metadata = styled.get("/v2/models/stable-diffusion").json()
+
+    def draw(prompt: str, **fields: str) -> httpx.Response:
+        return styled.post(PREDICT, json=PROMPT | {"prompt": prompt} | fields)
+
+    named, other = (picture_of(draw(f"a red circle, {name}")) for name in ("moebius", "hokusai"))
+    weighted = picture_of(draw("a red circle, (moebius:1.0)", prompt_syntax="weighted"))
+    failed = refusal(draw("a red circle, broken"), status=500)
+
+    assert metadata["embeddings"] == EMBEDDINGS
+    assert largest_difference(named, other) > 9
+    assert largest_difference(named, weighted) == 0
+    assert failed == "embedding 'broken' does not load; the server's log has the cause"
 
 
 @needs_chromium

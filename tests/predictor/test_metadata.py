@@ -105,6 +105,6 @@ def test_fields_that_would_be_refused_are_not_listed(
     inputs = {one["name"] for one in answer["inputs"]}
 
     unsupported = {"negative_prompt", "denoising_end", "clip_skip", "guidance_rescale"}
-    unsupported.add("true_cfg_scale")
+    unsupported |= {"true_cfg_scale", "prompt_syntax"}
     assert INPUTS - inputs == absent | unsupported
     assert answer["unused_fields"] == unused

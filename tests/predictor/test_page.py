@@ -229,7 +229,8 @@ def test_the_parameters_of_a_picture_fill_the_form(
     prompt = "a blue star, étoile bleue, 星"
     values = {"seed": 77, "num_inference_steps": 3, "guidance_scale": 2.25, "scheduler": "euler"}
     sizes = {"width": 128, "height": 64, "negative_prompt": "a circle", "clip_skip": 1}
-    response = client.post(PREDICT, json={"prompt": prompt, **values, **sizes})
+    syntax = {"prompt_syntax": "weighted"}
+    response = client.post(PREDICT, json={"prompt": prompt, **values, **sizes, **syntax})
     picture_of(response)
     # The policy would keep Playwright from creating the event.
     with Visit.started(browser, server.url, {}, bypass_csp=is_dropped) as visit:
@@ -254,6 +255,7 @@ def test_the_parameters_of_a_picture_fill_the_form(
             "Width": "128",
             "Height": "64",
             "CLIP skip": "1",
+            "Prompt syntax": "weighted",
             "Pictures": "1",
         }
         for label, value in shown.items():

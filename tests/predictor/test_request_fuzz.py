@@ -28,6 +28,7 @@ PROFILE = ModelProfile(
     has_refiner=True,
     most_steps={"lcm": 50},
     max_clip_skip=2,
+    reads_weighted_prompts=True,
     rescaled_tasks=("text-to-image",),
     takes_true_cfg=True,
 )
@@ -94,6 +95,7 @@ valid: dict[str, st.SearchStrategy[Any]] = {
     "clip_skip": st.integers(0, 3),
     "guidance_rescale": shares,
     "true_cfg_scale": st.floats(0, 30),
+    "prompt_syntax": st.sampled_from(["plain", "weighted"]),
     "num_images_per_prompt": st.integers(1, 4),
     "output_format": st.sampled_from(["png", "jpeg", "jpg", "webp"]),
     "timeout": st.floats(1, 86_400) | st.integers(1, 86_400),

@@ -7,7 +7,8 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from predictor.engine import Admission, EngineState, StepListener
 from predictor.errors import GenerationFailedError, RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse, Picture
 from predictor.requests import GenerationRequest, GenerationResult, SafetyAction, SafetyVerdict
+from predictor.safety.block_list import BlockList
 from predictor.safety.layers import Layers, strictest
 from predictor.safety.review import ReviewedEngine, blurred
 from tests.predictor.encoding import encode
@@ -105,6 +107,28 @@ def test_what_the_block_list_does(action: SafetyAction) -> None:
     assert result.safety == (SafetyVerdict("block_list", action),)
     # A blocked prompt never reaches the engine.
     assert len(engine.submitted) == (action != "block")
+
+
+@pytest.mark.parametrize("prompt", ["some go(re:1.2)", "gore(ous:1.2)", "(go[re])"])
+def test_brackets_do_not_hide_a_word_of_the_block_list(prompt: str, tmp_path: Path) -> None:
+    file = tmp_path / "terms"
+    file.write_text("gore")
+    layers = Layers((BlockList("block", file),), ())
+    over = ReviewedEngine(DrawnEngine(), layers)
+    request = replace(REQUEST, prompt=prompt, prompt_syntax="weighted")
+
+    async def submit() -> list[GenerationResult]:
+        return [await over.submit(one) for one in (request, replace(request, prompt="(go:2) re"))]
+
+    try:
+        blocked, passed = asyncio.run(submit())
+    finally:
+        over.close()
+
+    assert (blocked.image, passed.image) == (None, PICTURE)
+    # Each prompt counts once.
+    counts = over.state.safety
+    assert (counts["block_list", "block"], counts["block_list", "pass"]) == (1, 1)
 
 
 def test_a_layer_that_finds_nothing_lets_the_picture_through() -> None:

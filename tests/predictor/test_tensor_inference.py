@@ -180,6 +180,7 @@ def test_every_announced_input_is_read(client: httpx.Client) -> None:
         "strength": 1.0,
         "clip_skip": 0,
         "guidance_rescale": 0.5,
+        "prompt_syntax": "weighted",
         "num_images_per_prompt": 1,
         "output_format": "webp",
         "timeout": 60.0,
