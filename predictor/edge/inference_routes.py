@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
-from predictor.wire_formats import ROUTED
+from predictor.wire_formats import A1111, ROUTED
 
-_ROUTES = ("/v1/models/{model_name}:predict", *(path for one in ROUTED for path in one.paths))
+_ROUTES = (
+    "/v1/models/{model_name}:predict",
+    *(path for one in (*ROUTED, *A1111) for path in one.paths),
+)
 _NAME = re.escape("{model_name}")
 _PATHS = {
     route: re.compile(re.escape(route).replace(_NAME, "(?P<model_name>[^/:]+)"))

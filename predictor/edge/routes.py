@@ -12,7 +12,7 @@ from predictor.edge.repository import RepositoryExtension
 from predictor.errors import InvalidRequestError
 from predictor.protocol.body import body_schema
 from predictor.protocol.json_body import read_json
-from predictor.wire_formats import ROUTED
+from predictor.wire_formats import A1111, ROUTED
 
 
 def repository_routes(extension: RepositoryExtension) -> APIRouter:
@@ -49,10 +49,12 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     schema, definitions = body_schema("#/components/schemas/")
     document.setdefault("components", {}).setdefault("schemas", {}).update(definitions)
     _add_body(document, "/v1/models/{model_name}:predict", "application/json", schema)
-    for wire_format in ROUTED:
-        if found := wire_format.body_schema("#/components/schemas/"):
+    for wire_format in (*ROUTED, *A1111):
+        # Those of A1111 may be off.
+        served = [path for path in wire_format.paths if path in document["paths"]]
+        if served and (found := wire_format.body_schema("#/components/schemas/")):
             document["components"]["schemas"].update(found.definitions)
-            for path in wire_format.paths:
+            for path in served:
                 if wire_format.method == "GET":
                     _add_query(document, path, found.schema)
                 else:

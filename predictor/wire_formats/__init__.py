@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from predictor.wire_formats import openai_errors
+from predictor.wire_formats import a1111_errors, openai_errors
+from predictor.wire_formats.a1111_images import ImageToImage, TextToImage
 from predictor.wire_formats.kserve_predict import PREDICT
 from predictor.wire_formats.openai_images import ImageEdits, ImageGenerations
 from predictor.wire_formats.picture_link import ImagineLink, PictureLink
@@ -26,11 +27,15 @@ ROUTED: tuple[WireFormat, ...] = (
 )
 """The wire formats that need a route."""
 
-WIRE_FORMATS = {one.name: one for one in (PREDICT, *ROUTED)}
+A1111: tuple[WireFormat, ...] = (TextToImage(), ImageToImage())
+"""Those of A1111, which the setting ``a1111_api`` turns on."""
+
+WIRE_FORMATS = {one.name: one for one in (PREDICT, *ROUTED, *A1111)}
 
 ErrorForm = Callable[[str, int, BaseException | None], dict[str, Any]]
 _ERROR_FORMS: tuple[tuple[re.Pattern[str], ErrorForm], ...] = (
     (openai_errors.PATHS, openai_errors.error_body),
+    (a1111_errors.PATHS, a1111_errors.error_body),
 )
 
 
@@ -39,4 +44,13 @@ def error_form(path: str) -> ErrorForm | None:
     return next((form for paths, form in _ERROR_FORMS if paths.fullmatch(path)), None)
 
 
-__all__ = ["PREDICT", "ROUTED", "WIRE_FORMATS", "BodySchema", "Message", "WireFormat", "error_form"]
+__all__ = [
+    "A1111",
+    "PREDICT",
+    "ROUTED",
+    "WIRE_FORMATS",
+    "BodySchema",
+    "Message",
+    "WireFormat",
+    "error_form",
+]
