@@ -218,5 +218,5 @@ def _blur(fields: Any, direction: str) -> float:
     name = "mask_blur" if given is None else direction
     blur: float = getattr(fields, name) or 0
     if not 0 <= blur <= _MAX_MASK_BLUR:
-        raise InvalidRequestError(name, f"{shortened(blur)} is not between 0 and {_MAX_MASK_BLUR}")
+        raise InvalidRequestError(name, f"{blur:g} is not between 0 and {_MAX_MASK_BLUR}")
     return blur

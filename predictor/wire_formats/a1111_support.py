@@ -12,8 +12,8 @@ from predictor.requests.validation import shortened
 
 # A name with one wrong letter; the names of A1111 themselves differ more.
 _LIKENESS = 0.85
-# The comparison takes about 0.3 ms for each name, on the event loop.
-_MOST_COMPARED = 16
+# The comparison takes about 0.5 ms for each name, on the event loop.
+_MOST_COMPARED = 8
 _NOTHING: tuple[Any, ...] = (False, "", [], {}, "None")
 # What the server cannot do, by field: the values that ask for nothing, and the reason.
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
