@@ -13,6 +13,7 @@ PredictorError
 ├── OverloadedError       the queue is full; retry later
 │   ├── BodyMemoryError   the request bodies in the server take all the memory for them
 │   └── WaitTooLongError  the pictures would wait or take too long
+├── InterruptedCallError  the caller has interrupted the call with another request
 ├── DeadlineExceededError the call took longer than the timeout of the request or server
 ├── GenerationFailedError the engine could not generate this picture; the log has the cause
 ├── ModelUnavailableError the model is not in memory and could not be loaded in time
@@ -98,6 +99,10 @@ class BodyMemoryError(OverloadedError):
 
 class WaitTooLongError(OverloadedError):
     """The wait would be longer than ``max_queue_seconds``, or the call than its ``timeout``."""
+
+
+class InterruptedCallError(PredictorError):
+    """The caller has sent ``/sdapi/v1/interrupt`` while the call was in flight."""
 
 
 class DeadlineExceededError(PredictorError):

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from predictor.stages import StageTime
 
@@ -22,6 +22,18 @@ _TRACEPARENT = re.compile(
 )
 
 
+class StepCount(Protocol):
+    """The denoising steps of all pictures of a call."""
+
+    @property
+    def step(self) -> int:
+        """The number of steps done."""
+
+    @property
+    def steps(self) -> int:
+        """The total."""
+
+
 @dataclass
 class RequestContext:
     """One HTTP request.
@@ -30,7 +42,8 @@ class RequestContext:
     ``stages`` has the seed of the picture that a stage belongs to, None for the whole request.
     ``attributes`` describe the call in a trace. ``error`` is the type of the error it ends with.
     ``model`` is the model that a protocol names in the body. ``error_form`` makes the body of an
-    error from its text, HTTP status and error; None for KServe's.
+    error from its text, HTTP status and error; None for KServe's. ``progress`` is that of the
+    pictures, once the engine has them.
     """
 
     request_id: str
@@ -41,6 +54,7 @@ class RequestContext:
     attributes: dict[str, str | int | float] = field(default_factory=dict)
     model: str = ""
     error_form: Callable[[str, int, BaseException | None], dict[str, Any]] | None = None
+    progress: StepCount | None = None
 
 
 _CURRENT: ContextVar[RequestContext | None] = ContextVar("request", default=None)

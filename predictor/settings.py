@@ -191,6 +191,11 @@ class Settings(BaseSettings):
         description="Serve the page at `/ui`, from which people request pictures in a browser "
         "(docs/page.md).",
     )
+    a1111_api: bool = Field(
+        default=False,
+        description="Serve the API of AUTOMATIC1111's web UI under `/sdapi/v1`, for SillyTavern, "
+        "Open WebUI and others (docs/clients.md).",
+    )
     safety_checker: SafetyPolicy = Field(
         default="auto",
         description="The action when the checkpoint's own safety checker fires: `off`, `flag`, "

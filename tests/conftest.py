@@ -40,7 +40,7 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A predictor process that serves the demo model; tests must not change its state."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with Server.started(demo_model, log, enable_grpc=True) as running:
+    with Server.started(demo_model, log, enable_grpc=True, a1111_api=True) as running:
         running.wait_until_ready()
         yield running
 

@@ -18,7 +18,7 @@ def caller_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: int
     trusted proxies can be forged. If the proxies did not send that many entries, or if the entry is
     not an address, the result is the ``peer``.
     """
-    entries = [entry.strip() for value in forwarded_for for entry in value.split(",")]
+    entries = _entries(forwarded_for)
     if 0 < trusted_proxies <= len(entries):
         address = _parsed(entries[-trusted_proxies]) or _parsed(peer)
     else:
@@ -26,6 +26,24 @@ def caller_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: int
     if isinstance(address, IPv6Address):
         return str(ip_network((address, _IPV6_PREFIX), strict=False))
     return str(address or peer)
+
+
+def exact_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: int) -> str | None:
+    """The address of one caller, unlike ``caller_address`` never that of a network or of a proxy.
+
+    None if it is hidden: proxies forwarded the request, and they are not all trusted.
+    """
+    entries = _entries(forwarded_for)
+    if not entries:
+        return peer or None
+    if not 0 < trusted_proxies <= len(entries):
+        return None
+    address = _parsed(entries[-trusted_proxies])
+    return None if address is None else str(address)
+
+
+def _entries(forwarded_for: Sequence[str]) -> list[str]:
+    return [entry.strip() for value in forwarded_for for entry in value.split(",")]
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:

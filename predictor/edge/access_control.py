@@ -1,7 +1,8 @@
-"""ASGI middleware: bearer keys, and rate limits per key and per address."""
+"""ASGI middleware: API keys, and rate limits per key and per address."""
 
 from __future__ import annotations
 
+import base64
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -95,7 +96,7 @@ class AccessRules:
 
     def key_of(self, headers: Headers) -> ApiKey | None:
         """The valid key of a request, if it has one."""
-        token = _bearer_token(headers)
+        token = _token(headers)
         return self.keys.find(token) if self.keys and token else None
 
     def check(self, key: ApiKey | None, path: str, headers: Headers) -> None:
@@ -107,7 +108,7 @@ class AccessRules:
         """
         if self.keys is None:
             return
-        if not _bearer_token(headers):
+        if not _token(headers):
             raise NotAuthenticatedError("a key is required: send `Authorization: Bearer <key>`")
         if key is None:
             raise NotAuthenticatedError("the key is not valid")
@@ -154,9 +155,21 @@ class AccessMiddleware:
         return await self._app(scope, receive, noting_send)
 
 
-def _bearer_token(headers: Headers) -> str:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+def _token(headers: Headers) -> str:
+    """The key of a request; "" without one."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        return _password(credentials.strip())
+    return credentials.strip() if scheme.lower() == "bearer" else ""
+
+
+def _password(credentials: str) -> str:
+    """The password of Basic authentication, else the user (RFC 7617): what A1111's clients send."""
+    try:
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except ValueError:
+        return ""
+    return password or user
 
 
 def _noting(send: Send, spending: Spending, key: ApiKey | None) -> Send:

@@ -32,6 +32,7 @@ from predictor.protocol import (
 )
 from predictor.protocol.encode import progress_event
 from predictor.protocol.model_metadata import model_metadata
+from predictor.request_context import current_request
 from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
 from predictor.residency import Residency
 from predictor.settings import Settings
@@ -152,7 +153,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         self._observer.begin(call)
         await _charge(call)
         event = call.form.progress_event if call.form else progress_event
-        return Progress([picture.request for picture in call.pictures], call.as_events, event)
+        progress = Progress([picture.request for picture in call.pictures], call.as_events, event)
+        current_request().progress = progress
+        return progress
 
     async def _read_in_time(self, message: Message, loaded: Loaded, started: float) -> Call:
         limits = Limits(self._settings, loaded.profile)

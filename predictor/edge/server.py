@@ -16,6 +16,7 @@ from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve.model_server import app
 from starlette.types import ASGIApp
 
+from predictor.edge.a1111_routes import a1111_routes
 from predictor.edge.access_control import AccessMiddleware, AccessRules
 from predictor.edge.body_memory import BodyMemory
 from predictor.edge.cors import CrossOriginMiddleware
@@ -118,6 +119,9 @@ class DiffusionServer(HookedModelServer):
 
             app.include_router(model_infer_route(self.dataplane))
         app.include_router(metadata_routes(self.dataplane.model_metadata))
+        if settings.a1111_api:
+            extension = self.model_repository_extension
+            app.include_router(a1111_routes(self.dataplane, extension, settings, model_name))
         if settings.ui:
             app.include_router(page_routes())
         # FastAPI's documented way.

@@ -31,7 +31,7 @@ def wire_format_routes(
     ``model_name`` is the name of a single model, for the time in which it is not published yet.
     """
     routes = APIRouter()
-    models = _ModelNames(data_plane, settings, model_name)
+    models = ModelNames(data_plane, settings, model_name)
     for wire_format in ROUTED:
         for path in wire_format.paths:
             routes.add_api_route(
@@ -44,7 +44,7 @@ def wire_format_routes(
 
 
 def _handler(
-    wire_format: WireFormat, data_plane: DiffusionDataPlane, models: _ModelNames
+    wire_format: WireFormat, data_plane: DiffusionDataPlane, models: ModelNames
 ) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         is_get = wire_format.method == "GET"
@@ -69,7 +69,7 @@ def _handler(
     return handle
 
 
-class _ModelNames:
+class ModelNames:
     """Finds the model that a body names."""
 
     def __init__(self, data_plane: DiffusionDataPlane, settings: Settings, model_name: str) -> None:
@@ -77,8 +77,10 @@ class _ModelNames:
         self._settings = settings
         self._model_name = model_name
 
-    async def of(self, message: Message) -> str:
-        """The name in the field ``model``; the only model if there is none.
+    async def of(self, message: Message, chosen: str = "", field: str = "model") -> str:
+        """The name in the field ``model``, else the ``chosen`` one, else the only model.
+
+        Errors name the ``field`` that the protocol has for it.
 
         Raises:
             UnknownModelError: no such model is served.
@@ -86,15 +88,19 @@ class _ModelNames:
         """
         name = (await self._document(message)).get("model")
         if name is not None and not isinstance(name, str):
-            raise InvalidRequestError("model", f"must be a string, not {shortened(name)}")
+            raise InvalidRequestError(field, f"must be a string, not {shortened(name)}")
+        return await self.checked(name or chosen, field)
+
+    async def checked(self, name: str, field: str) -> str:
+        """The name if it is served, or the only model for an empty name; see ``of``."""
         registry = self._data_plane.model_registry
         await registry.look_for(name or self._model_name)
         names = sorted(registry.get_models())
         if not name and len(names) != 1:
-            raise InvalidRequestError("model", f"is missing; the server has {', '.join(names)}")
+            raise InvalidRequestError(field, f"is missing; the server has {', '.join(names)}")
         if name and name not in names:
             raise UnknownModelError(
-                "model", f"{shortened(name)} is not served; the server has {', '.join(names)}"
+                field, f"{shortened(name)} is not served; the server has {', '.join(names)}"
             )
         return name or names[0]
 

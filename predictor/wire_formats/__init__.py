@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from predictor.wire_formats import openai_errors
+from predictor.wire_formats import a1111_errors, openai_errors
+from predictor.wire_formats.a1111_images import ImageToImage, TextToImage
 from predictor.wire_formats.cloud_event import STRUCTURED_EVENT
 from predictor.wire_formats.kserve_predict import PREDICT, Predict
 from predictor.wire_formats.openai_images import ImageEdits, ImageGenerations
@@ -27,11 +28,15 @@ ROUTED: tuple[WireFormat, ...] = (
 )
 """The wire formats that need a route."""
 
-WIRE_FORMATS = {one.name: one for one in (PREDICT, STRUCTURED_EVENT, *ROUTED)}
+A1111: tuple[WireFormat, ...] = (TextToImage(), ImageToImage())
+"""Those of A1111, which the setting ``a1111_api`` turns on."""
+
+WIRE_FORMATS = {one.name: one for one in (PREDICT, STRUCTURED_EVENT, *ROUTED, *A1111)}
 
 ErrorForm = Callable[[str, int, BaseException | None], dict[str, Any]]
 _ERROR_FORMS: tuple[tuple[re.Pattern[str], ErrorForm], ...] = (
     (openai_errors.PATHS, openai_errors.error_body),
+    (a1111_errors.PATHS, a1111_errors.error_body),
 )
 
 
@@ -41,6 +46,7 @@ def error_form(path: str) -> ErrorForm | None:
 
 
 __all__ = [
+    "A1111",
     "PREDICT",
     "ROUTED",
     "STRUCTURED_EVENT",

@@ -135,7 +135,7 @@ def test_the_curl_commands_of_the_api_document_work_as_written(
             assert opened.format == picture.suffix[1:].upper()
     for answer in tmp_path.glob("*.json"):
         found = json.loads(answer.read_text())
-        pictures = found["predictions"] if "predictions" in found else found["outputs"][0]["data"]
+        pictures = found.get("predictions") or found.get("images") or found["outputs"][0]["data"]
         assert len(pictures) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import socket
@@ -104,6 +105,10 @@ def send(server: Server, route: tuple[str, str], key: str | None = None) -> http
     return httpx.request(method, server.url + re.sub(r"{\w+}", "1", path), headers=headers)
 
 
+def basic(credentials: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
+
+
 def error_of(response: httpx.Response, status: int) -> str:
     assert response.status_code == status, response.text
     assert list(response.json()) == ["error"]
@@ -173,6 +178,9 @@ def test_only_an_admin_may_load_and_unload(closed: Server, routes: set[tuple[str
         {"Authorization": "Bearer"},
         {"Authorization": USER},
         {"Authorization": f"Basic {USER}"},
+        basic(""),
+        basic("any:wrong"),
+        basic(f"{USER}:wrong"),
         {"X-Api-Key": USER},
         bearer(OTHER),
         bearer(USER + "x"),
@@ -191,6 +199,25 @@ def test_a_valid_key_gets_a_picture(closed: Server, scheme: str) -> None:
     headers = {"Authorization": f"{scheme} {USER}"}
 
     picture_of(httpx.post(closed.url + PREDICT, json=SHORT, headers=headers, timeout=60))
+
+
+@pytest.mark.parametrize("credentials", [f"any:{USER}", f":{USER}", f"{USER}:", USER])
+def test_a_key_is_the_password_of_basic_authentication(closed: Server, credentials: str) -> None:
+    """What SillyTavern and Open WebUI send as clients of A1111."""
+    headers = basic(credentials)
+
+    picture_of(httpx.post(closed.url + PREDICT, json=SHORT, headers=headers, timeout=60))
+
+
+def test_the_api_of_a1111_is_off_by_default(closed: Server) -> None:
+    body = {"prompt": "a red star"}
+
+    answers = [
+        httpx.post(closed.url + "/sdapi/v1/txt2img", json=body, headers=bearer(USER)),
+        httpx.get(closed.url + "/sdapi/v1/options", headers=bearer(USER)),
+    ]
+
+    assert [one.status_code for one in answers] == [404, 404]
 
 
 def test_curl_gets_a_picture_with_a_key(closed: Server, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import httpx
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from playwright.sync_api import Browser
 from safetensors.torch import save_file
 
@@ -76,7 +79,7 @@ def published(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def styled(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with Server.started(published, log) as running:
+    with Server.started(published, log, a1111_api=True) as running:
         running.wait_until_ready()
         with httpx.Client(base_url=running.url, timeout=120) as client:
             yield client
@@ -161,6 +164,20 @@ def test_embeddings_are_named_in_the_prompt(styled: httpx.Client) -> None:
     assert largest_difference(named, other) > 9
     assert largest_difference(named, weighted) == 0
     assert failed == "embedding 'broken' does not load; the server's log has the cause"
+
+
+def test_a_tag_in_a_prompt_of_a1111_names_an_adapter(styled: httpx.Client) -> None:
+    expected = picture_of(ask(styled, {"name": "sketch", "scale": 0.5}))
+    prompt = f"{PROMPT['prompt']} <lora:sketch:0.5>"
+    fields = {"prompt": prompt, "seed": PROMPT["seed"], "steps": PROMPT["num_inference_steps"]}
+
+    answer = styled.post("/sdapi/v1/txt2img", json=fields).raise_for_status().json()
+    listed = styled.get("/sdapi/v1/loras").json()
+
+    picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
+    assert largest_difference(picture, expected) == 0
+    assert json.loads(answer["info"])["infotexts"][0].startswith(prompt)
+    assert [(one["name"], one["path"]) for one in listed] == [(name, name) for name in NAMES]
 
 
 @needs_chromium

@@ -46,7 +46,7 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def many(volume: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("many") / "log"
-    with Server.started(volume, log, **ROOM_FOR_ONE) as server:
+    with Server.started(volume, log, a1111_api=True, **ROOM_FOR_ONE) as server:
         server.wait_for("/v2/health/ready")
         yield server
 
@@ -123,6 +123,32 @@ def test_a_protocol_that_names_the_model_in_the_body_loads_it(caller: httpx.Clie
         "model: is missing; the server has first, second, third"
     )
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_caller_of_a1111_chooses_its_model(caller: httpx.Client) -> None:
+    route, fields = "/sdapi/v1/txt2img", {"prompt": "a red star", "steps": 1}
+    options = "/sdapi/v1/options"
+
+    unchosen, missing = caller.get(options).json(), caller.post(route, json=fields)
+    hidden = caller.post(
+        options, json={"sd_model_checkpoint": "second"}, headers={"x-forwarded-for": "203.0.113.5"}
+    )
+    caller.post(options, json={"sd_model_checkpoint": "second"}).raise_for_status()
+    second = caller.post(route, json=fields)
+    override = {"override_settings": {"sd_model_checkpoint": "third"}}
+    third = caller.post(route, json=fields | override)
+    chosen, again = caller.get(options).json(), caller.post(route, json=fields)
+
+    assert unchosen["sd_model_checkpoint"] is None
+    assert (missing.status_code, missing.json()["detail"]) == (
+        400,
+        "sd_model_checkpoint: is missing; the server has first, second, third",
+    )
+    assert (hidden.status_code, hidden.json()["error"]) == (403, "Forbidden")
+    assert [one.headers["x-model-name"] for one in (second, third, again)] == [
+        *("second", "third", "second")
+    ]
+    assert chosen["sd_model_checkpoint"] == "second"
 
 
 @needs_chromium

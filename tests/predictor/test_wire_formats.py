@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predictor.errors import InvalidRequestError
-from predictor.wire_formats import ROUTED, WireFormat
+from predictor.wire_formats import A1111, ROUTED, WireFormat
 from predictor.wire_formats.form_fields import multipart_fields, nested, query_fields, typed
 from predictor.wire_formats.openai_images import ImageEdits
 from predictor.wire_formats.tensor_inference import TensorInference
@@ -54,6 +54,7 @@ PIECES = (
         b"[",
         b"]",
     ),
+    *(b'{"init_images":["', b'"override_settings":{"sd_model_checkpoint":'),
     *(b"prompt=a", b"&", b"seed=1", b"%00", b"%ff", b"steps=NaN", b"adapters=[[", b"}", b",", b"{"),
 )
 
@@ -187,7 +188,7 @@ def test_rows_that_repeat_too_many_values_are_refused_before_they_are_made() -> 
         TensorInference().document(text + bytes(2000), headers)
 
 
-@pytest.mark.parametrize("wire_format", ROUTED, ids=lambda one: one.name)
+@pytest.mark.parametrize("wire_format", (*ROUTED, *A1111), ids=lambda one: one.name)
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
     pieces=st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=8)), max_size=30),
