@@ -19,7 +19,7 @@ from predictor.edge.load_wait import WaitReport, timeout_of
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
-from predictor.engine import Admission, Engine, StepListener
+from predictor.engine import Admission, Engine, Previews, StepListener
 from predictor.errors import DeadlineExceededError, GenerationFailedError
 from predictor.intake.pool import READERS
 from predictor.loading.loader import Loaded
@@ -31,9 +31,15 @@ from predictor.protocol import (
     ResponseEncoder,
     accepts_events,
 )
-from predictor.protocol.encode import progress_event
+from predictor.protocol.encode import preview_event, progress_event
 from predictor.protocol.model_metadata import model_metadata
-from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
+from predictor.requests import (
+    GenerationRequest,
+    GenerationResult,
+    Limits,
+    PictureSource,
+    Preview,
+)
 from predictor.residency import Residency
 from predictor.settings import Settings
 from predictor.wire_formats import PREDICT, Message
@@ -161,7 +167,8 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         self._observer.begin(call)
         await _charge(call)
         event = call.form.progress_event if call.form else progress_event
-        return Progress([picture.request for picture in call.pictures], call.as_events, event)
+        requests = [picture.request for picture in call.pictures]
+        return Progress(requests, call.as_events, event, partial(_encoded_preview, call))
 
     async def _read_in_time(self, message: Message, loaded: Loaded, started: float) -> Call:
         limits = Limits(self._settings, loaded.profile)
@@ -201,7 +208,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         try:
             async with _until(started, seconds):
                 submit = partial(self._observer.generate, engine)
-                return await _submit_all(submit, call.pictures, progress)
+                results = await _submit_all(submit, call.pictures, progress)
+                await progress.settle()
+                return results
         except TimeoutError:
             raise DeadlineExceededError(f"not done within {seconds:g} s: {progress}") from None
 
@@ -239,6 +248,13 @@ async def _encoded(encoder: Encoder) -> EncodedResponse:
     return await loop.run_in_executor(_ENCODERS, _contained, encoder.response)
 
 
+async def _encoded_preview(call: Call, index: int, preview: Preview) -> bytes:
+    """The event of a preview of the picture with this index."""
+    encode = partial(call.form.preview_event, call) if call.form else preview_event
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_ENCODERS, _contained, partial(encode, index, preview))
+
+
 def _contained(work: Callable[[], Result]) -> Result:
     """Run ``work``; the event loop would end with a ``SystemExit`` of an encoder."""
     try:
@@ -257,13 +273,21 @@ async def _charge(call: Call) -> None:
 
 
 async def _submit_all(
-    submit: Callable[[GenerationRequest, StepListener], Coroutine[Any, Any, GenerationResult]],
+    submit: Callable[
+        [GenerationRequest, StepListener, Previews | None], Coroutine[Any, Any, GenerationResult]
+    ],
     pictures: Sequence[Picture],
     progress: Progress,
 ) -> list[GenerationResult]:
     """Generate all pictures of a call; a failure or a disconnect cancels the others."""
     tasks = [
-        asyncio.create_task(submit(picture.request, progress.listener(index)))
+        asyncio.create_task(
+            submit(
+                picture.request,
+                progress.listener(index),
+                progress.previews(index, picture.previews),
+            )
+        )
         for index, picture in enumerate(pictures)
     ]
     try:

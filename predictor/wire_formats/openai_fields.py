@@ -28,6 +28,7 @@ STEP_FACTORS: Mapping[Quality, float] = {
     "max": 3.0,
 }
 _QUALITIES: Mapping[str, Quality] = {"auto": "medium", "standard": "medium", "hd": "high"}
+_MAX_PARTIAL_IMAGES = 3
 _QUALITY_HELP = (
     "Without `num_inference_steps`, multiplies the model's default: "
     + ", ".join(f"`{name}` by {factor:g}" for name, factor in STEP_FACTORS.items())
@@ -69,7 +70,7 @@ _fields: Any = {
     ),
     "partial_images": (
         WholeNumber | None,
-        Field(None, description="Accepted; the server sends only the finished pictures."),
+        Field(None, description="How many previews a stream of one picture sends at most."),
     ),
     "moderation": (Literal["auto", "low"] | None, _without_effect()),
     "style": (Literal["vivid", "natural"] | None, _without_effect()),
@@ -114,16 +115,20 @@ def read_fields(
         document = {name: value for name, value in document.items() if name != "size"}
     body: Any = validated(ImageFields, document)
     values = given(body)
-    _check_between("partial_images", body.partial_images, 3)
+    _check_between("partial_images", body.partial_images, _MAX_PARTIAL_IMAGES)
     _check_between("output_compression", body.output_compression, 100)
     quality = _QUALITIES.get(body.quality or "auto", body.quality)
     _check_compression(body.output_compression, values.get("output_format", "png"))
     if "num_inference_steps" not in values and STEP_FACTORS[quality] != 1:
         values |= _steps(STEP_FACTORS[quality], values, limits)
+    if body.partial_images is not None:
+        values["previews"] = body.partial_images
     options = ImageOptions(quality, bool(body.stream), body.output_compression)
     written = dict(spellings(document))
     if "size" in document:
         written["width x height"] = "size"
+    if body.partial_images is not None:
+        written["previews"] = "partial_images"
     return values, written, options
 
 

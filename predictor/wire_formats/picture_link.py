@@ -17,9 +17,9 @@ from pydantic import Field, create_model
 from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, EncodedResponse, ResponseEncoder, decode_call
 from predictor.protocol.decode import ParsedBody
-from predictor.protocol.encode import progress_event
+from predictor.protocol.encode import preview_event, progress_event
 from predictor.protocol.json_body import check_shape, read_json
-from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.requests import GenerationResult, Limits, PictureSource, Preview
 from predictor.requests.field_types import WholeNumber
 from predictor.requests.validation import Document, Parameters, given, spellings, validated
 from predictor.wire_formats.form_fields import nested, query_fields, typed
@@ -156,13 +156,17 @@ class LinkForm:
         """See ``ResponseForm``; a link is never a stream."""
         return progress_event(step, steps)
 
+    def preview_event(self, call: Call, index: int, preview: Preview) -> bytes:
+        """See ``progress_event``."""
+        return preview_event(index, preview)
+
 
 def _etag(call: Call, limits: Limits) -> str:
     """A strong tag of everything that the picture's file follows from.
 
     Any setting changes it, as most of those of the engine and of safety change the file.
     """
-    request, output_format = call.pictures[0]
+    request, output_format, _ = call.pictures[0]
     settings = limits.settings.model_dump(mode="json")
     parts = [limits.profile.revision, request.parameters(), output_format, settings]
     digest = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()

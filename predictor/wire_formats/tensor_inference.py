@@ -14,9 +14,15 @@ from predictor.errors import InvalidRequestError, RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse, decode_call, parse
 from predictor.protocol.accept import JSON
 from predictor.protocol.decode import ParsedBody
-from predictor.protocol.encode import ResultEncoder, progress_event, refusal_of, write_base64
+from predictor.protocol.encode import (
+    ResultEncoder,
+    preview_event,
+    progress_event,
+    refusal_of,
+    write_base64,
+)
 from predictor.protocol.json_body import MAX_VALUES, read_json
-from predictor.requests import GenerationResult, Limits, PictureSource
+from predictor.requests import GenerationResult, Limits, PictureSource, Preview
 from predictor.wire_formats.form_fields import typed
 from predictor.wire_formats.tensors import as_element, read_inputs
 from predictor.wire_formats.wire_format import Message, WireFormat
@@ -161,6 +167,10 @@ class TensorForm:
     def progress_event(self, step: int, steps: int) -> bytes:
         """See ``ResponseForm``; the protocol has no streams over REST."""
         return progress_event(step, steps)
+
+    def preview_event(self, call: Call, index: int, preview: Preview) -> bytes:
+        """See ``progress_event``."""
+        return preview_event(index, preview)
 
 
 class TensorEncoder(ResultEncoder):
