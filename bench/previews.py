@@ -63,15 +63,17 @@ def main() -> None:
 
 
 def _measure(rounds: int, pictures: int) -> dict[str, list[Run]]:
-    """Both loads in every round, so that noise affects both alike."""
+    """Both loads in every round, in alternating order, so that noise affects both alike."""
     runs: dict[str, list[Run]] = {_WITHOUT: [], _WITH: []}
     with running(OURS, VOLUME / NAME, OUTPUT) as server:
-        closed_loop(server.address, bodies((4,)), CROWD, 2)
+        # The engine learns its batch size.
+        closed_loop(server.address, bodies(MIXED), CROWD, pictures)
         for number in range(rounds):
-            for name, of in runs.items():
+            for name in (_WITHOUT, _WITH) if number % 2 else (_WITH, _WITHOUT):
                 count = PREVIEWS if name == _WITH else 0
                 requests = ({**body, "previews": count} for body in bodies(MIXED, seed=number))
-                of.append(closed_loop(server.address, requests, CROWD, pictures, ask_stream))
+                run = closed_loop(server.address, requests, CROWD, pictures, ask_stream)
+                runs[name].append(run)
     return runs
 
 

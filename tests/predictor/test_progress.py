@@ -79,7 +79,7 @@ def test_previews_show_the_prompt_before_the_picture_is_done(client: httpx.Clien
     assert preview.size == picture.size
     first = opened(previews[0]["image"]["b64"])
     assert distance(preview, picture) < distance(first, picture)
-    # A preview changes nothing, and is no property of the picture.
+    # A preview has no effect on the picture or its metadata.
     assert picture.tobytes() == Image.open(io.BytesIO(alone.content)).convert("RGB").tobytes()
     assert "previews" not in answer["predictions"][0]
 
@@ -144,8 +144,9 @@ def test_a_later_failure_is_the_last_event(demo_model: Path, tmp_path: Path) -> 
 def test_a_disconnected_reader_stops_the_work(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log") as server:
         server.wait_until_ready()
+        body = LONG | {"previews": 8}
         with httpx.stream(
-            "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
+            "POST", server.url + PREDICT, json=body, headers=EVENTS, timeout=120
         ) as response:
             progress = events(response.iter_lines())
             while next(progress)[1]["step"] == 0:
