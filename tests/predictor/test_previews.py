@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -105,6 +106,32 @@ def test_a_lone_caller_gets_every_preview_before_the_picture() -> None:
         *(["step"] * 2 + ["preview"]) * 3,
         *("step", "step", "picture"),
     ]
+
+
+class LateDecoder(Decoder):
+    """Converts a preview late: when the picture is converted, or after a moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_picture_converted = threading.Event()
+
+    def finish(self, image: torch.Tensor) -> Image.Image:
+        if bool((image == 1).all()):
+            self._is_picture_converted.wait(0.2)
+        else:
+            self._is_picture_converted.set()
+        return super().finish(image)
+
+
+@pytest.mark.usefixtures("predicts")
+def test_a_picture_follows_its_previews_even_if_they_are_converted_late() -> None:
+    async def story(scene: Story) -> None:
+        scene.run_free()
+        preview, result = await submit(scene, request("any", 4), 1)
+        assert preview == (0, 2, 4)
+        assert isinstance(result, GenerationResult)
+
+    run_story(story, LateDecoder())
 
 
 @pytest.mark.usefixtures("predicts")
