@@ -22,7 +22,8 @@ class Outcome:
     """One request: its latency and its time to the first step, in seconds, and any error.
 
     ``status`` is 0 without an answer. ``ended`` is in seconds after the start of the load.
-    ``retry_after`` is the answer's header, and ``steps`` the denoising steps of the picture.
+    ``retry_after`` is the answer's header, ``steps`` the denoising steps of the picture, and
+    ``previews`` the number of its previews.
     """
 
     seconds: float
@@ -32,6 +33,7 @@ class Outcome:
     ended: float = 0.0
     retry_after: float = 0.0
     steps: int = 0
+    previews: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Run:
 
 Body = dict[str, Any]
 Ask = Callable[[Body], Awaitable[Outcome]]
+# With a client, the address, and the start of the load.
+AskOne = Callable[[httpx.AsyncClient, str, Body, float], Awaitable[Outcome]]
 
 
 def bodies(steps: Sequence[int], seed: int = 0) -> Iterator[Body]:
@@ -56,8 +60,13 @@ def bodies(steps: Sequence[int], seed: int = 0) -> Iterator[Body]:
         }
 
 
-def closed_loop(address: str, requests: Iterator[Body], users: int, rounds: int) -> Run:
-    """Each user sends ``rounds`` requests, the next one as soon as the last is answered."""
+def closed_loop(
+    address: str, requests: Iterator[Body], users: int, rounds: int, ask_one: AskOne | None = None
+) -> Run:
+    """Each user sends ``rounds`` requests, the next one as soon as the last is answered.
+
+    ``ask_one`` replaces the request for a bare picture.
+    """
 
     async def load(ask: Ask) -> list[Outcome]:
         async def user() -> list[Outcome]:
@@ -66,7 +75,7 @@ def closed_loop(address: str, requests: Iterator[Body], users: int, rounds: int)
         outcomes = await asyncio.gather(*(user() for _ in range(users)))
         return list(itertools.chain.from_iterable(outcomes))
 
-    return _run(address, load)
+    return _run(address, load, ask_one)
 
 
 def patient_users(address: str, requests: Iterator[Body], users: int, seconds: float) -> Run:
@@ -130,12 +139,18 @@ def short_among_long(
     return _run(address, load).outcomes
 
 
-def _run(address: str, load: Callable[[Ask], Coroutine[Any, Any, list[Outcome]]]) -> Run:
+def _run(
+    address: str,
+    load: Callable[[Ask], Coroutine[Any, Any, list[Outcome]]],
+    ask_one: AskOne | None = None,
+) -> Run:
+    send = ask_one or _ask
+
     async def main() -> Run:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=None, limits=limits) as client:
             begun = time.perf_counter()
-            outcomes = await load(lambda body: _ask(client, address, body, begun))
+            outcomes = await load(lambda body: send(client, address, body, begun))
             return Run(outcomes, time.perf_counter() - begun)
 
     return asyncio.run(main())

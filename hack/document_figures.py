@@ -104,6 +104,9 @@ OVERLOAD = (
     ("connections reset", "resets"),
 )
 
+# The rows of the table of previews: the measure in words and its name.
+PREVIEWS = {name: MEASURES[name] for name in ("images_per_second", "p50", "p95", "first_step_p50")}
+
 # The columns of the table of starts, and the rows of the table of ways to read weights.
 PHASES = {
     "port": "port, s",
@@ -188,6 +191,18 @@ def overload(figures: Figures) -> str:
     return markdown_table(rows)
 
 
+def previews(figures: Figures) -> str:
+    """One measure per row: without previews, with them, and the ratio of each round."""
+    found = figures["previews"]
+    head = f"{found['users']} users, {found['requested_previews']} previews requested"
+    rows = [[head, "without", "with", "ratio"]]
+    for measure, words in PREVIEWS.items():
+        columns = [found[part][measure] for part in ("without", "with", "with_to_without")]
+        rows.append([words, *map(_short, columns)])
+    rows.append(["previews of a picture", "0", _short(found["previews_per_picture"]), ""])
+    return markdown_table(rows)
+
+
 def starts(figures: Figures) -> str:
     """One server and model per row, the time of each phase since exec, and the ratio."""
     rows = [["model", "server", *PHASES.values(), "picture and CPU, of the naive"]]
@@ -230,6 +245,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[Figures], str]]] = {
         "summary": summary,
         "figures": everything,
         "overload": overload,
+        "previews": previews,
         "starts": starts,
         "weights": weights,
     },
@@ -246,7 +262,7 @@ def documented(document: str, name: str, figures: Figures) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
-    for name in ("overload", "start", "weights"):
+    for name in ("overload", "previews", "start", "weights"):
         figures[name] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     documents = {ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES}
     return write(documents, "the speed tables", arguments)

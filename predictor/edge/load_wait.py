@@ -115,6 +115,10 @@ class WaitReport:
         seconds = asyncio.get_running_loop().time() - self._started
         return waiting_event(self._resident.phase.current, seconds)
 
+    def unsent(self) -> bytes:
+        """The previews that are not sent yet."""
+        return self._progress.unsent() if self._progress else b""
+
     async def change(self) -> None:
         """Wait for the next phase or step; the same phase is reported again every few seconds."""
         if self._progress is not None:

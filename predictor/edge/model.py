@@ -18,7 +18,7 @@ from predictor.edge.load_wait import WaitReport, timeout_of
 from predictor.edge.observer import CallObserver
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
-from predictor.engine import Admission, Engine, StepListener
+from predictor.engine import Admission, Engine, Previews, StepListener
 from predictor.intake.pool import READERS
 from predictor.library_exit import contained
 from predictor.loading.loader import Loaded
@@ -30,10 +30,16 @@ from predictor.protocol import (
     ResponseEncoder,
     accepts_events,
 )
-from predictor.protocol.encode import progress_event
+from predictor.protocol.encode import preview_event, progress_event
 from predictor.protocol.model_metadata import model_metadata
 from predictor.request_context import current_request
-from predictor.requests import GenerationRequest, GenerationResult, Limits, PictureSource
+from predictor.requests import (
+    GenerationRequest,
+    GenerationResult,
+    Limits,
+    PictureSource,
+    Preview,
+)
 from predictor.residency import Residency
 from predictor.settings import Settings
 from predictor.wire_formats import PREDICT, Message, Predict
@@ -153,7 +159,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
         self._observer.begin(call)
         await _charge(call)
         event = call.form.progress_event if call.form else progress_event
-        progress = Progress([picture.request for picture in call.pictures], call.as_events, event)
+        requests = [picture.request for picture in call.pictures]
+        encode = partial(_encoded_preview, call)
+        progress = Progress(requests, call.as_events, event, encode)
         current_request().progress = progress
         return progress
 
@@ -187,7 +195,9 @@ class DiffusionModel(Model):  # type: ignore[misc]  # kserve ships no types
     ) -> list[GenerationResult]:
         async with within(started, self._shortest(call.timeout), progress):
             submit = partial(self._observer.generate, engine)
-            return await _submit_all(submit, call.pictures, progress)
+            results = await _submit_all(submit, call.pictures, progress)
+            await progress.settle()
+            return results
 
 
 async def _decoded(message: Message, limits: Limits, admission: Admission) -> Call:
@@ -219,19 +229,34 @@ async def _encoded(encoder: Encoder) -> EncodedResponse:
     return await loop.run_in_executor(_ENCODERS, _encoding(encoder.response))
 
 
+async def _encoded_preview(call: Call, index: int, preview: Preview) -> bytes:
+    """The event of a preview of the picture with this index."""
+    encode = partial(call.form.preview_event, call) if call.form else preview_event
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_ENCODERS, _encoding(encode), index, preview)
+
+
 async def _charge(call: Call) -> None:
     pixels = [picture.request.width * picture.request.height for picture in call.pictures]
     await charge_pictures(len(pixels), sum(pixels))
 
 
 async def _submit_all(
-    submit: Callable[[GenerationRequest, StepListener], Coroutine[Any, Any, GenerationResult]],
+    submit: Callable[
+        [GenerationRequest, StepListener, Previews | None], Coroutine[Any, Any, GenerationResult]
+    ],
     pictures: Sequence[Picture],
     progress: Progress,
 ) -> list[GenerationResult]:
     """Generate all pictures of a call; a failure or a disconnect cancels the others."""
     tasks = [
-        asyncio.create_task(submit(picture.request, progress.listener(index)))
+        asyncio.create_task(
+            submit(
+                picture.request,
+                progress.listener(index),
+                progress.previews(index, picture.previews),
+            )
+        )
         for index, picture in enumerate(pictures)
     ]
     try:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from predictor.engine import Engine, StepListener
+from predictor.engine import Engine, Previews, StepListener
 from predictor.metrics import KEY_MEGAPIXELS, MEGAPIXELS, STAGE_SECONDS
 from predictor.protocol import Call
 from predictor.request_context import current_request
@@ -57,10 +57,14 @@ class CallObserver:
             self._show_prompts(call)
 
     async def generate(
-        self, engine: Engine, request: GenerationRequest, on_step: StepListener
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        on_step: StepListener,
+        previews: Previews | None = None,
     ) -> GenerationResult:
         """Generate one picture and observe its result; see ``Engine.submit``."""
-        result = await engine.submit(request, on_step)
+        result = await engine.submit(request, on_step, previews)
         for stage in result.stages:
             self._add(stage, request.seed)
         # A blocked prompt takes no time in the engine.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from predictor.engine import StepListener
+from predictor.edge.preview_events import EncodePreview, PreviewEvents
+from predictor.engine import Previews, StepListener
 from predictor.protocol.encode import progress_event
-from predictor.requests import GenerationRequest
+from predictor.requests import GenerationRequest, Preview
 
 
 class Progress:
     """Done and total steps over all pictures of a call.
 
     Created and awaited on the event loop. If ``is_watched`` is False, steps do not wake the loop.
-    ``as_event`` writes the event for done and total steps.
+    ``as_event`` writes the event for done and total steps, and ``encode_preview`` that of a
+    preview.
     """
 
     def __init__(
@@ -22,12 +24,14 @@ class Progress:
         requests: Sequence[GenerationRequest],
         is_watched: bool,
         as_event: Callable[[int, int], bytes] = progress_event,
+        encode_preview: EncodePreview | None = None,
     ) -> None:
         self._as_event = as_event
         self._steps = [(0, request.steps_taken) for request in requests]
         self._is_watched = is_watched
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
+        self._previews = encode_preview and PreviewEvents(encode_preview, self._changed.set)
 
     @property
     def step(self) -> int:
@@ -49,9 +53,29 @@ class Progress:
 
         return on_step
 
+    def previews(self, picture: int, count: int) -> Previews | None:
+        """What the engine needs to send ``count`` previews of the picture with this index."""
+        events = self._previews
+        if events is None or not count:
+            return None
+
+        def on_preview(preview: Preview) -> None:
+            self._loop.call_soon_threadsafe(events.add, picture, preview)
+
+        return Previews(count, on_preview)
+
     def event(self) -> bytes:
-        """The current state as an event."""
-        return self._as_event(self.step, self.steps)
+        """The previews that are not sent yet, and the current state as an event."""
+        return self.unsent() + self._as_event(self.step, self.steps)
+
+    def unsent(self) -> bytes:
+        """The previews that are not sent yet."""
+        return self._previews.take() if self._previews else b""
+
+    async def settle(self) -> None:
+        """Wait for the previews that the engine has sent; they are few, and quick to encode."""
+        if self._previews:
+            await self._previews.settle()
 
     async def change(self) -> None:
         """Wait for the next step."""

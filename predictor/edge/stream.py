@@ -22,6 +22,9 @@ class Report(Protocol):
     def event(self) -> bytes:
         """The current state as an event."""
 
+    def unsent(self) -> bytes:
+        """Events that must precede the response; empty if there are none."""
+
     async def change(self) -> None:
         """Wait until there is something new to report."""
 
@@ -69,7 +72,10 @@ async def _events(answering: asyncio.Task[EncodedResponse], report: Report) -> A
             if changing.done():
                 changing = asyncio.create_task(report.change())
         try:
-            yield answering.result().body
+            response = answering.result()
+            if unsent := report.unsent():
+                yield unsent
+            yield response.body
             yield LastEvent(b"", HTTPStatus.OK)
         except PredictorError as error:
             note_error(error)

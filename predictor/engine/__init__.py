@@ -4,6 +4,6 @@ Import the two engines from their own modules: they load torch, which takes seco
 """
 
 from predictor.engine.admission import Admission
-from predictor.engine.interfaces import Engine, EngineState, Pipeline, StepListener
+from predictor.engine.interfaces import Engine, EngineState, Pipeline, Previews, StepListener
 
-__all__ = ["Admission", "Engine", "EngineState", "Pipeline", "StepListener"]
+__all__ = ["Admission", "Engine", "EngineState", "Pipeline", "Previews", "StepListener"]

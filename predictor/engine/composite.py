@@ -8,9 +8,9 @@ from dataclasses import replace
 from PIL import Image
 
 from predictor.engine.admission import Admission
-from predictor.engine.interfaces import Engine, EngineState, StepListener
+from predictor.engine.interfaces import Engine, EngineState, Previews, StepListener
 from predictor.library_exit import contained
-from predictor.requests import GenerationRequest, GenerationResult
+from predictor.requests import GenerationRequest, GenerationResult, Preview
 
 
 class CompositeEngine:
@@ -34,12 +34,16 @@ class CompositeEngine:
         return self._engine.admission
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None = None
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None = None,
+        previews: Previews | None = None,
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
-        result = await self._engine.submit(request, on_step)
         if request.mask_image is None:
-            return result
+            return await self._engine.submit(request, on_step, previews)
+        shown = previews and _composed_previews(request, previews)
+        result = await self._engine.submit(request, on_step, shown)
         return await asyncio.to_thread(composed, result)
 
     def close(self) -> None:
@@ -53,8 +57,19 @@ def composed(result: GenerationResult) -> GenerationResult:
 
     Grey blends the two, so that a soft mask has a soft edge.
     """
-    request = result.request
-    if result.image is None or request.image is None or request.mask_image is None:
+    if result.image is None:
         return result
-    image = Image.composite(result.image, request.image.image, request.mask_image.image)
-    return replace(result, image=image)
+    return replace(result, image=_pasted(result.image, result.request))
+
+
+def _composed_previews(request: GenerationRequest, previews: Previews) -> Previews:
+    def on_preview(preview: Preview) -> None:
+        previews.on_preview(replace(preview, image=_pasted(preview.image, request)))
+
+    return replace(previews, on_preview=on_preview)
+
+
+def _pasted(picture: Image.Image, request: GenerationRequest) -> Image.Image:
+    if request.image is None or request.mask_image is None:
+        return picture
+    return Image.composite(picture, request.image.image, request.mask_image.image)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
+from predictor.engine.clean_sample import CleanWeights, clean_weights
 from predictor.engine.noise import Drawn, NoiseAhead
 from predictor.engine.plan import ROWS, Plan
 from predictor.engine.transfers import upload_numbers
@@ -31,6 +32,10 @@ class SchedulerSteps:
     def scaled(self, sample: torch.Tensor, step: int) -> torch.Tensor:
         """The denoiser's input."""
         return scaled_input(self._scheduler, sample, self.timesteps[step])
+
+    def clean_weights(self, step: int) -> CleanWeights:
+        """See ``Plan.clean_weights``; before the scheduler takes that step."""
+        return clean_weights(self._scheduler, level_of(self._scheduler, self.timesteps[step]))
 
     def stepped(
         self, sample: torch.Tensor, prediction: torch.Tensor, step: int, generator: torch.Generator
@@ -195,6 +200,10 @@ class Denoising:
         """The same as a float32 tensor without dimensions, on the device of the latents."""
         return self._device_timesteps[self.step]
 
+    def clean_sample(self, prediction: torch.Tensor) -> torch.Tensor:
+        """The clean latents that the denoiser predicts in the next step, before it is taken."""
+        return self.sampler.clean_weights(self.step).clean(self.latents, prediction)
+
     def model_input(self) -> torch.Tensor:
         """The denoiser's input: scaled latents and the extra channels."""
         scaled = self.sampler.scaled(self.latents, self.step)
@@ -218,6 +227,15 @@ def noisy_sample(
     else:
         noisy = scheduler.add_noise(clean, noise, timestep)
     return noisy
+
+
+def level_of(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
+    """The weights of the clean sample and of the noise; (0, 1) if the scheduler adds no noise."""
+    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
+        return 0.0, 1.0
+    clean, noise = torch.eye(2, dtype=torch.float64).reshape(2, 1, 1, 1, 2)
+    noisy = noisy_sample(scheduler, clean, noise, timestep.reshape(1)).flatten()
+    return float(noisy[0]), float(noisy[1])
 
 
 def scaled_input(scheduler: Any, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 from predictor.engine.admission import Admission
 from predictor.engine.faults import is_out_of_memory
-from predictor.engine.interfaces import GenerationCancelledError, StepListener
+from predictor.engine.interfaces import GenerationCancelledError, Previews, StepListener
 from predictor.errors import GenerationFailedError, PredictorError
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.stages import StageClock
@@ -34,10 +34,12 @@ class Ticket:
         self,
         request: GenerationRequest,
         on_step: StepListener | None,
+        previews: Previews | None = None,
         *,
         guidance_is_input: bool = False,
     ) -> None:
         self.request = request
+        self.previews = previews
         self.cfg_scale = request.cfg_scale(guidance_is_input=guidance_is_input)
         self.arrived = time.perf_counter()
         self.stages = StageClock("queue", self.arrived)
@@ -130,14 +132,17 @@ class Inbox:
         return len(self.admission.tickets)
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None,
+        previews: Previews | None = None,
     ) -> GenerationResult:
         """Wait for the picture, on the event loop.
 
         Raises:
             OverloadedError: the admission has no place for it.
         """
-        ticket = Ticket(request, on_step, guidance_is_input=self._guidance_is_input)
+        ticket = Ticket(request, on_step, previews, guidance_is_input=self._guidance_is_input)
         with self.admission.entered(ticket):
             self.put(ticket)
             return await asyncio.wrap_future(ticket.future)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from predictor.engine.admission import Admission
-from predictor.requests import GenerationRequest, GenerationResult, ModelProfile
+from predictor.requests import GenerationRequest, GenerationResult, ModelProfile, Preview
 
 # Called on a thread of the engine with the number of steps done and their total.
 StepListener: TypeAlias = Callable[[int, int], None]
@@ -61,6 +62,17 @@ class Lane(NamedTuple):
     is_negative: bool = False
 
 
+@dataclass(frozen=True)
+class Previews:
+    """A caller that wants up to ``count`` previews of a picture.
+
+    ``on_preview`` is called on a thread of the engine, before the result is returned.
+    """
+
+    count: int
+    on_preview: Callable[[Preview], None]
+
+
 class Engine(Protocol):
     """Generates pictures for many callers at once."""
 
@@ -73,9 +85,14 @@ class Engine(Protocol):
         """Decides which calls have a place; reserve the places of a call before ``submit``."""
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None = None
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None = None,
+        previews: Previews | None = None,
     ) -> GenerationResult:
         """Generate one picture; cancellation removes it from the queue or stops it after a step.
+
+        An engine may send fewer previews, or none.
 
         Raises:
             OverloadedError: the request has no reserved place, and there is none left.

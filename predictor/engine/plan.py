@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 
+from predictor.engine.clean_sample import CleanWeights
+
 # The most tensors that a scheduler may keep between two steps.
 MAX_KEPT = 4
 ROWS = 1 + MAX_KEPT
@@ -31,6 +33,7 @@ class Plan:
     ``updates`` is ``(passes, ROWS, COLUMNS)`` in float32: its rows are the new sample and the new
     kept tensors; its columns are the sample, the kept tensors, the prediction and the noise.
     ``levels`` are the weights of a clean sample and of noise that make a sample of that pass.
+    ``clean`` are those that make the clean sample, which the denoiser predicts in that pass.
     """
 
     timesteps: torch.Tensor
@@ -38,6 +41,7 @@ class Plan:
     updates: torch.Tensor
     draws: tuple[Draw, ...]
     levels: tuple[tuple[float, float], ...]
+    clean: tuple[CleanWeights, ...]
     init_noise_sigma: float
 
     def add_noise(self, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -48,6 +52,10 @@ class Plan:
     def scaled(self, sample: torch.Tensor, step: int) -> torch.Tensor:
         """The denoiser's input."""
         return sample * self.input_scales[step]
+
+    def clean_weights(self, step: int) -> CleanWeights:
+        """The weights for the clean sample that the denoiser predicts in that pass."""
+        return self.clean[step]
 
     @cached_property
     def table(self) -> np.ndarray[Any, np.dtype[np.float32]]:

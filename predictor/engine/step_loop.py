@@ -11,24 +11,27 @@ import logging
 import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
+from PIL import Image
 
 from predictor.engine.admission import Admission
 from predictor.engine.capacity import Capacity, ForwardPass
 from predictor.engine.denoising import Denoising
 from predictor.engine.embeddings import EmbeddingCache, Prompt
-from predictor.engine.faults import DeviceLostError, device_fault
+from predictor.engine.finishers import Finishers
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.interfaces import (
     Denoiser,
     EngineState,
+    Previews,
     StepListener,
 )
 from predictor.engine.isolation import run_isolated
-from predictor.engine.job import Job
+from predictor.engine.job import Job, PredictedPicture
+from predictor.engine.previews import PreviewQueue
 from predictor.engine.run_ahead import RunAhead
 from predictor.engine.service_times import ServiceTimes
 from predictor.engine.step_timer import StepTimer
@@ -40,12 +43,12 @@ from predictor.stages import Stage
 
 logger = logging.getLogger(__name__)
 
-# How long ``close`` waits for the conversion of pictures that are decoded.
-_FINISH_SECONDS = 5.0
-
 
 class StepEngine:
-    """An ``Engine`` over a ``Denoiser``; the event loop's thread only waits."""
+    """An ``Engine`` over a ``Denoiser``; the event loop's thread only waits.
+
+    ``has_previews`` is False if the decoder cannot run between steps.
+    """
 
     def __init__(
         self,
@@ -55,9 +58,11 @@ class StepEngine:
         *,
         max_queue_seconds: float = math.inf,
         stall_seconds: float = 0.0,
+        has_previews: bool = True,
     ) -> None:
         self._denoiser = denoiser
         self._capacity = capacity
+        self._has_previews = has_previews
         self._times = ServiceTimes(capacity)
         self._timer = StepTimer(capacity.observe)
         self._inbox = Inbox(
@@ -68,19 +73,15 @@ class StepEngine:
             self._embeddings = EmbeddingCache(denoiser.encode)
         self._in_flight: list[Job] = []
         self._denoised: list[Job] = []
+        self._previews = PreviewQueue(capacity)
         self._turn = 0
         self._run_ahead = RunAhead()
         # One thread, so that equal requests prepare only once.
         self._preparer = ThreadPoolExecutor(
             1, "preparer", initializer=torch.set_num_threads, initargs=(1,)
         )
-        # One OpenMP thread per finisher: larger idle pools slow down every step on a CPU, by a
-        # sixth at 256x256.
-        self._finishers = ThreadPoolExecutor(
-            2, "finisher", initializer=torch.set_num_threads, initargs=(1,)
-        )
-        self._finishing: set[Future[None]] = set()
         self._worker = Worker(self._inbox, self._take_turn, self._abandon, stall_seconds)
+        self._finishers = Finishers(denoiser, self._worker)
         self._worker.start()
 
     @property
@@ -104,25 +105,29 @@ class StepEngine:
         return self._inbox.admission
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None = None
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None = None,
+        previews: Previews | None = None,
     ) -> GenerationResult:
         """Generate one picture; see ``Engine.submit``."""
         self._worker.check()
         loop = asyncio.get_running_loop()
         prepare = contained("preparing the request")(self._denoiser.prepare)
         await loop.run_in_executor(self._preparer, prepare, request)
-        return await self._inbox.submit(request, on_step)
+        shown = previews if self._has_previews else None
+        return await self._inbox.submit(request, on_step, shown)
 
     def close(self) -> None:
         """Fail all unfinished requests; those in flight stop after the current step."""
         self._worker.close()
-        self._finishers.shutdown(wait=False)
-        wait(self._finishing.copy(), _FINISH_SECONDS)
+        self._finishers.close()
 
     def _abandon(self, error: Exception) -> None:
         """Fail the jobs in flight and forget them."""
         jobs = [*self._in_flight, *self._denoised]
         self._in_flight, self._denoised = [], []
+        self._previews.clear()
         self._run_ahead.forget()
         for job in jobs:
             job.fail(error)
@@ -141,7 +146,8 @@ class StepEngine:
                 run_isolated(self._step, batch, self._capacity.shrink)
             self._report_later(batch)
         self._retire()
-        decoded = self._decode(len(batch))
+        self._previews.add(batch)
+        decoded = self._decode(len(batch)) or self._decode_previews(len(batch))
         if batch:
             with self._worker.watchdog.watch("step", batch[0].kind, len(batch)):
                 self._run_ahead.wait(turns_left=1 if self._in_flight else 0)
@@ -245,20 +251,29 @@ class StepEngine:
     def _decode_together(self, jobs: list[Job]) -> None:
         decoded = self._denoiser.decode(torch.cat([job.denoising.latents for job in jobs]))
         for job, one in zip(jobs, decoded, strict=True):
-            finishing = self._finishers.submit(self._finish, job, one)
-            self._finishing.add(finishing)
-            finishing.add_done_callback(self._finishing.discard)
+            succeed = partial(self._succeed, job)
+            self._finishers.convert(one, job.shape, succeed, job.fail, after=job.previewing)
 
-    def _finish(self, job: Job, decoded: Any) -> None:
-        """Return the picture to the caller, on another thread so that steps do not wait."""
-        try:
-            with self._worker.watchdog.watch("picture conversion", job.shape):
-                picture = self._denoiser.finish(decoded)
-        except BaseException as error:
-            if fault := device_fault():
-                self._worker.end(DeviceLostError(fault))
-            job.fail(error)
-            return
+    def _decode_previews(self, stepped: int) -> int:
+        """Decode a few previews, which must not keep a picture waiting; return how many."""
+        is_alone = self._inbox.unfinished <= 1
+        # On a GPU, the decoder still runs after ``decode`` returns.
+        if self._finishers.is_busy and not is_alone:
+            return 0
+        ready = self._previews.take(stepped, is_alone=is_alone)
+        if ready:
+            with self._worker.watchdog.watch("decoding", ready[0].job.shape, len(ready)):
+                run_isolated(self._decode_previews_together, ready)
+        return len(ready)
+
+    def _decode_previews_together(self, predicted: list[PredictedPicture]) -> None:
+        decoded = self._denoiser.decode(torch.cat([one.latents for one in predicted]))
+        for one, image in zip(predicted, decoded, strict=True):
+            showing = self._finishers.convert(image, one.job.shape, one.show, one.fail)
+            one.job.previewing.append(showing)
+
+    def _succeed(self, job: Job, picture: Image.Image) -> None:
+        """Return the picture to the caller."""
         # The engine's thread may not have seen the end of the last step yet.
         job.report_step(job.denoising.steps_done)
         result = GenerationResult(

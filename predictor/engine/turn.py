@@ -82,8 +82,15 @@ class Turn:
         with _ieee_float32(self._device):
             states = torch.bmm(update, columns).view_as(self._states)
             self._restore(states)
+        self._predict(pairs)
         for job, state in zip(self._planned, states.unbind(), strict=True):
             job.move_to(state)
+
+    def _predict(self, pairs: torch.Tensor) -> None:
+        """Note what the pictures with a preview would be without noise."""
+        for index, job in enumerate(self._planned):
+            if job.has_preview:
+                job.predict(guided(pairs[index, 2 - job.lanes :], job.ticket.cfg_scale, 0))
 
     def _noise(self) -> list[torch.Tensor]:
         """``(jobs, 1, numbers)`` if a job draws noise in this step."""
@@ -115,6 +122,8 @@ def _advance_alone(job: Job, predictions: torch.Tensor) -> None:
     request = job.ticket.request
     try:
         prediction = guided(predictions, job.ticket.cfg_scale, request.guidance_rescale or 0)
+        if job.has_preview:
+            job.predict(prediction)
         latents = sampler.stepped(
             denoising.latents, prediction, denoising.step, denoising.generator
         )

@@ -16,6 +16,7 @@ from predictor.engine.interfaces import (
     EngineState,
     GenerationCancelledError,
     Pipeline,
+    Previews,
     StepListener,
 )
 from predictor.engine.isolation import run_isolated
@@ -123,9 +124,12 @@ class WholeBatchEngine:
         return self._inbox.admission
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None = None
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None = None,
+        previews: Previews | None = None,
     ) -> GenerationResult:
-        """Generate one picture; see ``Engine.submit``."""
+        """Generate one picture, without previews; see ``Engine.submit``."""
         self._worker.check()
         return await self._inbox.submit(request, on_step)
 

@@ -108,6 +108,8 @@ def _open_step_engine(
         settings.max_queue_length,
         max_queue_seconds=settings.queue_seconds,
         stall_seconds=settings.engine_stall_seconds,
+        # Parts would move between the host and the GPU for each preview.
+        has_previews=pipeline.tuning.savings.offload == "none",
     )
     # The scheduler's plan depends on the number of steps, and the picture has only a few.
     denoiser.prepare(request)

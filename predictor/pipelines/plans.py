@@ -19,11 +19,12 @@ import torch
 from diffusers import SchedulerMixin
 from torch.overrides import TorchFunctionMode
 
+from predictor.engine.clean_sample import CleanWeights, clean_weights
 from predictor.engine.denoising import (
     SchedulerSteps,
     Steps,
     accepted_arguments,
-    noisy_sample,
+    level_of,
     scaled_input,
 )
 from predictor.engine.plan import COLUMNS, MAX_KEPT, ROWS, Draw, Plan
@@ -151,6 +152,7 @@ def make_plan(make: Callable[[], Any], first: int) -> Plan:
             updates=_updates(probed),
             draws=tuple(step.draw for step in probed),
             levels=tuple(step.level for step in probed),
+            clean=tuple(step.clean for step in probed),
             init_noise_sigma=float(getattr(scheduler, "init_noise_sigma", 1.0)),
         )
         _check(plan, make())
@@ -165,6 +167,7 @@ class _Step(NamedTuple):
 
     input_scale: float
     level: tuple[float, float]
+    clean: CleanWeights
     update: torch.Tensor
     draw: Draw
 
@@ -172,7 +175,7 @@ class _Step(NamedTuple):
 def _probe(scheduler: Any, timesteps: torch.Tensor) -> Iterator[_Step]:
     arguments = accepted_arguments(scheduler.step, eta=0.0, generator=None)
     for timestep in timesteps:
-        level = _level(scheduler, timestep)
+        level = level_of(scheduler, timestep)
         _replace_kept(scheduler)
         scaled = scaled_input(scheduler, _basis(_SAMPLE), timestep).flatten()
         with _Noise(_basis(_NOISE)) as noise:
@@ -183,19 +186,12 @@ def _probe(scheduler: Any, timesteps: torch.Tensor) -> Iterator[_Step]:
             raise NotLinearError("a step draws noise more than once")
         kept = {id(tensor): tensor for _, tensor in _kept(scheduler)}
         update = torch.stack([one.flatten().double() for one in (sample, *kept.values())])
-        yield _Step(float(scaled[_SAMPLE]), level, update, (*noise.draws, "none")[0])
+        clean = clean_weights(scheduler, level)
+        yield _Step(float(scaled[_SAMPLE]), level, clean, update, (*noise.draws, "none")[0])
 
 
 def _basis(index: int) -> torch.Tensor:
     return torch.eye(_WIDTH, dtype=torch.float64)[index].reshape(_SHAPE)
-
-
-def _level(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
-    """The weights of the clean sample and of the noise; (0, 1) if the scheduler adds no noise."""
-    if not (hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")):
-        return 0.0, 1.0
-    noisy = noisy_sample(scheduler, _basis(0), _basis(1), timestep.reshape(1)).flatten()
-    return float(noisy[0]), float(noisy[1])
 
 
 class _Slot(NamedTuple):

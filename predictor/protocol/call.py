@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from predictor.images import OutputFormat
-from predictor.requests import GenerationRequest, GenerationResult
+from predictor.requests import GenerationRequest, GenerationResult, Preview
 
 
 class Picture(NamedTuple):
-    """One picture of a call and the file format of the answer."""
+    """One picture of a call, the file format of the answer, and how many previews to send."""
 
     request: GenerationRequest
     output_format: OutputFormat
+    previews: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class ResponseForm(Protocol):
 
     def progress_event(self, step: int, steps: int) -> bytes:
         """What a stream of events sends after ``step`` of ``steps`` denoising steps."""
+
+    def preview_event(self, call: Call, index: int, preview: Preview) -> bytes:
+        """What a stream of events sends for a preview of a picture; it takes up to a second."""
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def decode_call(body: ParsedBody, limits: Limits, images: PictureSource | None =
     """
     accepted = FORMATS.get(body.media_type or "", "png")
     images = images or InputImages(limits.settings.max_image_pixels)
+    as_events = body.media_type == EVENT_STREAM
     pictures: list[Picture] = []
     for index, values in enumerate(body.instances):
         output_format = values.get("output_format", accepted)
@@ -96,8 +97,8 @@ def decode_call(body: ParsedBody, limits: Limits, images: PictureSource | None =
         except InvalidRequestError as error:
             refusal = error.with_spelling(body.written[index])
             raise refusal.within(f"instances[{index}]") if body.is_listed else refusal from None
-        pictures += [Picture(request, output_format) for request in requests]
-    as_events = body.media_type == EVENT_STREAM
+        previews = values.get("previews", 0) if as_events else 0
+        pictures += [Picture(request, output_format, previews) for request in requests]
     as_json = body.is_listed or as_events or body.media_type == JSON or len(pictures) > 1
     return Call(tuple(pictures), as_json, as_events, body.timeout, body.form)
 

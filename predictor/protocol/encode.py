@@ -16,7 +16,7 @@ from predictor.errors import RefusedBySafetyError
 from predictor.images import OutputFormat, encode_image
 from predictor.protocol.accept import JSON
 from predictor.protocol.call import Call, EncodedResponse
-from predictor.requests import PROMPT_LAYER, GenerationResult
+from predictor.requests import PROMPT_LAYER, GenerationResult, Preview
 
 # All headers of a response to ``:predict`` that are not of HTTP itself.
 RESPONSE_HEADERS = (
@@ -29,6 +29,8 @@ _MAX_HEADER_LENGTH = 1024
 # The start of the last event of a stream.
 _RESULT = b"event: result\ndata: "
 
+# Of a preview, which is seen for a moment.
+_PREVIEW_QUALITY = 80
 
 # A multiple of three, so that the pieces of base64 join; each holds the GIL for about 1 ms.
 _BASE64_PIECE = 3 * 2**18
@@ -225,6 +227,16 @@ def progress_event(step: int, steps: int) -> bytes:
     return _event("progress", {"step": step, "steps": steps})
 
 
+def preview_event(index: int, preview: Preview) -> bytes:
+    """A preview of the picture with this index in the call, as a JPEG file."""
+    body = io.BytesIO()
+    body.write(b'event: preview\ndata: {"image":{"format":"jpeg","b64":"')
+    write_base64(body, encode_image(preview.image, "jpeg", None, _PREVIEW_QUALITY))
+    details = {"picture": index, "step": preview.step, "steps": preview.steps}
+    body.write(b'"},' + orjson.dumps(details)[1:] + b"\n\n")
+    return body.getvalue()
+
+
 def waiting_event(reason: str, seconds: float) -> bytes:
     """The call waits for its model: ``reason`` is the phase of the load, ``seconds`` the wait."""
     return _event("waiting", {"reason": reason, "seconds": round(seconds, 1)})
@@ -237,3 +249,15 @@ def error_event(body: Mapping[str, Any]) -> bytes:
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps(data))
+
+
+class PredictEvents:
+    """The events of ``:predict``, for a ``ResponseForm`` that has none of its own."""
+
+    def progress_event(self, step: int, steps: int) -> bytes:
+        """See ``ResponseForm``."""
+        return progress_event(step, steps)
+
+    def preview_event(self, call: Call, index: int, preview: Preview) -> bytes:
+        """See ``ResponseForm``."""
+        return preview_event(index, preview)

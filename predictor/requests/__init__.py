@@ -12,6 +12,7 @@ from predictor.requests.generation import (
     GenerationRequest,
     GenerationResult,
     InputImage,
+    Preview,
     SafetyVerdict,
     Task,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Limits",
     "ModelProfile",
     "PictureSource",
+    "Preview",
     "SafetyAction",
     "SafetyVerdict",
     "Task",

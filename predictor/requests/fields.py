@@ -26,6 +26,8 @@ MIN_SIDE = 64
 # Seeds stay exact in a JSON parser that reads numbers as doubles (RFC 8259, section 6).
 MAX_SEED = 2**53 - 1
 MAX_TIMEOUT_SECONDS = 86_400
+# Of each picture; with more, a stream would send more bytes of previews than of the picture.
+MAX_PREVIEWS = 8
 
 # Names that set several fields, each with the fields in the order of its values.
 COMPOUNDS: Mapping[str, tuple[str, ...]] = {"size": ("width", "height")}
@@ -50,10 +52,10 @@ class RequestField:
     """One parameter of a request.
 
     ``type`` is what a JSON value must be, and ``datatype`` its name in the Open Inference Protocol;
-    None for a value that is not a scalar. ``limits`` gives the names under which the metadata route
-    publishes the two bounds; an empty name is not published. ``has_picture`` marks a value with a
-    picture to decode. ``unsupported`` returns the reason why a model does not support the field, or
-    None. The other texts are for docs/api.md.
+    None for a value that is not a scalar, or that means nothing there. ``limits`` gives the names
+    under which the metadata route publishes the two bounds; an empty name is not published.
+    ``has_picture`` marks a value with a picture to decode. ``unsupported`` returns the reason why a
+    model does not support the field, or None. The other texts are for docs/api.md.
     """
 
     name: str
@@ -337,6 +339,18 @@ FIELDS: tuple[RequestField, ...] = (
         default="from `Accept`, else `png`",
         bounds_in_words="`png`, `jpeg` or `jpg`, `webp`",
         help="The file format of the pictures.",
+    ),
+    RequestField(
+        name="previews",
+        type=WholeNumber,
+        datatype=None,
+        type_in_words="integer",
+        default="0",
+        bounds_in_words=f"0 to {MAX_PREVIEWS}",
+        help="How many previews of each picture an event stream sends at most; see "
+        "[previews](#previews).",
+        bounds=lambda settings, profile: Bounds(0, MAX_PREVIEWS),
+        limits=("", "max_previews"),
     ),
     RequestField(
         name="timeout",

@@ -156,6 +156,19 @@ class SafetyVerdict:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """What the denoiser believes the picture is after ``step`` of ``steps`` forward passes.
+
+    ``index`` counts the previews that the picture should have; a dropped one leaves a gap.
+    """
+
+    image: Image.Image
+    index: int
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class GenerationResult:
     """A finished picture with the reports of the engine and the safety layers.
 

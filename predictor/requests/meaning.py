@@ -29,8 +29,8 @@ def generation_requests(
 ) -> tuple[GenerationRequest, ...]:
     """One request for each picture: the first with the seed, the others with the next ones.
 
-    ``given`` maps the names of ``fields.FIELDS`` to values of their types. ``output_format`` and
-    ``timeout`` are left to the protocol.
+    ``given`` maps the names of ``fields.FIELDS`` to values of their types. ``output_format``,
+    ``previews`` and ``timeout`` are left to the protocol.
 
     Raises:
         InvalidRequestError: names the field and the reason.
@@ -41,7 +41,7 @@ def generation_requests(
     limits.check_values(values, given)
     count = values.pop("num_images_per_prompt", 1)
     first_seed = values.pop("seed")
-    for name in ("output_format", "timeout"):
+    for name in ("output_format", "previews", "timeout"):
         values.pop(name, None)
     values |= _typed(values, images)
     return tuple(GenerationRequest(seed=first_seed + index, **values) for index in range(count))

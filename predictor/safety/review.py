@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from predictor.engine import Admission, Engine, EngineState, StepListener
+from predictor.engine import Admission, Engine, EngineState, Previews, StepListener
 from predictor.errors import GenerationFailedError
 from predictor.library_exit import contained
 from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
@@ -56,14 +56,23 @@ class ReviewedEngine:
         return self._engine.admission
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None = None
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None = None,
+        previews: Previews | None = None,
     ) -> GenerationResult:
-        """Make and review one picture, unless its prompt is blocked; see ``Engine.submit``."""
+        """Make and review one picture, unless its prompt is blocked; see ``Engine.submit``.
+
+        A preview would show what a layer is about to block, and the layers are made for finished
+        pictures: there are none if a layer reviews pictures, or one has fired at the prompt.
+        """
         verdicts = await self._review_prompt(request)
         if strictest(verdicts) == "block":
             return GenerationResult(request, None, seconds=0.0, safety=verdicts)
-        result = await self._engine.submit(request, on_step)
-        if not self._layers.pictures and not verdicts:
+        is_reviewed = bool(self._layers.pictures or verdicts)
+        shown = None if is_reviewed else previews
+        result = await self._engine.submit(request, on_step, shown)
+        if not is_reviewed:
             return result
         loop = asyncio.get_running_loop()
         review = partial(copy_context().run, self._reviewed, result, verdicts)

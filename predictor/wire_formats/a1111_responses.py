@@ -11,7 +11,7 @@ import orjson
 from predictor.errors import RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse
 from predictor.protocol.accept import JSON
-from predictor.protocol.encode import ResultEncoder, progress_event, refusal_of, write_base64
+from predictor.protocol.encode import PredictEvents, ResultEncoder, refusal_of, write_base64
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.wire_formats.a1111_fields import A1111Request
 from predictor.wire_formats.a1111_samplers import pair_of_scheduler
@@ -20,7 +20,7 @@ _HASH_LENGTH = 10
 
 
 @dataclass(frozen=True)
-class A1111Form:
+class A1111Form(PredictEvents):
     """The response to one request."""
 
     request: A1111Request
@@ -30,10 +30,6 @@ class A1111Form:
     ) -> A1111Encoder:
         """See ``ResponseForm``."""
         return A1111Encoder(self, call, results, **origin)
-
-    def progress_event(self, step: int, steps: int) -> bytes:
-        """See ``ResponseForm``; a response is never a stream."""
-        return progress_event(step, steps)
 
 
 class A1111Encoder(ResultEncoder):

@@ -23,7 +23,7 @@ from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, EncodedResponse, Encoder, ResponseEncoder
 from predictor.protocol.accept import JSON
 from predictor.protocol.decode import ParsedBody, read_document
-from predictor.protocol.encode import progress_event, write_base64
+from predictor.protocol.encode import PredictEvents, write_base64
 from predictor.protocol.json_body import read_json
 from predictor.requests import CallLimits, GenerationResult
 from predictor.wire_formats.kserve_predict import Predict
@@ -106,7 +106,7 @@ def _data(event: dict[str, Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class EventForm:
+class EventForm(PredictEvents):
     """The response: an event with the body that ``:predict`` has; ``attributes`` of the request."""
 
     attributes: dict[str, Any]
@@ -127,10 +127,6 @@ class EventForm:
         if call.as_events:
             return encoder
         return EventEncoder(encoder, response_attributes(model_name, self.attributes))
-
-    def progress_event(self, step: int, steps: int) -> bytes:
-        """See ``ResponseForm``."""
-        return progress_event(step, steps)
 
 
 class EventEncoder:

@@ -28,6 +28,7 @@ STEP_FACTORS: Mapping[Quality, float] = {
     "max": 3.0,
 }
 _QUALITIES: Mapping[str, Quality] = {"auto": "medium", "standard": "medium", "hd": "high"}
+_MAX_PARTIAL_IMAGES = 3
 _QUALITY_HELP = (
     "Without `num_inference_steps`, multiplies the model's default: "
     + ", ".join(f"`{name}` by {factor:g}" for name, factor in STEP_FACTORS.items())
@@ -78,7 +79,7 @@ _fields: Any = {
         WholeNumber | None,
         Field(
             None,
-            description="Accepted; the server sends only the finished pictures.",
+            description="How many previews a stream of one picture sends at most.",
             json_schema_extra={"minimum": 0, "maximum": _MAX_PARTIAL_IMAGES},
         ),
     ),
@@ -129,10 +130,14 @@ def read_fields(
     _check_between("output_compression", body.output_compression, _MAX_COMPRESSION)
     quality = _QUALITIES.get(body.quality or "auto", body.quality)
     _check_compression(body.output_compression, values.get("output_format", "png"))
+    if body.partial_images is not None:
+        values["previews"] = body.partial_images
     options = ImageOptions(quality, bool(body.stream), body.output_compression)
     written = dict(spellings(document))
     if "size" in document:
         written["width x height"] = "size"
+    if body.partial_images is not None:
+        written["previews"] = "partial_images"
     return values, written, options
 
 

@@ -49,6 +49,9 @@ class _Images(WireFormat):
         values, written, options = read_fields(fields)
         form = ImagesForm(self.operation, options)
         media_type = EVENT_STREAM if options.is_stream else JSON
+        if values.get("num_images_per_prompt", 1) > 1:
+            # OpenAI's event does not say which picture it previews.
+            values.pop("previews", None)
         body = ParsedBody((values,), (written,), False, media_type, form)
         try:
             limits.check_image_count(body.picture_count)

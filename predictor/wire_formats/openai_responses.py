@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import orjson
 
 from predictor.errors import RefusedBySafetyError
+from predictor.images import encode_image
 from predictor.protocol import Call, EncodedResponse
 from predictor.protocol.accept import JSON
 from predictor.protocol.encode import ResultEncoder, refusal_of, write_base64
 from predictor.protocol.json_schema import object_schema, properties_of
-from predictor.requests import GenerationRequest, GenerationResult
+from predictor.requests import GenerationRequest, GenerationResult, Preview
 from predictor.wire_formats.openai_fields import ImageOptions
 
 Operation = Literal["image_generation", "image_edit"]
@@ -61,6 +63,29 @@ class ImagesForm:
         """A comment, which clients skip: OpenAI's streams have no event for a step."""
         return b": step %d of %d\n\n" % (step, steps)
 
+    def preview_event(self, call: Call, index: int, preview: Preview) -> bytes:
+        """A preview in the format of the finished picture."""
+        output_format = call.pictures[index].output_format
+        file = encode_image(preview.image, output_format, None, self.options.compression)
+        details = self.description(call) | {
+            "type": f"{self.operation}.partial_image",
+            "partial_image_index": preview.index,
+            "created_at": int(time.time()),
+        }
+        body = io.BytesIO()
+        write_event(body, file, details)
+        return body.getvalue()
+
+    def description(self, call: Call) -> dict[str, Any]:
+        """The fields that describe each picture of the call."""
+        first = call.pictures[0]
+        return {
+            "background": "opaque",
+            "output_format": first.output_format,
+            "quality": self.options.quality,
+            "size": f"{first.request.width}x{first.request.height}",
+        }
+
 
 class ImagesEncoder(ResultEncoder):
     """Encodes the pictures that no safety layer blocks."""
@@ -71,13 +96,7 @@ class ImagesEncoder(ResultEncoder):
         super().__init__(call, results, **origin)
         self._form = form
         self._made: list[GenerationRequest] = []
-        first = call.pictures[0]
-        self._description = {
-            "background": "opaque",
-            "output_format": first.output_format,
-            "quality": form.options.quality,
-            "size": f"{first.request.width}x{first.request.height}",
-        }
+        self._description = form.description(call)
         self._created = int(time.time())
 
     def add(self, index: int) -> None:
@@ -93,7 +112,7 @@ class ImagesEncoder(ResultEncoder):
             return
         start = b'{"created":%d,"data":[' % self._created
         self.body.write(start if is_first else b",")
-        self._write_picture(file, _details(result))
+        write_picture(self.body, file, _details(result))
 
     def response(self) -> EncodedResponse:
         """The response, once all pictures are added.
@@ -109,19 +128,25 @@ class ImagesEncoder(ResultEncoder):
         return EncodedResponse(self.body.getvalue(), self.headers | {"content-type": JSON})
 
     def _write_event(self, result: GenerationResult, file: bytes, *, is_first: bool) -> None:
-        kind = f"{self._form.operation}.completed"
         prompt = result.request if is_first else None
         details = _details(result) | self._description
-        details |= {"type": kind, "created_at": self._created}
+        details |= {"type": f"{self._form.operation}.completed", "created_at": self._created}
         details["usage"] = usage([result.request], prompt)
-        self.body.write(b"event: %s\ndata: " % kind.encode())
-        self._write_picture(file, details)
-        self.body.write(b"\n\n")
+        write_event(self.body, file, details)
 
-    def _write_picture(self, file: bytes, details: dict[str, Any]) -> None:
-        self.body.write(b'{"b64_json":"')
-        write_base64(self.body, file)
-        self.body.write(b'",' + orjson.dumps(details)[1:])
+
+def write_event(body: IO[bytes], file: bytes, details: dict[str, Any]) -> None:
+    """Write the event of a picture; ``details`` has its type."""
+    body.write(b"event: %s\ndata: " % details["type"].encode())
+    write_picture(body, file, details)
+    body.write(b"\n\n")
+
+
+def write_picture(body: IO[bytes], file: bytes, details: dict[str, Any]) -> None:
+    """Write a picture and its details, of which there is at least one, as JSON."""
+    body.write(b'{"b64_json":"')
+    write_base64(body, file)
+    body.write(b'",' + orjson.dumps(details)[1:])
 
 
 def _details(result: GenerationResult) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from predictor.images import FORMATS
 from predictor.protocol import Call, EncodedResponse, ResponseEncoder, decode_call
 from predictor.protocol.body import EXAMPLE_PROMPT
 from predictor.protocol.decode import ParsedBody
-from predictor.protocol.encode import RESPONSE_HEADERS, progress_event
+from predictor.protocol.encode import RESPONSE_HEADERS, PredictEvents
 from predictor.protocol.json_body import check_shape, read_json
 from predictor.protocol.json_schema import BINARY
 from predictor.requests import CallLimits, GenerationResult, Limits, PictureSource
@@ -140,7 +140,7 @@ class ImagineLink(PictureLink):
 
 
 @dataclass(frozen=True)
-class LinkForm:
+class LinkForm(PredictEvents):
     """The response to a link; ``etag`` is empty without a seed."""
 
     has_seed: bool
@@ -176,17 +176,13 @@ class LinkForm:
         encoder.headers |= self.headers
         return encoder
 
-    def progress_event(self, step: int, steps: int) -> bytes:
-        """See ``ResponseForm``; a link is never a stream."""
-        return progress_event(step, steps)
-
 
 def _etag(call: Call, limits: Limits) -> str:
     """A strong tag of everything that the picture's file follows from.
 
     Any setting changes it, as most of those of the engine and of safety change the file.
     """
-    request, output_format = call.pictures[0]
+    request, output_format, _ = call.pictures[0]
     settings = limits.settings.model_dump(mode="json")
     parts = [limits.profile.revision, request.parameters(), output_format, settings]
     digest = hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -17,8 +17,8 @@ from predictor.protocol.body import EXAMPLE_PROMPT
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.encode import (
     RESPONSE_HEADERS,
+    PredictEvents,
     ResultEncoder,
-    progress_event,
     refusal_of,
     write_base64,
 )
@@ -175,7 +175,7 @@ def _of_tensor(error: InvalidRequestError, rows: int) -> InvalidRequestError:
 
 
 @dataclass(frozen=True)
-class TensorForm:
+class TensorForm(PredictEvents):
     """The response: the identifier of the request, and its outputs with whether each is binary."""
 
     request_id: str | None
@@ -186,10 +186,6 @@ class TensorForm:
     ) -> TensorEncoder:
         """See ``ResponseForm``."""
         return TensorEncoder(self, call, results, **origin)
-
-    def progress_event(self, step: int, steps: int) -> bytes:
-        """See ``ResponseForm``; the protocol has no streams over REST."""
-        return progress_event(step, steps)
 
 
 class TensorEncoder(ResultEncoder):

@@ -245,6 +245,43 @@ def test_a_stream_ends_with_an_event_for_each_picture(api: openai.OpenAI, operat
     assert total == whole.usage.total_tokens
 
 
+@pytest.mark.parametrize("operation", ["image_generation", "image_edit"])
+def test_a_stream_of_one_picture_has_previews(api: openai.OpenAI, operation: str) -> None:
+    call: Any = api.images.generate
+    fields: dict[str, Any] = {"prompt": CIRCLE.prompt, "extra_body": {"seed": 7, "steps": 16}}
+    if operation == "image_edit":
+        call = api.images.edit
+        fields |= {"image": file_of(PICTURE), "prompt": STAR.prompt}
+        fields["extra_body"] |= {"strength": 1.0}
+
+    *previews, last = call(
+        stream=True, partial_images=3, output_format="jpeg", quality="low", **fields
+    )
+
+    assert last.type == f"{operation}.completed"
+    assert {one.type for one in previews} == {f"{operation}.partial_image"}
+    indices = [one.partial_image_index for one in previews]
+    assert indices == sorted(set(indices))
+    assert indices[-1] == 2
+    assert previews[-1].model_dump().keys() == {
+        *("type", "b64_json", "partial_image_index", "created_at"),
+        *("size", "quality", "background", "output_format"),
+    }
+    described = (last.size, last.quality, last.background, last.output_format)
+    for one in previews:
+        assert (one.size, one.quality, one.background, one.output_format) == described
+        assert opened(one.b64_json).format == "JPEG"
+        assert one.created_at <= last.created_at
+    scene = STAR if operation == "image_edit" else CIRCLE
+    assert look_at(opened(previews[-1].b64_json)).shows(scene)
+
+
+def test_no_partial_images_no_previews(api: openai.OpenAI) -> None:
+    events = api.images.generate(prompt="a star", stream=True, partial_images=0)
+
+    assert [one.type for one in events] == ["image_generation.completed"]
+
+
 def test_an_error_in_a_stream_has_the_form_of_openai() -> None:
     started = asyncio.Event()
 

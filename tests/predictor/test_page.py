@@ -179,6 +179,25 @@ def test_progress_is_shown_and_cancelling_stops_the_server(visit: Visit, server:
 
 
 @needs_chromium
+def test_previews_are_shown_until_the_picture_is_done(visit: Visit) -> None:
+    visit.control("Steps").fill("150")
+    visit.control("Pictures").fill("16")
+    visit.button("Draw").click()
+
+    preview = visit.page.get_by_role("img", name=re.compile("^Preview after step"))
+    expect(preview.first).to_be_visible()
+    size = preview.first.evaluate("image => image.decode().then(() => image.naturalWidth)")
+    assert size == 64
+    visit.button("Cancel").click()
+    expect(preview).to_have_count(0)
+    visit.control("Steps").fill("8")
+    visit.control("Pictures").fill("1")
+    visit.draw(1)
+    expect(preview).to_have_count(0)
+    assert visit.console == []
+
+
+@needs_chromium
 def test_a_mask_changes_only_the_painted_area(visit: Visit) -> None:
     visit.page.get_by_text("Start from a picture", exact=True).click()
     visit.control("Input picture").set_input_files(png_of(NOISE))

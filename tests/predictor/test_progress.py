@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 from PIL import Image
 
 from demo.judge import look_at
@@ -59,6 +60,61 @@ def test_progress_events_precede_the_result(client: httpx.Client) -> None:
     assert look_at(Image.open(io.BytesIO(file))).shows(SCENE)
 
 
+def test_previews_show_the_prompt_before_the_picture_is_done(client: httpx.Client) -> None:
+    scene = Scene("red", "circle", "blue")
+    body = {"prompt": scene.prompt, "seed": 5, "num_inference_steps": 16, "previews": 3}
+    received = streamed(client, body)
+    alone = client.post(PREDICT, json={**body, "previews": 0})
+
+    *before, (name, answer) = received
+    previews = [data for name, data in before if name == "preview"]
+    assert name == "result"
+    assert [one["picture"] for one in previews] == [0] * len(previews)
+    assert {one["steps"] for one in previews} == {16}
+    last = previews[-1]
+    assert last["step"] == 12
+    assert last["image"]["format"] == "jpeg"
+    preview, picture = (opened(one["image"]["b64"]) for one in (last, answer["predictions"][0]))
+    assert look_at(preview).shows(scene)
+    assert preview.size == picture.size
+    first = opened(previews[0]["image"]["b64"])
+    assert distance(preview, picture) < distance(first, picture)
+    # A preview has no effect on the picture or its metadata.
+    assert picture.tobytes() == Image.open(io.BytesIO(alone.content)).convert("RGB").tobytes()
+    assert "previews" not in answer["predictions"][0]
+
+
+def test_each_picture_of_a_call_has_its_previews(client: httpx.Client) -> None:
+    body = {"prompt": SCENE.prompt, "n": 2, "num_inference_steps": 24, "previews": 2}
+
+    previews = [data for name, data in streamed(client, body) if name == "preview"]
+
+    assert previews
+    assert {one["picture"] for one in previews} <= {0, 1}
+
+
+def test_previews_have_a_bound_and_no_effect_without_a_stream(client: httpx.Client) -> None:
+    too_many = client.post(PREDICT, json={"prompt": "a star", "previews": 9}, headers=EVENTS)
+    plain = client.post(PREDICT, json={"prompt": "a star", "previews": 8, "steps": 4})
+
+    assert too_many.status_code == 400
+    assert too_many.json() == {"error": "previews: 9 is not between 0 and 8"}
+    assert plain.headers["content-type"] == "image/png"
+
+
+def streamed(client: httpx.Client, body: dict[str, Any]) -> list[tuple[str, Any]]:
+    with client.stream("POST", PREDICT, json=body, headers=EVENTS) as response:
+        return list(events(response.iter_lines()))
+
+
+def opened(b64: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")
+
+
+def distance(left: Image.Image, right: Image.Image) -> float:
+    return float(np.abs(np.asarray(left, float) - np.asarray(right, float)).mean())
+
+
 def test_an_invalid_request_gets_its_own_status(client: httpx.Client) -> None:
     refused = client.post(PREDICT, json={"prompt": ""}, headers=EVENTS)
 
@@ -88,8 +144,9 @@ def test_a_later_failure_is_the_last_event(demo_model: Path, tmp_path: Path) -> 
 def test_a_disconnected_reader_stops_the_work(demo_model: Path, tmp_path: Path) -> None:
     with Server.started(demo_model, tmp_path / "log") as server:
         server.wait_until_ready()
+        body = LONG | {"previews": 8}
         with httpx.stream(
-            "POST", server.url + PREDICT, json=LONG, headers=EVENTS, timeout=120
+            "POST", server.url + PREDICT, json=body, headers=EVENTS, timeout=120
         ) as response:
             progress = events(response.iter_lines())
             while next(progress)[1]["step"] == 0:

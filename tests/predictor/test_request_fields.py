@@ -33,8 +33,8 @@ def refusal(body: dict[str, Any]) -> str:
 
 
 def test_a_request_has_the_fields_of_the_table_in_its_order() -> None:
-    """The number of pictures, their format and the timeout are not part of a single picture."""
-    of_the_call = {"num_images_per_prompt", "output_format", "timeout"}
+    """The number of pictures, their format, previews and the timeout belong to the call."""
+    of_the_call = {"num_images_per_prompt", "output_format", "previews", "timeout"}
 
     named = [field.name for field in FIELDS if field.name not in of_the_call]
     assert named == [field.name for field in fields(GenerationRequest)]

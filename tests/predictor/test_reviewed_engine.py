@@ -14,10 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from predictor.engine import Admission, EngineState, StepListener
+from predictor.engine import Admission, EngineState, Previews, StepListener
 from predictor.errors import GenerationFailedError, RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse, Picture
-from predictor.requests import GenerationRequest, GenerationResult, SafetyAction, SafetyVerdict
+from predictor.requests import (
+    GenerationRequest,
+    GenerationResult,
+    Preview,
+    SafetyAction,
+    SafetyVerdict,
+)
 from predictor.safety.block_list import BlockList
 from predictor.safety.layers import Layers, strictest
 from predictor.safety.review import ReviewedEngine, blurred
@@ -44,9 +50,14 @@ class DrawnEngine:
         raise AssertionError("not used here")
 
     async def submit(
-        self, request: GenerationRequest, on_step: StepListener | None = None
+        self,
+        request: GenerationRequest,
+        on_step: StepListener | None = None,
+        previews: Previews | None = None,
     ) -> GenerationResult:
         self.submitted.append(request)
+        if previews is not None:
+            previews.on_preview(Preview(PICTURE, 0, 1, 2))
         return GenerationResult(request, PICTURE, 1.5, warnings=("mind this",))
 
     def close(self) -> None:
@@ -129,6 +140,38 @@ def test_brackets_do_not_hide_a_word_of_the_block_list(prompt: str, tmp_path: Pa
     # Each prompt counts once.
     counts = over.state.safety
     assert (counts["block_list", "block"], counts["block_list", "pass"]) == (1, 1)
+
+
+@pytest.mark.parametrize("fires", [True, False])
+@pytest.mark.parametrize("action", ["flag", "blur", "block"])
+def test_previews_never_pass_a_layer_that_would_review_the_picture(
+    action: SafetyAction, fires: bool
+) -> None:
+    """An early preview shows less than the picture, and no layer is made to judge it."""
+    shown = previews_of(Layers((), (Layer("safety_checker", action, fires),)))
+
+    assert shown == []
+
+
+@pytest.mark.parametrize(("fires", "previews"), [(True, 0), (False, 1)])
+def test_previews_do_not_show_what_the_block_list_found(fires: bool, previews: int) -> None:
+    shown = previews_of(Layers((Layer("block_list", "blur", fires),), ()))
+
+    assert len(shown) == previews
+
+
+def test_without_layers_previews_pass() -> None:
+    assert [preview.image for preview in previews_of(Layers((), ()))] == [PICTURE]
+
+
+def previews_of(layers: Layers) -> list[Preview]:
+    shown: list[Preview] = []
+    over = ReviewedEngine(DrawnEngine(), layers)
+    try:
+        asyncio.run(over.submit(REQUEST, None, Previews(2, shown.append)))
+    finally:
+        over.close()
+    return shown
 
 
 def test_a_layer_that_finds_nothing_lets_the_picture_through() -> None:

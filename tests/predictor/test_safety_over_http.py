@@ -159,6 +159,21 @@ def test_the_last_event_of_a_stream_says_the_same(block: Running, flag: Running)
 # Prompts
 
 
+def test_a_server_that_checks_pictures_sends_no_previews(servers: dict[str, Running]) -> None:
+    """Neither before a picture that is blocked, nor before one that is only flagged."""
+    for running in servers.values():
+        response = running.client.post(
+            PREDICT, json={**ASKED, "previews": 8}, headers={"accept": "text/event-stream"}
+        )
+        with openai.OpenAI(base_url=f"{running.server.url}/v1", api_key="unused") as client:
+            events = client.images.generate(prompt=SCENE.prompt, stream=True, partial_images=3)
+            with contextlib.suppress(openai.APIError):  # the end of a stream that is blocked
+                assert {one.type for one in events} <= {"image_generation.completed"}
+
+        assert "event: result\n" in response.text
+        assert "event: preview\n" not in response.text
+
+
 def test_a_blocked_prompt_is_rejected_before_the_engine(flag: Running) -> None:
     judged = flag.count("safety_classifier", "flag")
     refused = flag.count("block_list", "block")

@@ -199,7 +199,9 @@ def test_labels_have_bounded_values(client: httpx.Client) -> None:
 class InstantEngine:
     """Returns a result without a picture."""
 
-    async def submit(self, request: GenerationRequest, on_step: object) -> GenerationResult:
+    async def submit(
+        self, request: GenerationRequest, on_step: object, previews: object
+    ) -> GenerationResult:
         return GenerationResult(request, None, seconds=1.0)
 
 

@@ -94,6 +94,10 @@ function textOf(value) {
 }
 
 function fileOf({ image, seed }, model) {
-  const bytes = Uint8Array.from(atob(image.b64), (character) => character.charCodeAt(0));
-  return new File([bytes], `${model}-${seed}.${image.format}`, { type: `image/${image.format}` });
+  return new File([bytesOf(image.b64)], `${model}-${seed}.${image.format}`, { type: `image/${image.format}` });
+}
+
+/** The bytes of a file in base64. */
+export function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }

@@ -7,6 +7,7 @@ import { clearError, showError } from "./messages.js";
 import { Models } from "./models.js";
 import { acceptDrops } from "./picture-field.js";
 import { readParameters } from "./png.js";
+import { clearPreviews, showPreview } from "./previews.js";
 import { RequestForm, withSeed } from "./request-form.js";
 
 // What the server does before the model is loaded, by the `reason` of an event.
@@ -16,6 +17,9 @@ const PHASES = {
   loading: "The model is loading",
   warming: "The model is warming up",
 };
+
+// Of each picture; each costs a lone user the time of a step or two.
+const PREVIEWS = 4;
 
 const element = (id) => document.getElementById(id);
 const form = new RequestForm(element("request"));
@@ -56,13 +60,16 @@ async function draw() {
   }
 }
 
-/** The predictions of a request, while its progress is shown. */
+/** The predictions of a request, while its progress and its previews are shown. */
 async function picturesOf(model, body) {
-  for await (const { name, data } of predict(model, body, running.signal)) {
+  const request = { ...body, previews: PREVIEWS };
+  for await (const { name, data } of predict(model, request, running.signal)) {
     if (name === "waiting") {
       showWaiting(data);
     } else if (name === "progress") {
       showProgress(data);
+    } else if (name === "preview") {
+      showPreview(data);
     } else if (name === "error") {
       throw new ServerError(data.error, null);
     } else {
@@ -131,6 +138,7 @@ function showIdle() {
   element("draw").disabled = false;
   element("cancel").hidden = true;
   element("progress").hidden = true;
+  clearPreviews();
 }
 
 function showWaiting({ reason, seconds }) {
