@@ -15,6 +15,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from predictor.engine.denoising import Steps
 from predictor.pipelines.plans import Run
+from predictor.pipelines.signature import parameters
 from predictor.pipelines.stable_diffusion import Kind, StableDiffusionDenoiser
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
@@ -30,20 +31,21 @@ _LEAST_SHIFT = 0.5
 class FlowMatchingDenoiser(StableDiffusionDenoiser):
     """The base of the denoisers of flow-matching transformers.
 
-    ``most_shift`` applies to the largest picture, unless the scheduler's configuration sets it.
+    ``most_shift`` applies to the largest picture, unless the scheduler's configuration sets it. The
+    last of ``tokenizers`` is that of T5.
     """
 
     network = "transformer"
     most_shift: ClassVar[float]
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
+        own = parameters(loaded.diffusers)["max_sequence_length"].default
+        self._t5_tokens: int = loaded.profile.max_sequence_length or own
         super().__init__(loaded)
-        # ``encode_prompt`` tokenizes.
-        self._token_ids = {}
         self._scheduler_config: Any = self._pipeline.scheduler.config
-        length = loaded.profile.max_sequence_length
-        # The options of ``encode_prompt``; without one, diffusers' default applies.
-        self._length = {} if length is None else {"max_sequence_length": length}
+
+    def _tokens(self, tokenizer: str) -> int | None:
+        return self._t5_tokens if tokenizer == self.tokenizers[-1] else None
 
     def steps_of(self, request: GenerationRequest) -> Steps:
         """See ``StableDiffusionDenoiser.steps_of``."""

@@ -16,7 +16,7 @@ from predictor.engine.denoising import Denoising, Steps
 from predictor.pipelines.cuda_graphs import Pass
 from predictor.pipelines.decoder import DecodedPicture, Decoder, picture_of
 from predictor.pipelines.image_encoder import ImageEncoder
-from predictor.pipelines.image_to_image import Start, begin_image_to_image, begin_inpainting
+from predictor.pipelines.image_to_image import ImageStarts, Start
 from predictor.pipelines.initial_noise import InitialNoise
 from predictor.pipelines.plans import Plans, Run
 from predictor.pipelines.token_ids import TokenIds
@@ -49,10 +49,11 @@ class StableDiffusionDenoiser:
     """A ``Denoiser`` over ``StableDiffusionPipeline``: one text encoder.
 
     Those of other families derive from it. ``network`` names the component of the pipeline that
-    runs at every step.
+    runs at every step, ``tokenizers`` those that it may have.
     """
 
     network: ClassVar = "unet"
+    tokenizers: ClassVar = TOKENIZERS
     guidance_is_input = False
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
@@ -66,11 +67,12 @@ class StableDiffusionDenoiser:
         self._dtype: torch.dtype = getattr(self._pipeline, self.network).dtype
         self._plans = Plans(self._pipeline.scheduler)
         self._token_ids = {
-            name: TokenIds(tokenizer, self._device)
-            for name in TOKENIZERS
+            name: TokenIds(tokenizer, self._device, self._tokens(name))
+            for name in self.tokenizers
             if (tokenizer := getattr(self._pipeline, name, None)) is not None
         }
-        self._image_encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
+        encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
+        self._image_starts = ImageStarts(self._pipeline, encoder)
         self._initial_noise = InitialNoise(self._device, self._dtype)
         # Under offloading there is not enough memory to decode while steps run.
         self._decoder = Decoder(self._device, has_stream=self._offload == "none")
@@ -91,6 +93,10 @@ class StableDiffusionDenoiser:
             self.steps_of(request)
             if request.image is None:
                 self._initial_noise.prepare(request.seed, self._latent_shape(request))
+            else:
+                self._image_starts.prepare(request)
+            if request.controlnet is not None:
+                self._controlnets[request.controlnet.name].prepare(request)
             self.prepare_prompts(request)
             self.warnings(request)
 
@@ -125,6 +131,7 @@ class StableDiffusionDenoiser:
             control=self._controlnets[control.name].look(request) if control else None,
             extra_channels=start.extra_channels,
             inpainting=start.inpainting,
+            network_timesteps=self._network_timesteps(steps.timesteps),
         )
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
@@ -159,6 +166,10 @@ class StableDiffusionDenoiser:
         """See ``Denoiser.finish``."""
         return picture_of(decoded)
 
+    def _tokens(self, tokenizer: str) -> int | None:
+        """The number of tokens of a prompt; None means that tokenizer's window."""
+        return None
+
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
         """By the text encoders as they are now, without their last ``clip_skip`` layers.
 
@@ -189,9 +200,7 @@ class StableDiffusionDenoiser:
 
     def _start(self, request: GenerationRequest, steps: Steps) -> Start:
         if request.image is not None:
-            is_whole = request.mask_image is None
-            begin = begin_image_to_image if is_whole else begin_inpainting
-            return begin(request, steps, self._pipeline, self._image_encoder)
+            return self._image_starts.begin(request, steps)
         generator, noise = self._initial_noise.take(request.seed, self._latent_shape(request))
         return Start(noise * steps.init_noise_sigma, generator)
 
@@ -199,6 +208,10 @@ class StableDiffusionDenoiser:
         scale = self._pipeline.vae_scale_factor
         channels = self._pipeline.vae.config.latent_channels
         return (1, channels, request.height // scale, request.width // scale)
+
+    def _network_timesteps(self, timesteps: torch.Tensor) -> torch.Tensor | None:
+        """See ``Denoising``."""
+        return None
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None
