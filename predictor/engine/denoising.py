@@ -88,6 +88,7 @@ class Denoising:
         inpainting: Inpainting | None = None,
         weights_dtype: torch.dtype | None = None,
         network_timesteps: torch.Tensor | None = None,
+        guidance_input: torch.Tensor | None = None,
     ) -> None:
         self.sampler = sampler
         self.latents = latents
@@ -99,7 +100,7 @@ class Denoising:
         self.control = control
         self.extra_channels = extra_channels
         self.inpainting = inpainting
-        self.guidance_input: Any = None
+        self.guidance_input = guidance_input
         self.step = 0
         self._timesteps: list[float] = sampler.timesteps.tolist()
         self._device_timesteps = (

@@ -14,9 +14,11 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from predictor.engine.denoising import Steps
+from predictor.pipelines.padded_tokens import PaddedTokens
 from predictor.pipelines.plans import Run
 from predictor.pipelines.signature import parameters
 from predictor.pipelines.stable_diffusion import Kind, StableDiffusionDenoiser
+from predictor.pipelines.token_ids import TokenIds
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
 
@@ -37,15 +39,32 @@ class FlowMatchingDenoiser(StableDiffusionDenoiser):
 
     network = "transformer"
     most_shift: ClassVar[float]
+    tokenizers: ClassVar[tuple[str, ...]]
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
-        own = parameters(loaded.diffusers)["max_sequence_length"].default
-        self._t5_tokens: int = loaded.profile.max_sequence_length or own
         super().__init__(loaded)
+        own = parameters(self._pipeline)["max_sequence_length"].default
+        self._t5_tokens: int = loaded.profile.max_sequence_length or own
+        self._padded = {
+            name: PaddedTokens(tokenizer, self._window(name), self._device)
+            for name in self.tokenizers
+            if (tokenizer := getattr(self._pipeline, name, None)) is not None
+        }
         self._scheduler_config: Any = self._pipeline.scheduler.config
 
-    def _tokens(self, tokenizer: str) -> int | None:
-        return self._t5_tokens if tokenizer == self.tokenizers[-1] else None
+    def prepare_prompts(self, request: GenerationRequest) -> None:
+        """See ``StableDiffusionDenoiser.prepare_prompts``."""
+        for tokens in self._padded.values():
+            tokens.prepare(request.prompt)
+            tokens.prepare(request.negative_prompt)
+
+    def _clip_token_ids(self) -> dict[str, TokenIds]:
+        return {}  # see ``_padded``
+
+    def _window(self, tokenizer: str) -> int:
+        """The number of tokens of a prompt."""
+        is_t5 = tokenizer == self.tokenizers[-1]
+        return self._t5_tokens if is_t5 else int(self._pipeline.tokenizer_max_length)
 
     def steps_of(self, request: GenerationRequest) -> Steps:
         """See ``StableDiffusionDenoiser.steps_of``."""

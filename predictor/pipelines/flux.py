@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from diffusers import FluxPipeline
 
-from predictor.engine.denoising import Denoising, Inpainting, Steps
+from predictor.engine.denoising import Inpainting, Steps
 from predictor.engine.transfers import upload_numbers
 from predictor.pipelines.flow_matching import FlowMatchingDenoiser
 from predictor.pipelines.image_to_image import Start
 from predictor.pipelines.plans import Run
-from predictor.pipelines.stable_diffusion import rows
+from predictor.pipelines.stable_diffusion import TOKENIZERS, rows
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
 
@@ -36,6 +36,7 @@ class FluxDenoiser(FlowMatchingDenoiser):
 
     guidance_is_input = True
     most_shift = 1.15
+    tokenizers = TOKENIZERS
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
         super().__init__(loaded)
@@ -49,28 +50,27 @@ class FluxDenoiser(FlowMatchingDenoiser):
         super().prepare(request)
         self._image_ids(*self._latent_shape(request)[-2:])
 
-    def begin(self, request: GenerationRequest) -> Denoising:
-        """See ``Denoiser.begin``."""
-        denoising = super().begin(request)
-        if self._has_guidance:
-            # Filled on the device, so that no pass has to copy it there.
-            denoising.guidance_input = torch.full((), request.guidance_scale, device=self._device)
-        return denoising
+    def _guidance_input(self, request: GenerationRequest) -> torch.Tensor | None:
+        if not self._has_guidance:
+            return None
+        # Filled on the device, so that no pass has to copy it there.
+        return torch.full((), request.guidance_scale, device=self._device)
 
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
         clip, t5 = self._pipeline.text_encoder, self._pipeline.text_encoder_2
-        pooled = clip(self._token_ids["tokenizer"].ids(prompts)).pooler_output
-        embeddings = t5(self._token_ids["tokenizer_2"].ids(prompts))[0]
+        pooled = clip(self._padded["tokenizer"].ids(prompts)).pooler_output
+        embeddings = t5(self._padded["tokenizer_2"].ids(prompts))[0]
         return rows(embeddings.to(t5.dtype), pooled.to(clip.dtype))
 
     def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
-        guidance = [lane.denoising.guidance_input for lane in lanes]
-        embeddings = torch.stack([lane.conditioning[0] for lane in lanes])
+        inputs = [lane.denoising.guidance_input for lane in lanes]
+        guidance = [one for one in inputs if one is not None]
+        embeddings = self._condition(0, lanes)
         prediction = self._pipeline.transformer(
             hidden_states=_as_patches(latents),
             timestep=self._timesteps(lanes),
-            guidance=torch.stack(guidance) if self._has_guidance else None,
-            pooled_projections=torch.stack([lane.conditioning[1] for lane in lanes]),
+            guidance=self._stacked.of("guidance", guidance) if guidance else None,
+            pooled_projections=self._condition(1, lanes),
             encoder_hidden_states=embeddings,
             txt_ids=self._text_ids(embeddings.shape[1]),
             img_ids=self._image_ids(*latents.shape[-2:]),

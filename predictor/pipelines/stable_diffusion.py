@@ -19,6 +19,7 @@ from predictor.pipelines.image_encoder import ImageEncoder
 from predictor.pipelines.image_to_image import ImageStarts, Start
 from predictor.pipelines.initial_noise import InitialNoise
 from predictor.pipelines.plans import Plans, Run
+from predictor.pipelines.stacked_rows import StackedRows
 from predictor.pipelines.token_ids import TokenIds
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import Adapter, GenerationRequest
@@ -49,11 +50,10 @@ class StableDiffusionDenoiser:
     """A ``Denoiser`` over ``StableDiffusionPipeline``: one text encoder.
 
     Those of other families derive from it. ``network`` names the component of the pipeline that
-    runs at every step, ``tokenizers`` those that it may have.
+    runs at every step.
     """
 
     network: ClassVar = "unet"
-    tokenizers: ClassVar = TOKENIZERS
     guidance_is_input = False
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
@@ -66,13 +66,10 @@ class StableDiffusionDenoiser:
         self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = getattr(self._pipeline, self.network).dtype
         self._plans = Plans(self._pipeline.scheduler)
-        self._token_ids = {
-            name: TokenIds(tokenizer, self._device, self._tokens(name))
-            for name in self.tokenizers
-            if (tokenizer := getattr(self._pipeline, name, None)) is not None
-        }
+        self._token_ids = self._clip_token_ids()
         encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
         self._image_starts = ImageStarts(self._pipeline, encoder)
+        self._stacked = StackedRows()
         self._initial_noise = InitialNoise(self._device, self._dtype)
         # Under offloading there is not enough memory to decode while steps run.
         self._decoder = Decoder(self._device, has_stream=self._offload == "none")
@@ -132,6 +129,7 @@ class StableDiffusionDenoiser:
             extra_channels=start.extra_channels,
             inpainting=start.inpainting,
             network_timesteps=self._network_timesteps(steps.timesteps),
+            guidance_input=self._guidance_input(request),
         )
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
@@ -141,7 +139,7 @@ class StableDiffusionDenoiser:
         latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
         timesteps = torch.stack([lane.denoising.device_timestep for lane in lanes])
         conditions: dict[str, Any] = {
-            "encoder_hidden_states": torch.stack([lane.conditioning[0] for lane in lanes]),
+            "encoder_hidden_states": self._condition(0, lanes),
             "added_cond_kwargs": self._added_conditions(lanes),
         }
         residuals = {}
@@ -166,9 +164,13 @@ class StableDiffusionDenoiser:
         """See ``Denoiser.finish``."""
         return picture_of(decoded)
 
-    def _tokens(self, tokenizer: str) -> int | None:
-        """The number of tokens of a prompt; None means that tokenizer's window."""
-        return None
+    def _clip_token_ids(self) -> dict[str, TokenIds]:
+        """The token ids of each tokenizer, if all text encoders are CLIP's."""
+        return {
+            name: TokenIds(tokenizer, self._device)
+            for name in TOKENIZERS
+            if (tokenizer := getattr(self._pipeline, name, None)) is not None
+        }
 
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
         """By the text encoders as they are now, without their last ``clip_skip`` layers.
@@ -212,6 +214,14 @@ class StableDiffusionDenoiser:
     def _network_timesteps(self, timesteps: torch.Tensor) -> torch.Tensor | None:
         """See ``Denoising``."""
         return None
+
+    def _guidance_input(self, request: GenerationRequest) -> torch.Tensor | None:
+        """See ``Denoising``."""
+        return None
+
+    def _condition(self, index: int, lanes: Sequence[Lane]) -> torch.Tensor:
+        """That tensor of the conditioning, with one row for each lane."""
+        return self._stacked.of(f"condition {index}", [lane.conditioning[index] for lane in lanes])
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None

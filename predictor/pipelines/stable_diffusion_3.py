@@ -29,7 +29,7 @@ class StableDiffusion3Denoiser(FlowMatchingDenoiser):
     def _encode(self, prompts: Sequence[str], clip_skip: int) -> list[Conditioning]:
         clip = [
             getattr(self._pipeline, encoder)(
-                self._token_ids[tokenizer].ids(prompts), output_hidden_states=True
+                self._padded[tokenizer].ids(prompts), output_hidden_states=True
             )
             for tokenizer, encoder in zip(TOKENIZERS, TEXT_ENCODERS, strict=True)
         ]
@@ -50,15 +50,15 @@ class StableDiffusion3Denoiser(FlowMatchingDenoiser):
             return torch.zeros(
                 len(prompts), self._t5_tokens, width, dtype=dtype, device=self._device
             )
-        embeddings: torch.Tensor = encoder(self._token_ids["tokenizer_3"].ids(prompts))[0]
+        embeddings: torch.Tensor = encoder(self._padded["tokenizer_3"].ids(prompts))[0]
         return embeddings.to(encoder.dtype)
 
     def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
         prediction: torch.Tensor = self._pipeline.transformer(
             hidden_states=latents,
             timestep=self._timesteps(lanes),
-            encoder_hidden_states=torch.stack([lane.conditioning[0] for lane in lanes]),
-            pooled_projections=torch.stack([lane.conditioning[1] for lane in lanes]),
+            encoder_hidden_states=self._condition(0, lanes),
+            pooled_projections=self._condition(1, lanes),
             return_dict=False,
         )[0]
         return prediction

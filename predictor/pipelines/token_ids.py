@@ -1,4 +1,4 @@
-"""The token ids of prompts for a text encoder, computed ahead of the engine's thread."""
+"""The token ids of prompts for a CLIP text encoder, computed ahead of the engine's thread."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ class _Row(NamedTuple):
 
 
 class TokenIds:
-    """Pads and truncates prompts to ``tokens``, by default the window of ``tokenizer``.
+    """Pads and truncates prompts to the window of ``tokenizer``; any thread may call it.
 
-    Any thread may call it. It has a tokenizer of its own, see ``TruncationWarnings``.
+    It has a tokenizer of its own, see ``TruncationWarnings``.
     """
 
-    def __init__(self, tokenizer: Any, device: torch.device, tokens: int | None = None) -> None:
+    def __init__(self, tokenizer: Any, device: torch.device) -> None:
         self._tokenizer = copy.deepcopy(tokenizer)
-        self._tokens = tokens or tokenizer.model_max_length
         self._device = device
         self._lock = threading.Lock()
         self._row = lru_cache(_MAX_CACHED)(self._tokenized)
@@ -52,7 +51,7 @@ class TokenIds:
             tokens = self._tokenizer(
                 prompt,
                 padding="max_length",
-                max_length=self._tokens,
+                max_length=self._tokenizer.model_max_length,
                 truncation=True,
                 return_tensors="np",
             )
