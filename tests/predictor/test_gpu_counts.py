@@ -217,7 +217,7 @@ def test_a_turn_costs_the_same_for_16_mixed_pictures_as_for_one(
 
     assert gpu.counts["denoiser"].kernels > 100
     assert gpu.counts["denoiser"].waits == gpu.counts["denoiser"].uploads == 0
-    assert one.kernels == many.kernels, (one.names, many.names)
+    assert one.kernels == many.kernels <= 12, (one.names, many.names)
     # The numbers of the turn, and the noise of the pictures that draw some.
     assert one.uploads == 1
     assert many.uploads == (1 if isinstance(denoiser, FlowMatchingDenoiser) else 2)
