@@ -76,7 +76,7 @@ class FluxDenoiser(FlowMatchingDenoiser):
             img_ids=self._image_ids(*latents.shape[-2:]),
             return_dict=False,
         )[0]
-        return cast(torch.Tensor, prediction).view_as(latents)
+        return cast(torch.Tensor, prediction).reshape_as(latents)
 
     def _start(self, request: GenerationRequest, steps: Steps) -> Start:
         start = super()._start(request, steps)

@@ -17,7 +17,7 @@ _MAX_CACHED = 16
 class HostTensors(NamedTuple):
     """What the encoder copies to the device: ``pixels``, ``(1, 3, height, width)`` from -1 to 1.
 
-    ``noise`` is that of the latents; None if the VAE draws none.
+    ``noise`` is that of the latents, see ``ImageEncoder.noise_of_latents``.
     """
 
     pixels: torch.Tensor
@@ -40,11 +40,15 @@ class ImageEncoder:
         self._cache: OrderedDict[Hashable, Any] = OrderedDict()
 
     def on_host(self, pixels: torch.Tensor, generator: torch.Generator) -> HostTensors:
-        """Draw the noise of ``latents`` for ``pixels``, on the CPU."""
-        vae_dtype = self._pipeline.vae.dtype
-        noise = self._drawn(pixels, generator, vae_dtype) if self._draws else None
+        """What ``latents`` needs of ``pixels``."""
         # Rounded to the pipeline's dtype first, as in diffusers, even for an upcast VAE.
-        return HostTensors(self.copied(pixels), noise)
+        return HostTensors(self.copied(pixels), self.noise_of_latents(pixels, generator))
+
+    def noise_of_latents(
+        self, pixels: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor | None:
+        """Draw the noise of ``latents`` for ``pixels``, on the host; None if the VAE draws none."""
+        return self._drawn(pixels, generator, self._pipeline.vae.dtype) if self._draws else None
 
     def noise(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Draw noise of unit variance in the shape of the latents for ``pixels``, on the host."""

@@ -105,9 +105,13 @@ class ImageStarts:
             return _OnHost(generator, noise, clean)
         mask = self._mask_pixels(request.mask_image)
         latent_mask = encoder.copied(torch.nn.functional.interpolate(mask, size=noise.shape[-2:]))
-        # Drawn even if it is not used.
-        masked = encoder.on_host(pixels * (mask < 0.5), generator)
-        return _OnHost(generator, noise, clean, latent_mask, masked if self._sees_mask else None)
+        masked = None
+        if self._sees_mask:
+            masked = encoder.on_host(pixels * (mask < 0.5), generator)
+        else:
+            # diffusers draws it without using it.
+            encoder.noise_of_latents(pixels, generator)
+        return _OnHost(generator, noise, clean, latent_mask, masked)
 
     def _mask_pixels(self, mask: InputImage) -> torch.Tensor:
         """``(1, 1, height, width)``: 1 in the area to repaint, else 0."""
