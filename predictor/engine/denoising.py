@@ -72,7 +72,8 @@ class Denoising:
     ``(1, channels, height, width)``, are appended to the latents in the denoiser's input.
     ``weights_dtype``, by default that of ``latents``, is the dtype of that input and of the noise.
     ``guidance_input``, ``()`` on the device, is the guidance scale for a network that takes it as
-    an input.
+    an input. ``network_timesteps``, one for each pass, by default those of the sampler in float32,
+    are the timesteps as the network takes them.
 
     ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
     continues after them; both draw from the same ``generator``.
@@ -91,6 +92,8 @@ class Denoising:
         extra_channels: torch.Tensor | None = None,
         inpainting: Inpainting | None = None,
         weights_dtype: torch.dtype | None = None,
+        network_timesteps: torch.Tensor | None = None,
+        guidance_input: torch.Tensor | None = None,
     ) -> None:
         self.sampler = sampler
         self.latents = latents
@@ -102,10 +105,14 @@ class Denoising:
         self.control = control
         self.extra_channels = extra_channels
         self.inpainting = inpainting
-        self.guidance_input: Any = None
+        self.guidance_input = guidance_input
         self.step = 0
         self._timesteps: list[float] = sampler.timesteps.tolist()
-        self._device_timesteps = upload_numbers(sampler.timesteps, latents.device)
+        self._device_timesteps = (
+            upload_numbers(sampler.timesteps, latents.device)
+            if network_timesteps is None
+            else upload_numbers(network_timesteps, latents.device, network_timesteps.dtype)
+        )
         self._noise = NoiseAhead(generator, latents.shape)
         self.steps = len(self._timesteps)
         self._steps_before = 0
@@ -197,7 +204,7 @@ class Denoising:
 
     @property
     def device_timestep(self) -> torch.Tensor:
-        """The same as a float32 tensor without dimensions, on the device of the latents."""
+        """The same as the network takes it, ``()`` on the device of the latents."""
         return self._device_timesteps[self.step]
 
     def clean_sample(self, prediction: torch.Tensor) -> torch.Tensor:

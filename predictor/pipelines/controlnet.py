@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from diffusers.image_processor import VaeImageProcessor
 
-from predictor.engine.transfers import upload_numbers
+from predictor.engine.transfers import host_memory, upload, upload_numbers
 from predictor.errors import GenerationFailedError
+from predictor.pipelines.prepared import Prepared
 from predictor.requests import GenerationRequest
 
 if TYPE_CHECKING:
@@ -46,21 +47,32 @@ class ControlNet:
         self._embedding = model.controlnet_cond_embedding
         model.controlnet_cond_embedding = torch.nn.Identity()
         model.register_to_config(controlnet_conditioning_channel_order="rgb")
+        self._pixels = Prepared(self._host_pixels)
+
+    def prepare(self, request: GenerationRequest) -> None:
+        """Convert the control image in advance; any thread may call this."""
+        self._pixels.prepare(request)
 
     def look(self, request: GenerationRequest) -> Control:
-        """Resize the request's control image to the size of the picture and embed it."""
+        """Embed the request's control image."""
+        assert request.controlnet is not None
+        features = self._embedding(upload(self._pixels.take(request), self._model.device))
+        scale = request.controlnet.scale
+        # diffusers applies pooled residuals to the positive prompt only ("guess mode").
+        negative_scale = 0.0 if self._model.config.global_pool_conditions else scale
+        scales = upload_numbers([scale, negative_scale], self._model.device, self._model.dtype)
+        return Control(features, *scales.view(2, 1, 1, 1, 1))
+
+    def _host_pixels(self, request: GenerationRequest) -> torch.Tensor:
+        """The control image in the size of the picture, on the host."""
         assert request.controlnet is not None
         pixels = self._processor.preprocess(
             request.controlnet.image.image, height=request.height, width=request.width
         )
         if self._is_bgr:
             pixels = pixels.flip(1)
-        features = self._embedding(pixels.to(self._model.device, self._model.dtype))
-        scale = request.controlnet.scale
-        # diffusers applies pooled residuals to the positive prompt only ("guess mode").
-        negative_scale = 0.0 if self._model.config.global_pool_conditions else scale
-        scales = upload_numbers([scale, negative_scale], self._model.device, self._model.dtype)
-        return Control(features, *scales.view(2, 1, 1, 1, 1))
+        host = host_memory(pixels.shape, self._model.device, self._model.dtype)
+        return host.copy_(pixels)
 
     def residuals(
         self,

@@ -14,8 +14,11 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from predictor.engine.denoising import Steps
+from predictor.pipelines.padded_tokens import PaddedTokens
 from predictor.pipelines.plans import Run
+from predictor.pipelines.signature import parameters
 from predictor.pipelines.stable_diffusion import Kind, StableDiffusionDenoiser
+from predictor.pipelines.token_ids import TokenIds
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
 
@@ -30,20 +33,38 @@ _LEAST_SHIFT = 0.5
 class FlowMatchingDenoiser(StableDiffusionDenoiser):
     """The base of the denoisers of flow-matching transformers.
 
-    ``most_shift`` applies to the largest picture, unless the scheduler's configuration sets it.
+    ``most_shift`` applies to the largest picture, unless the scheduler's configuration sets it. The
+    last of ``tokenizers`` is that of T5.
     """
 
     network = "transformer"
     most_shift: ClassVar[float]
+    tokenizers: ClassVar[tuple[str, ...]]
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
         super().__init__(loaded)
-        # ``encode_prompt`` tokenizes.
-        self._token_ids = {}
+        own = parameters(self._pipeline)["max_sequence_length"].default
+        self._t5_tokens: int = loaded.profile.max_sequence_length or own
+        self._padded = {
+            name: PaddedTokens(tokenizer, self._window(name), self._device)
+            for name in self.tokenizers
+            if (tokenizer := getattr(self._pipeline, name, None)) is not None
+        }
         self._scheduler_config: Any = self._pipeline.scheduler.config
-        length = loaded.profile.max_sequence_length
-        # The options of ``encode_prompt``; without one, diffusers' default applies.
-        self._length = {} if length is None else {"max_sequence_length": length}
+
+    def prepare_prompts(self, request: GenerationRequest) -> None:
+        """See ``StableDiffusionDenoiser.prepare_prompts``."""
+        for tokens in self._padded.values():
+            tokens.prepare(request.prompt)
+            tokens.prepare(request.negative_prompt)
+
+    def _clip_token_ids(self) -> dict[str, TokenIds]:
+        return {}  # see ``_padded``
+
+    def _window(self, tokenizer: str) -> int:
+        """The number of tokens of a prompt."""
+        is_t5 = tokenizer == self.tokenizers[-1]
+        return self._t5_tokens if is_t5 else int(self._pipeline.tokenizer_max_length)
 
     def steps_of(self, request: GenerationRequest) -> Steps:
         """See ``StableDiffusionDenoiser.steps_of``."""

@@ -1,7 +1,8 @@
 """FLUX.1 split into the operations that the engine calls step by step.
 
-The result matches ``__call__`` of diffusers' pipelines. Between steps, latents have the shape of
-the VAE's; the transformer takes them as a sequence of 2x2 patches.
+The result matches ``__call__`` of diffusers' pipelines. The transformer takes the latents as a
+sequence of 2x2 patches. From the first step to the last, their numbers are in that order, so that a
+pass needs no copy; the shape of the tensor stays that of the VAE's latents.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from diffusers import FluxPipeline
 
-from predictor.engine.denoising import Denoising
+from predictor.engine.denoising import Inpainting, Steps
+from predictor.engine.transfers import upload_numbers
 from predictor.pipelines.flow_matching import FlowMatchingDenoiser
+from predictor.pipelines.image_to_image import Start
 from predictor.pipelines.plans import Run
-from predictor.pipelines.stable_diffusion import rows
+from predictor.pipelines.stable_diffusion import TOKENIZERS, rows
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest
 
@@ -33,47 +36,62 @@ class FluxDenoiser(FlowMatchingDenoiser):
 
     guidance_is_input = True
     most_shift = 1.15
+    tokenizers = TOKENIZERS
 
     def __init__(self, loaded: DiffusersPipeline) -> None:
         super().__init__(loaded)
         self._has_guidance = bool(self._pipeline.transformer.config.guidance_embeds)
         place: dict[str, Any] = {"device": self._device, "dtype": self._dtype}
-        self._image_ids = lru_cache(_MAX_SIZES)(
-            partial(FluxPipeline._prepare_latent_image_ids, 1, **place)
-        )
+        self._image_ids = lru_cache(_MAX_SIZES)(partial(_patch_ids, **place))
         self._text_ids = lru_cache(1)(partial(_zero_ids, **place))
 
-    def begin(self, request: GenerationRequest) -> Denoising:
-        """See ``Denoiser.begin``."""
-        denoising = super().begin(request)
-        if self._has_guidance:
-            # Filled on the device, so that no pass has to copy it there.
-            denoising.guidance_input = torch.full((), request.guidance_scale, device=self._device)
-        return denoising
+    def prepare(self, request: GenerationRequest) -> None:
+        """See ``Denoiser.prepare``."""
+        super().prepare(request)
+        self._image_ids(*self._latent_shape(request)[-2:])
+
+    def _guidance_input(self, request: GenerationRequest) -> torch.Tensor | None:
+        if not self._has_guidance:
+            return None
+        # Filled on the device, so that no pass has to copy it there.
+        return torch.full((), request.guidance_scale, device=self._device)
 
     def _encode(self, prompts: Sequence[str], clip_skip: int, chunks: int) -> list[Conditioning]:
-        embeddings, pooled, _ = self._pipeline.encode_prompt(
-            prompt=list(prompts), prompt_2=None, device=self._device, **self._length
-        )
-        return rows(embeddings, pooled)
+        clip, t5 = self._pipeline.text_encoder, self._pipeline.text_encoder_2
+        pooled = clip(self._padded["tokenizer"].ids(prompts)).pooler_output
+        embeddings = t5(self._padded["tokenizer_2"].ids(prompts))[0]
+        return rows(embeddings.to(t5.dtype), pooled.to(clip.dtype))
 
     def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
-        count, channels, height, width = latents.shape
-        guidance = [lane.denoising.guidance_input for lane in lanes]
-        embeddings = torch.stack([lane.conditioning[0] for lane in lanes])
+        inputs = [lane.denoising.guidance_input for lane in lanes]
+        guidance = [one for one in inputs if one is not None]
+        embeddings = self._condition(0, lanes)
         prediction = self._pipeline.transformer(
-            hidden_states=FluxPipeline._pack_latents(latents, count, channels, height, width),
-            # Rounded as in diffusers.
-            timestep=self._timesteps(lanes).to(self._dtype) / 1000,
-            guidance=torch.stack(guidance) if self._has_guidance else None,
-            pooled_projections=torch.stack([lane.conditioning[1] for lane in lanes]),
+            hidden_states=_as_patches(latents),
+            timestep=self._timesteps(lanes),
+            guidance=self._stacked.of("guidance", guidance) if guidance else None,
+            pooled_projections=self._condition(1, lanes),
             encoder_hidden_states=embeddings,
             txt_ids=self._text_ids(embeddings.shape[1]),
-            img_ids=self._image_ids(height // 2, width // 2),
+            img_ids=self._image_ids(*latents.shape[-2:]),
             return_dict=False,
         )[0]
-        unpacked: torch.Tensor = FluxPipeline._unpack_latents(prediction, height, width, 1)
-        return unpacked
+        return cast(torch.Tensor, prediction).reshape_as(latents)
+
+    def _start(self, request: GenerationRequest, steps: Steps) -> Start:
+        start = super()._start(request, steps)
+        inpainting = start.inpainting
+        if inpainting is not None:
+            mask = inpainting.mask.expand(-1, start.latents.shape[1], -1, -1)
+            inpainting = Inpainting(_packed(inpainting.original), _packed(mask))
+        return start._replace(latents=_packed(start.latents), inpainting=inpainting)
+
+    def _network_timesteps(self, timesteps: torch.Tensor) -> torch.Tensor:
+        # Rounded as in diffusers.
+        return timesteps.to(self._dtype) / 1000
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        return super()._decoded(_unpacked(latents))
 
     def _run(self, request: GenerationRequest) -> Run:
         is_linear = self._is_linear(request.scheduler, has_image=request.image is not None)
@@ -85,6 +103,32 @@ class FluxDenoiser(FlowMatchingDenoiser):
         takes_levels = "sigmas" in signature(scheduler.set_timesteps).parameters
         has_levels = not has_image and scheduler.config.get("use_flow_sigmas", False)
         return takes_levels and not has_levels
+
+
+def _packed(latents: torch.Tensor) -> torch.Tensor:
+    """The latents with their numbers in the order of the transformer's sequence."""
+    patches: torch.Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
+    return patches.view(latents.shape)
+
+
+def _unpacked(latents: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``_packed``."""
+    unpacked: torch.Tensor = FluxPipeline._unpack_latents(
+        _as_patches(latents), *latents.shape[-2:], vae_scale_factor=1
+    )
+    return unpacked
+
+
+def _as_patches(latents: torch.Tensor) -> torch.Tensor:
+    """Packed latents as the transformer takes them, ``(pictures, patches, 4 * channels)``."""
+    return latents.view(len(latents), -1, 4 * latents.shape[1])
+
+
+def _patch_ids(height: int, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """The positions of the patches of latents of this size, copied once."""
+    cpu = torch.device("cpu")
+    ids = FluxPipeline._prepare_latent_image_ids(1, height // 2, width // 2, cpu, dtype)
+    return upload_numbers(ids, device, dtype)
 
 
 def _zero_ids(tokens: int, **place: Any) -> torch.Tensor:

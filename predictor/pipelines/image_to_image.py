@@ -14,7 +14,9 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 
 from predictor.engine.denoising import Inpainting, Steps
-from predictor.pipelines.image_encoder import ImageEncoder
+from predictor.engine.transfers import upload
+from predictor.pipelines.image_encoder import HostTensors, ImageEncoder
+from predictor.pipelines.prepared import Prepared
 from predictor.pipelines.schedulers import generator_for
 from predictor.requests import GenerationRequest, InputImage
 
@@ -31,69 +33,92 @@ class Start(NamedTuple):
     inpainting: Inpainting | None = None
 
 
-def begin_image_to_image(
-    request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
-) -> Start:
-    """Start as ``StableDiffusionImg2ImgPipeline`` and those of SDXL, SD3 and FLUX do."""
-    assert request.image is not None
-    generator = generator_for(request)
-    pixels = pixels_of(request.image, pipeline)
-    clean = encoder.latents(request.image.sha256, pixels, generator)
-    noise = encoder.noise(pixels, generator)
-    return Start(steps.add_noise(clean, noise), generator)
+class _OnHost(NamedTuple):
+    """The part of a start that needs no device, in memory from which the device copies.
+
+    ``noise`` and ``latent_mask``, ``(1, 1, height, width)``, are those of latents. ``clean`` is for
+    the latents of the picture, and ``masked`` for those of the picture without the area to repaint.
+    """
+
+    generator: torch.Generator
+    noise: torch.Tensor
+    clean: HostTensors | None
+    latent_mask: torch.Tensor | None = None
+    masked: HostTensors | None = None
 
 
-def pixels_of(image: InputImage, pipeline: Any) -> torch.Tensor:
-    """Return the image as ``(1, 3, height, width)`` from -1 to 1, on the CPU."""
-    pixels: torch.Tensor = pipeline.image_processor.preprocess(image.image)
-    return pixels
+class ImageStarts:
+    """Starts pictures as diffusers' image-to-image and inpainting pipelines do.
+
+    Only ``begin`` uses the device; any thread may call ``prepare``.
+    """
+
+    def __init__(self, pipeline: Any, encoder: ImageEncoder) -> None:
+        self._encoder = encoder
+        self._image_processor: Any = pipeline.image_processor
+        self._mask_processor = VaeImageProcessor(
+            vae_scale_factor=pipeline.vae_scale_factor,
+            do_normalize=False,
+            do_binarize=True,
+            do_convert_grayscale=True,
+        )
+        unet = getattr(pipeline, "unet", None)
+        self._sees_mask = unet is not None and unet.config.in_channels == INPAINTING_CHANNELS
+        self._on_host = Prepared(self._host_part)
+
+    def prepare(self, request: GenerationRequest) -> None:
+        """Convert the pictures and draw the noise in advance."""
+        self._on_host.prepare(request)
+
+    def begin(self, request: GenerationRequest, steps: Steps) -> Start:
+        """The start of a request with an ``image``, and perhaps a ``mask_image``."""
+        assert request.image is not None
+        host = self._on_host.take(request)
+        noise = upload(host.noise, self._encoder.device)
+        clean = host.clean and self._encoder.latents(request.image.sha256, host.clean)
+        if clean is None or _is_all_noise(request):
+            latents = noise * steps.init_noise_sigma
+        else:
+            latents = steps.add_noise(clean, noise)
+        if host.latent_mask is None:
+            return Start(latents, host.generator)
+        mask = upload(host.latent_mask, self._encoder.device)
+        if host.masked is not None:
+            assert request.mask_image is not None
+            key = (request.image.sha256, request.mask_image.sha256)
+            masked = self._encoder.latents(key, host.masked)
+            return Start(latents, host.generator, torch.cat([mask, masked], dim=1))
+        assert clean is not None
+        inpainting = Inpainting(torch.cat([clean, noise]).float(), mask.float())
+        return Start(latents, host.generator, inpainting=inpainting)
+
+    def _host_part(self, request: GenerationRequest) -> _OnHost:
+        """Draw in diffusers' order: the picture, the noise, the masked picture."""
+        assert request.image is not None
+        encoder, generator = self._encoder, generator_for(request)
+        pixels: torch.Tensor = self._image_processor.preprocess(request.image.image)
+        clean = None
+        if not (self._sees_mask and _is_all_noise(request)):
+            clean = encoder.on_host(pixels, generator)
+        noise = encoder.noise(pixels, generator)
+        if request.mask_image is None:
+            return _OnHost(generator, noise, clean)
+        mask = self._mask_pixels(request.mask_image)
+        latent_mask = encoder.copied(torch.nn.functional.interpolate(mask, size=noise.shape[-2:]))
+        masked = None
+        if self._sees_mask:
+            masked = encoder.on_host(pixels * (mask < 0.5), generator)
+        else:
+            # diffusers draws it without using it.
+            encoder.noise_of_latents(pixels, generator)
+        return _OnHost(generator, noise, clean, latent_mask, masked)
+
+    def _mask_pixels(self, mask: InputImage) -> torch.Tensor:
+        """``(1, 1, height, width)``: 1 in the area to repaint, else 0."""
+        pixels: torch.Tensor = self._mask_processor.preprocess(mask.image)
+        return pixels
 
 
-def begin_inpainting(
-    request: GenerationRequest, steps: Steps, pipeline: Any, encoder: ImageEncoder
-) -> Start:
-    """Start as ``StableDiffusionInpaintPipeline`` and those of SDXL, SD3 and FLUX do."""
-    assert request.image is not None
-    assert request.mask_image is not None
-    unet = getattr(pipeline, "unet", None)
-    sees_mask = unet is not None and unet.config.in_channels == INPAINTING_CHANNELS
-    is_all_noise = request.strength == 1
-    generator = generator_for(request)
-    pixels = pixels_of(request.image, pipeline)
-    mask = _mask_pixels(request.mask_image, pipeline)
-    # Draw in diffusers' order: the picture, the noise, the masked picture, even if the last one is
-    # not used.
-    clean = None
-    if not (sees_mask and is_all_noise):
-        clean = encoder.latents(request.image.sha256, pixels, generator)
-    noise = encoder.noise(pixels, generator)
-    latents = noise * steps.init_noise_sigma
-    if clean is not None and not is_all_noise:
-        latents = steps.add_noise(clean, noise)
-    latent_mask = _latent_mask(mask, noise)
-    if sees_mask:
-        key = (request.image.sha256, request.mask_image.sha256)
-        masked = encoder.latents(key, pixels * (mask < 0.5), generator)
-        return Start(latents, generator, torch.cat([latent_mask, masked], dim=1))
-    assert clean is not None
-    encoder.skip_latents(request.image.sha256, pixels, generator)
-    original = torch.cat([clean, noise]).float()
-    return Start(latents, generator, inpainting=Inpainting(original, latent_mask.float()))
-
-
-def _mask_pixels(mask: InputImage, pipeline: Any) -> torch.Tensor:
-    """Return the mask as ``(1, 1, height, width)`` on the CPU: 1 in the area to repaint, else 0."""
-    processor = VaeImageProcessor(
-        vae_scale_factor=pipeline.vae_scale_factor,
-        do_normalize=False,
-        do_binarize=True,
-        do_convert_grayscale=True,
-    )
-    pixels: torch.Tensor = processor.preprocess(mask.image)
-    return pixels
-
-
-def _latent_mask(mask: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.interpolate(mask, size=latents.shape[-2:]).to(
-        latents.device, latents.dtype
-    )
+def _is_all_noise(request: GenerationRequest) -> bool:
+    """Whether nothing of the input picture is in the first latents."""
+    return request.mask_image is not None and request.strength == 1

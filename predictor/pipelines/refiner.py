@@ -98,9 +98,8 @@ class Refiner(StableDiffusionXLDenoiser):
             return super()._time_ids(lanes)
         cropped = self._sizes(lanes)[:4]
         scores = {True: _NEGATIVE_AESTHETIC_SCORE, False: _AESTHETIC_SCORE}
-        return torch.stack(
-            [self._uploaded_ids((*cropped, scores[lane.is_negative])) for lane in lanes]
-        )
+        ids = [self._uploaded_ids((*cropped, scores[lane.is_negative])) for lane in lanes]
+        return self._stacked.of("time ids", ids)
 
 
 class RefinedDenoiser:

@@ -19,9 +19,10 @@ from predictor.errors import InvalidRequestError
 from predictor.pipelines.cuda_graphs import Pass
 from predictor.pipelines.decoder import DecodedPicture, Decoder, picture_of
 from predictor.pipelines.image_encoder import ImageEncoder
-from predictor.pipelines.image_to_image import Start, begin_image_to_image, begin_inpainting
+from predictor.pipelines.image_to_image import ImageStarts, Start
 from predictor.pipelines.initial_noise import InitialNoise
 from predictor.pipelines.plans import Plans, Run
+from predictor.pipelines.stacked_rows import StackedRows
 from predictor.pipelines.token_ids import TokenIds
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import Adapter, GenerationRequest
@@ -80,12 +81,10 @@ class StableDiffusionDenoiser:
         self._offload = loaded.tuning.savings.offload
         self._dtype: torch.dtype = getattr(self._pipeline, self.network).dtype
         self._plans = Plans(self._pipeline.scheduler)
-        self._token_ids = {
-            name: TokenIds(tokenizer, self._device)
-            for name in TOKENIZERS
-            if (tokenizer := getattr(self._pipeline, name, None)) is not None
-        }
-        self._image_encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
+        self._token_ids = self._clip_token_ids()
+        encoder = ImageEncoder(self._pipeline, self._device, self._dtype)
+        self._image_starts = ImageStarts(self._pipeline, encoder)
+        self._stacked = StackedRows()
         self._initial_noise = InitialNoise(self._device, self._dtype)
         # Under offloading there is not enough memory to decode while steps run.
         self._decoder = Decoder(self._device, has_stream=self._offload == "none")
@@ -109,6 +108,10 @@ class StableDiffusionDenoiser:
             self.steps_of(request)
             if request.image is None:
                 self._initial_noise.prepare(request.seed, self._latent_shape(request))
+            else:
+                self._image_starts.prepare(request)
+            if request.controlnet is not None:
+                self._controlnets[request.controlnet.name].prepare(request)
             self.prepare_prompts(request)
             self.warnings(request)
 
@@ -164,6 +167,8 @@ class StableDiffusionDenoiser:
             control=self._controlnets[control.name].look(request) if control else None,
             extra_channels=start.extra_channels,
             inpainting=start.inpainting,
+            network_timesteps=self._network_timesteps(steps.timesteps),
+            guidance_input=self._guidance_input(request),
         )
 
     def predict(self, lanes: Sequence[Lane]) -> torch.Tensor:
@@ -173,7 +178,7 @@ class StableDiffusionDenoiser:
         latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
         timesteps = torch.stack([lane.denoising.device_timestep for lane in lanes])
         conditions: dict[str, Any] = {
-            "encoder_hidden_states": torch.stack([lane.conditioning[0] for lane in lanes]),
+            "encoder_hidden_states": self._condition(0, lanes),
             "added_cond_kwargs": self._added_conditions(lanes),
         }
         residuals = {}
@@ -197,6 +202,14 @@ class StableDiffusionDenoiser:
     def finish(self, decoded: DecodedPicture) -> Image.Image:
         """See ``Denoiser.finish``."""
         return picture_of(decoded)
+
+    def _clip_token_ids(self) -> dict[str, TokenIds]:
+        """The token ids of each tokenizer, if all text encoders are CLIP's."""
+        return {
+            name: TokenIds(tokenizer, self._device)
+            for name in TOKENIZERS
+            if (tokenizer := getattr(self._pipeline, name, None)) is not None
+        }
 
     def _encode(self, prompts: Sequence[str], clip_skip: int, chunks: int) -> list[Conditioning]:
         """By the text encoders as they are now, without their last ``clip_skip`` layers.
@@ -230,9 +243,7 @@ class StableDiffusionDenoiser:
 
     def _start(self, request: GenerationRequest, steps: Steps) -> Start:
         if request.image is not None:
-            is_whole = request.mask_image is None
-            begin = begin_image_to_image if is_whole else begin_inpainting
-            return begin(request, steps, self._pipeline, self._image_encoder)
+            return self._image_starts.begin(request, steps)
         generator, noise = self._initial_noise.take(request.seed, self._latent_shape(request))
         return Start(noise * steps.init_noise_sigma, generator)
 
@@ -240,6 +251,18 @@ class StableDiffusionDenoiser:
         scale = self._pipeline.vae_scale_factor
         channels = self._pipeline.vae.config.latent_channels
         return (1, channels, request.height // scale, request.width // scale)
+
+    def _network_timesteps(self, timesteps: torch.Tensor) -> torch.Tensor | None:
+        """See ``Denoising``."""
+        return None
+
+    def _guidance_input(self, request: GenerationRequest) -> torch.Tensor | None:
+        """See ``Denoising``."""
+        return None
+
+    def _condition(self, index: int, lanes: Sequence[Lane]) -> torch.Tensor:
+        """That tensor of the conditioning, with one row for each lane."""
+        return self._stacked.of(f"condition {index}", [lane.conditioning[index] for lane in lanes])
 
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         return None

@@ -56,7 +56,7 @@ class StableDiffusionXLDenoiser(StableDiffusionDenoiser):
     def _added_conditions(self, lanes: Sequence[Lane]) -> dict[str, torch.Tensor] | None:
         """Return pooled embeddings and the micro-conditioning sizes, both those of the picture."""
         return {
-            "text_embeds": torch.stack([lane.conditioning[1] for lane in lanes]),
+            "text_embeds": self._condition(1, lanes),
             "time_ids": self._time_ids(lanes),
         }
 

@@ -140,7 +140,7 @@ class PretendedGpu:
     @contextmanager
     def watched(self, phase: str) -> Iterator[Counts]:
         """Count the operations of this thread under ``phase``; the innermost phase counts."""
-        before = getattr(self._phases, "current", "")
+        before = self.phase
         self._phases.current = phase
         is_watched = getattr(self._phases, "is_watched", False)
         self._phases.is_watched = True
@@ -150,6 +150,11 @@ class PretendedGpu:
         finally:
             self._phases.current = before
             self._phases.is_watched = is_watched
+
+    @property
+    def phase(self) -> str:
+        """The phase of this thread."""
+        return getattr(self._phases, "current", "")
 
     def wait(self, name: str) -> None:
         """Note that the host waits for the GPU."""
@@ -274,7 +279,7 @@ class PretendedGpu:
 
     @property
     def _counts(self) -> Counts:
-        return self.counts[getattr(self._phases, "current", "")]
+        return self.counts[self.phase]
 
     def _note(self, what: str, name: str, times: int = 1) -> None:
         counts = self._counts
