@@ -195,21 +195,32 @@ def line_through(found: Comparison) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def first_capacity(denoiser: Denoiser, request: GenerationRequest, start: Start) -> Capacity:
-    """A capacity that begins with ``start`` and the seconds of a picture like ``request``."""
-    lanes = _guided_lanes(denoiser, request)
+def first_capacity(
+    denoiser: Denoiser,
+    request: GenerationRequest,
+    start: Start,
+    measured: GenerationRequest | None = None,
+) -> Capacity:
+    """A capacity that begins with ``start`` and the seconds of a picture like ``request``.
+
+    If ``measured`` is given, they follow from a picture like that, in proportion to the pixels: one
+    step of a full picture may take a CPU half a minute.
+    """
+    measured = measured or request
+    smaller = measured.width * measured.height / (request.width * request.height)
+    lanes = _guided_lanes(denoiser, measured)
     latents = lanes[0].denoising.latents
-    seconds = shortest_seconds(lambda: denoiser.predict(lanes))
+    seconds = shortest_seconds(lambda: denoiser.predict(lanes)) / smaller
     capacity = Capacity(
         lanes=start.best,
-        latent_pixels=latents.shape[-1] * latents.shape[-2],
+        latent_pixels=round(latents.shape[-1] * latents.shape[-2] / smaller),
         steps_per_decode=1.0,
         fixed_seconds=_FIXED_SHARE * seconds,
         lane_seconds=(1 - _FIXED_SHARE) * seconds / 2,
         start=start,
         guidance_is_input=denoiser.guidance_is_input,
     )
-    decode_seconds = shortest_seconds(lambda: denoiser.decode(latents))
+    decode_seconds = shortest_seconds(lambda: denoiser.decode(latents)) / smaller
     capacity.steps_per_decode = decode_seconds / capacity.decode_seconds
     return capacity
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -181,6 +181,29 @@ def test_the_first_capacity_knows_the_seconds_of_a_picture() -> None:
     assert capacity.steps_per_decode > 0
     assert capacity.has_times
     assert set(denoiser.lanes) == {2}
+
+
+def test_the_seconds_of_a_large_picture_follow_from_a_small_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of a full picture would delay the readiness of a server without a GPU."""
+    denoiser = FakeDenoiser()
+    denoiser.gate.release(1_000)
+    shapes: list[tuple[int, ...]] = []
+
+    def half_a_second(work: Callable[[], torch.Tensor]) -> float:
+        shapes.append(tuple(work().shape[-2:]))
+        return 0.5
+
+    monkeypatch.setattr("predictor.engine.capacity.shortest_seconds", half_a_second)
+    large, small = request("any", width=256, height=256), request("any")
+
+    capacity = first_capacity(denoiser, large, Start(2, 16), small)
+
+    assert shapes == [(8, 8), (8, 8)]
+    assert capacity.size(large) == 2
+    assert capacity.step_seconds(2) == pytest.approx(16 * 0.5)
+    assert capacity.decode_seconds == pytest.approx(16 * 0.5)
 
 
 def test_a_cold_engine_expects_larger_passes_until_it_has_compared_some() -> None:
