@@ -1,7 +1,7 @@
 """Imports torch, diffusers and transformers without what only few models need of them.
 
 These libraries import more than most models use: ``torch._dynamo`` compiles, and ``scipy.stats`` is
-for two kinds of noise schedules. Placeholders take their place until something uses them.
+for two kinds of noise schedules. Placeholders take the place of both, until something uses them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import importlib
 import importlib.metadata
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,41 +25,78 @@ from predictor.imports import import_modules
 _REMOVAL = threading.Lock()
 
 
-class PostponedModule(ModuleType):
-    """Stands in for a package, and imports it once code uses an attribute that ``known`` lacks.
+class PostponedPackage(ModuleType):
+    """Stands in for a package that is not imported yet.
 
-    Imports of its submodules work as usual. The package must be installed, and not imported yet.
+    The first use of an attribute that ``known`` lacks imports it, as does the import of a submodule
+    that is not ``independent`` of it.
     """
 
-    def __init__(self, name: str, **known: object) -> None:
+    def __init__(self, name: str, independent: Collection[str] = (), **known: object) -> None:
         super().__init__(name)
         parent, _, child = name.rpartition(".")
         spec = find_spec(parent)
         assert spec is not None
-        folders = [str(Path(one, child)) for one in spec.submodule_search_locations or ()]
-        self.__spec__ = ModuleSpec(name, None, is_package=True)
-        self.__spec__.submodule_search_locations = folders
-        self.__path__ = folders
-        self.__package__ = name
+        self.__path__ = [str(Path(one, child)) for one in spec.submodule_search_locations or ()]
+        self.independent_submodules = {f"{name}.{one}" for one in independent}
         self.__dict__.update(known)
 
     def __getattr__(self, attribute: str) -> Any:
         # ``inspect`` looks for these in all modules.
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return getattr(self._imported(), attribute)
+        return getattr(self.import_package(), attribute)
 
-    def _imported(self) -> ModuleType:
+    def import_package(self) -> ModuleType:
+        """Import the package in place of this."""
         name = self.__name__
         # Not held during the import, which waits for imports of other threads.
         with _REMOVAL:
             if sys.modules.get(name) is self:
                 del sys.modules[name]
-        module = importlib.import_module(name)
-        for child, submodule in list(sys.modules.items()):
-            if child.rpartition(".")[0] == name:
-                vars(module).setdefault(child.rpartition(".")[2], submodule)
-        return module
+        package = importlib.import_module(name)
+        for submodule in self.independent_submodules & sys.modules.keys():
+            vars(package).setdefault(submodule.rpartition(".")[2], sys.modules[submodule])
+        return package
+
+
+class _SubmoduleFinder(MetaPathFinder):
+    """Imports the package of a submodule first, as Python does without a placeholder."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package = sys.modules.get(fullname.rpartition(".")[0])
+        if not isinstance(package, PostponedPackage) or fullname in package.independent_submodules:
+            return None
+        package.import_package()
+        # The package may have imported it; a second import would replace its classes.
+        imported = sys.modules.get(fullname)
+        return ModuleSpec(fullname, _Imported(imported)) if imported else None
+
+
+class _Imported(Loader):
+    """Loads a module that is imported already."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+        # Otherwise ``importlib`` would load the module again, by this.
+        module.__spec__ = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
+def postpone(name: str, independent: Collection[str] = (), **known: object) -> None:
+    """Put a placeholder in place of a package, unless it is imported already."""
+    if name in sys.modules:
+        return
+    if not any(isinstance(finder, _SubmoduleFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _SubmoduleFinder())
+    sys.modules[name] = PostponedPackage(name, independent, **known)
 
 
 class _PackageDistributions(Mapping[str, list[str]]):
@@ -83,19 +121,13 @@ class _PackageDistributions(Mapping[str, list[str]]):
 
 def import_lean(*names: str, compiles: bool) -> None:
     """Import modules that use diffusers; ``compiles`` says that something will be compiled."""
-    if "torch" not in sys.modules:
-        _postpone("scipy.stats")
-        if not compiles:
-            _postpone("torch._dynamo", **_uncompiled())
+    postpone("scipy.stats")
+    if not compiles:
+        postpone("torch._dynamo", {"_trace_wrapped_higher_order_op"}, **_uncompiled())
     with _few_files_read():
         import_modules("transformers.utils.import_utils")
         reuse_import_structure()
         import_modules(*names)
-
-
-def _postpone(name: str, **known: object) -> None:
-    if name not in sys.modules:
-        sys.modules[name] = PostponedModule(name, **known)
 
 
 def _uncompiled() -> dict[str, object]:
@@ -135,6 +167,8 @@ def reuse_import_structure() -> None:
     """
     library: Any = importlib.import_module("transformers.utils.import_utils")
     read = library.define_import_structure
+    if read.__module__ == __name__:
+        return
     models = Path(library.__file__).parents[1] / "models"
 
     def define_import_structure(module_path: Any, prefix: str | None = None) -> Any:

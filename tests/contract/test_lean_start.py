@@ -54,6 +54,7 @@ async def serve():
 asyncio.run(serve())
 residency.close()
 import scipy, torch
+from torch._dynamo.utils import counters
 compiled = torch.compile(lambda number: number + 1, backend="eager")
 assert compiled(torch.ones(1)).item() == 2
 assert isinstance(torch.compile(torch.nn.Identity()), torch._dynamo.OptimizedModule)

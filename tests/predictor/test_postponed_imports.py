@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,53 +13,74 @@ from pathlib import Path
 import pytest
 from transformers.utils import import_utils
 
-from predictor.loading.postponed_imports import PostponedModule, reuse_import_structure
+from predictor.loading.postponed_imports import (
+    PostponedPackage,
+    import_lean,
+    postpone,
+    reuse_import_structure,
+)
 
 SOURCE = """
 import time
 time.sleep(0.2)  # Long enough for other threads to arrive.
 runs = []
 runs.append(1)
-from . import part
+early = 1
+from .part import Part
 def answer(): return 42
 """
 
 
 @pytest.fixture
-def placeholder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostponedModule]:
-    """A placeholder of ``large.heavy``, which has the submodule ``part``."""
+def placeholder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostponedPackage]:
+    """A placeholder of ``large.heavy``, which has an independent submodule and one that is not."""
     heavy = tmp_path / "large" / "heavy"
     heavy.mkdir(parents=True)
     (tmp_path / "large" / "__init__.py").touch()
     (heavy / "__init__.py").write_text(SOURCE)
-    (heavy / "part.py").write_text("value = 7")
+    (heavy / "part.py").write_text("from large.heavy import early\nclass Part: pass")
+    (heavy / "leaf.py").write_text("value = 7")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", sys.meta_path.copy())
     known = set(sys.modules)
-    sys.modules["large.heavy"] = PostponedModule("large.heavy", light="known")
+    postpone("large.heavy", {"leaf"}, light="known")
     yield sys.modules["large.heavy"]  # type: ignore[misc]
     for name in set(sys.modules) - known:
         del sys.modules[name]
 
 
-def test_a_placeholder_is_replaced_on_the_first_use_of_an_unknown_attribute(
-    placeholder: PostponedModule,
+def test_the_first_use_of_an_unknown_attribute_imports_the_package(
+    placeholder: PostponedPackage,
 ) -> None:
-    large = importlib.import_module("large")
     assert placeholder.light == "known"
-    assert importlib.import_module("large.heavy.part").value == 7
+    assert importlib.import_module("large.heavy.leaf").value == 7
     assert not hasattr(placeholder, "__file__")
+    postpone("large.heavy")
     assert sys.modules["large.heavy"] is placeholder
 
     assert placeholder.answer() == 42
 
-    assert sys.modules["large.heavy"] is large.heavy is not placeholder
-    assert large.heavy.part is sys.modules["large.heavy.part"]
+    package = sys.modules["large.heavy"]
+    assert package is importlib.import_module("large").heavy is not placeholder
+    assert package.leaf is sys.modules["large.heavy.leaf"]
     with pytest.raises(AttributeError, match="unknown"):
         _ = placeholder.unknown
 
 
+def test_the_import_of_a_submodule_imports_the_package_before_it_and_each_once(
+    placeholder: PostponedPackage,
+) -> None:
+    part = importlib.import_module("large.heavy.part")
+
+    package = sys.modules["large.heavy"]
+    assert package is not placeholder
+    assert package.part is part is sys.modules["large.heavy.part"]
+    assert package.Part is part.Part
+    assert part.__spec__.origin.endswith("part.py")
+
+
 def test_threads_that_use_a_placeholder_together_import_the_package_once(
-    placeholder: PostponedModule,
+    placeholder: PostponedPackage,
 ) -> None:
     together = threading.Barrier(4)
 
@@ -92,14 +112,17 @@ def test_the_classes_of_transformers_are_listed_as_by_transformers_itself(
     assert import_utils.define_import_structure(clip) == read(clip)
 
 
-def test_a_process_that_compiles_has_no_placeholder_of_the_compiler() -> None:
-    code = (
-        "import sys\n"
-        "from predictor.loading.postponed_imports import PostponedModule, import_lean\n"
-        "import_lean('json', compiles=True)\n"
-        "assert 'torch._dynamo' not in sys.modules\n"
-        "assert isinstance(sys.modules['scipy.stats'], PostponedModule)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-    # Restored after the imports.
+def test_the_compiler_is_not_postponed_if_something_will_be_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import sys; found = sys.modules.get('torch._dynamo')"
+    (tmp_path / "looks_for_it.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    monkeypatch.delitem(sys.modules, "looks_for_it", raising=False)
+
+    import_lean("looks_for_it", compiles=True)
+
+    assert sys.modules.pop("looks_for_it").found is None
+    # The import restores it.
     assert isinstance(importlib.metadata.packages_distributions(), dict)

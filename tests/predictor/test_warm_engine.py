@@ -57,7 +57,7 @@ def a_pipeline(**parts: Any) -> Any:
         ),
         "warm_up": lambda: None,
     }
-    return SimpleNamespace(**given, **parts)
+    return SimpleNamespace(**given | parts)
 
 
 @pytest.fixture
