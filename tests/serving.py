@@ -115,10 +115,6 @@ class Server:
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         return [int(child) for task in tasks for child in task.read_text().split()]
 
-    def wait_for_children(self, number: int, seconds: float = 60) -> None:
-        """Wait until the server has started this many processes."""
-        self._poll(lambda: len(self.children()) == number, f"not {number} children", seconds)
-
     def _poll(self, look: Callable[[], Found | None], missing: str, seconds: float) -> Found:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import signal
@@ -242,6 +243,8 @@ class DiffusionServer(HookedModelServer):
                 await wait_for_download(self._settings)
                 self.replace_models(self._open_models())
             residency = self.registered_models.residency
+            # Now, while the load uses one core: their imports would slow down the first requests.
+            asyncio.get_running_loop().run_in_executor(None, _start_readers)
             await residency.prepare()
             await residency.preload(self.registered_models.preload_names)
         except ModelLoadError as error:
@@ -251,8 +254,6 @@ class DiffusionServer(HookedModelServer):
             self._ending = self._ending or asyncio.create_task(self._close())
         else:
             self.dataplane.is_preloaded = True
-            # Before that, they would take the CPU from the load. A body that needs one starts it.
-            await asyncio.to_thread(READERS.start)
 
     def _begin_end(self, pause: Callable[[float], Awaitable[object]]) -> None:
         """Begin the shutdown; further signals change nothing."""
@@ -311,3 +312,9 @@ class DiffusionServer(HookedModelServer):
         except TimeoutError:
             return False
         return True
+
+
+def _start_readers() -> None:
+    # A body that needs a process which has not started starts it, or gets the error.
+    with contextlib.suppress(OSError):
+        READERS.start()

@@ -24,6 +24,10 @@ _MAX_DECODE_BATCH = 4
 _LATENT_SIDE = 8
 # A guided picture takes two lanes.
 _FEWEST_LANES = 2
+# Of the time of a pass for one guided picture, before passes have been compared: 16 pictures then
+# take 4.75 times as long as one. The demo model takes 4 times as long on two cores, and Stable
+# Diffusion 1.5 takes 3 times as long on a GPU (docs/performance.md).
+_FIXED_SHARE = 0.75
 
 
 class ForwardPass(NamedTuple):
@@ -48,6 +52,8 @@ class Capacity:
 
     ``steps_per_decode`` is the time to decode a picture, in steps of one guided picture. A pass
     takes ``fixed_seconds`` and ``lane_seconds`` for each lane; both are 0 if they are unknown.
+    Until the first comparison of passes, one pass is expected to hold all lanes in flight:
+    ``lanes`` is still low then, and calls would be refused that the engine can serve.
     ``out_of_memory`` counts the batches that did not fit. For ``guidance_is_input`` see
     ``GenerationRequest.cfg_scale``.
     """
@@ -67,6 +73,7 @@ class Capacity:
     ) -> None:
         start = start or Start(lanes, max(lanes, _MIN_LANES_IN_FLIGHT), is_settled=True)
         self._searches = BatchSearches(start, _FEWEST_LANES, "lanes in a forward pass")
+        self._is_known = start.is_settled
         self._latent_pixels = latent_pixels
         self._max_lanes = start.largest
         self.steps_per_decode = steps_per_decode
@@ -115,8 +122,9 @@ class Capacity:
         """See ``Workload.step_seconds``; more lanes than fit take several passes."""
         if not self.has_times:
             return size
-        passes = max(1.0, size / self.lanes)
-        return passes * (self.fixed_seconds + self.lane_seconds * min(size, self.lanes))
+        lanes = self.lanes if self._is_known else max(self.lanes, 2 * self.jobs_in_flight)
+        passes = max(1.0, size / lanes)
+        return passes * (self.fixed_seconds + self.lane_seconds * min(size, lanes))
 
     def fitting(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs to run in the next forward pass, at least one; all have the same kind."""
@@ -138,6 +146,7 @@ class Capacity:
         kind = self._kind(done)
         decode_seconds = self.decode_seconds
         comparison = self._searches.observe(kind, done.lanes, seconds)
+        self._is_known = self._is_known or comparison is not None
         # Without times from the start, those of ``step_seconds`` are relative.
         if comparison and self.has_times:
             fixed, lane = line_through(comparison)
@@ -159,6 +168,7 @@ class Capacity:
     def shrink(self, jobs: list[Job]) -> None:
         """Set the bound to half of the lanes of these jobs, which did not fit."""
         self.out_of_memory += 1
+        self._is_known = True
         tried = ForwardPass.over(jobs)
         self._searches.shrink_to(int(tried.lanes * self._unit(tried.shape) / 2))
 
@@ -185,19 +195,34 @@ def line_through(found: Comparison) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def first_capacity(denoiser: Denoiser, request: GenerationRequest, start: Start) -> Capacity:
-    """A capacity that begins with ``start`` and the seconds of a picture like ``request``."""
-    lanes = _guided_lanes(denoiser, request)
+def first_capacity(
+    denoiser: Denoiser,
+    request: GenerationRequest,
+    start: Start,
+    measured: GenerationRequest | None = None,
+) -> Capacity:
+    """A capacity that begins with ``start`` and the seconds of a picture like ``request``.
+
+    If ``measured`` is given, they follow from a picture like that, in proportion to the pixels: one
+    step of a full picture may take a CPU half a minute.
+    """
+    measured = measured or request
+    smaller = measured.width * measured.height / (request.width * request.height)
+    lanes = _guided_lanes(denoiser, measured)
     latents = lanes[0].denoising.latents
-    seconds = shortest_seconds(lambda: denoiser.predict(lanes))
-    return Capacity(
+    seconds = shortest_seconds(lambda: denoiser.predict(lanes)) / smaller
+    capacity = Capacity(
         lanes=start.best,
-        latent_pixels=latents.shape[-1] * latents.shape[-2],
-        steps_per_decode=shortest_seconds(lambda: denoiser.decode(latents)) / seconds,
-        lane_seconds=seconds / 2,
+        latent_pixels=round(latents.shape[-1] * latents.shape[-2] / smaller),
+        steps_per_decode=1.0,
+        fixed_seconds=_FIXED_SHARE * seconds,
+        lane_seconds=(1 - _FIXED_SHARE) * seconds / 2,
         start=start,
         guidance_is_input=denoiser.guidance_is_input,
     )
+    decode_seconds = shortest_seconds(lambda: denoiser.decode(latents)) / smaller
+    capacity.steps_per_decode = decode_seconds / capacity.decode_seconds
+    return capacity
 
 
 @torch.inference_mode()

@@ -28,8 +28,6 @@ _BASE_BYTES = 256 * 2**20
 # The decoder of WebP holds a picture four times, with four bytes per pixel.
 _BYTES_PER_PIXEL = 16
 _CPU_SECONDS = 10
-# Below the engine's priority.
-_NICE = 5
 
 # 16 prompts and negative prompts of 4096 characters, with escapes, take less.
 _MAX_DOCUMENT_BYTES = 2**20
@@ -164,7 +162,6 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(_NICE)
     _limit(resource.RLIMIT_CORE, 0)
     # Nothing that a library prints may end up between the answers.
     answer_stream = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

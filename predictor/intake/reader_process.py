@@ -15,6 +15,8 @@ from predictor.errors import BodyReaderKilledError, GenerationFailedError, Inval
 from predictor.intake.frames import receive, send
 from predictor.requests import InputImage
 
+# Below the priority of the engine, and of a model that is loading.
+_NICE = 5
 # Threads of a mathematics library would only take memory.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -31,6 +33,7 @@ class ReaderProcess:
             # Ctrl-C in a terminal is for the server, which ends its readers itself.
             process_group=0,
         )
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
 
     @property
     def pid(self) -> int:

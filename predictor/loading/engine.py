@@ -15,7 +15,7 @@ from predictor.engine.capacity import first_capacity, step_once
 from predictor.engine.interfaces import Denoiser
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
-from predictor.errors import ModelLoadError
+from predictor.errors import GenerationFailedError, ModelLoadError
 from predictor.loading.compilation import compile_denoiser
 from predictor.loading.convolutions import Convolutions, choose_convolutions, set_layout
 from predictor.loading.graph_capture import can_capture, capture_graphs
@@ -99,12 +99,14 @@ def _open_step_engine(
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
     if can_capture(pipeline):
+        # CUDA graphs take a share of the memory that a picture leaves free.
+        pipeline.warm_up()
         _speed_up(pipeline, denoiser, folder, settings, learned)
     request = pipeline.profile.default_request("warm-up")
     start = learned.start(folder, first=2, largest=settings.max_lanes)
     engine = StepEngine(
         denoiser,
-        first_capacity(denoiser, request, start),
+        first_capacity(denoiser, request, start, pipeline.warm_up_request()),
         settings.max_queue_length,
         max_queue_seconds=settings.queue_seconds,
         stall_seconds=settings.engine_stall_seconds,
@@ -113,7 +115,7 @@ def _open_step_engine(
     )
     # The scheduler's plan depends on the number of steps, and the picture has only a few.
     denoiser.prepare(request)
-    _make_picture(engine, pipeline.warm_up_request())
+    _make_picture(engine, pipeline)
     return engine
 
 
@@ -146,13 +148,18 @@ def _open_whole_batch_engine(
         max_queue_seconds=settings.queue_seconds,
         stall_seconds=settings.engine_stall_seconds,
     )
-    _make_picture(engine, pipeline.warm_up_request())
+    _make_picture(engine, pipeline)
     return engine
 
 
-def _make_picture(engine: Engine, request: GenerationRequest) -> None:
+def _make_picture(engine: Engine, pipeline: DiffusersPipeline) -> None:
     try:
-        asyncio.run(_submit(engine, request))
+        asyncio.run(_submit(engine, pipeline.warm_up_request()))
+    except GenerationFailedError:
+        engine.close()
+        # The engine hides causes from callers. The pipeline's own call fails with the cause.
+        pipeline.warm_up()
+        raise
     except BaseException:
         engine.close()
         raise

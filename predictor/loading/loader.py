@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine import Engine
 from predictor.errors import InvalidRequestError, ModelLoadError
-from predictor.imports import import_modules
 from predictor.loading import memory
 from predictor.loading.cache_folder import ensure_cache_folder
+from predictor.loading.postponed_imports import import_lean
 from predictor.logs import adopt_library_loggers
 from predictor.requests import Limits, ModelProfile
 from predictor.settings import Settings
@@ -101,7 +101,7 @@ class ModelLoader:
     def prepare(self) -> None:
         """See ``Loader.prepare``."""
         ensure_cache_folder()
-        import_modules(*_PACKAGES)
+        import_lean(*_PACKAGES, compiles=self._settings.compile)
         from predictor.loading.engine import Learned
 
         self._learned = Learned()

@@ -1,4 +1,4 @@
-"""Loads a published model folder into a warm pipeline."""
+"""Loads a published model folder into a pipeline."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ _NETWORKS = (REFINER_FOLDER_NAME, CONTROLNETS_FOLDER_NAME)
 
 
 def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeline:
-    """Load the checkpoint and make one picture with it.
+    """Load the checkpoint, without making a picture with it.
 
     Raises:
-        ModelLoadError: the checkpoint does not load, the picture fails, or the settings contradict
-            each other or the model.
+        ModelLoadError: the checkpoint does not load, or the settings contradict each other or the
+            model.
     """
     reject_standalone_refiner(checkpoint)
     device = pick_device(settings)
@@ -77,7 +77,7 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
         name = checkpoint.marker.name
         raise ModelLoadError(f"model {name!r} does not load: {error}") from error
     logger.info("loaded on %s: %s", device, tuning)
-    loaded = DiffusersPipeline(
+    return DiffusersPipeline(
         pipeline,
         profile,
         device,
@@ -87,8 +87,6 @@ def load_pipeline(checkpoint: Checkpoint, settings: Settings) -> DiffusersPipeli
         embeddings=embeddings,
         refiner=DiffusersPipeline(refiner, profile, device, tuning) if refiner else None,
     )
-    loaded.warm_up()
-    return loaded
 
 
 def _facts(

@@ -76,7 +76,7 @@ class DiffusersPipeline:
         return self._profile
 
     def warm_up(self) -> None:
-        """Make one picture of few steps, so that the first request is fast.
+        """Make one picture of few steps with diffusers' own call.
 
         Raises:
             ModelLoadError: the picture failed, or it came out as NaN or infinity.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from predictor.engine.admission import Admission
 from predictor.engine.batch_search import Comparison
 from predictor.engine.batch_searches import Start
 from predictor.engine.capacity import Capacity, ForwardPass, first_capacity, line_through
 from predictor.engine.interfaces import Lane
+from predictor.engine.service_times import ServiceTimes
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.step_timer import StepTimer
 from tests.predictor.fake_denoiser import FakeDenoiser, request
@@ -179,6 +181,63 @@ def test_the_first_capacity_knows_the_seconds_of_a_picture() -> None:
     assert capacity.steps_per_decode > 0
     assert capacity.has_times
     assert set(denoiser.lanes) == {2}
+
+
+def test_the_seconds_of_a_large_picture_follow_from_a_small_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of a full picture would delay the readiness of a server without a GPU."""
+    denoiser = FakeDenoiser()
+    denoiser.gate.release(1_000)
+    shapes: list[tuple[int, ...]] = []
+
+    def half_a_second(work: Callable[[], torch.Tensor]) -> float:
+        shapes.append(tuple(work().shape[-2:]))
+        return 0.5
+
+    monkeypatch.setattr("predictor.engine.capacity.shortest_seconds", half_a_second)
+    large, small = request("any", width=256, height=256), request("any")
+
+    capacity = first_capacity(denoiser, large, Start(2, 16), small)
+
+    assert shapes == [(8, 8), (8, 8)]
+    assert capacity.size(large) == 2
+    assert capacity.step_seconds(2) == pytest.approx(16 * 0.5)
+    assert capacity.decode_seconds == pytest.approx(16 * 0.5)
+
+
+def test_a_cold_engine_expects_larger_passes_until_it_has_compared_some() -> None:
+    """Otherwise it would refuse calls because of the wait in passes of one picture."""
+    denoiser = FakeDenoiser()
+    denoiser.gate.release(1_000)
+    capacity = first_capacity(denoiser, request("any"), Start(2, 64))
+    one_picture = capacity.step_seconds(2)
+
+    assert capacity.step_seconds(16) == pytest.approx(2.75 * one_picture)
+
+    run(capacity, jobs(32), GAINS_NOTHING)
+    assert capacity.step_seconds(2) == pytest.approx(0.002)
+    assert capacity.step_seconds(16) == pytest.approx(0.016)
+
+
+def test_passes_that_do_not_fit_into_memory_are_not_expected() -> None:
+    capacity = learning()
+    capacity.shrink(jobs(2))
+
+    assert capacity.step_seconds(16) == pytest.approx(8 * capacity.step_seconds(2))
+
+
+def test_a_cold_engine_accepts_a_burst_that_it_can_serve() -> None:
+    # A step of one picture takes 1 s, and so does decoding it.
+    capacity = Capacity(2, 64, 1.0, fixed_seconds=0.75, lane_seconds=0.125, start=Start(2, 64))
+    admission = Admission(100, max_queue_seconds=100, times=ServiceTimes(capacity))
+
+    with contextlib.ExitStack() as calls:
+        for _ in range(9):
+            calls.enter_context(admission.reserve([request("any", steps=20)]))
+
+        # The first eight share 20 passes of 16 lanes. One after another, they would take 168 s.
+        assert admission.queue_seconds == pytest.approx(20 * (2.75 + 8 / 20))
 
 
 def test_the_expected_seconds_follow_what_is_learned() -> None:

@@ -32,15 +32,19 @@ def test_a_model_that_is_published_later_is_served_without_a_restart(
         too_early = httpx.post(server.url + "/v1/images/generations", json={"prompt": "a"})
         publish(MODEL_NAME, volume)
         server.wait_for("/v2/health/ready")
+        readers_when_ready = server.children()
         late = httpx.post(server.url + PREDICT, json=SHORT, timeout=60)
+        readers_after_a_request = server.children()
         names = httpx.get(server.url + "/v1/models").json()["models"]
         counted = httpx.get(server.url + "/metrics").text
-        server.wait_for_children(2)
         log = server.log.read_text()
 
     assert alive == 200
-    # They would take the CPU from the load.
+    # They would take memory from the download.
     assert readers_before == []
+    # Starting them would take the CPU from the first requests.
+    assert len(readers_when_ready) == 2
+    assert readers_after_a_request == readers_when_ready
     assert ready == [503, 503]
     assert early.status_code == 503
     assert "waits for its download" in early.json()["error"]

@@ -19,7 +19,8 @@ from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.composite import CompositeEngine
 from predictor.engine.whole_batch import WholeBatchEngine
 from predictor.errors import GenerationFailedError, ModelLoadError
-from predictor.loading.pipeline import load_pipeline
+from predictor.loading.engine import Learned
+from predictor.loading.loader import load
 from predictor.loading.profile import read_profile
 from predictor.loading.refiner_weights import warm_up_refiner
 from predictor.pipelines.whole import DiffusersPipeline
@@ -142,7 +143,7 @@ def test_a_model_whose_weights_are_nan_does_not_become_ready(
     download(tmp_path / "source", tmp_path, name="model")
 
     with pytest.raises(ModelLoadError) as caught:
-        load_pipeline(Checkpoint.read(tmp_path / "model"), Settings())
+        load(Checkpoint.read(tmp_path / "model"), Settings(), Learned())
 
     assert str(caught.value) == (
         "the warm-up picture failed: the picture came out as NaN or infinity"

@@ -39,7 +39,7 @@ def name_in_index(folder: Path, name: str, class_name: str) -> None:
 
 
 def components_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The components after the warm-up picture."""
+    """The components after the load."""
     return dict(load_pipeline(checkpoint, CPU).diffusers.components)
 
 

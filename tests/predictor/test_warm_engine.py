@@ -55,8 +55,9 @@ def a_pipeline(**parts: Any) -> Any:
         "warm_up_request": lambda: GenerationRequest(
             "warm-up", "", 0, 64, 64, 2, request.guidance_scale, "unipc"
         ),
+        "warm_up": lambda: None,
     }
-    return SimpleNamespace(**given, **parts)
+    return SimpleNamespace(**given | parts)
 
 
 @pytest.fixture
@@ -96,6 +97,31 @@ def test_a_picture_that_fails_ends_the_load_and_the_thread(
     with pytest.raises(ModelLoadError, match=r"the warm-up steps failed: .* NaN"):
         open_engine(a_pipeline(), Path("any"), Settings(), Learned())
     assert "engine" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_the_cause_of_a_failed_picture_is_that_of_the_pipeline(
+    denoiser: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> Any:
+        raise ModelLoadError("the warm-up picture failed: half of the weights are missing")
+
+    def finish(image: torch.Tensor) -> Any:
+        raise ValueError("a detail that callers do not see")
+
+    monkeypatch.setattr(denoiser, "finish", finish)
+
+    with pytest.raises(ModelLoadError, match="half of the weights are missing"):
+        open_engine(a_pipeline(warm_up=fails), Path("any"), Settings(), Learned())
+
+
+def test_a_pipeline_that_the_engine_can_run_makes_no_picture_of_its_own(
+    denoiser: Recorder,
+) -> None:
+    calls: list[str] = []
+    pipeline = a_pipeline(warm_up=lambda: calls.append("warm_up"))
+
+    with closing(open_engine(pipeline, Path("any"), Settings(), Learned())):
+        assert calls == []
 
 
 def test_the_engine_of_whole_calls_has_made_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
