@@ -118,7 +118,7 @@ class _Builder:
         errors = {*_OF_ANY_ROUTE, *self._of_access(method, path)}
         if call is not None:
             parts = self._call(call)
-            errors |= {*_OF_CALLS}
+            errors |= {*_OF_CALLS, *call.error_statuses}
         elif description is not None:
             parts = _plain(description)
             errors |= {*description.errors}

@@ -9,6 +9,7 @@ from predictor.errors import (
     BodyTooLargeError,
     DeadlineExceededError,
     GenerationFailedError,
+    InterruptedCallError,
     InvalidRequestError,
     NotAuthenticatedError,
     NotAuthorizedError,
@@ -33,7 +34,7 @@ ERRORS: Mapping[int, tuple[str, Exception]] = {
         NotAuthenticatedError("a key is required: send `Authorization: Bearer <key>`"),
     ),
     403: (
-        "The key is not that of an admin.",
+        "The key is not that of an admin, or a proxy hides the caller.",
         NotAuthorizedError("this route requires the key of an admin"),
     ),
     404: (
@@ -44,6 +45,10 @@ ERRORS: Mapping[int, tuple[str, Exception]] = {
     408: (
         "The request did not arrive in time.",
         Exception("the request was not complete after 20 s of waiting"),
+    ),
+    409: (
+        "`interrupt` has ended the request.",
+        InterruptedCallError("the caller interrupted the call"),
     ),
     413: (
         "The body is too long.",

@@ -68,6 +68,43 @@ _INDEX = [
     {"name": "sdxl", "state": "UNAVAILABLE", "reason": "not loaded; a request loads it"},
 ]
 
+_PROGRESS = {
+    "progress": 0.5,
+    "eta_relative": 1.5,
+    "state": {"job_count": 1, "sampling_step": 10, "sampling_steps": 20},
+    "current_image": None,
+}
+# Those of A1111, without the common prefix; they are served if ``a1111_api`` is on.
+_A1111: Mapping[tuple[str, str], RouteDescription] = {
+    ("get", "options"): RouteDescription(
+        "The chosen model, for A1111's clients", ({"sd_model_checkpoint": "sd"},)
+    ),
+    ("post", "options"): RouteDescription(
+        "Choose the model of the caller's later requests",
+        (None,),
+        errors=(400, 403, 404),
+        body={"sd_model_checkpoint": None, "samples_format": "png"},
+    ),
+    ("get", "progress"): RouteDescription("Progress of the caller's requests", (_PROGRESS,)),
+    ("post", "interrupt"): RouteDescription("Cancel the caller's requests", ({},), errors=(403,)),
+    ("get", "samplers"): RouteDescription(
+        "The samplers", ([{"name": "DPM++ 2M", "aliases": ["dpmpp_2m"], "options": {}}],)
+    ),
+    ("get", "schedulers"): RouteDescription(
+        "The noise schedules", ([{"name": "karras", "label": "Karras"}],)
+    ),
+    ("get", "sd-models"): RouteDescription(
+        "The models", ([{"title": "sd", "model_name": "sd", "filename": "sd"}],)
+    ),
+    ("get", "loras"): RouteDescription(
+        "The adapters", ([{"name": "pixel-art", "alias": "pixel-art", "path": "pixel-art"}],)
+    ),
+    ("get", "upscalers"): RouteDescription("The upscalers: none", ([{"name": "None"}],)),
+    ("get", "latent-upscale-modes"): RouteDescription("Always empty", ([],)),
+    ("get", "sd-vae"): RouteDescription("Always empty", ([],)),
+    ("get", "sd-modules"): RouteDescription("Always empty", ([],)),
+}
+
 DESCRIPTIONS: Mapping[tuple[str, str], RouteDescription] = {
     ("get", "/"): RouteDescription("Liveness", ({"status": "alive"},)),
     ("get", "/v2/health/live"): RouteDescription("Liveness", ({"live": True},)),
@@ -118,4 +155,5 @@ DESCRIPTIONS: Mapping[tuple[str, str], RouteDescription] = {
     ("get", "/ui/{file}"): RouteDescription(
         "A file of the page", content={"*/*": {}}, errors=(404,), has_tag=True
     ),
+    **{(method, f"/sdapi/v1/{name}"): one for (method, name), one in _A1111.items()},
 }

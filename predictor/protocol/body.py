@@ -20,6 +20,11 @@ from predictor.requests.validation import (
 )
 
 EXAMPLE_PROMPT = "a red circle on a blue background"
+# A grey square.
+EXAMPLE_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNs"
+    "YIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
+)
 _PROMPT = next(field for field in FIELDS if field.name == "prompt")
 _STRING = {"type": "string"}
 PREDICTION = object_schema(

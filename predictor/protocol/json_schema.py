@@ -22,6 +22,8 @@ BINARY: Schema = {}
 """A file as it is, which JSON Schema cannot describe."""
 
 _TYPES: Mapping[type, str] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+# A wire format whose field has another meaning than that of the table states its bounds itself.
+_OWN_BOUNDS = {"enum", "minimum"}
 _FIELDS = {field.name: field for field in FIELDS}
 # Its bounds are those that hold for every model.
 _ANY_MODEL = ModelProfile(
@@ -100,7 +102,7 @@ class FieldSchemas:
         if field is None:
             # The sides of a square are bounded like any others.
             field = _FIELDS["width"] if written == "img_size" else None
-        if field is None:
+        if field is None or _OWN_BOUNDS & schema.keys():
             return _without_null_default(schema)
         bounds = self._limits.bounds_of(field)
         added = (_bounds(bounds) if bounds else {}) | self._choices(field)

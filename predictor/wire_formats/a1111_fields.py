@@ -15,7 +15,7 @@ from predictor.errors import InvalidRequestError
 from predictor.requests.field_types import FormatName, WholeNumber
 from predictor.requests.validation import shortened, validated
 from predictor.wire_formats.a1111_prompts import read_prompt
-from predictor.wire_formats.a1111_samplers import scheduler_of_pair
+from predictor.wire_formats.a1111_samplers import SCHEDULES, scheduler_of_pair
 from predictor.wire_formats.a1111_support import (
     REFUSED,
     WITHOUT_EFFECT,
@@ -24,12 +24,10 @@ from predictor.wire_formats.a1111_support import (
     check_support,
 )
 
-# Added to the fields of every request: how A1111 reads a prompt.
-PROMPT_FIELDS: Mapping[str, Any] = {}
-
 # That of A1111; ``:predict`` has 0.8, and 1 with a mask.
 _DENOISING_STRENGTH = 0.75
 _MAX_MASK_BLUR = 64
+_SCHEDULES = [*SCHEDULES, *(one.lower() for one in SCHEDULES), None]
 
 
 class _Fields(BaseModel):
@@ -38,8 +36,8 @@ class _Fields(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
 
-def _field(kind: Any, description: str) -> Any:
-    return (kind | None, Field(None, description=description))
+def _field(kind: Any, description: str, **schema: Any) -> Any:
+    return (kind | None, Field(None, description=description, json_schema_extra=schema or None))
 
 
 # ``Any``, as the fields of a model that is built at run time are unknown to the type checker.
@@ -53,10 +51,10 @@ _common: Any = {
     "height": _field(WholeNumber, "In pixels."),
     "sampler_name": _field(str, "One of `samplers`."),
     "sampler_index": _field(str, "The older name of `sampler_name`."),
-    "scheduler": _field(str, "One of `schedulers`."),
+    "scheduler": _field(str, "One of `schedulers`.", enum=_SCHEDULES),
     "batch_size": _field(WholeNumber, "Pictures, times `n_iter`; their seeds are consecutive."),
     "n_iter": _field(WholeNumber, "See `batch_size`."),
-    "clip_skip": _field(WholeNumber, "As in SD.Next: 1 skips nothing."),
+    "clip_skip": _field(WholeNumber, "As in SD.Next: 1 skips nothing.", minimum=0),
     "override_settings": _field(dict[str, Any], "Settings of A1111 for this request."),
     "alwayson_scripts": _field(dict[str, Any], "Only scripts without arguments."),
 }
@@ -139,7 +137,6 @@ def read_fields(document: dict[str, Any], *, has_image: bool) -> A1111Request:
     sampler = fields.sampler_name or fields.sampler_index
     settings = _settings(fields.override_settings or {})
     values = {
-        **PROMPT_FIELDS,
         "prompt": prompt.text,
         "negative_prompt": fields.negative_prompt,
         "seed": fields.seed,

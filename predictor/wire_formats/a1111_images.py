@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, decode_call
 from predictor.protocol.accept import JSON
+from predictor.protocol.body import EXAMPLE_IMAGE, EXAMPLE_PROMPT
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.json_body import read_json
 from predictor.requests import CallLimits, InputImage, InputImages, Limits, PictureSource
@@ -24,15 +25,17 @@ from predictor.wire_formats.a1111_fields import (
     checkpoint_of,
     read_fields,
 )
-from predictor.wire_formats.a1111_responses import A1111Form
-from predictor.wire_formats.wire_format import BodySchema, Message, WireFormat
+from predictor.wire_formats.a1111_responses import RESPONSE, A1111Form
+from predictor.wire_formats.wire_format import Answer, BodySchema, Message, WireFormat
 
 
 class TextToImage(WireFormat):
     """``txt2img``."""
 
     name = "a1111 txt2img"
+    summary = "Make pictures from a prompt, over A1111's API"
     paths = ("/sdapi/v1/txt2img",)
+    error_statuses = (409,)
     fields: ClassVar[type[BaseModel]] = Txt2ImgFields
     has_image: ClassVar[bool] = False
 
@@ -55,10 +58,25 @@ class TextToImage(WireFormat):
             raise error.with_spelling(request.written) from None
         return body
 
+    def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
+        """See ``WireFormat.decode``; like A1111, it reads weights wherever the model can."""
+        if limits.profile.reads_weighted_prompts:
+            (values,) = body.instances
+            body = body._replace(instances=(values | {"prompt_syntax": "weighted"},))
+        return decode_call(body, limits, images)
+
     def body_schema(self, definitions_at: str) -> BodySchema:
         """The fields of a request."""
         schema = self.fields.model_json_schema(ref_template=definitions_at + "{model}")
         return BodySchema(JSON, schema, schema.pop("$defs", {}))
+
+    def answers(self) -> tuple[Answer, ...]:
+        """One object."""
+        return (Answer("The pictures, and their parameters as JSON text.", {JSON: RESPONSE}),)
+
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """One picture."""
+        return {"a picture": {"prompt": EXAMPLE_PROMPT, "seed": 7, "sampler_name": "Euler a"}}
 
     def _as_sent(self, document: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in document.items() if name != "model"}
@@ -68,6 +86,7 @@ class ImageToImage(TextToImage):
     """``img2img``, or inpainting with ``mask``."""
 
     name = "a1111 img2img"
+    summary = "Change a picture, over A1111's API"
     paths = ("/sdapi/v1/img2img",)
     fields = Img2ImgFields
     has_image = True
@@ -81,11 +100,16 @@ class ImageToImage(TextToImage):
         }
         return document | pictures
 
+    def examples(self) -> dict[str, dict[str, Any]]:
+        """A change of a grey square."""
+        (example,) = super().examples().values()
+        return {"a picture": example | {"init_images": [EXAMPLE_IMAGE], "denoising_strength": 0.9}}
+
     def decode(self, body: ParsedBody, limits: Limits, images: PictureSource | None = None) -> Call:
         """See ``WireFormat.decode``."""
         assert isinstance(body.form, A1111Form)
         images = images or InputImages(limits.settings.max_image_pixels)
-        return decode_call(body, limits, ChangedMask(images, body.form.request.mask))
+        return super().decode(body, limits, ChangedMask(images, body.form.request.mask))
 
     def _as_sent(self, document: dict[str, Any]) -> dict[str, Any]:
         sent = super()._as_sent(document)

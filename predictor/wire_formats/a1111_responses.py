@@ -12,11 +12,19 @@ from predictor.errors import RefusedBySafetyError
 from predictor.protocol import Call, EncodedResponse
 from predictor.protocol.accept import JSON
 from predictor.protocol.encode import PredictEvents, ResultEncoder, refusal_of, write_base64
+from predictor.protocol.json_schema import object_schema
 from predictor.requests import GenerationRequest, GenerationResult
 from predictor.wire_formats.a1111_fields import A1111Request
 from predictor.wire_formats.a1111_samplers import pair_of_scheduler
 
 _HASH_LENGTH = 10
+RESPONSE = object_schema(
+    {
+        "images": {"type": "array", "items": {"type": "string"}},
+        "parameters": {"type": "object"},
+        "info": {"type": "string"},
+    }
+)
 
 
 @dataclass(frozen=True)

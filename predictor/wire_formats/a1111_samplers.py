@@ -15,7 +15,7 @@ from predictor.requests.validation import shortened
 
 _KARRAS = "Karras"
 # ``Normal`` and ``Uniform`` space the timesteps evenly, as diffusers' schedulers do.
-_SCHEDULES = ("Automatic", _KARRAS, "Normal", "Uniform")
+SCHEDULES = ("Automatic", _KARRAS, "Normal", "Uniform")
 # A1111 ignores the schedule for these.
 _ONE_SCHEDULE = {"ddim", "pndm", "unipc"}
 _SAMPLERS = {name: sampler for sampler, name in EQUIVALENTS.items()}
@@ -29,10 +29,10 @@ def scheduler_of_pair(sampler: str | None, schedule: str | None) -> str | None:
     Raises:
         InvalidRequestError: the schedule is not known, or the sampler does not have it.
     """
-    named = {one.lower(): one for one in _SCHEDULES}
+    named = {one.lower(): one for one in SCHEDULES}
     if schedule and schedule.lower() not in named:
         raise InvalidRequestError(
-            "scheduler", f"{shortened(schedule)} is not one of {', '.join(_SCHEDULES)}"
+            "scheduler", f"{shortened(schedule)} is not one of {', '.join(SCHEDULES)}"
         )
     if named.get((schedule or "").lower()) != _KARRAS:
         return scheduler_of(sampler) if sampler else None
@@ -60,7 +60,7 @@ def pair_of_scheduler(scheduler: str) -> tuple[str, str]:
     sampler = _SAMPLERS.get(scheduler, scheduler)
     if sampler.endswith(f" {_KARRAS}"):
         return sampler.removesuffix(f" {_KARRAS}"), _KARRAS
-    return sampler, _SCHEDULES[0]
+    return sampler, SCHEDULES[0]
 
 
 def sampler_items(schedulers: Iterable[str]) -> list[dict[str, Any]]:
@@ -83,5 +83,5 @@ def schedule_items() -> list[dict[str, Any]]:
             "default_rho": -1,
             "need_inner_model": False,
         }
-        for one in _SCHEDULES
+        for one in SCHEDULES
     ]

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from predictor.errors import InvalidRequestError
 from predictor.protocol import Call, decode_call
 from predictor.protocol.accept import EVENT_STREAM, JSON
-from predictor.protocol.body import EXAMPLE_PROMPT
+from predictor.protocol.body import EXAMPLE_IMAGE, EXAMPLE_PROMPT
 from predictor.protocol.decode import ParsedBody
 from predictor.protocol.json_body import check_shape, read_json
 from predictor.requests import CallLimits, InputImage, InputImages, Limits, PictureSource
@@ -25,11 +25,6 @@ _PREFIXES = ("/openai/v1", "/v1")
 # Also that of ``controlnet``, which is nested.
 _FILES = {"image", "mask"}
 _MULTIPART = "multipart/form-data"
-# A PNG of 8x8 pixels, as base64.
-_GREY_SQUARE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEElEQVR42mNs"
-    "YIAAJgaKGAAmCACQtTEKkQAAAABJRU5ErkJggg=="
-)
 
 
 class _Images(WireFormat):
@@ -139,7 +134,7 @@ class ImageEdits(_Images):
 
     def examples(self) -> dict[str, dict[str, Any]]:
         """An edit of a grey square."""
-        return {"a picture": {"prompt": EXAMPLE_PROMPT, "image": _GREY_SQUARE, "strength": 0.9}}
+        return {"a picture": {"prompt": EXAMPLE_PROMPT, "image": EXAMPLE_IMAGE, "strength": 0.9}}
 
 
 class TransparentMask:

@@ -57,6 +57,8 @@ class WireFormat(ABC):
     summary: ClassVar[str] = "Make pictures"
     description: ClassVar[str] = ""
     request_headers: ClassVar[Mapping[str, str]] = {}
+    # Statuses of errors that no other call has.
+    error_statuses: ClassVar[tuple[int, ...]] = ()
 
     @abstractmethod
     def document(self, content: Any, headers: Mapping[str, str]) -> dict[str, Any]:

@@ -168,6 +168,17 @@ def test_the_same_request_by_predict_has_the_same_pixels(
     assert difference(only(answer), picture_of(ours)).max() <= 2
 
 
+def test_prompts_have_weights(client: httpx.Client) -> None:
+    fields = {"seed": 3, "steps": 4, "prompt": f"({CIRCLE.prompt}:1.4), [star]"}
+    ours = client.post(PREDICT, json=fields | {"prompt_syntax": "weighted"})
+    plain = client.post(PREDICT, json=fields)
+
+    picture = only(client.post(TXT2IMG, json=fields))
+
+    assert difference(picture, picture_of(ours)).max() <= 2
+    assert difference(picture, picture_of(plain)).max() > 10
+
+
 def test_the_info_describes_each_picture(client: httpx.Client) -> None:
     fields = {"prompt": "a red star", "negative_prompt": "a circle", "seed": 5, "steps": 1}
     fields |= {"sampler_name": "DPM++ 2M Karras", "cfg_scale": 2.5, "batch_size": 2, "n_iter": 2}
@@ -445,3 +456,7 @@ def test_the_bodies_are_described(client: httpx.Client) -> None:
     schema = paths[IMG2IMG]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert schema["required"] == ["prompt", "init_images"]
     assert {"sampler_name", "n_iter", "mask_blur"} <= schema["properties"].keys()
+    # Those that have another meaning in ``:predict``.
+    assert "karras" in schema["properties"]["scheduler"]["enum"]
+    assert schema["properties"]["clip_skip"]["minimum"] == 0
+    assert "maximum" not in str(schema["properties"]["clip_skip"])
