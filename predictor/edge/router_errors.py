@@ -20,6 +20,7 @@ IS_HEAD = "is_head"
 # the name, which never contains a colon.
 _VERB = re.compile(r"/v1/models/[^/:]*:(?:predict|explain)")
 _OTHER_VERB = re.compile(r"/v1/models/[^/]*:[^/]*")
+_PARAMETER = re.compile(r"{\w+}")
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -59,8 +60,8 @@ async def _respond(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return _not_found(request.scope)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
-        return _not_allowed(request.scope, "GET, HEAD" if allowed == "GET" else allowed)
+        first = (error.headers or {}).get("Allow", "")
+        return _not_allowed(request.scope, _allowed_methods(request.scope, first))
     body = body_of_error(error.detail, error.status_code)
     return JSONResponse(body, error.status_code, headers=error.headers)
 
@@ -68,6 +69,15 @@ async def _respond(request: Request, error: Exception) -> JSONResponse:
 async def _respond_invalid(_: Request, __: Exception) -> JSONResponse:
     reason = "the body does not match the schema of this route, which is in /openapi.json"
     return JSONResponse(body_of_error(reason, HTTPStatus.BAD_REQUEST), HTTPStatus.BAD_REQUEST)
+
+
+def _allowed_methods(scope: Scope, first: str) -> str:
+    """The methods of all routes with the path; the router names those of the ``first`` one only."""
+    methods = {*first.split(", ")}
+    for path, operations in scope["app"].openapi()["paths"].items():
+        if re.fullmatch(_PARAMETER.sub("[^/:]+", path), scope["path"]):
+            methods |= {method.upper() for method in operations}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
 def _not_allowed(scope: Scope, allowed: str) -> JSONResponse:

@@ -24,11 +24,11 @@ class Answer(NamedTuple):
 
     @property
     def error(self) -> str:
-        """The sentence of an error, which has no other field."""
+        """The sentence of an error, which has no other field, except for A1111's clients."""
         assert self.headers["content-type"] == "application/json", self
         document = json.loads(self.body)
-        assert list(document) == ["error"]
-        return str(document["error"])
+        assert list(document) in (["error"], ["error", "detail", "body", "errors"])
+        return str(document.get("detail", document["error"]))
 
 
 @contextlib.contextmanager

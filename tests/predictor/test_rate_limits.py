@@ -372,7 +372,7 @@ def test_a_form_that_is_read_for_its_model_costs_a_request_even_if_it_is_rejecte
             request.begin()
             await request.charge({"requests": 1})
             with pytest.raises(ModelUnavailableError):
-                await wire_format_routes._ModelNames(awaited, Settings(), "a").of(message)
+                await wire_format_routes.ModelNames(awaited, Settings(), "a").of(message)
             await request.refund()
             state = await request.tightest()
             assert state
