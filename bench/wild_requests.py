@@ -108,7 +108,7 @@ _FIELDS = (
     *("guidance_scale", "guidance_rescale", "scheduler", "image", "mask_image", "strength"),
     *("adapters", "controlnet", "denoising_end", "clip_skip", "num_images_per_prompt", "n"),
     *("true_cfg_scale", "prompt_syntax"),
-    *("output_format", "size", "timeout", "parameters", "instances"),
+    *("output_format", "previews", "size", "timeout", "parameters", "instances"),
 )
 
 

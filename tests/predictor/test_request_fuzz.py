@@ -98,6 +98,7 @@ valid: dict[str, st.SearchStrategy[Any]] = {
     "prompt_syntax": st.sampled_from(["plain", "weighted"]),
     "num_images_per_prompt": st.integers(1, 4),
     "output_format": st.sampled_from(["png", "jpeg", "jpg", "webp"]),
+    "previews": st.integers(0, 8),
     "timeout": st.floats(1, 86_400) | st.integers(1, 86_400),
     "size": st.tuples(sides, sides).map(lambda two: f"{two[0]}x{two[1]}"),
 }
