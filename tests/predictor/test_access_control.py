@@ -178,7 +178,7 @@ def test_only_an_admin_may_load_and_unload(closed: Server, routes: set[tuple[str
         {"Authorization": "Bearer"},
         {"Authorization": USER},
         {"Authorization": f"Basic {USER}"},
-        basic(""),
+        basic(":"),
         basic("any:wrong"),
         basic(f"{USER}:wrong"),
         {"X-Api-Key": USER},
