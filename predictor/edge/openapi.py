@@ -231,7 +231,7 @@ def _of_fastapi(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(place: str, name: str, schema: Schema, **others: Any) -> dict[str, Any]:
-    """A parameter; a value that is no scalar is JSON text."""
+    """A parameter; a list or an object is JSON text."""
     is_scalar = schema.get("type", "object") not in ("array", "object")
     value = {"schema": schema} if is_scalar else {"content": {JSON: {"schema": schema}}}
     return {"name": name, "in": place} | others | value
