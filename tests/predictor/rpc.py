@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import atexit
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -10,6 +12,15 @@ import pytest
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from tests.serving import MODEL_NAME
+
+# gRPC has one poller for the process. With a loop for each test, its server crashes now and then.
+_RUNNER = asyncio.Runner()
+atexit.register(_RUNNER.close)
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that uses ``grpc.aio``, on one event loop for all of them."""
+    return _RUNNER.run(coroutine)
 
 
 def typed(**columns: Any) -> pb.ModelInferRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import subprocess
@@ -22,7 +21,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 from demo.judge import look_at
 from demo.shapes import Scene
 from tests.predictor.metric_samples import metric, wait_for_metric
-from tests.predictor.rpc import refusal, typed
+from tests.predictor.rpc import refusal, run, typed
 from tests.predictor.test_tensor_inference import (
     CIRCLE,
     PICTURE,
@@ -53,7 +52,7 @@ def ask_kserve(server: Server, request: InferRequest) -> InferResponse:
         async with InferenceGRPCClient(f"127.0.0.1:{server.grpc_port}") as client:
             return await client.infer(request)
 
-    return asyncio.run(infer())
+    return run(infer())
 
 
 def test_kserves_client_gets_the_pixels_of_rest(server: Server, client: httpx.Client) -> None:

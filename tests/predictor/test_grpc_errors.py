@@ -32,6 +32,7 @@ from predictor.errors import (
     RefusedBySafetyError,
     ShuttingDownError,
 )
+from tests.predictor.rpc import run
 
 
 class Port(NamedTuple):
@@ -46,7 +47,7 @@ class Port(NamedTuple):
 def served(app: ASGIApp, call: Callable[[Port], Awaitable[Any]]) -> Any:
     """What ``call`` returns for a server of ``app``."""
 
-    async def run() -> Any:
+    async def answer() -> Any:
         server = GrpcServer(app, max_bytes=2**20)
         port = server.bind("127.0.0.1", 0)
         await server.start()
@@ -59,7 +60,7 @@ def served(app: ASGIApp, call: Callable[[Port], Awaitable[Any]]) -> Any:
         finally:
             await server.stop(0)
 
-    return asyncio.run(run())
+    return run(answer())
 
 
 async def error_of(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
