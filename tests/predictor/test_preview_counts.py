@@ -25,15 +25,15 @@ __all__ = ["gpu", "inference_mode"]
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' use of NumPy
 @pytest.mark.parametrize("family", ["Stable Diffusion", "inpainting", "Stable Diffusion 3"])
 def test_a_preview_adds_a_few_kernels_and_no_wait(gpu: PretendedGpu, family: str) -> None:
-    build, request, _ = FAMILIES[family]
+    build, request, most_kernels = FAMILIES[family]
     denoiser = build(gpu)
     with gpu.watched("start"):
         plain, previewed = (jobs_of(denoiser, request, 4) for _ in range(2))
     # The turns that count are the second ones.
     previewed[1]._preview_steps = (2,)
 
-    without = turn_of(gpu, denoiser, plain)
-    counts = turn_of(gpu, denoiser, previewed)
+    without = turn_of(gpu, denoiser, plain, most_kernels)
+    counts = turn_of(gpu, denoiser, previewed, most_kernels + 6)
 
     assert previewed[1].predicted is not None
     assert all(job.predicted is None for job in [previewed[0], *previewed[2:], *plain])
