@@ -24,6 +24,8 @@ _READ_BYTES = 512 * 2**20
 # How much longer a message may be than its tensors.
 _ENVELOPE_BYTES = 65_536
 _POLL_SECONDS = 0.05
+# A grace period that never ends.
+_NO_LIMIT = 1e9
 
 
 class GrpcServer:
@@ -89,18 +91,22 @@ class GrpcServer:
 
         self._starting = asyncio.create_task(start())
 
-    def close_port(self, seconds: float) -> None:
-        """Refuse new RPCs; those in flight have ``seconds`` to finish."""
+    def close_port(self) -> None:
+        """Refuse new RPCs; those in flight continue until ``stop``."""
         if self._starting is not None:
             self._starting.cancel()
-        self._stopping = self._stopping or asyncio.create_task(self._aio_server.stop(seconds))
+        self._stopping = self._stopping or asyncio.create_task(self._aio_server.stop(_NO_LIMIT))
 
     async def stop(self, seconds: float) -> None:
         """Cancel the RPCs that are not finished within ``seconds``."""
-        self.close_port(seconds)
-        await self._aio_server.stop(seconds)
-        if self._stopping is not None:
-            await self._stopping
+        self.close_port()
+        assert self._stopping is not None
+        await asyncio.wait([self._stopping], timeout=seconds)
+        if not self._stopping.done():
+            # gRPC crashes if the grace period of one ``stop`` ends after another one has freed the
+            # server: only the first one has such a period, and this one cancels at once.
+            await self._aio_server.stop(None)
+        await self._stopping
 
 
 def _credentials(certificate: str, key: str) -> grpc.ServerCredentials:

@@ -286,7 +286,7 @@ class DiffusionServer(HookedModelServer):
         self._drain.is_draining = True
         self.close_port()
         if self._grpc is not None:
-            self._grpc.close_port(self._settings.shutdown_seconds + _FLUSH_SECONDS)
+            self._grpc.close_port()
         if not await self._clients_leave(self._settings.shutdown_seconds, _QUIET_SECONDS):
             # In a thread, because it waits for a step; first, so that no caller is logged as gone.
             asyncio.get_running_loop().run_in_executor(None, self._close_engines)

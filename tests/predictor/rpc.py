@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,7 +14,6 @@ from tests.serving import MODEL_NAME
 
 # gRPC has one poller for the process. With a loop for each test, its server crashes now and then.
 _RUNNER = asyncio.Runner()
-atexit.register(_RUNNER.close)
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

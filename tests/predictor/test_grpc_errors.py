@@ -198,6 +198,33 @@ def test_a_message_that_does_not_arrive_ends_the_call(monkeypatch: pytest.Monkey
         assert found.details() == "no message arrived within 0.05 s"
 
 
+def test_only_one_stop_has_a_grace_period_that_can_end() -> None:
+    """gRPC frees the server at the end of one ``stop``, and crashes if another still uses it."""
+    has_begun, graces = asyncio.Event(), list[float | None]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def call(port: Port) -> None:
+        stop = port.server._aio_server.stop
+
+        async def noted_stop(grace: float | None) -> None:
+            graces.append(grace)
+            await stop(grace)
+
+        port.server._aio_server.stop = noted_stop
+        first = asyncio.ensure_future(error_of(port.stub.ModelInfer(pb.ModelInferRequest())))
+        await has_begun.wait()
+        await port.server.stop(0)
+        await first
+
+    served(app, call)
+
+    assert (graces[0] or 0) > 1e6
+    assert graces[1:] == [None]
+
+
 def test_a_stop_finishes_the_calls_in_flight_and_refuses_others() -> None:
     has_begun, may_end = asyncio.Event(), asyncio.Event()
 
@@ -210,7 +237,7 @@ def test_a_stop_finishes_the_calls_in_flight_and_refuses_others() -> None:
         first = asyncio.ensure_future(error_of(port.stub.ModelInfer(pb.ModelInferRequest())))
         await has_begun.wait()
         was_busy = port.server.is_busy
-        port.server.close_port(30)
+        port.server.close_port()
         second = await error_of(port.stub.ModelInfer(pb.ModelInferRequest()))
         may_end.set()
         done = await first
