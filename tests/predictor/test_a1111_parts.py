@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -105,8 +106,12 @@ def test_an_exact_address_is_never_that_of_a_proxy(
 
 
 def caller_with(callers: Callers, key: str = "", host: str = "10.0.0.7") -> str:
-    enter_request(RequestContext("id", caller=key))
-    return callers.name_of(Request({"type": "http", "client": (host, 1), "headers": []}))
+    def name() -> str:
+        enter_request(RequestContext("id", caller=key))
+        return callers.name_of(Request({"type": "http", "client": (host, 1), "headers": []}))
+
+    # Or the request would be that of later tests.
+    return copy_context().run(name)
 
 
 def test_a_key_is_a_caller_whatever_its_address() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -223,13 +224,18 @@ def test_guesses_of_keys_count_towards_the_limit_of_the_address(
 
 def test_a_request_without_permission_counts_for_the_name_of_its_key(keyed: AccessRules) -> None:
     request = RequestContext("1")
-    enter_request(request)
     counted = KEY_REQUESTS.labels("alice", 403)._value
     before = counted.get()
     path = "/v2/repository/models/any/load"
-    statuses = [
-        keyed_call(keyed, USER, host, method="POST", path=path)["status"] for host in range(6)
-    ]
+
+    def sent() -> list[int]:
+        enter_request(request)
+        return [
+            keyed_call(keyed, USER, host, method="POST", path=path)["status"] for host in range(6)
+        ]
+
+    # Or the request would be that of later tests.
+    statuses = copy_context().run(sent)
 
     assert statuses == [403] * 4 + [429] * 2
     assert counted.get() == before + 4
