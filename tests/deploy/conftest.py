@@ -36,17 +36,22 @@ class Run:
 
 @dataclass
 class Deployment:
-    """The command, its cluster, and the model behind the gateway."""
+    """The command, its cluster, and the model behind the gateway.
+
+    ``printed`` is the output of the current command so far.
+    """
 
     api: ApiServer
     predictor: Predictor
     kubeconfig: Path
     folder: Path
     manifests: Path = field(default=ROOT / "manifests")
+    printed: io.StringIO = field(default_factory=io.StringIO)
 
     def run(self, verb: str, *flags: object, terminal: bool = False, folder: bool = True) -> Run:
         """Run one verb in this process, against the folder of manifests."""
-        out, err = io.StringIO(), io.StringIO()
+        self.printed = out = io.StringIO()
+        err = io.StringIO()
         arguments = [verb, *([str(self.manifests)] if folder else []), *map(str, flags)]
         arguments += ["--kubeconfig", str(self.kubeconfig)]
         if verb == "up" and "--timeout" not in flags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.deploy import shapes
 from tests.deploy.api_server import ApiServer
 from tests.deploy.conftest import Deployment
 from tests.deploy.test_rollout import FAILED_REVISION, WITHOUT_REVISION
+from tests.waiting import wait_until
 
 Object = dict[str, Any]
 QUOTA = (
@@ -146,19 +148,26 @@ def test_a_problem_that_waiting_cannot_solve_fails_up_at_once(
 
 def test_an_old_refusal_is_reported_and_does_not_end_the_wait(deployment: Deployment) -> None:
     """The flag is enabled, but KServe has not retried yet."""
+    refused = "kubernetes.podspec-runtimeclassname"
     good = deployment.api.controllers["InferenceService"]
     deployment.api.controllers["InferenceService"] = refuse
     first = deployment.run("up")
     item = deployment.api.find("InferenceService", shapes.SERVICE)
     assert item
-    later = threading.Timer(1.0, good, [deployment.api, item])
+    deployment.printed = io.StringIO()
+
+    def retry() -> None:
+        wait_until(lambda: refused in deployment.printed.getvalue())
+        good(deployment.api, item)
+
+    later = threading.Thread(target=retry)
     later.start()
 
     second = deployment.run("up")
 
     later.join()
     assert (first.code, second.code) == (9, 0)
-    assert "kubernetes.podspec-runtimeclassname" in second.out
+    assert refused in second.out
 
 
 @pytest.mark.parametrize("kind", ["Job", "InferenceService"])
