@@ -47,7 +47,13 @@ Moment = Callable[[Path], bool]
 
 
 def _has(pattern: str) -> Moment:
-    return lambda target: any(target.glob(pattern))
+    def has(target: Path) -> bool:
+        try:
+            return any(target.glob(pattern))
+        except FileNotFoundError:  # a folder has just been renamed or deleted
+            return False
+
+    return has
 
 
 # When to kill, in the order of a download.
@@ -261,14 +267,26 @@ class Volume:
 
 def _temporary(target: Path) -> tuple[int, int]:
     """How many entries the staging and trash folders have, and the bytes of their files."""
-    entries = [*target.glob(".staging/*"), *target.glob(".staging/sd/*"), *target.glob(".trash/*")]
-    size = 0
-    for path in [*target.glob(".staging/**/*"), *target.glob(".trash/**/*")]:
-        try:
-            size += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # it has just been renamed or deleted
-            continue
-    return len(entries), size
+    folders = (target / ".staging", target / ".staging" / "sd", target / ".trash")
+    entries = sum(len(_entries(folder)) for folder in folders)
+    # Unlike ``Path.rglob``, ``os.walk`` ignores a folder that has just been renamed or deleted.
+    walks = (os.walk(target / name) for name in (".staging", ".trash"))
+    files = (Path(folder, name) for walk in walks for folder, _, names in walk for name in names)
+    return entries, sum(map(_size, files))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ class Finishers:
     def close(self) -> None:
         """Wait for the conversions, but not for one that hangs."""
         self._threads.shutdown(wait=False)
-        wait(self._finishing.copy(), _FINISH_SECONDS)
+        _, hanging = wait(self._finishing.copy(), _FINISH_SECONDS)
+        # The threads hold the pipeline until they end.
+        self._threads.shutdown(wait=not hanging)
 
     def _convert(
         self,

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _TIMES_LONGEST = 20
 _LEAST_SECONDS = 120.0
 _POLL_SECONDS = 5.0
+_CLOSE_SECONDS = 1.0
 # Above this, the durations are forgotten: callers choose sizes, so the kinds have no other bound.
 _MAX_KINDS = 1000
 
@@ -40,15 +41,19 @@ class Watchdog:
         self._working: dict[int, _Work] = {}
         self._longest: dict[Hashable, float] = {}
         self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
         """Check regularly, on another thread, until ``close``."""
         if self._stall_seconds:
-            threading.Thread(target=self._run, name="watchdog", daemon=True).start()
+            self._thread.start()
 
     def close(self) -> None:
         """Stop checking."""
         self._is_closed.set()
+        # The thread holds the pipeline until it ends.
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_SECONDS)
 
     @contextmanager
     def watch(self, name: str, *details: Hashable) -> Iterator[None]:

@@ -23,6 +23,7 @@ from PIL import Image
 from demo.shapes import Placement, Scene, draw, mask
 from predictor.engine.capacity import Capacity
 from predictor.engine.interfaces import Lane
+from predictor.engine.step_loop import StepEngine
 from predictor.errors import InvalidRequestError
 from predictor.loading.profile import read_profile
 from predictor.pipelines import plans
@@ -45,6 +46,7 @@ from tests.predictor.pictures import largest_difference
 from tests.predictor.random_families import build_flux_schnell
 from tests.predictor.random_inpainting import build_sd3_of_16_channels
 from tests.predictor.random_pipelines import build_flux
+from tests.waiting import wait_until
 
 TOLERANCE = 2
 SHIFT = 0.5
@@ -105,11 +107,17 @@ def diffusers_own(pipeline: DiffusersPipeline, request: GenerationRequest) -> Im
         return own_call(pipeline, request)
 
 
+def has_arrived(engine: StepEngine, pictures: int) -> bool:
+    return engine.state.waiting + engine.state.in_flight >= pictures
+
+
 def crowd_of(pipeline: DiffusersPipeline) -> list[GenerationRequest]:
     """Different tasks, steps, guidance, prompts, seeds, schedulers and sizes."""
     names = itertools.cycle(pipeline.profile.schedulers)
     # diffusers' FLUX cannot start this one from a picture.
-    from_picture = itertools.cycle(set(pipeline.profile.schedulers) - {"dpmpp_2m"})
+    from_picture = itertools.cycle(
+        [name for name in pipeline.profile.schedulers if name != "dpmpp_2m"]
+    )
     return [
         replace(
             TASKS[index % 3],
@@ -143,6 +151,8 @@ def test_a_mixed_crowd_shares_passes_and_each_picture_equals_diffusers(
         predict = engine._denoiser.predict
 
         def watched(lanes: Sequence[Lane]) -> torch.Tensor:
+            # The first pass waits until the whole crowd has arrived.
+            wait_until(lambda: bool(timesteps) or has_arrived(engine, len(crowd)))
             timesteps.append({lane.denoising.timestep for lane in lanes})
             return predict(lanes)
 
