@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 import httpx2
 
 from downloader.errors import CorruptFileError, DownloadError, NetworkError, TransientError
+from downloader.sources.network_variables import proxy_variable
 from downloader.sources.remote import ByteStream, RemoteFile
 
 ErrorFromResponse = Callable[[httpx2.Response], DownloadError]
@@ -163,7 +164,14 @@ def not_reached(error: Exception, host: str) -> NetworkError:
     if isinstance(error, httpx2.ConnectError):
         reason += f": {error}"
     kind = NetworkError if isinstance(error, _FINAL) else TransientError
-    return kind(f"{host} cannot be reached ({reason})")
+    return kind(f"{host} cannot be reached{_through_proxy(error, host)} ({reason})")
+
+
+def _through_proxy(error: Exception, host: str) -> str:
+    if not isinstance(error, httpx2.RequestError):
+        return ""
+    variable = proxy_variable(error.request.url.scheme, host)
+    return f" through the proxy that {variable} sets" if variable else ""
 
 
 def is_transient(status: int) -> bool:

@@ -1,4 +1,4 @@
-"""The environment variables for certificates, proxies and endpoints, checked before any request.
+"""The environment variables for certificates, proxies, endpoints and timeouts, checked early.
 
 The libraries that read them do not name the variable in their errors. No message contains a URL,
 which may hold a password.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import urllib.request
 from collections.abc import Iterable
 
 import httpx2
@@ -36,6 +37,8 @@ def check_hub_variables() -> None:
         InvalidSettingError: names the variable and the reason.
     """
     _check_endpoint("HF_ENDPOINT")
+    for variable in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        _check_seconds(variable)
 
 
 def check_bucket_variables() -> None:
@@ -54,6 +57,25 @@ def check_bucket_variables() -> None:
 def variables_with(value: str) -> list[str]:
     """The variables that have this value."""
     return [name for name, own in os.environ.items() if own == value]
+
+
+def proxy_variable(scheme: str, host: str) -> str | None:
+    """The variable that names the proxy for requests to ``host``, if there is one."""
+    if urllib.request.proxy_bypass_environment(host):
+        return None
+    # As in ``urllib.request.getproxies``, the lower case takes precedence.
+    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name)), None)
+
+
+def _check_seconds(variable: str) -> None:
+    value = os.environ.get(variable)
+    try:
+        is_valid = not value or int(value) > 0
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise InvalidSettingError(f"{variable}: {value!r} is not a whole number of seconds above 0")
 
 
 def _check_certificates(variable: str) -> None:

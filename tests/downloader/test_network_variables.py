@@ -196,6 +196,33 @@ def test_a_mistake_in_an_endpoint_ends_the_run(job: Job) -> None:
     assert result.stderr.startswith("error: HF_ENDPOINT: the URL is not valid")
 
 
+@pytest.mark.parametrize("variable", ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"])
+@pytest.mark.parametrize("value", ["ten", "-1"])
+def test_a_timeout_that_is_not_a_number_is_named(job: Job, variable: str, value: str) -> None:
+    result = job.run(**{variable: value})
+
+    assert result.returncode == 2, result.stderr
+    sentence = f"error: {variable}: {value!r} is not a whole number of seconds above 0\n"
+    assert result.stderr == sentence
+
+
+@pytest.mark.parametrize("source", ["hub", "file"])
+@pytest.mark.parametrize(
+    ("bypass", "clause"),
+    [("", " through the proxy that ALL_PROXY sets"), ("127.0.0.1", "")],
+)
+def test_an_error_of_the_network_names_the_proxy(
+    job: Job, source: str, bypass: str, clause: str
+) -> None:
+    endpoint = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    proxy = {"ALL_PROXY": "http://user:secret@127.0.0.1:7", "no_proxy": bypass}
+
+    result = job.run(DOWNLOADER_MAX_RETRIES="0", **endpoint, **proxy, **SOURCES[source])
+
+    assert f"127.0.0.1 cannot be reached{clause} (ConnectError: " in result.stderr
+    assert "secret" not in result.stderr
+
+
 def test_a_missing_file_of_credentials_is_named(job: Job) -> None:
     """EKS sets both variables in a pod whose service account has a role."""
     role = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/r", "AWS_WEB_IDENTITY_TOKEN_FILE": "/none"}
