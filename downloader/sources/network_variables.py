@@ -61,7 +61,7 @@ def variables_with(value: str) -> list[str]:
 
 def proxy_variable(scheme: str, host: str) -> str | None:
     """The variable that names the proxy for requests to ``host``, if there is one."""
-    if urllib.request.proxy_bypass_environment(host):
+    if urllib.request.proxy_bypass(host):
         return None
     # As in ``urllib.request.getproxies``, the lower case takes precedence.
     names = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
