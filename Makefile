@@ -50,8 +50,10 @@ bench: $(INSTALLED) ## Run the benchmarks (an hour on two cores) and update benc
 	$(BIN)/python -m bench.overload
 	$(BIN)/python -m bench.drains
 	$(BIN)/python -m bench.previews
-	$(BIN)/python -m bench.start
+	$(BIN)/python -m bench.start demo --compile
+	$(BIN)/python -m bench.start sd15
 	$(BIN)/python -m bench.weights
+	$(BIN)/python -m bench.capacity
 	$(BIN)/python -m bench.gpu
 	$(BIN)/python -m bench.memory
 	$(BIN)/python bench/download.py

@@ -2,7 +2,8 @@
 
 ``python -m bench.capacity`` runs the step loop under full load, with the demo model and with a UNet
 that is bound by arithmetic. It prints each bound with the seconds until the engine has settled on
-it. Then it measures the same denoiser, alone, batch after batch. The result is in
+it. Then it measures the same denoiser, alone, batch after batch, and prints the throughput of the
+learned size as a share of that of the measured one. The result is in
 ``bench/results/capacity.json``.
 """
 
@@ -18,6 +19,7 @@ import platform
 import tempfile
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,6 +57,7 @@ def main() -> None:
     models = {"demo model": (_demo(), 64), "28 M weights at 256x256": (_large(), 16)}
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "load_seconds": options.seconds,
         "models": {
             name: figures(model, options.seconds, max_lanes)
@@ -69,7 +72,10 @@ def figures(model: DiffusersPipeline, seconds: float, max_lanes: int) -> dict[st
     """What the engine has learned and when, and the throughput of each size in a measurement."""
     denoiser, request = denoiser_for(model), model.profile.default_request("any")
     learned = _learned(denoiser, request, seconds, max_lanes)
-    return learned | {"measured": _measured(denoiser, request, max_lanes)}
+    measured = _measured(denoiser, request, max_lanes)
+    rates = measured["guided_steps_a_second"]
+    share = rates[str(learned["lanes"])] / rates[str(measured["lanes"])]
+    return learned | {"measured": measured, "learned_to_measured": round(share, 3)}
 
 
 def _learned(

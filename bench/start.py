@@ -3,13 +3,15 @@
 ``python -m bench.start`` prints the figures and writes them to ``bench/results/start.json``. The
 servers start in turns, with the same model folder and the same requests:
 
+- ``naive``: ``bench/naive_predictor.py``, which loads before its port opens;
 - ``ours``: ``python -m predictor``;
-- ``again``: the same, with the cache folder that an earlier start has filled (``--cache``);
-- ``naive``: ``bench/naive_predictor.py``, which loads before its port opens.
+- ``again``: the same, with a cache folder that one earlier start has filled;
+- ``compiled`` (with ``--compile``): ``compile=true``, with a cache folder filled in the same way.
 
 Each phase is the time since exec. ``cpu_seconds`` is the CPU time of all processes of the server
 until the first picture: unlike the clock, it does not depend on what else runs on the machine.
-``--cold`` drops the weights (not the libraries) from the page cache before each start.
+``--cold=weights`` drops the weights from the page cache before each start, as for a new pod on a
+node that has the image. ``--cold=all`` drops the libraries too, as on a new node; it needs root.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +29,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -46,6 +49,17 @@ MEASURES = (*PHASES, "picture", "tenth_picture", "cpu_seconds")
 # As often as a kubelet could: each probe takes CPU time from the start.
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 900
+# https://docs.kernel.org/admin-guide/sysctl/vm.html#drop-caches
+_DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+# The highest acceptable ratios: of ``measure`` of a contestant in a case.
+GOALS = {
+    ("ours", "first_picture"): 0.9,
+    ("ours", "port_to_picture"): 0.3,
+    ("ours", "first_to_tenth"): 1.2,
+    ("again", "first_picture"): 0.75,
+    ("compiled", "to_uncompiled"): 1.3,
+}
+REAL_SIZE_GOALS = GOALS | {("ours", "first_picture"): 0.8}
 
 Seconds = dict[str, float]
 
@@ -58,7 +72,6 @@ class Case:
     parameters: Mapping[str, int]
     dtype: str = "float32"
     variant: str = ""
-    flags: Sequence[str] = ()
     pictures: int = 10
 
 
@@ -130,39 +143,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=["demo", "sd15"], help=", ".join(CASES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cold", action="store_true", help="drop the weights from the page cache")
-    parser.add_argument("--cache", metavar="FLAG", help="the flag that sets the cache folder")
+    parser.add_argument("--cold", choices=["weights", "all"], help="what leaves the page cache")
+    parser.add_argument("--compile", action="store_true", help="measure compile=true too")
     parser.add_argument("--pictures", type=int, default=10, help="the pictures of each start")
-    parser.add_argument("--flags", nargs="*", default=[], help="further flags of our server")
     options = parser.parse_args()
     for name in options.models:
-        case = replace(CASES[name](), flags=options.flags, pictures=options.pictures)
-        measured = measure(case, options.rounds, options.cache, is_cold=options.cold)
+        case = replace(CASES[name](), pictures=options.pictures)
+        measured = measure(case, options.rounds, options.cold, compiles=options.compile)
         print(name, json.dumps(measured, indent=1), flush=True)
+        goals = GOALS if name == "demo" else REAL_SIZE_GOALS
+        print(*verdicts(measured["ratios"], goals), sep="\n", flush=True)
         result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        result[f"{name}, cold" if options.cold else name] = measured
+        result[f"{name}, {options.cold} cold" if options.cold else name] = measured
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def measure(case: Case, rounds: int, cache: str | None, *, is_cold: bool) -> dict[str, Any]:
+def measure(case: Case, rounds: int, cold: str | None, *, compiles: bool) -> dict[str, Any]:
     """Start all contestants in turns; the medians of each, and the ratios per round."""
-    commands = {"ours": partial(ours, case), "naive": partial(naive, case)}
-    if cache:
-        folder = OUTPUT / "start-cache"
-        commands["again"] = lambda port: [*ours(case, port), f"--{cache}={folder}"]
-        start(commands["again"], case, is_cold=is_cold)
+    folder = OUTPUT / "start-cache"
+    shutil.rmtree(folder, ignore_errors=True)
+    cached = [f"--cache_dir={folder}"]
+    commands = {
+        "naive": partial(naive, case),
+        "ours": partial(ours, case, []),
+        "again": partial(ours, case, cached),
+    }
+    if compiles:
+        commands["compiled"] = partial(ours, case, [*cached, "--compile=true"])
+    filled = {
+        name: start(commands[name], case, cold)
+        for name in ("again", "compiled")
+        if name in commands
+    }
+    print("with an empty cache", filled, flush=True)
     runs: dict[str, list[Seconds]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, command in commands.items():
-            runs[name].append(start(command, case, is_cold=is_cold))
+            runs[name].append(start(command, case, cold))
             print(name, runs[name][-1], flush=True)
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "rounds": rounds,
         "gigabytes": round(sum(file.stat().st_size for file in _weights(case)) / 1e9, 2),
+        "empty_cache": {name: medians([run]) for name, run in filled.items()},
         "contestants": {name: medians(run) for name, run in runs.items()},
-        "ratios": {name: ratios(runs[name], runs["naive"]) for name in commands if name != "naive"},
+        "ratios": {name: ratios(runs, name) for name in commands if name != "naive"},
     }
 
 
@@ -171,25 +197,44 @@ def medians(runs: Sequence[Seconds]) -> Seconds:
     return {name: round(median(run[name] for run in runs), 3) for name in MEASURES}
 
 
-def ratios(ours: Sequence[Seconds], naive: Sequence[Seconds]) -> Seconds:
-    """The median over the rounds of ours to naive.
+def ratios(runs: Mapping[str, Sequence[Seconds]], name: str) -> Seconds:
+    """The median over the rounds of the ratios of a contestant to the naive predictor.
 
-    ``port_to_picture`` is the time until our port opens to that until the naive predictor's first
-    picture. ``first_to_tenth`` compares our own pictures.
+    ``port_to_picture`` compares the opening of its port with the naive predictor's first picture,
+    ``to_uncompiled`` its first picture with that of ``ours``, and ``first_to_tenth`` its own
+    pictures.
     """
-    pairs = list(zip(ours, naive, strict=True))
+    rounds = list(zip(runs[name], runs["naive"], runs["ours"], strict=True))
     found = {
-        name: median(mine[name] / its[name] for mine, its in pairs)
-        for name in ("port", "ready", "first_picture", "cpu_seconds")
+        measure: median(mine[measure] / its[measure] for mine, its, _ in rounds)
+        for measure in ("port", "ready", "first_picture", "cpu_seconds")
     }
-    found["first_to_tenth"] = median(one["picture"] / one["tenth_picture"] for one in ours)
-    return {name: round(ratio, 3) for name, ratio in found.items()}
+    found["port_to_picture"] = median(
+        mine["port"] / its["first_picture"] for mine, its, _ in rounds
+    )
+    found["to_uncompiled"] = median(
+        mine["first_picture"] / uncompiled["first_picture"] for mine, _, uncompiled in rounds
+    )
+    found["first_to_tenth"] = median(one["picture"] / one["tenth_picture"] for one in runs[name])
+    return {measure: round(ratio, 3) for measure, ratio in found.items()}
 
 
-def start(command: Any, case: Case, *, is_cold: bool) -> Seconds:
+def verdicts(found: Mapping[str, Seconds], goals: Mapping[tuple[str, str], float]) -> Iterator[str]:
+    """One line for each goal of the contestants that took part."""
+    for (name, measure), most in goals.items():
+        if name in found:
+            ratio = found[name][measure]
+            met = "met" if ratio <= most else "missed"
+            yield f"{name}, {measure}: {ratio:g}, at most {most:g}: {met}"
+
+
+def start(command: Callable[[int], list[str]], case: Case, cold: str | None) -> Seconds:
     """Start one server, request pictures, and stop it; seconds by phase."""
-    if is_cold:
+    if cold == "weights":
         drop_from_page_cache(_weights(case))
+    elif cold == "all":
+        os.sync()
+        _DROP_CACHES.write_text("1\n")
     with _running(command) as server:
         phases = {"port": server.wait_for_port(), "ready": server.wait_until_ready()}
         first = server.picture(case.parameters, seed=0)
@@ -204,7 +249,7 @@ def start(command: Any, case: Case, *, is_cold: bool) -> Seconds:
 
 
 @contextlib.contextmanager
-def _running(command: Any) -> Iterator[Server]:
+def _running(command: Callable[[int], list[str]]) -> Iterator[Server]:
     port = free_port()
     environment = os.environ | {"MALLOC_ARENA_MAX": "2", "PYTHONUNBUFFERED": "1"}  # as in the image
     started = time.perf_counter()
@@ -231,12 +276,12 @@ def _running(command: Any) -> Iterator[Server]:
         reader.join()
 
 
-def ours(case: Case, port: int) -> list[str]:
-    """The command of this project's predictor."""
+def ours(case: Case, flags: Sequence[str], port: int) -> list[str]:
+    """The command of this project's predictor, with further flags."""
     return [
         *(sys.executable, "-m", "predictor", f"--model_name={NAME}", f"--http_port={port}"),
         *("--host=127.0.0.1", f"--model_dir={case.folder}", f"--dtype={case.dtype}"),
-        *case.flags,
+        *flags,
     ]
 
 
@@ -274,13 +319,15 @@ _SMALL = {"num_inference_steps": 2, "width": 128, "height": 128}
 def _random(name: str, build: Any, dtype: str) -> Case:
     """Publish a random model, in a process of its own whose memory is free afterwards."""
     folder = OUTPUT / "random" / name
-    if not (OUTPUT / "volume" / name).exists():
+    if not (VOLUME / name).exists():
+        VOLUME.mkdir(parents=True, exist_ok=True)
         halves = "float16" if dtype == "float32" else dtype
         arguments = f"{build.__name__!r}, {halves!r}, {str(folder)!r}"
         code = f"from bench.start import save; save({arguments})"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-        flags = [f"--source={folder.as_uri()}", f"--name={name}", f"--target={OUTPUT / 'volume'}"]
+        flags = [f"--source={folder.as_uri()}", f"--name={name}", f"--target={VOLUME}"]
         subprocess.run([sys.executable, "-m", "downloader", *flags], cwd=ROOT, check=True)
+        shutil.rmtree(folder)
     return Case(VOLUME / name, _SMALL, dtype)
 
 

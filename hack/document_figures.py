@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,19 @@ STARTED = {
     "sd15": "Stable Diffusion 1.5",
     "sdxl": "SDXL",
 }
+COLD = {"": "", ", weights cold": ", weights cold", ", all cold": ", everything cold"}
 SERVERS = {
     "naive": "naive",
     "ours": "this project's",
     "again": "this project's, with its cache",
+    "compiled": "this project's, compiled, with its cache",
+}
+# Of a phase: to the naive predictor's, or as the column says.
+START_RATIOS = {
+    "first_picture": "picture, of the naive",
+    "cpu_seconds": "CPU, of the naive",
+    "port_to_picture": "port, of the naive's picture",
+    "first_to_tenth": "1st picture, of the 10th",
 }
 WAYS = {
     "mapped": "mapped, copied one by one",
@@ -204,15 +214,15 @@ def previews(figures: Figures) -> str:
 
 
 def starts(figures: Figures) -> str:
-    """One server and model per row, the time of each phase since exec, and the ratio."""
-    rows = [["model", "server", *PHASES.values(), "picture and CPU, of the naive"]]
-    for model, words in STARTED.items():
-        found = figures["start"].get(model, {"contestants": {}})
+    """One server and model per row, the time of each phase since exec, and the ratios."""
+    rows = [["model", "server", *PHASES.values(), *START_RATIOS.values()]]
+    for model, cold in product(STARTED, COLD):
+        found = figures["start"].get(model + cold, {"contestants": {}})
         for name in [name for name in SERVERS if name in found["contestants"]]:
-            ratio = found["ratios"].get(name)
-            ratios = [ratio["first_picture"], ratio["cpu_seconds"]] if ratio else [1, 1]
             times = [_short(found["contestants"][name][phase]) for phase in PHASES]
-            rows.append([words, SERVERS[name], *times, " and ".join(map(_short, ratios))])
+            ratio = found["ratios"].get(name, {})
+            ratios = [_short(ratio[one]) if one in ratio else "" for one in START_RATIOS]
+            rows.append([STARTED[model] + COLD[cold], SERVERS[name], *times, *ratios])
     return markdown_table(rows)
 
 
@@ -221,9 +231,24 @@ def weights(figures: Figures) -> str:
     loads = [(size, cache) for size in figures["weights"] for cache in ("cold", "warm")]
     rows = [["seconds (CPU seconds)", *(f"{size}, {cache}" for size, cache in loads)]]
     for way, words in WAYS.items():
-        found = [figures["weights"][size]["ways"][way][cache] for size, cache in loads]
-        rows.append([words, *(f"{one['seconds']:.3g} ({one['cpu_seconds']:.3g})" for one in found)])
+        found = [figures["weights"][size]["ways"].get(way, {}).get(cache) for size, cache in loads]
+        rows.append([words, *map(_both_seconds, found)])
     return markdown_table(rows)
+
+
+def capacity(figures: Figures) -> str:
+    """One model per row: the learned batch size and when, and the measured one."""
+    rows = [["model", "learned lanes", "after, s", "measured lanes", "throughput, of the measured"]]
+    for name, found in figures["capacity"].get("models", {}).items():
+        ends = [one["seconds"] for one in found["learned"] if one["lanes"] == found["lanes"]]
+        after = _short(ends[0]) if ends else ""
+        lanes = [str(found["lanes"]), after, str(found["measured"]["lanes"])]
+        rows.append([name, *lanes, _short(found["learned_to_measured"])])
+    return markdown_table(rows)
+
+
+def _both_seconds(found: Figures | None) -> str:
+    return f"{found['seconds']:.3g} ({found['cpu_seconds']:.3g})" if found else ""
 
 
 def _contestants(words: str, figures: Figures) -> Iterator[tuple[str, str, Figures]]:
@@ -248,6 +273,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[Figures], str]]] = {
         "previews": previews,
         "starts": starts,
         "weights": weights,
+        "capacity": capacity,
     },
 }
 
@@ -262,8 +288,9 @@ def documented(document: str, name: str, figures: Figures) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
-    for name in ("overload", "previews", "start", "weights"):
-        figures[name] = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    for name in ("overload", "previews", "start", "weights", "capacity"):
+        path = RESULTS / f"{name}.json"
+        figures[name] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     documents = {ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES}
     return write(documents, "the speed tables", arguments)
 

@@ -15,6 +15,8 @@ from bench import gpu
 from bench.figures import percentile, ratios, summary
 from bench.load import Outcome, Run
 from bench.overload import goodput, overload
+from bench.start import Seconds, verdicts
+from bench.start import ratios as start_ratios
 from hack.document_figures import main as document_figures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -76,6 +78,38 @@ def test_the_figures_of_an_overload() -> None:
     assert (figures["health_p50"], figures["health_p99"]) == (0.001, 0.001)
     counts = [figures[name] for name in ("requests", "refused", "errors", "resets")]
     assert counts == [5, 2, 1, 1]
+
+
+def started(port: float, first_picture: float, picture: float, tenth: float) -> Seconds:
+    times = {"port": port, "ready": first_picture, "first_picture": first_picture}
+    return times | {"cpu_seconds": 8.0, "picture": picture, "tenth_picture": tenth}
+
+
+def test_the_ratios_of_starts_compare_what_the_goals_name() -> None:
+    runs = {
+        "naive": [started(8, 10, 1, 1), started(16, 20, 1, 1)],
+        "ours": [started(2, 8, 0.6, 0.5), started(4, 16, 0.6, 0.5)],
+        "compiled": [started(2, 12, 0.6, 0.5), started(4, 24, 0.6, 0.5)],
+    }
+
+    ours, compiled = start_ratios(runs, "ours"), start_ratios(runs, "compiled")
+
+    assert (ours["port"], ours["port_to_picture"]) == (0.25, 0.2)
+    assert (ours["first_picture"], ours["first_to_tenth"]) == (0.8, 1.2)
+    assert (compiled["first_picture"], compiled["to_uncompiled"]) == (1.2, 1.5)
+
+
+def test_a_goal_is_met_up_to_its_ratio() -> None:
+    found = {"ours": {"first_picture": 0.9, "first_to_tenth": 1.3}}
+    goals = {
+        ("ours", "first_picture"): 0.9,
+        ("ours", "first_to_tenth"): 1.2,
+        ("compiled", "to_uncompiled"): 1.3,
+    }
+
+    lines = list(verdicts(found, goals))
+
+    assert [line.rpartition(": ")[2] for line in lines] == ["met", "missed"]
 
 
 def test_the_speed_tables_match_the_results() -> None:
