@@ -56,7 +56,7 @@ def main() -> int:
     options = parser.parse_args()
     publish(NAME, VOLUME)
     port = free_port()
-    with server(port) as url:
+    with server(port, "--a1111_api=true") as url:
         pid = _listener(port)
         figures = asyncio.run(_soak(url, pid, 60 * options.minutes, options.requests, options.seed))
         health = httpx.get(url)
@@ -160,7 +160,9 @@ class Load:
         if request.is_valid:
             is_problem = status not in ("200", *map(str, BUSY))
         if is_problem or status.endswith("Error"):
-            self._problems.append(f"{request.kind}: {status}: {request.content[:200]!r}")
+            self._problems.append(
+                f"{request.kind}: {status}: {request.path[:200]} {request.content[:200]!r}"
+            )
 
 
 async def _status_line(reader: asyncio.StreamReader) -> str:

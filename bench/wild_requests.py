@@ -1,7 +1,8 @@
 """Requests as real clients, careless ones and attackers send them; reproducible for a seed.
 
 ``wild_requests`` mixes valid requests with broken JSON, wrong types, hostile pictures and raw bytes
-on the socket. Every prompt holds ``SECRET``, which must not appear in the server's log.
+on the socket. Most go to ``:predict``, a third to the other wire formats. Every prompt holds
+``SECRET``, which must not appear in the server's log.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from PIL import Image
+
+from bench.wild_formats import WILD_FORMATS, Document, WildFormat
 
 SECRET = "xyzzy-secret"
 _PREDICT = "/v1/models/stable-diffusion:predict"
@@ -40,9 +43,11 @@ class WildRequest(NamedTuple):
 
 
 def wild_requests(seed: int) -> Iterator[WildRequest]:
-    """Endless requests, a third of them valid."""
+    """Endless requests, more than a third of them valid."""
     rng = random.Random(seed)
     kinds = [_valid] * 5 + [
+        *(_valid_in_a_format, _valid_in_a_format, _valid_in_a_format, _valid_in_a_format),
+        *(_wrong_in_a_format, _wrong_in_a_format, _broken_in_a_format),
         *(_wrong_value, _wrong_value, _unknown_field, _broken_json, _odd_json, _odd_bytes),
         *(_hostile_picture, _hostile_picture, _wrong_route, _odd_headers, _raw_bytes, _gone),
     ]
@@ -118,6 +123,64 @@ def _wrong_value(rng: random.Random) -> WildRequest:
     for _ in range(rng.randint(1, 2)):
         place[rng.choice(_FIELDS)] = rng.choice(_ODD_VALUES)
     return _as_request("wrong value", body)
+
+
+def _valid_in_a_format(rng: random.Random) -> WildRequest:
+    wild_format, document = _in_a_format(rng)
+    return _encoded("valid", wild_format, wild_format.encode(document), is_valid=True)
+
+
+def _wrong_in_a_format(rng: random.Random) -> WildRequest:
+    wild_format, document = _in_a_format(rng)
+    for _ in range(rng.randint(1, 2)):
+        place = rng.choice([*_objects(document)])
+        place[rng.choice([*place, *place, *_FIELDS])] = rng.choice(_ODD_VALUES)
+    return _encoded("wrong", wild_format, wild_format.encode(document))
+
+
+def _broken_in_a_format(rng: random.Random) -> WildRequest:
+    wild_format, document = _in_a_format(rng)
+    content = wild_format.encode(document)
+    cut = rng.randrange(len(content))
+    broken = rng.choice(
+        [
+            content[:cut],
+            content[:cut] + b"%ff" + content[cut:],
+            content[:cut] + b"[]=&" + content[cut:],
+            content + b"&" + content,
+        ]
+    )
+    return _encoded("broken", wild_format, broken)
+
+
+def _in_a_format(rng: random.Random) -> tuple[WildFormat, Document]:
+    """A wire format and a valid request in it."""
+    body = _body(rng)
+    fields = {"prompt": body["prompt"], **body["parameters"], "image": _picture(rng)}
+    wild_format = rng.choice(WILD_FORMATS)
+    return wild_format, wild_format.document(fields)
+
+
+def _objects(value: Any) -> Iterator[Document]:
+    """Every object in a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value:
+        if isinstance(one, dict | list):
+            yield from _objects(one)
+
+
+def _encoded(
+    kind: str, wild_format: WildFormat, content: bytes, *, is_valid: bool = False
+) -> WildRequest:
+    name = f"{kind} {wild_format.name}"
+    if wild_format.method == "GET":
+        path = f"{wild_format.path}?{content.decode('ascii')}"
+        return WildRequest(name, "GET", path, headers=(), is_valid=is_valid)
+    headers = (("content-type", wild_format.content_type),)
+    return WildRequest(
+        name, path=wild_format.path, headers=headers, content=content, is_valid=is_valid
+    )
 
 
 def _unknown_field(rng: random.Random) -> WildRequest:
@@ -258,14 +321,6 @@ def _not_a_picture(rng: random.Random) -> bytes:
 _HOSTILE: tuple[Callable[[random.Random], bytes], ...] = (
     *(_thin, _truncated, _flipped, _claims_to_be_large, _compressed_text),
     *(_of_another_format, _not_a_picture),
-)
-
-
-_PATHS = (
-    *("/v1/models/none:predict", "/v1/models/stable-diffusion:explain", "/v1/models/", _PREDICT),
-    *("/v2/models/stable-diffusion/infer", "/v2/repository/index", "/v1/models/%00:predict"),
-    *("/v2/repository/models/none/load", "/v2/repository/models/..%2f/unload", "/nothing"),
-    *("/v1/models/" + "a" * 3_000 + ":predict", "/metrics", "/", "//", "/openapi.json"),
 )
 
 

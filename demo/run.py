@@ -55,21 +55,22 @@ def publish(name: str, volume: Path) -> Path:
     return volume / name
 
 
-def predictor_command(port: int) -> list[str]:
-    """The command that serves the published weights on 127.0.0.1."""
+def predictor_command(port: int, *flags: str) -> list[str]:
+    """The command that serves the published weights on 127.0.0.1, with more ``flags``."""
     return [
         *(sys.executable, "-m", "predictor", f"--model_name={NAME}", f"--http_port={port}"),
         *("--host=127.0.0.1", f"--model_dir={VOLUME / NAME}"),
+        *flags,
     ]
 
 
 @contextlib.contextmanager
-def server(port: int) -> Iterator[str]:
+def server(port: int, *flags: str) -> Iterator[str]:
     """Start a predictor, yield its base URL once it is ready, and stop it on exit."""
     log = OUTPUT / "predictor.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            predictor_command(port), cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT
+            predictor_command(port, *flags), cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT
         )
         try:
             url = f"http://127.0.0.1:{port}"

@@ -21,8 +21,10 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode
 
 from bench.soak import Load, problems_of_the_log, usage
+from bench.wild_formats import WILD_FORMATS
 from bench.wild_requests import wild_requests
-from tests.serving import Server
+from predictor.wire_formats import A1111, ROUTED
+from tests.serving import MODEL_NAME, Server
 
 REQUESTS = 400
 ELSEWHERE = {"404", "405"}
@@ -32,7 +34,9 @@ ELSEWHERE = {"404", "405"}
 def own_server(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose log holds only these requests."""
     log = tmp_path_factory.mktemp("wild") / "log"
-    with Server.started(demo_model, log, max_side=64, max_images_per_request=2) as running:
+    with Server.started(
+        demo_model, log, max_side=64, max_images_per_request=2, a1111_api=True
+    ) as running:
         running.wait_until_ready()
         yield running
 
@@ -59,6 +63,22 @@ def test_no_request_gets_a_500_or_no_answer(answers: tuple[Counter[str], list[st
     assert counts.total() == REQUESTS
     kinds = {kind.split(":")[0].split()[0] for kind in counts}
     assert {"valid", "wrong", "broken", "odd", "hostile", "raw", "gone"} <= kinds
+
+
+def test_every_wire_format_serves_valid_requests_and_refuses_others(
+    answers: tuple[Counter[str], list[str]],
+) -> None:
+    counts, _ = answers
+
+    for name in [one.name for one in WILD_FORMATS]:
+        assert counts[f"valid {name}: 200"] > 0
+        assert counts[f"wrong {name}: 400"] + counts[f"broken {name}: 400"] > 0
+
+
+def test_no_wire_format_is_left_out() -> None:
+    reached = {one.path.replace(MODEL_NAME, "{model_name}") for one in WILD_FORMATS}
+
+    assert all(reached & {*one.paths} for one in (*ROUTED, *A1111))
 
 
 def test_the_server_still_draws_afterwards(
