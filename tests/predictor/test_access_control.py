@@ -209,6 +209,19 @@ def test_a_key_is_the_password_of_basic_authentication(closed: Server, credentia
     picture_of(httpx.post(closed.url + PREDICT, json=SHORT, headers=headers, timeout=60))
 
 
+@pytest.mark.parametrize("headers", [{}, basic("any:wrong"), bearer(OTHER)])
+def test_clients_of_a1111_are_rejected_in_their_form(closed: Server, headers: Any) -> None:
+    response = httpx.post(closed.url + "/sdapi/v1/txt2img", json=SHORT, headers=headers)
+
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    error = response.json()
+    assert list(error) == ["error", "detail", "body", "errors"]
+    assert error["error"] == "Unauthorized"
+    assert error["detail"] == error["errors"]
+    assert "key" in error["detail"]
+
+
 def test_the_api_of_a1111_is_off_by_default(closed: Server) -> None:
     body = {"prompt": "a red star"}
 

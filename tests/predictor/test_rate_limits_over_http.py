@@ -48,6 +48,7 @@ def limited(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     settings = {
         "trusted_proxies": 1,
         "enable_grpc": True,
+        "a1111_api": True,
         "address_requests_per_minute": 8,
         "address_pictures_per_minute": 3,
         "address_megapixels_per_minute": 0.05,
@@ -117,6 +118,28 @@ def test_openais_client_sees_when_to_retry(limited: Server) -> None:
     assert (refused.value.code, refused.value.type) == ("rate_limit_exceeded", "rate_limit_error")
     assert int(refused.value.response.headers["retry-after"]) > 0
     assert "the limit of 3 pictures a minute of this address" in refused.value.message
+
+
+def test_clients_of_a1111_are_limited_in_their_form(limited: Server) -> None:
+    def ask() -> httpx.Response:
+        return httpx.post(
+            limited.url + "/sdapi/v1/txt2img",
+            json={"prompt": "a red star", "steps": 1, "batch_size": 3},
+            headers={"X-Forwarded-For": "198.51.100.42"},
+            timeout=60,
+        )
+
+    served, refused = ask(), ask()
+
+    assert (served.status_code, refused.status_code) == (200, 429)
+    assert refused.json() == {
+        "error": "Too Many Requests",
+        "detail": "the limit of 3 pictures a minute of this address is reached",
+        "body": "",
+        "errors": "the limit of 3 pictures a minute of this address is reached",
+    }
+    assert int(refused.headers["retry-after"]) > 0
+    assert refused.headers["ratelimit-limit"] == "3"
 
 
 def test_an_rpc_is_limited_and_says_when_to_retry(limited: Server) -> None:
