@@ -37,7 +37,8 @@ class Checkpoint:
         """Read the marker and check that every file it lists is there with its size.
 
         Raises:
-            ModelLoadError: the folder is not published or incomplete; the message says what to do.
+            ModelLoadError: the folder cannot be read, is not published or incomplete; the message
+                says what to do.
         """
         try:
             marker = Marker.read(folder)
@@ -52,6 +53,10 @@ class Checkpoint:
                 f"{error}; let the downloader finish (`kubectl get jobs`), or publish a folder "
                 "with `python -m downloader --source hf://owner/name --name NAME --target VOLUME` "
                 "and serve VOLUME/NAME"
+            ) from None
+        except OSError as error:
+            raise ModelLoadError(
+                f"model folder {folder.name!r} cannot be read: {error.strerror}"
             ) from None
         return cls(folder, marker)
 

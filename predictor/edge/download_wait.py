@@ -19,7 +19,7 @@ async def wait_for_download(settings: Settings) -> None:
     now = asyncio.get_running_loop().time
     deadline = now() + settings.max_download_wait_seconds
     next_log = now()
-    while not await asyncio.to_thread(_is_there, settings):
+    while not await asyncio.to_thread(is_downloaded, settings):
         if now() >= deadline:
             logger.error(
                 "no complete download within max_download_wait_seconds=%g",
@@ -41,7 +41,7 @@ def _missing(settings: Settings) -> str:
     )
 
 
-def _is_there(settings: Settings) -> bool:
+def is_downloaded(settings: Settings) -> bool:
     """Whether the models are published; False while a network volume fails."""
     try:
         return is_published(settings)

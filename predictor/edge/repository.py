@@ -202,8 +202,17 @@ def open_repository(
     See ``predictor.loading.loader.load`` for ``open_engine``.
 
     Raises:
-        ModelLoadError: the settings contradict the contents of the folder.
+        ModelLoadError: the settings contradict the contents of the folder, or it cannot be read.
     """
+    try:
+        return _open(model_name, settings, open_engine)
+    except OSError as error:
+        raise ModelLoadError(f"the volume of models cannot be read: {error.strerror}") from None
+
+
+def _open(
+    model_name: str, settings: Settings, open_engine: OpenEngine | None
+) -> OneModel | PublishedModels:
     folder = settings.model_dir
     is_volume = not (folder / MARKER_NAME).exists() and bool(published_names(ModelStore(folder)))
     residency = Residency(

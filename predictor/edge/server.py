@@ -23,7 +23,7 @@ from predictor.edge.body_memory import BodyMemory
 from predictor.edge.cors import CrossOriginMiddleware
 from predictor.edge.data_plane import DiffusionDataPlane
 from predictor.edge.descriptors import raise_limit
-from predictor.edge.download_wait import wait_for_download
+from predictor.edge.download_wait import is_downloaded, wait_for_download
 from predictor.edge.draining import Drain, DrainMiddleware
 from predictor.edge.error_responses import register_error_responses
 from predictor.edge.kserve_internals import HookedModelServer
@@ -42,7 +42,6 @@ from predictor.edge.page_routes import page_routes
 from predictor.edge.repository import (
     AwaitedModels,
     RepositoryExtension,
-    is_published,
     open_repository,
 )
 from predictor.edge.router_errors import MethodMiddleware
@@ -89,7 +88,7 @@ class DiffusionServer(HookedModelServer):
     ) -> None:
         rules = AccessRules.read(settings)
         self._open_models = partial(open_repository, model_name, settings, open_engine)
-        must_wait = settings.max_download_wait_seconds > 0 and not is_published(settings)
+        must_wait = settings.max_download_wait_seconds > 0 and not is_downloaded(settings)
         models = AwaitedModels() if must_wait else self._open_models()
         super().__init__(
             http_port=http_port,

@@ -56,8 +56,24 @@ def load(
     the weights are in memory.
 
     Raises:
-        ModelLoadError: the checkpoint cannot be served with these settings.
+        ModelLoadError: the checkpoint cannot be served with these settings, or memory ran out.
     """
+    try:
+        return _load(checkpoint, settings, learned, open_engine, on_read)
+    except Exception as error:
+        if shortage := memory.shortage(error):
+            name = checkpoint.marker.name
+            raise ModelLoadError(f"model {name!r} does not load: {shortage}") from error
+        raise
+
+
+def _load(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    learned: Learned,
+    open_engine: OpenEngine | None,
+    on_read: Callable[[], object],
+) -> Loaded:
     # torch and diffusers take seconds to import, and the port opens before that.
     from predictor.engine.composite import CompositeEngine
     from predictor.loading import engine as engines

@@ -1,4 +1,4 @@
-"""The memory budget of all models, the memory of one model, and how to release it."""
+"""The memory budget of all models, the memory of one model, how to release it, and shortages."""
 
 from __future__ import annotations
 
@@ -66,6 +66,30 @@ def tensor_bytes(pipeline: Any) -> int:
         for tensor in (*part.parameters(), *part.buffers())
     }
     return sum(tensors.values())
+
+
+def shortage(error: BaseException) -> str:
+    """Which memory ran out in a load, and what helps; empty if another fault caused the error.
+
+    Libraries raise errors of their own when an allocation fails, so every cause is considered.
+    """
+    import torch
+
+    from predictor.engine.faults import is_out_of_memory
+
+    cause: BaseException | None = error
+    while cause is not None and not is_out_of_memory(cause):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return ""
+    if isinstance(cause, torch.OutOfMemoryError | torch.AcceleratorError):
+        return (
+            "the GPU has too little free memory; set a memory_preset for a smaller GPU, or keep "
+            "fewer models in memory"
+        )
+    return (
+        "the container has too little free memory; raise its limit, or keep fewer models in memory"
+    )
 
 
 def release_memory() -> None:

@@ -143,10 +143,31 @@ def test_more_steps_than_a_distilled_scheduler_has_are_refused(own: Any, tmp_pat
         limits.check(replace(asked, num_inference_steps=51))
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "scheduler"),
-    [("zero snr, euler", "dpmpp_2m_karras"), ("beta", OWN), ("beta", "unipc")],
-)
+# Their first two timesteps are equal for most numbers of steps.
+EQUAL_FIRST = [("zero snr, euler", "dpmpp_2m_karras"), ("beta", OWN), ("beta", "unipc")]
+
+
+@pytest.mark.parametrize(("checkpoint", "scheduler"), EQUAL_FIRST)
+def test_any_number_of_steps_begins_at_the_first_sigma(checkpoint: str, scheduler: str) -> None:
+    """One that begins at the second passes the last, which raises after all other steps.
+
+    Taking all steps of all numbers takes too long, so only every tenth number takes them.
+    """
+    own, sample = OWNS[checkpoint](), torch.zeros(1, 4, 2, 2)
+    are_equal = 0
+    for steps in range(1, 151):
+        made: Any = make_scheduler(scheduler, own)
+        made.set_timesteps(steps)
+        assert len(made.sigmas) == len(made.timesteps) + 1
+        are_equal += bool(steps > 1 and made.timesteps[0] == made.timesteps[1])
+        made.step(sample, made.timesteps[0], sample)
+        assert made.step_index == 1, steps
+        if steps % 10 == 0:
+            assert denoised(made, steps).isfinite().all(), steps
+    assert are_equal > 100
+
+
+@pytest.mark.parametrize(("checkpoint", "scheduler"), EQUAL_FIRST)
 def test_equal_first_timesteps_skip_no_step(
     tmp_path: Path, checkpoint: str, scheduler: str
 ) -> None:

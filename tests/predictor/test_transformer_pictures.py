@@ -66,11 +66,13 @@ FAMILIES: dict[str, tuple[Callable[[], DiffusionPipeline], bool]] = {
 }
 
 
-def family_of(name: str) -> DiffusersPipeline:
+def family_of(name: str, **spacing: bool) -> DiffusersPipeline:
     build, shifts = FAMILIES[name]
     pipeline = build()
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=shifts)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(
+        shift=3.0, use_dynamic_shifting=shifts, **spacing
+    )
     # The VAEs of both families have one; it is larger here so that a picture shows it.
     pipeline.vae.register_to_config(shift_factor=SHIFT)
     schedulers = scheduler_names(pipeline.scheduler, always_shifts=name.startswith("flux"))
@@ -193,6 +195,21 @@ def test_every_flow_scheduler_equals_diffusers(family: DiffusersPipeline, schedu
 
     for one, picture in zip(wanted, make(family, *wanted), strict=True):
         assert largest_difference(picture, diffusers_own(family, one)) <= TOLERANCE, one
+
+
+@pytest.mark.parametrize("spacing", ["use_beta_sigmas", "use_exponential_sigmas"])
+@pytest.mark.parametrize("name", ["sd3", "flux-dev", "flux-schnell"])
+def test_every_solver_equals_diffusers_if_the_checkpoint_has_its_own_spacing(
+    name: str, spacing: str
+) -> None:
+    """A solver that kept this spacing would give NaN, which fails the request."""
+    family = family_of(name, **{spacing: True})
+    wanted = [replace(REQUEST, scheduler=one) for one in family.profile.schedulers]
+
+    for one, picture in zip(wanted, make(family, *wanted), strict=True):
+        assert largest_difference(picture, diffusers_own(family, one)) <= TOLERANCE, one
+    assert {"euler", "unipc"} <= {*family.profile.schedulers}
+    assert ("dpmpp_2m" in family.profile.schedulers) == (name != "flux-schnell")
 
 
 @pytest.mark.parametrize("name", ["sd3", "flux-dev"])

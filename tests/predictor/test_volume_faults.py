@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import httpx
 import pytest
 
 from demo.run import publish
+from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.edge import repository
 from predictor.edge.repository import PublishedModels, RepositoryExtension
-from predictor.errors import ModelUnavailableError
+from predictor.errors import ModelLoadError, ModelUnavailableError
 from predictor.residency import Residency
 from predictor.settings import Settings
 from tests.predictor.test_health import with_a_truncated_file
@@ -22,6 +24,19 @@ from tests.predictor.test_many_models import metric, predict, states
 from tests.predictor.test_residency import FakeLoader
 from tests.serving import Server
 
+# Python imports a module of this name at its start.
+LOST_VOLUME = """
+import os
+
+own, code = os.stat, int(os.environ["LOST_VOLUME_CODE"])
+
+def stat(path, *arguments, **options):
+    if str(path).startswith(os.environ["LOST_VOLUME"]):
+        raise OSError(code, os.strerror(code), str(path))
+    return own(path, *arguments, **options)
+
+os.stat = stat
+"""
 HEALTH = ("/", "/v2/health/live", "/v2/health/ready")
 
 
@@ -86,6 +101,49 @@ def predict_after(client: httpx.Client, name: str, refused: httpx.Response) -> h
     """Send the request again when ``Retry-After`` says so."""
     time.sleep(int(refused.headers["retry-after"]) + 0.5)
     return predict(client, name)
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(errno.EIO, 0), (errno.ESTALE, 1)])
+def test_a_volume_that_is_gone_at_start_ends_the_process_with_a_sentence(
+    demo_model: Path, tmp_path: Path, code: int, seconds: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LOST_VOLUME, "utf-8")
+    variables = {"LOST_VOLUME": str(demo_model), "LOST_VOLUME_CODE": str(code)}
+
+    with Server.started(
+        demo_model,
+        tmp_path / "log",
+        python_path=tmp_path,
+        variables=variables,
+        max_download_wait_seconds=seconds,
+    ) as server:
+        assert server.process.wait(timeout=60) == 1
+        log = server.log.read_text()
+
+    reason = f"the volume of models cannot be read: {os.strerror(code)}"
+    assert log.splitlines()[-1] == f"predictor: {reason}"
+    assert "Traceback" not in log
+    assert ("no complete download within" in log) == (seconds > 0)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOTCONN])
+def test_a_volume_that_fails_when_a_load_begins_is_a_sentence(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    own = os.stat
+
+    def stat(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(".safetensors"):
+            raise OSError(code, os.strerror(code), str(path))
+        return own(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(ModelLoadError) as failed:
+        Checkpoint.read(demo_model)
+
+    assert (
+        str(failed.value) == f"model folder {demo_model.name!r} cannot be read: {os.strerror(code)}"
+    )
 
 
 @pytest.mark.anyio
