@@ -18,6 +18,14 @@ from tests.downloader.job import REPOSITORY, Job
 from tests.downloader.pipeline_files import pipeline_files, safetensors
 from tests.downloader.volume import write_files
 
+# A random uid, a read-only root and a full folder for temporary files; only "$1" is writable.
+NAMESPACE = ("unshare", "--user", "--mount", "--map-user=12345", "--map-group=12345", "--keep-caps")
+HOSTILE = """
+mount --bind "$1" "$1" && mount -t tmpfs -o size=4k tmpfs /mnt || exit 99
+mount -o bind,remount,ro / || exit 99
+cat /dev/zero >/mnt/full 2>/dev/null
+cd /mnt && shift && exec "$@"
+"""
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VOLUME_BYTES = 4 * 1024 * 1024
 
@@ -176,6 +184,31 @@ def test_what_another_user_left_on_the_volume_is_named(
     assert done.returncode == 10, done.stderr
     assert f"{left} has uid 0, gid 0 and mode 0750" in done.stderr
     assert "supplementary groups none" in done.stderr
+
+
+def test_a_job_needs_no_home_and_no_folder_for_temporary_files(
+    hub: Hub, job: Job, tmp_path: Path
+) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare")
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    variables = {n: one for n, one in job.environment.items() if n not in ("HOME", "HF_HOME")}
+    command = [*NAMESPACE, "sh", "-c", HOSTILE, "sh", str(tmp_path)]
+
+    done = subprocess.run(
+        [*command, sys.executable, "-m", "downloader"],
+        env=variables | {"TMPDIR": "/mnt"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    if done.returncode == 99 or done.stderr.startswith("unshare:"):
+        pytest.skip("this machine does not allow user namespaces")
+    assert done.returncode == 0, done.stderr
+    assert (job.target / "sd" / "model_index.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "termination-log"}
 
 
 def test_memory_does_not_grow_with_the_size_of_files(hub: Hub, job: Job) -> None:
