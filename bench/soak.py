@@ -34,6 +34,9 @@ IDLE_SECONDS = 5.0
 MAX_GROWTH = 0.03
 # What a busy or draining server may answer to a valid request.
 BUSY = (429, 503)
+# What an invalid request may get of 5xx: `unload` of the only model, and a timeout of its own that
+# is too short, as Triton's are in microseconds.
+EXPECTED = ("501", "503", "504")
 
 Figures = dict[str, Any]
 
@@ -156,7 +159,7 @@ class Load:
         return status
 
     def _check(self, request: WildRequest, status: str) -> None:
-        is_problem = status.startswith("5") and status not in ("501", "503")
+        is_problem = status.startswith("5") and status not in EXPECTED
         if request.is_valid:
             is_problem = status not in ("200", *map(str, BUSY))
         if is_problem or status.endswith("Error"):
