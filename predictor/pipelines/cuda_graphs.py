@@ -1,8 +1,9 @@
 """CUDA graphs of a UNet or transformer: one launch replays all kernels of a forward pass.
 
 With few lanes, the GPU computes a pass faster than the CPU launches its kernels one by one. A graph
-works on memory of its own, so each replay copies the arguments into it. If it has more lanes than a
-pass, the other rows keep what an earlier pass left there; samples do not affect each other.
+works on memory of its own, so each replay copies the arguments that changed into it. If it has
+more lanes than a pass, the other rows keep what an earlier pass left there; samples do not affect
+each other.
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 
@@ -89,6 +91,7 @@ class CapturedPass:
         """
         self.lanes = example.lanes
         self._arguments = example.map(torch.clone)
+        self._copied: list[ref[torch.Tensor]] = []
         self._graph = torch.cuda.CUDAGraph()
         try:
             with (
@@ -103,9 +106,15 @@ class CapturedPass:
             raise
 
     def replay(self, given: Pass) -> torch.Tensor:
-        """The prediction for a pass of the same form with at most as many lanes."""
-        for own, one in zip(self._arguments.tensors, given.tensors, strict=True):
-            own[: given.lanes].copy_(one)
+        """The prediction for a pass of the same form with at most as many lanes.
+
+        A tensor that the last replay got too is not copied again, so nothing may write to it.
+        """
+        copied = [one() for one in self._copied] or [None] * len(given.tensors)
+        for own, one, last in zip(self._arguments.tensors, given.tensors, copied, strict=True):
+            if one is not last:
+                own[: given.lanes].copy_(one)
+        self._copied = [ref(one) for one in given.tensors]
         self._graph.replay()
         # The next replay overwrites it.
         return self._prediction[: given.lanes].clone()

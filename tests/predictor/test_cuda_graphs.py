@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from prometheus_client import REGISTRY
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.interfaces import Denoiser
@@ -48,7 +49,7 @@ from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import write_adapter
 from tests.predictor.random_controlnets import build_controlnet
 from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
-from tests.predictor.recorded_graphs import FakeDevice, fake_device
+from tests.predictor.recorded_graphs import FakeDevice, RecordedGraph, fake_device
 from tests.predictor.test_controlnet import control_image
 
 __all__ = ["fake_device"]
@@ -140,6 +141,49 @@ def run(loaded: DiffusersPipeline, given: Pass) -> torch.Tensor:
 @torch.inference_mode()
 def eager(loaded: DiffusersPipeline, given: Pass) -> torch.Tensor:
     return given.run(denoiser_of(loaded.diffusers))
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies into other tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += func is torch.ops.aten.copy_.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_conditions_that_have_not_changed_are_not_copied_again(
+    loaded: DiffusersPipeline, fake_device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture(loaded, fake_device)
+    first, other = a_pass(loaded, 3), a_pass(loaded, 3, seed=1)
+    second = first._replace(latents=other.latents, timesteps=other.timesteps)
+    given = [first, second, second._replace(hidden_states=other.hidden_states), second]
+    expected = [eager(loaded, one) for one in given]
+    # The operations of a graph are its kernels.
+    replay = RecordedGraph.replay
+    monkeypatch.setattr(RecordedGraph, "replay", uncounted(replay))
+
+    copies = []
+    for one, prediction in zip(given, expected, strict=True):
+        with Copies() as counted_copies:
+            found = run(loaded, one)
+        copies.append(counted_copies.number)
+        assert torch.allclose(found, prediction, atol=1e-5)
+
+    # SDXL's arguments are latents, timesteps, embeddings, and two more conditions.
+    assert copies == [5, 2, 1, 1]
+
+
+def uncounted(replay: Callable[[RecordedGraph], None]) -> Callable[[RecordedGraph], None]:
+    def replay_uncounted(graph: RecordedGraph) -> None:
+        with _disable_current_modes():  # type: ignore[no-untyped-call]
+            replay(graph)
+
+    return replay_uncounted
 
 
 def test_a_pass_is_padded_to_the_next_graph(
@@ -260,7 +304,8 @@ def test_a_transformer_with_an_adapter_runs_eagerly(
     pipeline = build_flux()
     pipeline.set_progress_bar_config(disable=True)
     file = write_adapter(pipeline, tmp_path, seed=1, components=("transformer",))
-    flux = DiffusersPipeline(pipeline, PROFILE, adapter_files={"one": file})
+    profile = replace(PROFILE, max_sequence_length=24)
+    flux = DiffusersPipeline(pipeline, profile, adapter_files={"one": file})
     capture(flux, fake_device, Settings(max_lanes=2))
 
     with counted(graph=0, eager=2):
