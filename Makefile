@@ -50,6 +50,7 @@ bench: $(INSTALLED) ## Run the benchmarks (an hour on two cores) and update benc
 	$(BIN)/python -m bench.overload
 	$(BIN)/python -m bench.drains
 	$(BIN)/python -m bench.previews
+	$(BIN)/python -m bench.turns
 	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.weights
 	$(BIN)/python -m bench.gpu
