@@ -73,7 +73,7 @@ class Denoising:
     ``weights_dtype``, by default that of ``latents``, is the dtype of that input and of the noise.
     ``guidance_input``, ``()`` on the device, is the guidance scale for a network that takes it as
     an input. ``network_timesteps``, one for each pass, by default those of the sampler, are the
-    timesteps that the network takes, in float32.
+    timesteps that the network takes; it gets them in float32.
 
     ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
     continues after them; both draw from the same ``generator``.

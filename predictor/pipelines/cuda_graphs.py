@@ -91,7 +91,7 @@ class CapturedPass:
         """
         self.lanes = example.lanes
         self._arguments = example.map(torch.clone)
-        self._copied: list[ref[torch.Tensor]] = []
+        self._copied = [ref(one) for one in example.tensors]
         self._graph = torch.cuda.CUDAGraph()
         try:
             with (
@@ -110,9 +110,9 @@ class CapturedPass:
 
         A tensor that the last replay got too is not copied again, so nothing may write to it.
         """
-        copied = [one() for one in self._copied] or [None] * len(given.tensors)
-        for own, one, last in zip(self._arguments.tensors, given.tensors, copied, strict=True):
-            if one is not last:
+        arguments = zip(self._arguments.tensors, given.tensors, self._copied, strict=True)
+        for own, one, copied in arguments:
+            if one is not copied():
                 own[: given.lanes].copy_(one)
         self._copied = [ref(one) for one in given.tensors]
         self._graph.replay()

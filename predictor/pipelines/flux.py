@@ -93,8 +93,8 @@ class FluxDenoiser(FlowMatchingDenoiser):
         return start._replace(latents=_packed(start.latents), inpainting=inpainting)
 
     def _network_timesteps(self, timesteps: torch.Tensor) -> torch.Tensor:
-        # Rounded as in diffusers; the transformer converts them back.
-        return (timesteps.to(self._dtype) / 1000).float()
+        # Rounded as in diffusers.
+        return timesteps.to(self._dtype) / 1000
 
     def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
         return super()._decoded(_unpacked(latents))
