@@ -52,6 +52,7 @@ bench: $(INSTALLED) ## Run the benchmarks (an hour on two cores) and update benc
 	$(BIN)/python -m bench.previews
 	$(BIN)/python -m bench.start demo --compile
 	$(BIN)/python -m bench.start sd15
+	$(BIN)/python -m bench.turns
 	$(BIN)/python -m bench.weights
 	$(BIN)/python -m bench.capacity
 	$(BIN)/python -m bench.gpu

@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # With the most lanes; large batches of the second one would take minutes to measure.
-    models = {"demo model": (_demo(), 64), "28 M weights at 256x256": (_large(), 16)}
+    models = {"demo model": (demo_model(), 64), "28 M weights at 256x256": (_large(), 16)}
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -133,7 +133,8 @@ def _measured(denoiser: Denoiser, request: GenerationRequest, max_lanes: int) ->
     return {"lanes": best, "guided_steps_a_second": rounded}
 
 
-def _demo() -> DiffusersPipeline:
+def demo_model() -> DiffusersPipeline:
+    """The demo model, published to a temporary volume and loaded."""
     with tempfile.TemporaryDirectory() as volume:
         return load_pipeline(Checkpoint.read(publish("demo", Path(volume))), Settings())
 

@@ -83,8 +83,8 @@ PLAN_FALLBACKS = Counter(
 )
 FORWARD_PASSES = Counter(
     "diffusion_forward_passes",
-    "Forward passes of the UNet in the step loop, including those at start: graph (a replayed CUDA "
-    "graph) or eager.",
+    "Forward passes of the denoiser in the step loop, including those at start: graph (a replayed "
+    "CUDA graph) or eager.",
     ["how"],
 )
 MODEL_LOADS = Counter(

@@ -102,8 +102,8 @@ class Settings(BaseSettings):
     )
     cuda_graphs: Literal["auto", "off"] = Field(
         default="auto",
-        description="`auto` captures CUDA graphs of the UNet before the model is ready, on a GPU "
-        "and for batches that are faster that way (docs/memory.md). `off` captures none.",
+        description="`auto` captures CUDA graphs of the denoiser before the model is ready, on a "
+        "GPU and for batches that are faster that way (docs/memory.md). `off` captures none.",
     )
     cache_dir: Path | None = Field(
         default=None,

@@ -72,8 +72,8 @@ class Denoising:
     ``(1, channels, height, width)``, are appended to the latents in the denoiser's input.
     ``weights_dtype``, by default that of ``latents``, is the dtype of that input and of the noise.
     ``guidance_input``, ``()`` on the device, is the guidance scale for a network that takes it as
-    an input. ``network_timesteps``, one for each pass, by default those of the sampler in float32,
-    are the timesteps as the network takes them.
+    an input. ``network_timesteps``, one for each pass, by default those of the sampler, are the
+    timesteps that the network takes; it gets them in float32.
 
     ``step`` of ``steps`` forward passes are done. ``hand_over_after`` sets another expert that
     continues after them; both draw from the same ``generator``.
@@ -108,11 +108,8 @@ class Denoising:
         self.guidance_input = guidance_input
         self.step = 0
         self._timesteps: list[float] = sampler.timesteps.tolist()
-        self._device_timesteps = (
-            upload_numbers(sampler.timesteps, latents.device)
-            if network_timesteps is None
-            else upload_numbers(network_timesteps, latents.device, network_timesteps.dtype)
-        )
+        taken = sampler.timesteps if network_timesteps is None else network_timesteps
+        self._device_timesteps = upload_numbers(taken, latents.device)
         self._noise = NoiseAhead(generator, latents.shape)
         self.steps = len(self._timesteps)
         self._steps_before = 0

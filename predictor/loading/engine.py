@@ -20,7 +20,7 @@ from predictor.loading.compilation import compile_denoiser
 from predictor.loading.convolutions import Convolutions, choose_convolutions, set_layout
 from predictor.loading.graph_capture import can_capture, capture_graphs
 from predictor.loading.model_cache import ModelCache
-from predictor.pipelines.stepwise import denoiser_for, supports
+from predictor.pipelines.stepwise import denoiser_for, has_unet, supports
 from predictor.pipelines.whole import WARM_UP_STEPS, DiffusersPipeline
 from predictor.requests import GenerationRequest
 from predictor.settings import Settings
@@ -99,8 +99,6 @@ def _open_step_engine(
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
     compile_denoiser(pipeline, settings, runs)
     if can_capture(pipeline):
-        # CUDA graphs take a share of the memory that a picture leaves free.
-        pipeline.warm_up()
         _speed_up(pipeline, denoiser, folder, settings, learned)
     request = pipeline.profile.default_request("warm-up")
     start = learned.start(folder, first=2, largest=settings.max_lanes)
@@ -126,10 +124,14 @@ def _speed_up(
     settings: Settings,
     learned: Learned,
 ) -> None:
-    """Set how the UNet's convolutions run, then capture its passes."""
-    measure = partial(choose_convolutions, pipeline, denoiser, settings)
-    convolutions = learned.convolutions(folder, measure)
-    set_layout(pipeline.diffusers.unet, channels_last=convolutions.channels_last)
+    """Set how the convolutions of a UNet run, then capture passes of the denoiser."""
+    convolutions = Convolutions()
+    if has_unet(pipeline.diffusers):
+        # CUDA graphs take a share of the memory that a picture leaves free.
+        pipeline.warm_up()
+        measure = partial(choose_convolutions, pipeline, denoiser, settings)
+        convolutions = learned.convolutions(folder, measure)
+        set_layout(pipeline.diffusers.unet, channels_last=convolutions.channels_last)
     capture_graphs(pipeline, denoiser, settings, searches=convolutions.searches)
 
 

@@ -1,7 +1,8 @@
-"""Captures CUDA graphs of the UNet before the model is ready, and keeps those that pay.
+"""Captures CUDA graphs of the denoiser before the model is ready, and keeps those that pay.
 
 A graph is kept if it takes at most a quarter of the free memory, if its predictions equal those of
-the UNet's own call, and if it is faster than the smallest pass that it would replace.
+the network's own call, and if it is faster than the smallest pass that it would replace. Most
+transformers keep the GPU busy with a single lane; none of their passes is captured then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from predictor.engine.capacity import shortest_seconds, step_once
 from predictor.engine.faults import is_out_of_memory, raise_if_device_is_lost, release_cache
 from predictor.engine.interfaces import Denoiser
+from predictor.loading.apply import denoiser_of
 from predictor.loading.compilation import shape_requests
 from predictor.pipelines.cuda_graphs import CapturedPass, Pass
 from predictor.pipelines.whole import DiffusersPipeline
@@ -34,6 +36,7 @@ _LARGEST_SHARE = 0.25
 LARGEST_DIFFERENCE = 0.02
 # Below this, a saving may be noise.
 _LEAST_SAVING = 0.05
+_LAUNCH_TRIALS = 3
 
 # Measures the seconds of some work.
 Stopwatch = Callable[[Callable[[], object]], float]
@@ -51,9 +54,8 @@ class _Candidate(NamedTuple):
 
 
 def can_capture(loaded: DiffusersPipeline) -> bool:
-    """Whether the device has graphs, and the model has a UNet whose weights do not move."""
-    has_unet = getattr(loaded.diffusers, "unet", None) is not None
-    return has_unet and loaded.device.type == "cuda" and loaded.tuning.savings.offload == "none"
+    """Whether the device has graphs, and the weights do not move."""
+    return loaded.device.type == "cuda" and loaded.tuning.savings.offload == "none"
 
 
 @contextmanager
@@ -118,6 +120,9 @@ def _capture_size(
 ) -> list[int]:
     """Capture the buckets of one size and return the lanes of those that are kept."""
     lone = example_pass(loaded, denoiser, request)
+    if not _may_save(loaded, lone.resized(1)):
+        logger.info("no CUDA graphs at %s: the GPU does not wait for the CPU", _size(request))
+        return []
     kept = []
     for lanes, smaller in zip(BUCKETS, (*BUCKETS[1:], 0), strict=True):
         if lanes > settings.max_lanes:
@@ -137,6 +142,31 @@ def _capture_size(
     return kept[::-1]
 
 
+def _may_save(loaded: DiffusersPipeline, smallest: Pass) -> bool:
+    """Whether a graph may be faster, according to the pass of a single lane.
+
+    If the GPU still computes when the CPU has launched all kernels, the GPU sets the time of a
+    transformer, and more lanes only add to it. In a UNet, whose blocks differ in size, the GPU may
+    still wait for the small ones.
+    """
+    network = denoiser_of(loaded.diffusers)
+    if getattr(loaded.diffusers, "unet", None) is not None:
+        return True
+    smallest.run(network)
+    shares = (_launch_share(network, smallest) for _ in range(_LAUNCH_TRIALS))
+    return any(share > 1 - _LEAST_SAVING for share in shares)
+
+
+def _launch_share(network: Any, example: Pass) -> float:
+    """The share of the launches in the time of a pass."""
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    example.run(network)
+    launched = time.perf_counter()
+    torch.cuda.synchronize()
+    return (launched - started) / (time.perf_counter() - started)
+
+
 def _captured(
     loaded: DiffusersPipeline, candidate: _Candidate, searches: bool, seconds_of: Stopwatch
 ) -> tuple[CapturedPass, int]:
@@ -145,11 +175,11 @@ def _captured(
     Raises:
         _NotKeptError: it fails a check.
     """
-    unet = loaded.diffusers.unet
+    network = denoiser_of(loaded.diffusers)
     with cudnn_search(enabled=searches):
         graph, taken = _within_memory(loaded, candidate.example)
-        _check_prediction(unet, graph, candidate.example)
-    eager = seconds_of(lambda: candidate.least.run(unet))
+        _check_prediction(network, graph, candidate.example)
+    eager = seconds_of(lambda: candidate.least.run(network))
     replayed = seconds_of(lambda: graph.replay(candidate.least))
     if replayed > (1 - _LEAST_SAVING) * eager:
         raise _NotKeptError(
@@ -160,12 +190,12 @@ def _captured(
 
 
 def _within_memory(loaded: DiffusersPipeline, example: Pass) -> tuple[CapturedPass, int]:
-    unet = loaded.diffusers.unet
+    network = denoiser_of(loaded.diffusers)
     # Selects kernels, which a capture does not allow.
-    example.run(unet)
+    example.run(network)
     release_cache()
     free, _ = torch.cuda.mem_get_info(loaded.device)
-    graph = loaded.graphs.capture(unet, example)
+    graph = loaded.graphs.capture(network, example)
     taken = free - torch.cuda.mem_get_info(loaded.device)[0]
     if taken > _LARGEST_SHARE * free:
         raise _NotKeptError(
@@ -175,13 +205,13 @@ def _within_memory(loaded: DiffusersPipeline, example: Pass) -> tuple[CapturedPa
     return graph, max(0, taken)
 
 
-def _check_prediction(unet: Any, graph: CapturedPass, example: Pass) -> None:
-    """Compare with the UNet's own call on other arguments than those of the capture.
+def _check_prediction(network: Any, graph: CapturedPass, example: Pass) -> None:
+    """Compare with the network's own call on other arguments than those of the capture.
 
     A graph whose kernels do not read all arguments would otherwise pass.
     """
     other = example.map(lambda one: torch.randn_like(one) * one.abs().amax())
-    expected = other.run(unet).float()
+    expected = other.run(network).float()
     difference = (graph.replay(other).float() - expected).abs().amax() / expected.abs().amax()
     # NaN fails too.
     if not difference <= LARGEST_DIFFERENCE:

@@ -1,8 +1,9 @@
-"""CUDA graphs of the UNet: one launch replays all kernels of a forward pass.
+"""CUDA graphs of a UNet or transformer: one launch replays all kernels of a forward pass.
 
 With few lanes, the GPU computes a pass faster than the CPU launches its kernels one by one. A graph
-works on memory of its own, so each replay copies the arguments into it. If it has more lanes than a
-pass, the other rows keep what an earlier pass left there; samples do not affect each other.
+works on memory of its own, so each replay copies the arguments that changed into it. If it has
+more lanes than a pass, the other rows keep what an earlier pass left there; samples do not affect
+each other.
 https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 
@@ -20,12 +22,17 @@ from predictor.metrics import FORWARD_PASSES
 
 
 class Pass(NamedTuple):
-    """The arguments of a forward pass, with one row per lane; ``added`` are SDXL's conditions."""
+    """The arguments of a forward pass, with one row per lane, and how a UNet takes them.
+
+    ``added`` are more conditions by name, such as SDXL's. ``positions`` are arguments that have no
+    lanes and follow from the shapes of the others.
+    """
 
     latents: torch.Tensor
     timesteps: torch.Tensor
     hidden_states: torch.Tensor
     added: Mapping[str, torch.Tensor] | None = None
+    positions: Mapping[str, torch.Tensor] | None = None
 
     @property
     def lanes(self) -> int:
@@ -34,7 +41,7 @@ class Pass(NamedTuple):
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All arguments, in a fixed order."""
+        """All arguments with lanes, in a fixed order."""
         return (self.latents, self.timesteps, self.hidden_states, *(self.added or {}).values())
 
     @property
@@ -43,18 +50,23 @@ class Pass(NamedTuple):
         return (*(self.added or {}), *(one.shape[1:] for one in self.tensors))
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Pass:
-        """The same pass with each argument changed."""
+        """The same pass with each argument with lanes changed."""
         added = None if self.added is None else {k: change(one) for k, one in self.added.items()}
-        return Pass(change(self.latents), change(self.timesteps), change(self.hidden_states), added)
+        return self._replace(
+            latents=change(self.latents),
+            timesteps=change(self.timesteps),
+            hidden_states=change(self.hidden_states),
+            added=added,
+        )
 
     def resized(self, lanes: int) -> Pass:
         """A copy with this many lanes, which repeats the rows as often as needed."""
         times = -(-lanes // self.lanes)
         return self.map(lambda one: torch.cat([one] * times)[:lanes])
 
-    def run(self, unet: Any, residuals: Mapping[str, Any] | None = None) -> torch.Tensor:
-        """Call the UNet; ``residuals`` are keyword arguments from a ControlNet."""
-        prediction: torch.Tensor = unet(
+    def run(self, network: Any, residuals: Mapping[str, Any] | None = None) -> torch.Tensor:
+        """Call the network; ``residuals`` are keyword arguments from a ControlNet."""
+        prediction: torch.Tensor = network(
             self.latents,
             self.timesteps,
             encoder_hidden_states=self.hidden_states,
@@ -68,17 +80,18 @@ class Pass(NamedTuple):
 class CapturedPass:
     """The graph of one pass; call it from a single thread, in inference mode.
 
-    It holds the addresses of the UNet's weights, so they must not move.
+    It holds the addresses of the network's weights, so they must not move.
     """
 
-    def __init__(self, unet: Any, example: Pass, pool: Any) -> None:
-        """Capture a pass like ``example``, which the UNet has run before to select its kernels.
+    def __init__(self, network: Any, example: Pass, pool: Any) -> None:
+        """Capture a pass like ``example``, which the network has run before to select its kernels.
 
         Raises:
             RuntimeError: the pass does not fit into memory, or cannot be captured.
         """
         self.lanes = example.lanes
         self._arguments = example.map(torch.clone)
+        self._copied = [ref(one) for one in example.tensors]
         self._graph = torch.cuda.CUDAGraph()
         try:
             with (
@@ -87,15 +100,21 @@ class CapturedPass:
                 # Other threads, such as that of another model's engine, may allocate meanwhile.
                 torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"),
             ):
-                self._prediction = self._arguments.run(unet)
+                self._prediction = self._arguments.run(network)
         except BaseException:
             _end_allocation(example.latents.device, pool)
             raise
 
     def replay(self, given: Pass) -> torch.Tensor:
-        """The prediction for a pass of the same form with at most as many lanes."""
-        for own, one in zip(self._arguments.tensors, given.tensors, strict=True):
-            own[: given.lanes].copy_(one)
+        """The prediction for a pass of the same form with at most as many lanes.
+
+        A tensor that the last replay got too is not copied again, so nothing may write to it.
+        """
+        arguments = zip(self._arguments.tensors, given.tensors, self._copied, strict=True)
+        for own, one, copied in arguments:
+            if one is not copied():
+                own[: given.lanes].copy_(one)
+        self._copied = [ref(one) for one in given.tensors]
         self._graph.replay()
         # The next replay overwrites it.
         return self._prediction[: given.lanes].clone()
@@ -114,7 +133,7 @@ def _end_allocation(device: torch.device, pool: Any) -> None:
 
 
 class CudaGraphs:
-    """Runs the passes of one UNet: as a graph if one is captured that fits, otherwise eagerly.
+    """Runs the passes of one network: as a graph if one is captured that fits, otherwise eagerly.
 
     All graphs share one memory pool, of about ``memory_bytes``.
     """
@@ -127,19 +146,19 @@ class CudaGraphs:
 
     def run(
         self,
-        unet: Any,
+        network: Any,
         given: Pass,
         residuals: Mapping[str, Any] | None = None,
         *,
         is_adapted: bool = False,
     ) -> torch.Tensor:
-        """The UNet's prediction; passes with residuals or on adapted layers always run eagerly."""
+        """The prediction; passes with residuals or on adapted layers always run eagerly."""
         # Timesteps are whole or fractional, which depends on the scheduler.
         given = given._replace(timesteps=given.timesteps.float())
         self._on_pass(given)
         graph = None if residuals or is_adapted else self._fitting(given)
         FORWARD_PASSES.labels("eager" if graph is None else "graph").inc()
-        return given.run(unet, residuals) if graph is None else graph.replay(given)
+        return given.run(network, residuals) if graph is None else graph.replay(given)
 
     def arguments_of(self, run: Callable[[], object]) -> Pass:
         """The arguments of the pass that ``run`` causes."""
@@ -151,12 +170,12 @@ class CudaGraphs:
             self._on_pass = lambda _: None
         return seen[-1]
 
-    def capture(self, unet: Any, example: Pass) -> CapturedPass:
+    def capture(self, network: Any, example: Pass) -> CapturedPass:
         """Capture a pass into the shared pool, without using it yet; see ``CapturedPass``."""
         if not self._captured:
             # Graphs that were not kept may have left a larger pool than later ones need.
             self._pool = torch.cuda.graph_pool_handle()
-        return CapturedPass(unet, example, self._pool)
+        return CapturedPass(network, example, self._pool)
 
     def keep(self, example: Pass, graph: CapturedPass, memory_bytes: int = 0) -> None:
         """Replay this graph from now on for passes of the form of ``example``.

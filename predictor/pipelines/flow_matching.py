@@ -7,13 +7,14 @@ that a plan depends on the size of the picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from predictor.engine.denoising import Steps
+from predictor.pipelines.cuda_graphs import Pass
 from predictor.pipelines.padded_tokens import PaddedTokens
 from predictor.pipelines.plans import Run
 from predictor.pipelines.signature import parameters
@@ -28,6 +29,28 @@ if TYPE_CHECKING:
 # The number of tokens of the smallest and the largest picture in training, in diffusers' pipelines.
 _LEAST_TOKENS, _MOST_TOKENS = 256, 4096
 _LEAST_SHIFT = 0.5
+
+
+class TransformerPass(Pass):
+    """A pass of a transformer; ``added`` and ``positions`` have the names of its arguments."""
+
+    @property
+    def sample(self) -> torch.Tensor:
+        """The latents as the transformer takes them, with the same numbers in the same order."""
+        return self.latents
+
+    def run(self, network: Any, residuals: Mapping[str, Any] | None = None) -> torch.Tensor:
+        """See ``Pass.run``; the prediction has the shape of the latents."""
+        prediction: torch.Tensor = network(
+            hidden_states=self.sample,
+            timestep=self.timesteps,
+            encoder_hidden_states=self.hidden_states,
+            **(self.added or {}),
+            **(self.positions or {}),
+            **(residuals or {}),
+            return_dict=False,
+        )[0]
+        return prediction.reshape_as(self.latents)
 
 
 class FlowMatchingDenoiser(StableDiffusionDenoiser):
@@ -75,10 +98,12 @@ class FlowMatchingDenoiser(StableDiffusionDenoiser):
         kind = cast(Kind, lanes[0].denoising.kind)
         self._adapters.use(kind.adapters, (self.network,))
         latents = torch.cat([lane.model_input for lane in lanes]).to(self._dtype)
-        return self._predict(lanes, latents)
+        return self._graphs.run(
+            self._pipeline.transformer, self._pass(lanes, latents), is_adapted=bool(kind.adapters)
+        )
 
-    def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
-        """Run the transformer over latents of all lanes, in its dtype."""
+    def _pass(self, lanes: Sequence[Lane], latents: torch.Tensor) -> TransformerPass:
+        """The arguments for these latents of all lanes."""
         raise NotImplementedError
 
     def _run(self, request: GenerationRequest) -> Run:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import FluxPipeline
 
 from predictor.engine.denoising import Inpainting, Steps
 from predictor.engine.transfers import upload_numbers
-from predictor.pipelines.flow_matching import FlowMatchingDenoiser
+from predictor.pipelines.flow_matching import FlowMatchingDenoiser, TransformerPass
 from predictor.pipelines.image_to_image import Start
 from predictor.pipelines.plans import Run
 from predictor.pipelines.stable_diffusion import TOKENIZERS, rows
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 # Callers choose the size of their pictures.
 _MAX_SIZES = 32
+
+
+class FluxPass(TransformerPass):
+    """A pass over packed latents, which keep the sides of the picture in their shape."""
+
+    @property
+    def sample(self) -> torch.Tensor:
+        """See ``TransformerPass.sample``."""
+        return _as_patches(self.latents)
 
 
 class FluxDenoiser(FlowMatchingDenoiser):
@@ -62,21 +71,18 @@ class FluxDenoiser(FlowMatchingDenoiser):
         embeddings = t5(self._padded["tokenizer_2"].ids(prompts))[0]
         return rows(embeddings.to(t5.dtype), pooled.to(clip.dtype))
 
-    def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
+    def _pass(self, lanes: Sequence[Lane], latents: torch.Tensor) -> FluxPass:
+        embeddings = self._condition(0, lanes)
+        added = {"pooled_projections": self._condition(1, lanes)}
         inputs = [lane.denoising.guidance_input for lane in lanes]
         guidance = [one for one in inputs if one is not None]
-        embeddings = self._condition(0, lanes)
-        prediction = self._pipeline.transformer(
-            hidden_states=_as_patches(latents),
-            timestep=self._timesteps(lanes),
-            guidance=self._stacked.of("guidance", guidance) if guidance else None,
-            pooled_projections=self._condition(1, lanes),
-            encoder_hidden_states=embeddings,
-            txt_ids=self._text_ids(embeddings.shape[1]),
-            img_ids=self._image_ids(*latents.shape[-2:]),
-            return_dict=False,
-        )[0]
-        return cast(torch.Tensor, prediction).reshape_as(latents)
+        if guidance:
+            added["guidance"] = self._stacked.of("guidance", guidance)
+        positions = {
+            "txt_ids": self._text_ids(embeddings.shape[1]),
+            "img_ids": self._image_ids(*latents.shape[-2:]),
+        }
+        return FluxPass(latents, self._timesteps(lanes), embeddings, added, positions)
 
     def _start(self, request: GenerationRequest, steps: Steps) -> Start:
         start = super()._start(request, steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import deque
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -30,22 +30,26 @@ class InitialNoise:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device
         self._dtype = dtype
-        self._prepared: OrderedDict[_Key, SeededNoise] = OrderedDict()
+        self._prepared: deque[tuple[_Key, SeededNoise]] = deque(maxlen=_MAX_PREPARED)
         self._lock = threading.Lock()
 
     def prepare(self, seed: int, shape: tuple[int, ...]) -> None:
         """Draw the noise of a picture whose ``take`` follows, and of no other."""
         drawn = self._draw(seed, shape)
         with self._lock:
-            self._prepared[seed, shape] = drawn
-            if len(self._prepared) > _MAX_PREPARED:
-                self._prepared.popitem(last=False)
+            self._prepared.append(((seed, shape), drawn))
 
     def take(self, seed: int, shape: tuple[int, ...]) -> SeededNoise:
         """Noise of variance 1 in the pipeline's dtype; the caller owns the generator."""
+        return self._pop((seed, shape)) or self._draw(seed, shape)
+
+    def _pop(self, key: _Key) -> SeededNoise | None:
         with self._lock:
-            prepared = self._prepared.pop((seed, shape), None)
-        return prepared or self._draw(seed, shape)
+            for index, (known, drawn) in enumerate(self._prepared):
+                if known == key:
+                    del self._prepared[index]
+                    return drawn
+        return None
 
     def _draw(self, seed: int, shape: tuple[int, ...]) -> SeededNoise:
         generator = seeded_generator(seed)

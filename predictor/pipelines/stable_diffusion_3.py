@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import pad
 
-from predictor.pipelines.flow_matching import FlowMatchingDenoiser
+from predictor.pipelines.flow_matching import FlowMatchingDenoiser, TransformerPass
 from predictor.pipelines.stable_diffusion import TEXT_ENCODERS, TOKENIZERS, rows
 
 if TYPE_CHECKING:
@@ -53,15 +53,9 @@ class StableDiffusion3Denoiser(FlowMatchingDenoiser):
         embeddings: torch.Tensor = encoder(self._padded["tokenizer_3"].ids(prompts))[0]
         return embeddings.to(encoder.dtype)
 
-    def _predict(self, lanes: Sequence[Lane], latents: torch.Tensor) -> torch.Tensor:
-        prediction: torch.Tensor = self._pipeline.transformer(
-            hidden_states=latents,
-            timestep=self._timesteps(lanes),
-            encoder_hidden_states=self._condition(0, lanes),
-            pooled_projections=self._condition(1, lanes),
-            return_dict=False,
-        )[0]
-        return prediction
+    def _pass(self, lanes: Sequence[Lane], latents: torch.Tensor) -> TransformerPass:
+        pooled = {"pooled_projections": self._condition(1, lanes)}
+        return TransformerPass(latents, self._timesteps(lanes), self._condition(0, lanes), pooled)
 
     @property
     def _patch_size(self) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
 
-from bench import gpu
+from bench import gpu, turns
 from bench.figures import percentile, ratios, summary
 from bench.load import Outcome, Run
 from bench.overload import goodput, overload
+from bench.random_models import tiny
 from bench.start import Seconds, verdicts
 from bench.start import ratios as start_ratios
 from hack.document_figures import main as document_figures
@@ -116,6 +118,21 @@ def test_the_speed_tables_match_the_results() -> None:
     assert document_figures(["--check"]) == 0
 
 
+def test_the_bench_of_turns_times_each_admission_and_the_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "STEPS", 2)
+    model = turns.random_model(tiny)
+
+    admissions = turns.admission_seconds(model, 3)
+    figures = turns.largest_turns(model)
+
+    assert len(admissions) == 3
+    assert min(admissions) > 0
+    assert 1 <= figures["pictures"] <= turns.CROWD
+    assert 0 < figures["not_the_network"] < 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_the_gpu_bench_prints_its_rows_for_a_tiny_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -137,6 +154,58 @@ def test_the_gpu_bench_prints_its_rows_for_a_tiny_model(
         *("turn_ms", "unet_ms", "outside_ms", "achieved_tflops", "of_matmul"),
         *("pictures_a_second", "seconds"),
     }
+
+
+def test_the_gpu_bench_compiles_last() -> None:
+    groups = [*gpu._groups(["small", "large"], gpu.MODES)]
+
+    plain = ["diffusers", "eager", "graphs"]
+    assert groups == [
+        *(("small", plain), ("large", plain)),
+        *(("small", ["compiled"]), ("large", ["compiled"])),
+    ]
+    assert [*gpu._groups(["small"], ["compiled"])] == [("small", ["compiled"])]
+
+
+def test_a_failed_row_of_the_gpu_bench_costs_only_its_group(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Shape:
+        def __init__(self, model: str, matmul_rate: float) -> None:
+            self._model = model
+
+        def rows(self, modes: list[str]) -> Iterator[gpu.Row]:
+            yield "first", {}
+            if self._model == "large" and modes != ["compiled"]:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield "second", {}
+
+    monkeypatch.setattr(gpu, "Shape", Shape)
+    monkeypatch.setattr(gpu, "MODELS", {"large": "large", "small": "small"})
+    monkeypatch.setattr(gpu, "_write", lambda result: None)
+
+    assert gpu._measure(["large", "small"], ["eager", "compiled"]) == 1
+
+    printed = capsys.readouterr()
+    plain = ["large first", "small first", "small second"]
+    compiled = ["large first", "large second", "small first", "small second"]
+    assert [line.partition(" {")[0] for line in printed.out.splitlines()] == plain + compiled
+    assert "CUDA out of memory" in printed.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_gpu_bench_ends_when_its_time_is_over() -> None:
+    options = ["--shapes", "tiny", "--minutes", "0.0001"]
+    result = subprocess.run(
+        [sys.executable, "-m", "bench.gpu", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("the time is over\n")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

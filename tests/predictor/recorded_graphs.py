@@ -126,6 +126,7 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
     monkeypatch.setattr(torch.cuda, "graph", device.capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(pools))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (device.free, 2**30))
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", device.end_allocation)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: None)

@@ -1,4 +1,4 @@
-"""CUDA graphs of the UNet: which are captured and kept, and which passes replay them.
+"""CUDA graphs of UNets and transformers: which are kept, and which passes replay them.
 
 ``recorded_graphs`` stands in for the calls of ``torch.cuda``. Everything else is real.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,11 +18,13 @@ from typing import Any
 import pytest
 import torch
 from prometheus_client import REGISTRY
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.interfaces import Denoiser
 from predictor.errors import ModelLoadError
 from predictor.loading import engine as engine_choice
+from predictor.loading.apply import denoiser_of
 from predictor.loading.convolutions import Convolutions
 from predictor.loading.engine import Learned, open_engine
 from predictor.loading.graph_capture import can_capture, capture_graphs, example_pass
@@ -45,8 +48,8 @@ from tests.predictor.drawing import make
 from tests.predictor.pictures import largest_difference
 from tests.predictor.random_adapters import write_adapter
 from tests.predictor.random_controlnets import build_controlnet
-from tests.predictor.random_pipelines import build_sdxl
-from tests.predictor.recorded_graphs import FakeDevice, fake_device
+from tests.predictor.random_pipelines import build_flux, build_sd3, build_sdxl
+from tests.predictor.recorded_graphs import FakeDevice, RecordedGraph, fake_device
 from tests.predictor.test_controlnet import control_image
 
 __all__ = ["fake_device"]
@@ -78,6 +81,14 @@ def loaded(model: DiffusersPipeline) -> DiffusersPipeline:
     """The model without graphs."""
     model.graphs = CudaGraphs()
     return model
+
+
+@pytest.fixture(params=[build_sd3, build_flux], ids=["sd3", "flux"])
+def transformer(request: pytest.FixtureRequest) -> DiffusersPipeline:
+    """A model with a transformer, without graphs."""
+    pipeline = request.param()
+    pipeline.set_progress_bar_config(disable=True)
+    return DiffusersPipeline(pipeline, replace(PROFILE, max_sequence_length=24))
 
 
 def graphs_win(device: FakeDevice) -> Callable[[Callable[[], object]], float]:
@@ -112,22 +123,67 @@ def counted(graph: int, eager: int) -> Iterator[None]:
     assert (passes("graph") - before[0], passes("eager") - before[1]) == (graph, eager)
 
 
-def a_pass(loaded: DiffusersPipeline, lanes: int, seed: int = 0) -> Pass:
+def a_pass(
+    loaded: DiffusersPipeline, lanes: int, seed: int = 0, request: GenerationRequest = REQUEST
+) -> Pass:
     """Random arguments, different for each lane."""
     with torch.inference_mode():
-        example = example_pass(loaded, denoiser_for(loaded), REQUEST).resized(lanes)
+        example = example_pass(loaded, denoiser_for(loaded), request).resized(lanes)
         torch.manual_seed(seed)
         return example.map(torch.randn_like)
 
 
 @torch.inference_mode()
 def run(loaded: DiffusersPipeline, given: Pass) -> torch.Tensor:
-    return loaded.graphs.run(loaded.diffusers.unet, given)
+    return loaded.graphs.run(denoiser_of(loaded.diffusers), given)
 
 
 @torch.inference_mode()
 def eager(loaded: DiffusersPipeline, given: Pass) -> torch.Tensor:
-    return given.run(loaded.diffusers.unet)
+    return given.run(denoiser_of(loaded.diffusers))
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies into other tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += func is torch.ops.aten.copy_.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_conditions_that_have_not_changed_are_not_copied_again(
+    loaded: DiffusersPipeline, fake_device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture(loaded, fake_device)
+    first, other = a_pass(loaded, 3), a_pass(loaded, 3, seed=1)
+    second = first._replace(latents=other.latents, timesteps=other.timesteps)
+    given = [first, second, second._replace(hidden_states=other.hidden_states), second]
+    expected = [eager(loaded, one) for one in given]
+    # The operations of a graph are its kernels.
+    replay = RecordedGraph.replay
+    monkeypatch.setattr(RecordedGraph, "replay", uncounted(replay))
+
+    copies = []
+    for one, prediction in zip(given, expected, strict=True):
+        with Copies() as counted_copies:
+            found = run(loaded, one)
+        copies.append(counted_copies.number)
+        assert torch.allclose(found, prediction, atol=1e-5)
+
+    # SDXL's arguments are latents, timesteps, embeddings, and two more conditions.
+    assert copies == [5, 2, 1, 1]
+
+
+def uncounted(replay: Callable[[RecordedGraph], None]) -> Callable[[RecordedGraph], None]:
+    def replay_uncounted(graph: RecordedGraph) -> None:
+        with _disable_current_modes():  # type: ignore[no-untyped-call]
+            replay(graph)
+
+    return replay_uncounted
 
 
 def test_a_pass_is_padded_to_the_next_graph(
@@ -186,6 +242,76 @@ def test_stable_diffusion_without_added_conditions_is_captured(
 
     assert taken >= 3
     assert largest_difference(picture, expected) <= 2
+
+
+def test_pictures_of_a_transformer_equal_those_without_graphs(
+    transformer: DiffusersPipeline, fake_device: FakeDevice
+) -> None:
+    requests = [
+        REQUEST,
+        replace(REQUEST, seed=4, num_inference_steps=3, guidance_scale=2.0),
+        replace(REQUEST, seed=5, width=128),
+    ]
+    alone = [make(transformer, one)[0] for one in requests]
+    capture(transformer, fake_device, Settings(max_lanes=4, compile_shapes="128x64"))
+
+    before = passes("graph"), passes("eager")
+    together = make(transformer, *requests)
+    assert 5 <= passes("graph") - before[0] <= 7
+    assert passes("eager") == before[1]
+
+    for pair in zip(together, alone, strict=True):
+        assert largest_difference(*pair) <= 2
+
+
+def test_a_transformer_has_a_graph_for_each_aspect_ratio(
+    transformer: DiffusersPipeline, fake_device: FakeDevice
+) -> None:
+    """Both sizes have as many patches, at other positions."""
+    sizes = [replace(REQUEST, width=128), replace(REQUEST, height=128)]
+    given = [a_pass(transformer, 2, request=size) for size in sizes]
+    capture(transformer, fake_device, Settings(max_lanes=2, compile_shapes="128x64,64x128"))
+
+    with counted(graph=2, eager=0):
+        predictions = [run(transformer, one) for one in given]
+
+    for prediction, one in zip(predictions, given, strict=True):
+        assert torch.allclose(prediction, eager(transformer, one), atol=1e-5)
+
+
+def test_a_transformer_that_keeps_the_gpu_busy_is_not_captured(
+    transformer: DiffusersPipeline,
+    fake_device: FakeDevice,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The GPU computes for much longer than the CPU launches.
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: time.sleep(0.1))
+    with caplog.at_level(logging.INFO):
+        capture(transformer, fake_device)
+
+    first, second = caplog.messages
+    assert first == "no CUDA graphs at 64x64: the GPU does not wait for the CPU"
+    assert second.endswith("64x64: none")
+    assert fake_device.graphs == []
+    with counted(graph=0, eager=2):
+        make(transformer, REQUEST)
+
+
+def test_a_transformer_with_an_adapter_runs_eagerly(
+    fake_device: FakeDevice, tmp_path: Path
+) -> None:
+    pipeline = build_flux()
+    pipeline.set_progress_bar_config(disable=True)
+    file = write_adapter(pipeline, tmp_path, seed=1, components=("transformer",))
+    profile = replace(PROFILE, max_sequence_length=24)
+    flux = DiffusersPipeline(pipeline, profile, adapter_files={"one": file})
+    capture(flux, fake_device, Settings(max_lanes=2))
+
+    with counted(graph=0, eager=2):
+        make(flux, replace(REQUEST, adapters=(Adapter("one", 1.0),)))
+    with counted(graph=2, eager=0):
+        make(flux, REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -389,11 +515,10 @@ def test_the_setting_turns_graphs_off(loaded: DiffusersPipeline, fake_device: Fa
         ("cuda", "none", "unet", True),
         ("cpu", "none", "unet", False),
         ("cuda", "model", "unet", False),
-        # SD3 and FLUX, which run without graphs.
-        ("cuda", "none", "transformer", False),
+        ("cuda", "none", "transformer", True),
     ],
 )
-def test_graphs_need_a_gpu_and_a_unet_whose_weights_stay(
+def test_graphs_need_a_gpu_and_weights_that_stay(
     device: str, offload: Any, network: str, expected: bool
 ) -> None:
     tuning = Tuning(savings=Savings(offload=offload))
