@@ -18,10 +18,10 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelstore import Marker
 from predictor.loading.cache_facts import facts_of, key_of
@@ -38,6 +38,8 @@ _FOLDERS = {
 # Only of use while something compiles.
 _NOT_SHARED = {"locks", "precompiled_headers"}
 _FACTS = "facts.json"
+# Of the two files of a key.
+_SUFFIXES = (".zip", ".json")
 # Of the kernels of one model, unpacked, and of everything in the folder.
 _MAX_KERNEL_BYTES = 2 << 30
 _MAX_FOLDER_BYTES = 4 << 30
@@ -98,7 +100,6 @@ class ModelCache:
                 raise ValueError(f"they take {total} bytes; the limit is {_MAX_KERNEL_BYTES}")
             with self._replacing(self._archive) as path:
                 _pack(path, files, self._facts)
-            self._prune()
             self._restored |= files.keys()
             logger.info("cached %d files of kernels, %d bytes", len(files), total)
 
@@ -169,20 +170,41 @@ class ModelCache:
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+        self._prune()
 
     def _prune(self) -> None:
-        """Remove what killed pods left behind, and the oldest archives above the limit."""
+        """Remove what killed pods left behind, and the oldest keys above the limit."""
         now = time.time()
-        for path in self._root.glob(".*.unfinished"):
-            if now - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink(missing_ok=True)
-        archives = sorted(self._root.glob("*.zip"), key=lambda path: -path.stat().st_mtime)
+        keys: dict[str, list[_File]] = {}
+        for file in _files(self._root):
+            if file.path.suffix in _SUFFIXES:
+                keys.setdefault(file.path.stem, []).append(file)
+            elif file.path.suffix == ".unfinished" and now - file.modified > _ABANDONED_SECONDS:
+                file.path.unlink(missing_ok=True)
         used = 0
-        for path in archives:
-            used += path.stat().st_size
-            if used > _MAX_FOLDER_BYTES and path != self._archive:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".json").unlink(missing_ok=True)
+        for files in sorted(keys.values(), key=_last_use, reverse=True):
+            used += sum(file.size for file in files)
+            if used > _MAX_FOLDER_BYTES and files[0].path.stem != self._archive.stem:
+                for file in files:
+                    file.path.unlink(missing_ok=True)
+
+
+class _File(NamedTuple):
+    path: Path
+    modified: float
+    size: int
+
+
+def _files(folder: Path) -> Iterator[_File]:
+    for path in folder.iterdir():
+        # Other pods remove files too.
+        with suppress(FileNotFoundError):
+            state = path.stat()
+            yield _File(path, state.st_mtime, state.st_size)
+
+
+def _last_use(files: Sequence[_File]) -> float:
+    return max(file.modified for file in files)
 
 
 def _are_switches(options: Any) -> bool:

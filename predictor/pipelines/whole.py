@@ -28,7 +28,7 @@ from predictor.stages import StageClock
 
 WARM_UP_STEPS = 2
 # The sides of the warm-up picture on a CPU: a fraction of the default, and at least this.
-_SMALLER = 4
+_SMALLER = 8
 _LEAST_SIDE = 64
 
 

@@ -147,6 +147,20 @@ def test_no_probe_delays_a_start_and_a_pod_that_hangs_gets_no_requests_after_15_
         assert readiness["failureThreshold"] * readiness["timeoutSeconds"] <= 15
 
 
+def test_the_cache_is_a_writable_subfolder_of_its_claim() -> None:
+    values = {"predictor": {"cache": {"claimName": "kernels", "subPath": "team"}}}
+    rendered = render(values)
+    container = rendered.predictor_container
+    folder = plain_env(container)["PREDICTOR_CACHE_DIR"]
+
+    (mount,) = [one for one in container["volumeMounts"] if one["mountPath"] == folder]
+    (volume,) = [one for one in rendered.predictor["volumes"] if one["name"] == mount["name"]]
+
+    assert (mount["subPath"], mount.get("readOnly", False)) == ("team", False)
+    assert volume["persistentVolumeClaim"] == {"claimName": "kernels"}
+    assert "PREDICTOR_CACHE_DIR" not in plain_env(render().predictor_container)
+
+
 @pytest.mark.parametrize(("mode", "waits"), [("Knative", "true"), ("Standard", None)])
 def test_requests_wait_for_the_only_model_with_knative(mode: str, waits: str | None) -> None:
     scaling = {"minReplicas": 1} if mode == "Standard" else {}

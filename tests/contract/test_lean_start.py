@@ -5,16 +5,24 @@ A change that needs more raises a bound here on purpose, or imports later.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
+from predictor.checkpoint.checkpoint import Checkpoint
+from predictor.loading.pipeline import load_pipeline
 from predictor.pipelines.tasks import COMMON_FAMILIES, listed_pipelines
+from predictor.settings import Settings
+from tests.predictor.random_adapters import write_adapter
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Modules when the port opens and when a Stable Diffusion model is loaded, as measured plus 2 %.
@@ -61,6 +69,51 @@ assert isinstance(torch.compile(torch.nn.Identity()), torch._dynamo.OptimizedMod
 assert scipy.stats.beta.ppf(0.5, 1, 1) == 0.5
 lists.append(sorted(sys.modules))
 json.dump(lists, sys.stdout)
+"""
+
+# Requests that need more than a prompt, each with the thread of every module that it imports.
+LATER_PROGRAM = """
+import asyncio, json, sys, threading
+from predictor.__main__ import import_modules, parse_arguments
+settings, _ = parse_arguments([f"--model_dir={sys.argv[1]}", "--max_lanes=2"])
+import_modules("predictor.edge.server")
+from predictor.edge.model import DiffusionModel
+from predictor.intake.pool import READERS
+from predictor.loading.loader import ModelLoader
+from predictor.residency import Residency
+residency = Residency(
+    ModelLoader(settings, is_bounded=False), max_wait_seconds=60, max_waiters=1
+)
+residency.add("m", settings.model_dir)
+
+class Watch:
+    def __init__(self):
+        self.threads = {}
+
+    def find_spec(self, name, path, target=None):
+        self.threads.setdefault(name, threading.current_thread().name)
+
+async def serve():
+    READERS.start()
+    await residency.prepare()
+    await residency.preload(["m"])
+    watch = Watch()
+    sys.meta_path.insert(0, watch)
+    model = DiffusionModel("m", settings, residency)
+    schedulers = residency["m"].loaded.profile.schedulers
+    for request in [*({"scheduler": name} for name in schedulers), *json.load(sys.stdin)]:
+        headers = {"accept": "text/event-stream"} if "previews" in request else {}
+        body = {"prompt": "a circle", "num_inference_steps": 2} | request
+        answer = await model.predict(json.dumps(body).encode(), headers)
+        if "previews" in request:
+            answer = [piece async for piece in answer]
+            assert not any(b"event: error" in piece for piece in answer), answer
+    return {name: thread for name, thread in watch.threads.items() if name in sys.modules}
+
+found = asyncio.run(serve())
+residency.close()
+READERS.close()
+json.dump(found, sys.stdout)
 """
 
 
@@ -113,6 +166,44 @@ def test_a_model_is_ready_without_a_compiler_and_the_rarer_noise_schedules(
 
 def test_the_first_request_imports_nothing(imported: Imported) -> None:
     assert imported.served - imported.ready == set()
+
+
+@pytest.fixture(scope="module")
+def model_with_adapter(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with an adapter for its UNet and its text encoder."""
+    folder = tmp_path_factory.mktemp("volume") / "model"
+    shutil.copytree(demo_model.resolve(), folder)
+    pipeline = load_pipeline(Checkpoint.read(demo_model), Settings()).diffusers
+    write_adapter(
+        pipeline, folder / "adapters" / "style", seed=0, components=("unet", "text_encoder")
+    )
+    return folder
+
+
+def test_no_request_imports_a_module_on_the_event_loop_or_between_two_steps(
+    model_with_adapter: Path,
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    image = base64.b64encode(file.getvalue()).decode()
+    requests: list[dict[str, object]] = [
+        {"prompt": "a (red:1.2) circle", "clip_skip": 1, "guidance_rescale": 0.5},
+        {"previews": 1},
+        {"image": image, "strength": 0.9},
+        {"image": image, "mask_image": image, "strength": 0.9},
+        {"adapters": [{"name": "style"}]},
+    ]
+
+    output = subprocess.run(
+        [sys.executable, "-c", LATER_PROGRAM, str(model_with_adapter)],
+        input=json.dumps(requests).encode(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+
+    found: dict[str, str] = json.loads(output)
+    assert {name for name, thread in found.items() if thread in {"MainThread", "engine"}} == set()
 
 
 def test_no_server_imports_the_test_suites_that_the_image_lacks(imported: Imported) -> None:

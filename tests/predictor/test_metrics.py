@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
 
@@ -16,7 +17,8 @@ from prometheus_client import REGISTRY
 
 from predictor.edge.middleware import MetricsMiddleware
 from predictor.edge.stream import LastEvent
-from predictor.metrics import REQUEST_SECONDS
+from predictor.engine.interfaces import EngineState
+from predictor.metrics import REQUEST_SECONDS, EngineCollector
 from tests.predictor.metric_samples import metric, wait_for_metric
 from tests.serving import LONG, PREDICT, SHORT, Server
 
@@ -55,6 +57,21 @@ def test_pictures_are_counted_while_they_wait_and_are_in_flight(server: Server) 
     assert total <= 12
     assert metric(server.url, "diffusion_lanes") >= 2
     assert metric(server.url, "diffusion_out_of_memory_total") == 0
+
+
+def test_changes_of_the_batch_size_are_counted_by_reason() -> None:
+    state = EngineState(0, 0, lanes=16, out_of_memory=0, capacity_changes={"grown": 3, "shrunk": 1})
+    collector = EngineCollector()
+    collector.watch("m", SimpleNamespace(state=state))  # type: ignore[arg-type]
+
+    samples = [sample for found in collector.collect() for sample in found.samples]
+
+    assert {
+        sample.labels["reason"]: sample.value
+        for sample in samples
+        if sample.name == "diffusion_capacity_changes_total"
+    } == {"grown": 3, "shrunk": 1}
+    assert [one.value for one in samples if one.name == "diffusion_lanes"] == [16]
 
 
 def test_the_document_names_every_metric(server: Server) -> None:

@@ -247,6 +247,20 @@ def test_the_folder_is_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sum(path.stat().st_size for path in root.iterdir()) <= 1500
 
 
+def test_what_engines_have_learned_is_bounded_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a compiler there are no archives, but each revision of a model has its notes."""
+    monkeypatch.setattr(model_cache, "_MAX_FOLDER_BYTES", 200)
+    for age in (2, 1, 0):
+        facts = FACTS | {"torch": str(age)}
+        Pod(root, facts).cache.save_batch(16)
+        os.utime(root / f"{key_of(facts)}.json", (time.time() - age * 1000,) * 2)
+
+    batches = [Pod(root, FACTS | {"torch": str(age)}).cache.batch for age in (2, 1, 0)]
+    assert batches == [None, 16, 16]
+
+
 def test_too_many_kernels_are_not_cached(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -91,7 +91,7 @@ def test_steps_are_reported_and_an_exception_of_the_listener_ends_the_call(
     assert reported == [(1, 20), (2, 20), (3, 20)]
 
 
-@pytest.mark.parametrize(("device", "size"), [("cpu", (128, 192)), ("cuda", (512, 768))])
+@pytest.mark.parametrize(("device", "size"), [("cpu", (64, 96)), ("cuda", (512, 768))])
 def test_the_warm_up_picture_is_small_on_a_cpu(
     pipeline: DiffusersPipeline, device: str, size: tuple[int, int]
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,25 @@ from modelstore import Marker
 from modelstore.marker import FileEntry
 from predictor.loading.read_ahead import read_ahead
 from predictor.settings import Settings
-from tests.serving import MODEL_NAME
+from tests.serving import MODEL_NAME, ROOT
 
 MIB = 2**20
+
+# The main function until it imports the server.
+PROGRAM = """
+import sys
+from predictor import __main__ as program
+
+def read_ahead(settings):
+    print("read", settings.model_dir, *{"torch", "kserve", "diffusers"} & sys.modules.keys())
+
+def import_modules(*names):
+    print("import", *names)
+    raise SystemExit
+
+program.read_ahead, program.import_modules = read_ahead, import_modules
+program.main(["--model_dir=/volume/model"])
+"""
 
 
 @pytest.fixture
@@ -45,6 +63,13 @@ def test_the_weights_of_the_model_are_read_but_not_its_adapters(volume: Path) ->
     read = bytes_read(Settings(model_dir=volume / MODEL_NAME))
 
     assert 32 * MIB <= read < 40 * MIB
+
+
+def test_reading_begins_before_the_server_and_its_packages_are_imported() -> None:
+    command = [sys.executable, "-c", PROGRAM]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+    assert output.splitlines() == ["read /volume/model", "import predictor.edge.server"]
 
 
 def test_the_weights_of_preloaded_models_are_read(volume: Path) -> None:
