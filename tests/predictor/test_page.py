@@ -326,6 +326,22 @@ def test_an_error_is_the_servers_sentence_at_its_field(
 
 
 @needs_chromium
+def test_the_page_is_dark_for_a_browser_that_prefers_it(browser: Browser, server: Server) -> None:
+    def colours(scheme: str) -> list[int]:
+        with Visit.started(browser, server.url, {}, color_scheme=scheme) as visit:
+            found: list[str] = visit.page.evaluate(
+                "(({ backgroundColor, color }) => [backgroundColor, color])"
+                "(getComputedStyle(document.body))"
+            )
+        return [sum(map(int, re.findall(r"\d+", one)[:3])) for one in found]
+
+    (light, on_light), (dark, on_dark) = colours("light"), colours("dark")
+
+    assert light > 600 > 200 > on_light
+    assert dark < 200 < 600 < on_dark
+
+
+@needs_chromium
 def test_a_phone_shows_the_whole_form(browser: Browser, server: Server) -> None:
     size: Any = {"width": 390, "height": 844}
     with Visit.started(browser, server.url, {"prompt": SCENE.prompt}, viewport=size) as visit:
