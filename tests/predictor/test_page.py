@@ -281,6 +281,23 @@ def test_the_parameters_of_a_picture_fill_the_form(
             expect(visit.control(label)).to_have_value(value)
 
 
+@needs_chromium
+def test_the_parameters_of_a_picture_of_a1111_fill_the_form(
+    visit: Visit, client: httpx.Client
+) -> None:
+    fields = {"prompt": "a blue star", "seed": 77, "steps": 3, "cfg_scale": 2.25}
+    made = client.post("/sdapi/v1/txt2img", json=fields).raise_for_status().json()
+    picture: FilePayload = {"name": "p.png", "mimeType": "image/png", "buffer": b""}
+    picture["buffer"] = base64.b64decode(made["images"][0])
+    visit.page.get_by_text("More settings").click()
+    visit.control("Read the parameters of a picture").set_input_files(picture)
+
+    expect(visit.page.get_by_text("Parameters read.")).to_be_visible()
+    shown = {"Prompt": "a blue star", "Seed": "77", "Steps": "3", "Guidance": "2.25"}
+    for label, value in shown.items():
+        expect(visit.control(label)).to_have_value(value)
+
+
 def drop(visit: Visit, file: bytes) -> None:
     """Drop a file on the prompt."""
     transfer = visit.page.evaluate_handle(
