@@ -64,7 +64,7 @@ class Application:
         self._data_plane = data_plane
         self._settings = rules.settings
         self._drain = drain
-        self._paths_off = set() if has_grpc else {MODEL_INFER}
+        self._paths_off: set[str] = set() if has_grpc else {MODEL_INFER}
         if not self._settings.a1111_api:
             self._paths_off |= {path for one in A1111 for path in one.paths}
         self._add_routes(extension, model_name, has_grpc=has_grpc)
