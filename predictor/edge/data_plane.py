@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NoReturn
 
 from kserve import ModelRepository
 from kserve.constants.constants import PredictorProtocol
@@ -123,6 +123,16 @@ class DiffusionDataPlane(DataPlane):  # type: ignore[misc]  # kserve ships no ty
         if isinstance(response, EncodedResponse):
             return response.body, added | response.headers
         return response, added
+
+    async def explain(
+        self, model_name: str, request: Any, headers: dict[str, str] | None = None
+    ) -> NoReturn:
+        """Reject the request; KServe's own text names an attribute of its class.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("the server does not explain pictures: use `:predict`")
 
     def encode(
         self,

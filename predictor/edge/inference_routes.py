@@ -35,11 +35,12 @@ def named_model(scope: Scope) -> str | None:
     return found.groupdict().get("model_name") if found else None
 
 
-def called_model(scope: Scope, only_model: Callable[[], str | None]) -> str | None:
+def called_model(scope: Scope, only_model: Callable[[str], str | None]) -> str | None:
     """The model that a POST call reaches, if that is known before its body is read.
 
-    ``only_model`` returns the name of the only model; None if there are several.
+    ``only_model`` returns the name of the only model for the path of a call; None if there are
+    several, or if the server does not have the route.
     """
     if scope["type"] != "http" or scope["method"] != "POST" or not is_inference(scope):
         return None
-    return named_model(scope) or only_model()
+    return named_model(scope) or only_model(scope["path"])

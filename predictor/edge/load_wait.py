@@ -44,7 +44,7 @@ class LoadWaitMiddleware:
         residency_of: Callable[[str], Residency | None],
         all_wait: Callable[[], bool],
         is_draining: Callable[[], bool],
-        only_model: Callable[[], str | None],
+        only_model: Callable[[str], str | None],
     ) -> None:
         self._app = app
         self._residency_of = residency_of

@@ -178,15 +178,15 @@ class _Watch:
 class MetricsMiddleware:
     """Count and time the calls of existing models, in all protocols.
 
-    Other names would create an unlimited number of labels. ``only_model`` returns the model of a
-    call that is rejected before its body is read; None if there are several.
+    Other names would create an unlimited number of labels. ``only_model``, as in ``called_model``,
+    returns the model of a call that is rejected before its body is read.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         is_served: Callable[[str], bool],
-        only_model: Callable[[], str | None] = lambda: None,
+        only_model: Callable[[str], str | None] = lambda path: None,
     ) -> None:
         self._app = app
         self._is_served = is_served
@@ -217,7 +217,8 @@ class MetricsMiddleware:
             raise
         finally:
             # Checked at the end, because the request itself may have discovered a new model.
-            name = named_model(scope) or current_request().model or self._only_model()
+            name = named_model(scope) or current_request().model
+            name = name or self._only_model(scope["path"])
             if name and self._is_served(name):
                 code = code or scope.get(REFUSED_STATUS, CALLER_LEFT)
                 REQUESTS.labels(name, int(code)).inc()

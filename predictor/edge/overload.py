@@ -15,8 +15,8 @@ from predictor.errors import OverloadedError
 class OverloadMiddleware:
     """Check for one place in the queue of the model; a call of more pictures is checked later.
 
-    ``admission_of`` returns None for a model that is not in memory. ``only_model`` returns the name
-    of the only model; None if there are several, because the body may name one of them.
+    ``admission_of`` returns None for a model that is not in memory. See ``called_model`` for
+    ``only_model``; if there are several models, the body may name one of them.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class OverloadMiddleware:
         app: ASGIApp,
         admission_of: Callable[[str], Admission | None],
         is_draining: Callable[[], bool],
-        only_model: Callable[[], str | None],
+        only_model: Callable[[str], str | None],
     ) -> None:
         self._app = app
         self._admission_of = admission_of

@@ -17,48 +17,26 @@ from fastapi.exceptions import FastAPIDeprecationWarning
 from kserve.model_server import app
 from starlette.types import ASGIApp
 
-from predictor.edge.a1111_routes import a1111_routes
-from predictor.edge.access_control import AccessMiddleware, AccessRules
-from predictor.edge.body_memory import BodyMemory
-from predictor.edge.cors import CrossOriginMiddleware
+from predictor.edge.access_control import AccessRules
+from predictor.edge.application import Application
 from predictor.edge.data_plane import DiffusionDataPlane
 from predictor.edge.descriptors import raise_limit
 from predictor.edge.download_wait import is_downloaded, wait_for_download
-from predictor.edge.draining import Drain, DrainMiddleware
-from predictor.edge.error_responses import register_error_responses
+from predictor.edge.draining import Drain
 from predictor.edge.kserve_internals import HookedModelServer
-from predictor.edge.load_wait import LoadWaitMiddleware
-from predictor.edge.middleware import (
-    BodyLimitMiddleware,
-    HangUpMiddleware,
-    MetricsMiddleware,
-    PiecesMiddleware,
-    StreamTypeMiddleware,
-)
-from predictor.edge.model_list import model_list_routes
-from predictor.edge.openapi import OpenApiDocument
-from predictor.edge.overload import OverloadMiddleware
-from predictor.edge.page_routes import page_routes
 from predictor.edge.repository import (
     AwaitedModels,
     RepositoryExtension,
     open_repository,
 )
-from predictor.edge.router_errors import MethodMiddleware
-from predictor.edge.routes import metadata_routes, repository_routes
-from predictor.edge.telemetry import TelemetryMiddleware
 from predictor.edge.tracing import Tracing
-from predictor.edge.wire_format_routes import wire_format_routes
-from predictor.engine import Admission
 from predictor.errors import ModelLoadError
 from predictor.intake.pool import READERS
-from predictor.requests import ModelProfile
-from predictor.residency import Residency
 from predictor.settings import Settings
 
 if TYPE_CHECKING:
     from predictor.edge.grpc_server import GrpcServer
-    from predictor.loading.loader import Loaded, OpenEngine
+    from predictor.loading.loader import OpenEngine
 
 logger = logging.getLogger(__name__)
 
@@ -111,43 +89,15 @@ class DiffusionServer(HookedModelServer):
             models, self._drain, waits_for_load=settings.wait_for_load
         )
         self.model_repository_extension = RepositoryExtension(model_registry=models)
-        app.include_router(repository_routes(self.model_repository_extension))
-        app.include_router(model_list_routes(self.model_repository_extension))
-        app.include_router(wire_format_routes(self.dataplane, settings, model_name))
-        if grpc_port is not None:
-            from predictor.edge.grpc_route import model_infer_route
-
-            app.include_router(model_infer_route(self.dataplane))
-        app.include_router(metadata_routes(self.dataplane.model_metadata))
-        if settings.a1111_api:
-            extension = self.model_repository_extension
-            app.include_router(a1111_routes(self.dataplane, extension, settings, model_name))
-        if settings.ui:
-            app.include_router(page_routes())
-        # FastAPI's documented way.
-        app.openapi = OpenApiDocument(app, rules, self._profile_of_only_model, self._names)
-        app.add_middleware(PiecesMiddleware)
-        app.add_middleware(
-            OverloadMiddleware,
-            admission_of=self._admission_of,
-            is_draining=self._is_draining,
-            only_model=self._only_model,
+        self._application = Application(
+            app,
+            self.dataplane,
+            self.model_repository_extension,
+            rules,
+            self._drain,
+            model_name,
+            has_grpc=grpc_port is not None,
         )
-        app.add_middleware(
-            LoadWaitMiddleware,
-            residency_of=self._residency_of,
-            all_wait=self._all_wait,
-            is_draining=self._is_draining,
-            only_model=self._only_model,
-        )
-        app.add_middleware(MethodMiddleware)
-        app.add_middleware(StreamTypeMiddleware)
-        app.add_middleware(HangUpMiddleware)
-        app.add_middleware(
-            BodyLimitMiddleware, max_bytes=settings.max_body_bytes, memory=BodyMemory()
-        )
-        if not rules.are_off:
-            app.add_middleware(AccessMiddleware, rules=rules)
 
     def serve(self) -> None:
         """Run until a signal.
@@ -171,15 +121,11 @@ class DiffusionServer(HookedModelServer):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Handle signals and load the models while the server answers."""
-        served: ASGIApp = DrainMiddleware(app, self._drain)
-        served = MetricsMiddleware(served, self._is_served, self._only_model)
-        if origins := self._settings.allowed_origins:
-            served = CrossOriginMiddleware(served, origins)
-        served = TelemetryMiddleware(served, self._tracing)
+        served = self._application.wrapped(self._tracing)
         self.configure_http(
             host=self._settings.host,
             app=served,
-            add_exception_handlers=partial(register_error_responses, is_draining=self._is_draining),
+            add_exception_handlers=self._application.add_error_responses,
         )
         self._open_grpc(served)
         loop = asyncio.get_running_loop()
@@ -205,36 +151,6 @@ class DiffusionServer(HookedModelServer):
 
     def _has_clients(self) -> bool:
         return self.has_connections() or (self._grpc is not None and self._grpc.is_busy)
-
-    def _is_served(self, name: str) -> bool:
-        return name in self.registered_models.models
-
-    def _names(self) -> list[str]:
-        return [*self.registered_models.models]
-
-    def _only_model(self) -> str | None:
-        names = self._names()
-        return names[0] if len(names) == 1 else None
-
-    def _profile_of_only_model(self) -> ModelProfile | None:
-        name = self._only_model()
-        loaded = self.registered_models.residency[name].loaded if name else None
-        return loaded.profile if loaded else None
-
-    def _is_draining(self) -> bool:
-        return self._drain.is_draining
-
-    def _all_wait(self) -> bool:
-        return self._settings.wait_for_load or self.registered_models.loads_on_demand
-
-    def _residency_of(self, name: str) -> Residency | None:
-        return self.registered_models.residency if self._is_served(name) else None
-
-    def _admission_of(self, name: str) -> Admission | None:
-        if not self._is_served(name):
-            return None
-        loaded: Loaded | None = self.registered_models.residency[name].loaded
-        return loaded.engine.admission if loaded else None
 
     async def _preload(self) -> None:
         try:

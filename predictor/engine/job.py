@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from predictor.engine.denoising import Denoising
+from predictor.engine.embeddings import Prompt
 from predictor.engine.inbox import Ticket
 from predictor.engine.interfaces import Lane
 from predictor.requests import Preview
@@ -27,6 +28,18 @@ logger = logging.getLogger(__name__)
 def preview_steps(count: int, steps: int) -> tuple[int, ...]:
     """After which forward passes to preview a picture: evenly spaced, and before the last."""
     return tuple(sorted({index * steps // (count + 1) for index in range(1, count + 1)} - {0}))
+
+
+def prompts_of(ticket: Ticket, denoising: Denoising) -> dict[Hashable, list[Prompt]]:
+    """The prompts whose embeddings are the ``conditioning`` of the ticket's job."""
+    return {expert.encoders: _lane_prompts(ticket, expert) for expert in denoising.experts}
+
+
+def _lane_prompts(ticket: Ticket, expert: Denoising) -> list[Prompt]:
+    prompt = Prompt(ticket.request.prompt, expert.encoders)
+    if ticket.lanes == 1:
+        return [prompt]
+    return [Prompt(ticket.request.negative_prompt, expert.negative_encoders), prompt]
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from PIL import Image
 
 from predictor.engine.admission import Admission
 from predictor.engine.capacity import Capacity, ForwardPass
-from predictor.engine.denoising import Denoising
-from predictor.engine.embeddings import EmbeddingCache, Prompt
+from predictor.engine.embeddings import EmbeddingCache
 from predictor.engine.finishers import Finishers
 from predictor.engine.inbox import Inbox, Ticket
 from predictor.engine.interfaces import (
@@ -30,7 +29,7 @@ from predictor.engine.interfaces import (
     StepListener,
 )
 from predictor.engine.isolation import run_isolated
-from predictor.engine.job import Job, PredictedPicture
+from predictor.engine.job import Job, PredictedPicture, prompts_of
 from predictor.engine.previews import PreviewQueue
 from predictor.engine.run_ahead import RunAhead
 from predictor.engine.service_times import ServiceTimes
@@ -183,7 +182,7 @@ class StepEngine:
         """
         _enter(tickets, "prepare")
         begun = [self._denoiser.begin(ticket.request) for ticket in tickets]
-        prompts = [_prompts(*both) for both in zip(tickets, begun, strict=True)]
+        prompts = [prompts_of(*both) for both in zip(tickets, begun, strict=True)]
         _enter(tickets, "text")
         encoded = self._embeddings.get(
             prompt for own in prompts for lanes in own.values() for prompt in lanes
@@ -297,15 +296,3 @@ def _encoding(ticket: Ticket) -> Sequence[Hashable]:
     request = ticket.request
     size = (request.width, request.height) if ticket.input_images else ()
     return request.adapters, request.controlnet is not None, size
-
-
-def _prompts(ticket: Ticket, denoising: Denoising) -> dict[Hashable, list[Prompt]]:
-    """For each expert's encoders, the prompts of the ticket's lanes, negative prompt first."""
-    return {expert.encoders: _lane_prompts(ticket, expert) for expert in denoising.experts}
-
-
-def _lane_prompts(ticket: Ticket, expert: Denoising) -> list[Prompt]:
-    prompt = Prompt(ticket.request.prompt, expert.encoders)
-    if ticket.lanes == 1:
-        return [prompt]
-    return [Prompt(ticket.request.negative_prompt, expert.negative_encoders), prompt]

@@ -72,8 +72,17 @@ class ResultEncoder(ABC):
         result, output_format = self.results[index], self.call.pictures[index].output_format
         if result.image is None:
             return None
-        metadata = _metadata(result) | self._origin if self._origin else None
+        metadata = self.metadata(result) | self._origin if self._origin else None
         return encode_image(result.image, output_format, metadata, quality)
+
+    def metadata(self, result: GenerationResult) -> dict[str, Any]:
+        """What a file says about its picture: prompt and seed, the rest under ``parameters``."""
+        parameters = result.request.parameters()
+        return {
+            "prompt": parameters.pop("prompt"),
+            "seed": parameters.pop("seed"),
+            "parameters": parameters,
+        }
 
     @abstractmethod
     def add(self, index: int) -> None:
@@ -127,16 +136,6 @@ def refusal_of(result: GenerationResult) -> str:
     blocking = [verdict.layer for verdict in result.safety if verdict.action == "block"]
     field = "prompt" if PROMPT_LAYER in blocking else "picture"
     return f"{field}: refused by {' and '.join(blocking)}"
-
-
-def _metadata(result: GenerationResult) -> dict[str, Any]:
-    """The metadata of a file: prompt and seed as fields, the rest under ``parameters``."""
-    parameters = result.request.parameters()
-    return {
-        "prompt": parameters.pop("prompt"),
-        "seed": parameters.pop("seed"),
-        "parameters": parameters,
-    }
 
 
 def _headers(results: Sequence[GenerationResult]) -> dict[str, str]:

@@ -62,6 +62,12 @@ class A1111Encoder(ResultEncoder):
         self.body.write(b'"')
         self._made.append(self.results[index].request)
 
+    def metadata(self, result: GenerationResult) -> dict[str, Any]:
+        """See ``ResultEncoder``; ``parameters`` is the infotext, where A1111 and others read it."""
+        metadata = super().metadata(result)
+        infotext = self._infotext(result.request)
+        return metadata | {"parameters": infotext, "request_parameters": metadata["parameters"]}
+
     def response(self) -> EncodedResponse:
         """The response, once all pictures are added.
 

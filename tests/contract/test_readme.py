@@ -64,6 +64,19 @@ def test_open_webui_gets_pictures_with_these_settings(server: Server) -> None:
 
 
 @needs_chromium
+def test_an_image_element_of_another_page_is_a_picture(browser: Browser, server: Server) -> None:
+    (element,) = re.findall(rf'^<img src="{LOCAL}.+>$', CLIENTS, re.MULTILINE)
+    page = browser.new_page()
+    page.set_content(element.replace(LOCAL, server.url))
+
+    image = page.locator("img")
+    width = image.evaluate("image => image.decode().then(() => image.naturalWidth)")
+    page.close()
+
+    assert width == 64
+
+
+@needs_chromium
 def test_the_page_draws_the_prompt_in_its_address(browser: Browser, server: Server) -> None:
     (fragment,) = re.findall(rf"^{LOCAL}/ui#(.+)$", CLIENTS, re.MULTILINE)
 

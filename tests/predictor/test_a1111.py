@@ -186,7 +186,8 @@ def test_the_info_describes_each_picture(client: httpx.Client) -> None:
     answer = client.post(TXT2IMG, json=fields | {"width": 96, "height": 64, "auth": "a:b"})
 
     info = info_of(answer)
-    assert {one.size for one in pictures_of(answer)} == {(96, 64)}
+    pictures = pictures_of(answer)
+    assert {one.size for one in pictures} == {(96, 64)}
     assert (info["seed"], info["all_seeds"]) == (5, [5, 6, 7, 8])
     assert (info["batch_size"], info["sd_model_name"]) == (2, MODEL_NAME)
     assert info["infotexts"][1] == (
@@ -195,6 +196,10 @@ def test_the_info_describes_each_picture(client: httpx.Client) -> None:
         f" Model: {MODEL_NAME}"
     )
     assert answer.json()["parameters"] == fields | {"width": 96, "height": 64}
+    assert [one.info["parameters"] for one in pictures] == info["infotexts"]
+    assert [one.info["seed"] for one in pictures] == ["5", "6", "7", "8"]
+    ours = json.loads(pictures[0].info["request_parameters"])
+    assert (ours["scheduler"], ours["guidance_scale"]) == ("dpmpp_2m_karras", 2.5)
 
 
 def test_seed_minus_1_draws_one(client: httpx.Client) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -178,6 +179,20 @@ def test_a_tag_in_a_prompt_of_a1111_names_an_adapter(styled: httpx.Client) -> No
     assert largest_difference(picture, expected) == 0
     assert json.loads(answer["info"])["infotexts"][0].startswith(prompt)
     assert [(one["name"], one["path"]) for one in listed] == [(name, name) for name in NAMES]
+
+
+def test_openais_client_names_an_adapter(styled: httpx.Client) -> None:
+    expected = picture_of(ask(styled, {"name": "sketch", "scale": 0.5}))
+    fields = {name: value for name, value in PROMPT.items() if name != "prompt"}
+    fields["adapters"] = [{"name": "sketch", "scale": 0.5}]
+
+    url = str(styled.base_url).rstrip("/") + "/v1"
+    with openai.OpenAI(base_url=url, api_key="unused", max_retries=0) as client:
+        answer = client.images.generate(prompt=str(PROMPT["prompt"]), extra_body=fields)
+
+    (image,) = answer.data or ()
+    picture = Image.open(io.BytesIO(base64.b64decode(image.b64_json or "")))
+    assert largest_difference(picture, expected) == 0
 
 
 @needs_chromium

@@ -7,25 +7,31 @@ import base64
 import io
 import json
 import re
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import httpx
+import httpx2
 import numpy as np
 import openai
 import pytest
+from openai.types.image_edit_params import ImageEditParamsStreaming
+from openai.types.image_generate_params import ImageGenerateParamsStreaming
 from PIL import Image
 
 from demo.judge import look_at
 from demo.shapes import SIZE, Placement, Scene, draw
 from modelstore import Marker
+from predictor.edge.error_responses import response_to
 from predictor.edge.progress import Progress
 from predictor.edge.stream import stream
-from predictor.errors import GenerationFailedError
+from predictor.errors import GenerationFailedError, OverloadedError
 from predictor.request_context import RequestContext, enter_request
+from predictor.requests.fields import CANONICAL
 from predictor.wire_formats import error_form
-from predictor.wire_formats.openai_fields import ImageOptions
+from predictor.wire_formats.openai_fields import REFUSED, ImageFields, ImageOptions
 from predictor.wire_formats.openai_responses import ImagesForm
 from tests.predictor.metric_samples import samples
 from tests.serving import MODEL_NAME, PREDICT, Server, picture_of
@@ -130,7 +136,10 @@ def test_the_same_request_by_predict_has_the_same_pixels(
 
 @pytest.mark.parametrize(
     ("quality", "steps"),
-    [("auto", 20), ("low", 10), ("hd", 30)],
+    [
+        *(("auto", 20), ("standard", 20), ("low", 10), ("medium", 20)),
+        *(("high", 30), ("hd", 30), ("xhigh", 40), ("max", 60)),
+    ],
 )
 def test_the_quality_sets_the_steps(api: openai.OpenAI, quality: Any, steps: int) -> None:
     answer = api.images.generate(prompt="a red star", quality=quality)
@@ -322,6 +331,68 @@ def test_what_open_webui_sends_is_served(client: httpx.Client) -> None:
 
     for answer in (made, edited):
         assert opened(answer.json()["data"][0]["b64_json"]).format == "PNG"
+
+
+def test_what_librechat_sends_is_served(client: httpx.Client) -> None:
+    """LibreChat 0.8, OpenAI Image Tools: a value for each field, and edits with `image[]`.
+
+    It sends `model` from `IMAGE_GEN_OAI_MODEL`.
+    """
+    both = {"model": MODEL_NAME, "prompt": "a red star", "quality": "auto", "size": "auto"}
+    of_generations = {"n": 1, "background": "auto", "output_format": "png"}
+
+    made = client.post("/v1/images/generations", json=both | of_generations)
+    edited = client.post(
+        "/v1/images/edits", data=both, files={"image[]": ("a.png", file_of(PICTURE), "image/png")}
+    )
+
+    for answer in (made, edited):
+        assert opened(answer.json()["data"][0]["b64_json"]).format == "PNG"
+
+
+def test_what_litellm_sends_is_served(api: openai.OpenAI) -> None:
+    """LiteLLM 1 as a gateway: OpenAI's client, with the fields that its caller sets."""
+    answer = api.images.generate(
+        model=MODEL_NAME,
+        prompt="a red star",
+        n=1,
+        quality="standard",
+        response_format="b64_json",
+        size="64x64",
+        style="natural",
+        user="someone",
+    )
+
+    assert only(answer).size == (64, 64)
+
+
+@pytest.mark.parametrize("fields", [ImageGenerateParamsStreaming, ImageEditParamsStreaming])
+def test_every_field_of_openais_client_is_known(fields: Any) -> None:
+    known = {*CANONICAL, *ImageFields.model_fields, *REFUSED, "mask"}
+
+    assert {"prompt", "stream", "safety_identifier"} <= fields.__annotations__.keys()
+    assert fields.__annotations__.keys() - known == set()
+
+
+def test_the_client_repeats_a_429_after_the_seconds_that_the_server_names() -> None:
+    refused = response_to(OverloadedError("the queue is full", retry_after_seconds=1))
+    arrivals: list[float] = []
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        arrivals.append(time.monotonic())
+        if len(arrivals) > 1:
+            return httpx2.Response(200, json={"created": 1, "data": []})
+        return httpx2.Response(429, headers=dict(refused.headers), content=refused.body)
+
+    transport = httpx2.Client(transport=httpx2.MockTransport(answer))
+    with openai.OpenAI(
+        base_url="http://server/v1", api_key="unused", max_retries=1, http_client=transport
+    ) as client:
+        client.images.generate(prompt="a star")
+
+    first, second = arrivals
+    # The client's own wait is half a second.
+    assert second - first >= 1
 
 
 def test_progress_is_a_comment_in_a_stream(client: httpx.Client) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from predictor.edge.inference_routes import MODEL_INFER
 from predictor.edge.model import DiffusionModel
 from predictor.engine import Admission
 from predictor.engine.service_times import ServiceTimes
@@ -27,6 +28,8 @@ from tests.predictor.metric_samples import metric, samples
 from tests.predictor.test_service_times import Pictures
 from tests.serving import PREDICT, SHORT, Server
 
+# The calls that the settings of the server turn off.
+OFF = ("/sdapi/v1/txt2img", "/sdapi/v1/img2img", MODEL_INFER)
 PROFILE = ModelProfile("r1", GenerationDefaults(64, 64, 20, 2.0, "unipc"), 8, ("unipc",))
 
 
@@ -141,16 +144,32 @@ def test_a_full_queue_is_refused_before_the_body_arrives(busy: Server, path: str
     assert alive.status == 200
 
 
+def test_a_protocol_that_is_off_is_404_while_the_queue_is_full(busy: Server) -> None:
+    wait_until_callers_have_left(busy)
+    with in_progress(busy, 1):
+        answers = [httpx.post(busy.url + path, json=SHORT, timeout=60) for path in OFF]
+        served = post(busy, SHORT)
+
+    assert served.status_code == 429
+    for answer in answers:
+        assert answer.status_code == 404
+        assert "does not exist" in answer.text
+    # They are not calls of the model.
+    assert metric(busy.url, "diffusion_requests_total", code="404") == 0
+
+
 def test_a_full_queue_is_503_while_the_server_drains(busy: Server) -> None:
     """The last test of the server."""
     wait_until_callers_have_left(busy)
     with in_progress(busy, 1):
         busy.terminate()
         busy.wait_for_log("draining")
+        off = [httpx.post(busy.url + path, json=SHORT, timeout=60) for path in OFF]
         answers = [post(busy, SHORT)]
     # Decided after the body.
     answers.append(post(busy, long(2)))
 
+    assert [one.status_code for one in off] == [404, 404, 404]
     for answer in answers:
         assert answer.status_code == 503
         assert "the server shuts down, and its queue is full" in answer.json()["error"]

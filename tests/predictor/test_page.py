@@ -281,6 +281,23 @@ def test_the_parameters_of_a_picture_fill_the_form(
             expect(visit.control(label)).to_have_value(value)
 
 
+@needs_chromium
+def test_the_parameters_of_a_picture_of_a1111_fill_the_form(
+    visit: Visit, client: httpx.Client
+) -> None:
+    fields = {"prompt": "a blue star", "seed": 77, "steps": 3, "cfg_scale": 2.25}
+    made = client.post("/sdapi/v1/txt2img", json=fields).raise_for_status().json()
+    picture: FilePayload = {"name": "p.png", "mimeType": "image/png", "buffer": b""}
+    picture["buffer"] = base64.b64decode(made["images"][0])
+    visit.page.get_by_text("More settings").click()
+    visit.control("Read the parameters of a picture").set_input_files(picture)
+
+    expect(visit.page.get_by_text("Parameters read.")).to_be_visible()
+    shown = {"Prompt": "a blue star", "Seed": "77", "Steps": "3", "Guidance": "2.25"}
+    for label, value in shown.items():
+        expect(visit.control(label)).to_have_value(value)
+
+
 def drop(visit: Visit, file: bytes) -> None:
     """Drop a file on the prompt."""
     transfer = visit.page.evaluate_handle(
@@ -323,6 +340,22 @@ def test_an_error_is_the_servers_sentence_at_its_field(
     visit.draw(1)
     expect(visit.page.get_by_role("alert")).to_be_hidden()
     expect(visit.control(label)).not_to_have_attribute("aria-invalid", "true")
+
+
+@needs_chromium
+def test_the_page_is_dark_for_a_browser_that_prefers_it(browser: Browser, server: Server) -> None:
+    def colours(scheme: str) -> list[int]:
+        with Visit.started(browser, server.url, {}, color_scheme=scheme) as visit:
+            found: list[str] = visit.page.evaluate(
+                "(({ backgroundColor, color }) => [backgroundColor, color])"
+                "(getComputedStyle(document.body))"
+            )
+        return [sum(map(int, re.findall(r"\d+", one)[:3])) for one in found]
+
+    (light, on_light), (dark, on_dark) = colours("light"), colours("dark")
+
+    assert light > 600 > 200 > on_light
+    assert dark < 200 < 600 < on_dark
 
 
 @needs_chromium

@@ -175,6 +175,16 @@ def test_head_is_get_without_the_body(client: httpx.Client, routes: dict[str, se
                 assert headed.headers["content-length"] == got.headers["content-length"]
 
 
+def test_explain_is_refused_with_a_sentence(client: httpx.Client) -> None:
+    path = "/v1/models/{}:explain"
+    refused = client.post(path.format(MODEL_NAME), json={"prompt": "a star"})
+    unknown = client.post(path.format("other"), json={"prompt": "a star"})
+
+    assert refused.status_code == 501
+    assert refused.json() == {"error": "the server does not explain pictures: use `:predict`"}
+    assert unknown.status_code == 404
+
+
 def test_get_on_predict_does_not_say_that_the_model_is_missing(client: httpx.Client) -> None:
     response = client.get(PREDICT)
 

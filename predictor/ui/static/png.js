@@ -11,7 +11,9 @@ export async function readParameters(file) {
   if (!("prompt" in fields) || !("parameters" in fields)) {
     throw new Error(`${file.name} has no parameters of this server.`);
   }
-  const { prompt, seed, parameters, model, revision } = fields;
+  const { prompt, seed, model, revision } = fields;
+  // In a file from A1111's API, `parameters` is the text that its clients read.
+  const parameters = fields.request_parameters ?? fields.parameters;
   try {
     return { values: { ...JSON.parse(parameters), prompt, seed: Number(seed) }, model, revision };
   } catch {
