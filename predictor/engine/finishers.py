@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any
 
-import torch
 from PIL import Image
 
+from predictor.engine import cpu_threads
 from predictor.engine.faults import DeviceLostError, device_fault
 from predictor.engine.interfaces import Denoiser
 from predictor.engine.worker import Worker
@@ -23,11 +23,7 @@ class Finishers:
     def __init__(self, denoiser: Denoiser, worker: Worker) -> None:
         self._denoiser = denoiser
         self._worker = worker
-        # One OpenMP thread per finisher: larger idle pools slow down every step on a CPU, by a
-        # sixth at 256x256.
-        self._threads = ThreadPoolExecutor(
-            2, "finisher", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._threads = cpu_threads.pool(2, "finisher")
         self._finishing: set[Future[None]] = set()
 
     @property

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
+from predictor.engine.cpu_threads import pool
+
 Drawn: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
-# One thread: a picture's draws must keep their order. One OpenMP thread: see ``StepEngine``.
-_DRAWER = ThreadPoolExecutor(1, "noise", initializer=torch.set_num_threads, initargs=(1,))
+# One thread: a picture's draws must keep their order.
+_DRAWER = pool(1, "noise")
 
 
 class NoiseAhead:

@@ -11,12 +11,12 @@ import logging
 import math
 import time
 from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
 from PIL import Image
 
+from predictor.engine import cpu_threads
 from predictor.engine.admission import Admission
 from predictor.engine.capacity import Capacity, ForwardPass
 from predictor.engine.embeddings import EmbeddingCache
@@ -76,9 +76,7 @@ class StepEngine:
         self._turn = 0
         self._run_ahead = RunAhead()
         # One thread, so that equal requests prepare only once.
-        self._preparer = ThreadPoolExecutor(
-            1, "preparer", initializer=torch.set_num_threads, initargs=(1,)
-        )
+        self._preparer = cpu_threads.pool(1, "preparer")
         self._worker = Worker(self._inbox, self._take_turn, self._abandon, stall_seconds)
         self._finishers = Finishers(denoiser, self._worker)
         self._worker.start()

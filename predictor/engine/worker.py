@@ -6,8 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-import torch
-
+from predictor.engine import cpu_threads
 from predictor.engine.faults import DeviceLostError, raise_if_device_is_lost
 from predictor.engine.inbox import Inbox
 from predictor.engine.interfaces import GenerationCancelledError
@@ -16,8 +15,6 @@ from predictor.errors import GenerationFailedError, ModelUnavailableError
 
 logger = logging.getLogger(__name__)
 
-# Read at import: a later ``set_num_threads`` in any thread changes the default of new threads.
-_THREADS = torch.get_num_threads()
 # Longer than a step, and short enough that a pod whose engine hangs ends by itself.
 _CLOSE_SECONDS = 5.0
 # About the time until Kubernetes has noticed and restarted the container.
@@ -87,7 +84,7 @@ class Worker:
             self._inbox.fail_all(GenerationCancelledError())
 
     def _run(self) -> None:
-        torch.set_num_threads(_THREADS)
+        cpu_threads.use_cpu_threads(cpu_threads.ALL)
         try:
             while not self._inbox.is_closed:
                 self._turn()

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from predictor.engine import Admission, Engine, EngineState, Previews, StepListener
+from predictor.engine.cpu_threads import use_cpu_threads
 from predictor.errors import GenerationFailedError
 from predictor.library_exit import contained
 from predictor.requests import GenerationRequest, GenerationResult, SafetyVerdict
@@ -143,7 +144,7 @@ def _series(layers: Iterable[SafetyLayer[Any]]) -> list[tuple[str, str]]:
 
 def _begin_thread() -> None:
     """Use one CPU thread and, on a GPU, a separate stream that does not wait for the engine's."""
-    torch.set_num_threads(1)
+    use_cpu_threads(1)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(torch.cuda.Stream())  # type: ignore[no-untyped-call]
 
