@@ -151,7 +151,7 @@ EQUAL_FIRST = [("zero snr, euler", "dpmpp_2m_karras"), ("beta", OWN), ("beta", "
 def test_any_number_of_steps_begins_at_the_first_sigma(checkpoint: str, scheduler: str) -> None:
     """One that begins at the second passes the last, which raises after all other steps.
 
-    Taking all steps of all numbers takes too long, so only every tenth number takes them.
+    Taking all steps of all numbers takes too long, so only every 25th number takes them.
     """
     own, sample = OWNS[checkpoint](), torch.zeros(1, 4, 2, 2)
     are_equal = 0
@@ -162,7 +162,7 @@ def test_any_number_of_steps_begins_at_the_first_sigma(checkpoint: str, schedule
         are_equal += bool(steps > 1 and made.timesteps[0] == made.timesteps[1])
         made.step(sample, made.timesteps[0], sample)
         assert made.step_index == 1, steps
-        if steps % 10 == 0:
+        if steps % 25 == 0:
             assert denoised(made, steps).isfinite().all(), steps
     assert are_equal > 100
 
