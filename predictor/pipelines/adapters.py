@@ -6,6 +6,7 @@ load fails only the requests that name it.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 import warnings
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Above this, the least recently used adapters are unloaded. An SDXL LoRA takes 20 to 400 MiB.
 MAX_BYTES = 2 * 2**30
+# peft imports it for the first adapter of a text encoder, which would be between two steps.
+_LATE_IMPORT = "peft.utils.transformers_weight_conversion"
 
 
 class Adapters:
@@ -44,6 +47,8 @@ class Adapters:
         if self._files and not hasattr(pipeline, "load_lora_weights"):
             logger.warning("%s does not support adapters; ignoring them", type(pipeline).__name__)
             self._files.clear()
+        if self._files:
+            importlib.import_module(_LATE_IMPORT)
         # peft rejects names with dots and names of module attributes. transformers looks for a name
         # anywhere in a key, so no name may be a prefix of another.
         self._peft_names = {name: f"adapter_{index}_" for index, name in enumerate(self._files)}

@@ -184,7 +184,7 @@ def test_no_request_imports_a_module_on_the_event_loop_or_between_two_steps(
     model_with_adapter: Path,
 ) -> None:
     file = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(file, "PNG")
+    Image.new("RGB", (64, 64), "white").save(file, "PNG")
     image = base64.b64encode(file.getvalue()).decode()
     requests: list[dict[str, object]] = [
         {"prompt": "a (red:1.2) circle", "clip_skip": 1, "guidance_rescale": 0.5},
