@@ -217,8 +217,8 @@ class MetricsMiddleware:
             raise
         finally:
             # Checked at the end, because the request itself may have discovered a new model.
-            name = named_model(scope) or current_request().model
-            name = name or self._only_model(scope["path"])
+            called = named_model(scope) or current_request().model
+            name = called or self._only_model(scope["path"])
             if name and self._is_served(name):
                 code = code or scope.get(REFUSED_STATUS, CALLER_LEFT)
                 REQUESTS.labels(name, int(code)).inc()

@@ -347,8 +347,10 @@ def test_the_page_is_dark_for_a_browser_that_prefers_it(browser: Browser, server
     def colours(scheme: str) -> list[int]:
         with Visit.started(browser, server.url, {}, color_scheme=scheme) as visit:
             found: list[str] = visit.page.evaluate(
-                "(({ backgroundColor, color }) => [backgroundColor, color])"
-                "(getComputedStyle(document.body))"
+                """() => {
+                  const { backgroundColor, color } = getComputedStyle(document.body);
+                  return [backgroundColor, color];
+                }"""
             )
         return [sum(map(int, re.findall(r"\d+", one)[:3])) for one in found]
 
