@@ -13,6 +13,7 @@ import torch
 
 from modelstore import Marker
 from predictor.checkpoint.placement import pick_device
+from predictor.engine import cpu_threads
 from predictor.settings import Settings
 
 _PACKAGES = ("torch", "triton", "diffusers", "transformers")
@@ -32,7 +33,7 @@ def facts_of(marker: Marker, settings: Settings) -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cpu": _cpu(),
-        "threads": str(torch.get_num_threads()),
+        "threads": str(cpu_threads.ALL),
         **_gpu(settings),
         "source": marker.source,
         "revision": marker.revision,
