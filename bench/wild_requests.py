@@ -8,6 +8,7 @@ on the socket. Most go to ``:predict``, a third to the other wire formats. Every
 from __future__ import annotations
 
 import base64
+import copy
 import gzip
 import io
 import json
@@ -117,11 +118,16 @@ _FIELDS = (
 )
 
 
+def _odd_value(rng: random.Random) -> object:
+    # A copy, because a second change may go into it.
+    return copy.deepcopy(rng.choice(_ODD_VALUES))
+
+
 def _wrong_value(rng: random.Random) -> WildRequest:
     body = _body(rng)
     place = body if rng.random() < 0.3 else body["parameters"]
     for _ in range(rng.randint(1, 2)):
-        place[rng.choice(_FIELDS)] = rng.choice(_ODD_VALUES)
+        place[rng.choice(_FIELDS)] = _odd_value(rng)
     return _as_request("wrong value", body)
 
 
@@ -134,7 +140,7 @@ def _wrong_in_a_format(rng: random.Random) -> WildRequest:
     wild_format, document = _in_a_format(rng)
     for _ in range(rng.randint(1, 2)):
         place = rng.choice([*_objects(document)])
-        place[rng.choice([*place, *place, *_FIELDS])] = rng.choice(_ODD_VALUES)
+        place[rng.choice([*place, *place, *_FIELDS])] = _odd_value(rng)
     return _encoded("wrong", wild_format, wild_format.encode(document))
 
 
@@ -186,7 +192,7 @@ def _encoded(
 def _unknown_field(rng: random.Random) -> WildRequest:
     body = _body(rng)
     name = rng.choice(["guidence_scale", "step", "Prompt", "promt", "__class__", "a" * 5_000, ""])
-    body["parameters"][name] = rng.choice(_ODD_VALUES)
+    body["parameters"][name] = _odd_value(rng)
     return _as_request("unknown field", body)
 
 
