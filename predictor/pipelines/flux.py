@@ -106,9 +106,15 @@ class FluxDenoiser(FlowMatchingDenoiser):
     def _is_linear(self, name: str, *, has_image: bool) -> bool:
         """Whether diffusers' pipeline of the task passes noise levels to the scheduler."""
         scheduler = self._plans.example(name)
-        takes_levels = "sigmas" in signature(scheduler.set_timesteps).parameters
+        takes_levels = _takes_levels(scheduler.__class__)
         has_levels = not has_image and scheduler.config.get("use_flow_sigmas", False)
         return takes_levels and not has_levels
+
+
+@lru_cache
+def _takes_levels(scheduler: Any) -> bool:
+    """Whether this class accepts noise levels; to read a signature takes a while."""
+    return "sigmas" in signature(scheduler.set_timesteps).parameters
 
 
 def _packed(latents: torch.Tensor) -> torch.Tensor:

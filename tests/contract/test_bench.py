@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -122,6 +123,7 @@ def test_the_bench_of_turns_times_each_admission_and_the_network(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(turns, "STEPS", 2)
+    monkeypatch.setattr(turns, "CROWD", 4)
     model = turns.random_model(tiny)
 
     admissions = turns.admission_seconds(model, 3)
@@ -193,19 +195,22 @@ def test_a_failed_row_of_the_gpu_bench_costs_only_its_group(
     assert "CUDA out of memory" in printed.err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_the_gpu_bench_ends_when_its_time_is_over() -> None:
-    options = ["--shapes", "tiny", "--minutes", "0.0001"]
-    result = subprocess.run(
-        [sys.executable, "-m", "bench.gpu", *options],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_the_gpu_bench_ends_when_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended, statuses = threading.Event(), []
 
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.endswith("the time is over\n")
+    def end(status: int) -> None:
+        statuses.append(status)
+        ended.set()
+
+    monkeypatch.setattr(gpu.os, "_exit", end)
+
+    with gpu._time_limit(0.0):
+        assert ended.wait(60)
+
+    assert statuses == [0]
+    assert capsys.readouterr().out == "the time is over\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

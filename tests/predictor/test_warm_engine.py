@@ -50,6 +50,7 @@ def a_pipeline(**parts: Any) -> Any:
     request = PROFILE.default_request("warm-up")
     given = {
         "diffusers": None,
+        "device": torch.device("cpu"),
         "tuning": PLAIN,
         "profile": PROFILE,
         "warm_up_request": lambda: GenerationRequest(
