@@ -8,7 +8,7 @@ and this one probes the server's health meanwhile. In one run:
   before, between and after the overloads, with the same probes;
 - the load at 90 % of it, as Poisson arrivals;
 - open loop: Poisson arrivals of ``--factor`` times the capacity, which do not slow down;
-- closed loop: ``--factor`` times as many users as have a place, who wait for ``retry-after``.
+- closed loop: ``--factor`` times as many users, who wait for ``retry-after``.
 
 The server's settings are those of a service that prefers short answers to long queues: lanes up to
 the size where larger batches add little throughput and much latency, and a short queue.

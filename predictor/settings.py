@@ -231,7 +231,7 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(
         default=None,
         description="A file with the hashes of bearer keys (docs/security.md). If set, every route "
-        "except probes and metrics requires a key. Changes take effect within a second.",
+        "except probes, metrics and the page requires a key. Changes take effect in a second.",
     )
     key_requests_per_minute: int = Field(
         default=0, ge=0, description="The most requests of one key in a minute; 0 is unlimited."
