@@ -14,7 +14,7 @@ from predictor.engine.capacity import Capacity
 from predictor.engine.job import Job, PredictedPicture
 
 # The share of the time of steps; encoding the files takes time on other threads.
-_SHARE = 1 / 16
+_SHARE = 1 / 32
 # A longer pause saves no more than this many previews.
 _MOST_SAVED = 4
 

@@ -266,8 +266,9 @@ class StepEngine:
     def _decode_previews_together(self, predicted: list[PredictedPicture]) -> None:
         decoded = self._denoiser.decode(torch.cat([one.latents for one in predicted]))
         for one, image in zip(predicted, decoded, strict=True):
-            showing = self._finishers.convert(image, one.job.shape, one.show, one.fail)
-            one.job.previewing.append(showing)
+            before = one.job.previewing
+            showing = self._finishers.convert(image, one.job.shape, one.show, one.fail, before)
+            before.append(showing)
 
     def _succeed(self, job: Job, picture: Image.Image) -> None:
         """Return the picture to the caller."""
