@@ -190,7 +190,7 @@ def test_a_job_needs_no_home_and_no_folder_for_temporary_files(
     hub: Hub, job: Job, tmp_path: Path
 ) -> None:
     if shutil.which("unshare") is None:
-        pytest.skip("there is no unshare")
+        pytest.skip("unshare is not installed")
     hub.repository(REPOSITORY).commit(pipeline_files())
     variables = {n: one for n, one in job.environment.items() if n not in ("HOME", "HF_HOME")}
     command = [*NAMESPACE, "sh", "-c", HOSTILE, "sh", str(tmp_path)]
