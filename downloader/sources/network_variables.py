@@ -63,8 +63,12 @@ def proxy_variable(scheme: str, host: str) -> str | None:
     """The variable that names the proxy for requests to ``host``, if there is one."""
     if urllib.request.proxy_bypass(host):
         return None
+    return _proxy_variable_of(scheme) or _proxy_variable_of("all")
+
+
+def _proxy_variable_of(kind: str) -> str | None:
     # As in ``urllib.request.getproxies``, the lower case takes precedence.
-    names = (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY")
+    names = (f"{kind}_proxy", f"{kind}_proxy".upper())
     return next((name for name in names if os.environ.get(name)), None)
 
 
@@ -114,11 +118,8 @@ def _check_proxies(kinds: Iterable[str], supported: tuple[str, ...]) -> None:
     if "*" in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(","):
         return
     for kind in kinds:
-        # As in ``urllib.request.getproxies``, the lower case takes precedence.
-        for variable in (f"{kind}_proxy", f"{kind}_proxy".upper()):
-            if value := os.environ.get(variable):
-                _check_proxy(variable, value, supported)
-                break
+        if variable := _proxy_variable_of(kind):
+            _check_proxy(variable, os.environ[variable], supported)
 
 
 def _check_proxy(variable: str, value: str, supported: tuple[str, ...]) -> None:
