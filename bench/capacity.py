@@ -30,7 +30,7 @@ from bench.random_models import large_on_a_cpu
 from demo.run import publish
 from predictor.checkpoint.checkpoint import Checkpoint
 from predictor.engine.batch_searches import Start
-from predictor.engine.capacity import first_capacity
+from predictor.engine.capacity import measured_capacity
 from predictor.engine.interfaces import Denoiser, Lane
 from predictor.engine.step_loop import StepEngine
 from predictor.loading.pipeline import load_pipeline
@@ -86,7 +86,7 @@ def _learned(
     start = Start(
         *(2, max_lanes), on_learned=lambda lanes: ends.append((time.perf_counter(), lanes))
     )
-    capacity = first_capacity(denoiser, request, start)
+    capacity = measured_capacity(denoiser, request, start)
     engine = StepEngine(denoiser, capacity, max_queue_length=1_000)
     ready = time.perf_counter()
 

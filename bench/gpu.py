@@ -41,7 +41,7 @@ from bench.device_times import (
 )
 from bench.random_models import stable_diffusion_1_5, stable_diffusion_xl, tiny
 from predictor.engine.batch_searches import Start
-from predictor.engine.capacity import first_capacity, step_once
+from predictor.engine.capacity import measured_capacity, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.loading.convolutions import choose_convolutions, set_layout
 from predictor.loading.graph_capture import can_capture, capture_graphs, example_pass
@@ -203,7 +203,7 @@ class Shape:
         started = time.perf_counter()
         found = prepare()
         seconds = round(time.perf_counter() - started, 1)
-        capacity = first_capacity(self._denoiser, self._request, Start(2, largest=64))
+        capacity = measured_capacity(self._denoiser, self._request, Start(2, largest=64))
         engine = StepEngine(self._denoiser, capacity, max_queue_length=1_000)
         try:
             # The engine learns how many lanes pay off.
@@ -221,7 +221,6 @@ class Shape:
     def _start_over(self) -> None:
         """Forget graphs, compiled code and the peak of the memory."""
         torch._dynamo.reset()
-        torch.compiler.set_stance("default")
         self._pipeline.diffusers.unet._compiled_call_impl = None
         set_layout(self._pipeline.diffusers.unet, channels_last=False)
         self._pipeline.graphs = CudaGraphs()

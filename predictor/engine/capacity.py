@@ -126,6 +126,12 @@ class Capacity:
         passes = max(1.0, size / lanes)
         return passes * (self.fixed_seconds + self.lane_seconds * min(size, lanes))
 
+    def expect(self, step_seconds: float, decode_seconds: float) -> None:
+        """Set the seconds of a guided picture of the default shape, before passes are compared."""
+        self.fixed_seconds = _FIXED_SHARE * step_seconds
+        self.lane_seconds = (1 - _FIXED_SHARE) * step_seconds / _FEWEST_LANES
+        self.steps_per_decode = decode_seconds / self._picture_seconds
+
     def fitting(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs to run in the next forward pass, at least one; all have the same kind."""
         if not jobs:
@@ -195,33 +201,28 @@ def line_through(found: Comparison) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def first_capacity(
-    denoiser: Denoiser,
-    request: GenerationRequest,
-    start: Start,
-    measured: GenerationRequest | None = None,
-) -> Capacity:
-    """A capacity that begins with ``start`` and the seconds of a picture like ``request``.
-
-    If ``measured`` is given, they follow from a picture like that, in proportion to the pixels: one
-    step of a full picture may take a CPU half a minute.
-    """
-    measured = measured or request
-    smaller = measured.width * measured.height / (request.width * request.height)
-    lanes = _guided_lanes(denoiser, measured)
-    latents = lanes[0].denoising.latents
-    seconds = shortest_seconds(lambda: denoiser.predict(lanes)) / smaller
-    capacity = Capacity(
+def first_capacity(denoiser: Denoiser, request: GenerationRequest, start: Start) -> Capacity:
+    """A capacity that begins with ``start``; ``request`` has the default shape."""
+    latents = denoiser.begin(request).latents
+    return Capacity(
         lanes=start.best,
-        latent_pixels=round(latents.shape[-1] * latents.shape[-2] / smaller),
+        latent_pixels=latents.shape[-1] * latents.shape[-2],
         steps_per_decode=1.0,
-        fixed_seconds=_FIXED_SHARE * seconds,
-        lane_seconds=(1 - _FIXED_SHARE) * seconds / 2,
         start=start,
         guidance_is_input=denoiser.guidance_is_input,
     )
-    decode_seconds = shortest_seconds(lambda: denoiser.decode(latents)) / smaller
-    capacity.steps_per_decode = decode_seconds / capacity.decode_seconds
+
+
+@torch.inference_mode()
+def measured_capacity(denoiser: Denoiser, request: GenerationRequest, start: Start) -> Capacity:
+    """The same, with the seconds of a step and of decoding a picture like ``request``."""
+    capacity = first_capacity(denoiser, request, start)
+    lanes = _guided_lanes(denoiser, request)
+    latents = lanes[0].denoising.latents
+    capacity.expect(
+        shortest_seconds(lambda: denoiser.predict(lanes)),
+        shortest_seconds(lambda: denoiser.decode(latents)),
+    )
     return capacity
 
 

@@ -56,9 +56,13 @@ class ServiceTimes:
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        self._overall = _Ratio(1.0 if workload.has_times else None)
-        self._kinds: dict[Hashable, _Ratio] = {}
         self._passes: dict[str, float] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the turns, because the workload expects other times than before."""
+        self._overall = _Ratio(1.0 if self.workload.has_times else None)
+        self._kinds: dict[Hashable, _Ratio] = {}
 
     def observe(
         self,

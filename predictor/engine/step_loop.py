@@ -115,6 +115,11 @@ class StepEngine:
         shown = previews if self._has_previews else None
         return await self._inbox.submit(request, on_step, shown)
 
+    def expect(self, step_seconds: float, decode_seconds: float) -> None:
+        """See ``Capacity.expect``; nothing may be in flight."""
+        self._capacity.expect(step_seconds, decode_seconds)
+        self._times.restart()
+
     def close(self) -> None:
         """Fail all unfinished requests; those in flight stop after the current step."""
         self._worker.close()

@@ -1,9 +1,9 @@
-"""``torch.compile`` of the denoiser: it compiles before the model is ready, never afterwards.
+"""Compiles the denoiser with ``torch.compile`` before the model is ready, never afterwards.
 
-Shapes are dynamic, so two compilations cover any number of lanes: torch specializes on a single
-lane, and a second one covers more. Square pictures of any size share them. Because torch treats
-equal sizes as one symbol, other aspect ratios need two more. A shape not compiled by then (another
-aspect ratio, a ControlNet) runs uncompiled, so that no request waits for a compilation.
+Sizes are symbols in the compiled code, so two compilations cover any number of lanes: torch
+specializes on a single lane, and a second one covers more. Square pictures of any size share them.
+Because torch treats equal sizes as one symbol, other aspect ratios need two more. What is not
+compiled by then (another aspect ratio, a ControlNet) runs uncompiled.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-import torch
+from pathlib import Path
 
 from predictor.errors import InvalidRequestError, ModelLoadError
 from predictor.loading.apply import denoiser_of
+from predictor.pipelines.compiled_forward import CompiledForward
 from predictor.pipelines.whole import DiffusersPipeline
 from predictor.requests import GenerationRequest, Limits
 from predictor.settings import Settings
@@ -35,10 +35,12 @@ def compile_denoiser(
     loaded: DiffusersPipeline,
     settings: Settings,
     runs: Sequence[Callable[[GenerationRequest], object]],
+    folder: Path | None = None,
 ) -> None:
     """Compile the denoiser, if enabled, by calling each of ``runs`` for each size.
 
-    A run receives the model's default request at that size.
+    A run receives the model's default request at that size. ``folder`` is that of
+    ``CompiledForward``.
 
     Raises:
         ModelLoadError: the denoiser does not compile, or requests may not have one of the sizes.
@@ -47,21 +49,20 @@ def compile_denoiser(
         return
     requests = shape_requests(loaded, settings)
     started = time.perf_counter()
-    denoiser = denoiser_of(loaded.diffusers)
-    assert denoiser is not None
-    denoiser.compile(dynamic=True)
+    forward = CompiledForward(denoiser_of(loaded.diffusers), folder)
     try:
-        # Another model may have finished its compilation and set the stance to eager.
-        with torch.compiler.set_stance("default"):
+        with forward.compiling():
             for request in requests:
                 for run in runs:
                     run(request)
     except Exception as error:
-        # The first line names the stage that failed, the second the cause.
+        # The first line says what failed, the second often why.
         cause = " ".join(str(error).strip().splitlines()[:2])
         raise ModelLoadError(f"compile=true failed, set compile=false: {cause}") from error
-    torch.compiler.set_stance("eager_on_recompile")
-    logger.info("compiled the denoiser in %.0f s", time.perf_counter() - started)
+    logger.info(
+        "compiled the denoiser in %.0f s: %d parts, %d of them from the cache",
+        *(time.perf_counter() - started, forward.compiled + forward.restored, forward.restored),
+    )
 
 
 def shape_requests(loaded: DiffusersPipeline, settings: Settings) -> list[GenerationRequest]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from predictor.engine import Engine
 from predictor.engine.batch_searches import Start
-from predictor.engine.capacity import first_capacity, step_once
+from predictor.engine.capacity import first_capacity, measured_capacity, step_once
 from predictor.engine.interfaces import Denoiser
 from predictor.engine.step_loop import StepEngine
 from predictor.engine.whole_batch import WholeBatchEngine
@@ -22,7 +22,7 @@ from predictor.loading.graph_capture import can_capture, capture_graphs
 from predictor.loading.model_cache import ModelCache
 from predictor.pipelines.stepwise import denoiser_for, has_unet, supports
 from predictor.pipelines.whole import WARM_UP_STEPS, DiffusersPipeline
-from predictor.requests import GenerationRequest
+from predictor.requests import GenerationRequest, GenerationResult
 from predictor.settings import Settings
 
 
@@ -42,6 +42,11 @@ class Learned:
         self._caches[folder] = cache
         if cache.batch is not None:
             self._batches.setdefault(folder, cache.batch)
+
+    def compiled(self, folder: Path) -> Path | None:
+        """The folder for compiled code of the model, None without a cache."""
+        cache = self._caches.get(folder)
+        return None if cache is None else cache.compiled
 
     def start(self, folder: Path, *, first: int, largest: int) -> Start:
         """Where the engine of the model begins: with ``first`` if nothing is known."""
@@ -97,14 +102,16 @@ def _open_step_engine(
 ) -> StepEngine:
     denoiser = denoiser_for(pipeline)
     runs = [partial(step_once, denoiser, lanes=lanes) for lanes in (2, 1)]
-    compile_denoiser(pipeline, settings, runs)
+    compile_denoiser(pipeline, settings, runs, learned.compiled(folder))
     if can_capture(pipeline):
         _speed_up(pipeline, denoiser, folder, settings, learned)
     request = pipeline.profile.default_request("warm-up")
     start = learned.start(folder, first=2, largest=settings.max_lanes)
+    # On a CPU, a step of a full picture may take half a minute.
+    measures = pipeline.device.type != "cpu"
     engine = StepEngine(
         denoiser,
-        first_capacity(denoiser, request, start, pipeline.warm_up_request()),
+        (measured_capacity if measures else first_capacity)(denoiser, request, start),
         settings.max_queue_length,
         max_queue_seconds=settings.queue_seconds,
         stall_seconds=settings.engine_stall_seconds,
@@ -113,7 +120,9 @@ def _open_step_engine(
     )
     # The scheduler's plan depends on the number of steps, and the picture has only a few.
     denoiser.prepare(request)
-    _make_picture(engine, pipeline)
+    picture = _make_picture(engine, pipeline)
+    if not measures:
+        engine.expect(*_expected_seconds(picture, request))
     return engine
 
 
@@ -138,9 +147,8 @@ def _speed_up(
 def _open_whole_batch_engine(
     pipeline: DiffusersPipeline, folder: Path, settings: Settings, learned: Learned
 ) -> WholeBatchEngine:
-    compile_denoiser(
-        pipeline, settings, [partial(_warm_up, pipeline, 2), partial(_warm_up, pipeline, 1)]
-    )
+    runs = [partial(_warm_up, pipeline, pictures) for pictures in (2, 1)]
+    compile_denoiser(pipeline, settings, runs, learned.compiled(folder))
     start = learned.start(folder, first=1, largest=settings.max_lanes // 2)
     engine = WholeBatchEngine(
         pipeline,
@@ -154,9 +162,17 @@ def _open_whole_batch_engine(
     return engine
 
 
-def _make_picture(engine: Engine, pipeline: DiffusersPipeline) -> None:
+def _expected_seconds(picture: GenerationResult, request: GenerationRequest) -> tuple[float, float]:
+    """The seconds of a step and of decoding for ``request``, in proportion to the pixels."""
+    made = picture.request
+    larger = request.width * request.height / (made.width * made.height)
+    stages = {stage.stage: larger * stage.seconds for stage in picture.stages}
+    return stages["denoise"] / made.num_inference_steps, stages["decode"]
+
+
+def _make_picture(engine: Engine, pipeline: DiffusersPipeline) -> GenerationResult:
     try:
-        asyncio.run(_submit(engine, pipeline.warm_up_request()))
+        return asyncio.run(_submit(engine, pipeline.warm_up_request()))
     except GenerationFailedError:
         engine.close()
         # The engine hides causes from callers. The pipeline's own call fails with the cause.
@@ -167,8 +183,8 @@ def _make_picture(engine: Engine, pipeline: DiffusersPipeline) -> None:
         raise
 
 
-async def _submit(engine: Engine, request: GenerationRequest) -> None:
-    await engine.submit(request)
+async def _submit(engine: Engine, request: GenerationRequest) -> GenerationResult:
+    return await engine.submit(request)
 
 
 def _warm_up(pipeline: DiffusersPipeline, pictures: int, request: GenerationRequest) -> None:

@@ -35,6 +35,8 @@ _FOLDERS = {
     "TRITON_CACHE_DIR": "triton",
     "CUDA_CACHE_PATH": "cuda",
 }
+# Of the model's own code, which uses those kernels.
+_COMPILED = "compiled"
 # Only of use while something compiles.
 _NOT_SHARED = {"locks", "precompiled_headers"}
 _FACTS = "facts.json"
@@ -73,6 +75,11 @@ class ModelCache:
         self.batch: int | None = None
         self.convolutions: dict[str, bool] | None = None
         self._learned: dict[str, object] = {}
+
+    @property
+    def compiled(self) -> Path:
+        """The folder for compiled code of the model, in the private copy."""
+        return self.local / _COMPILED
 
     def restore(self) -> None:
         """Unpack the kernels and read the notes; after a problem, there are none."""
@@ -247,7 +254,7 @@ def _use(folder: Path) -> None:
 
 def _empty(folder: Path) -> None:
     """Remove everything but the empty folders that the libraries expect."""
-    for name in _FOLDERS.values():
+    for name in (*_FOLDERS.values(), _COMPILED):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
 

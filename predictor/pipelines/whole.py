@@ -87,7 +87,7 @@ class DiffusersPipeline:
             raise ModelLoadError(f"the warm-up picture failed: {error}") from error
 
     def warm_up_request(self) -> GenerationRequest:
-        """Return the model's default request with few steps, and on a CPU a small picture.
+        """Return the model's default request with few steps, on a CPU one step of a small picture.
 
         On a GPU, the first picture of a size selects kernels and reserves memory. On a CPU it is
         as fast as all others, but a full-size picture takes minutes.
@@ -95,7 +95,7 @@ class DiffusersPipeline:
         defaults = replace(self._profile.defaults, num_inference_steps=WARM_UP_STEPS)
         if self.device.type == "cpu":
             width, height = map(self._small_side, (defaults.width, defaults.height))
-            defaults = replace(defaults, width=width, height=height)
+            defaults = replace(defaults, num_inference_steps=1, width=width, height=height)
         return replace(self._profile, defaults=defaults).default_request("warm-up")
 
     def _small_side(self, side: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from predictor.engine.admission import Admission
 from predictor.engine.batch_search import Comparison
 from predictor.engine.batch_searches import Start
-from predictor.engine.capacity import Capacity, ForwardPass, first_capacity, line_through
+from predictor.engine.capacity import Capacity, ForwardPass, line_through, measured_capacity
 from predictor.engine.interfaces import Lane
 from predictor.engine.service_times import ServiceTimes
 from predictor.engine.step_loop import StepEngine
@@ -171,11 +171,11 @@ def test_what_was_learned_before_is_used_at_once() -> None:
     assert capacity.jobs_in_flight == 8
 
 
-def test_the_first_capacity_knows_the_seconds_of_a_picture() -> None:
+def test_a_measured_capacity_knows_the_seconds_of_a_picture() -> None:
     denoiser = FakeDenoiser()
     denoiser.gate.release(1_000)
 
-    capacity = first_capacity(denoiser, request("any"), Start(2, 16))
+    capacity = measured_capacity(denoiser, request("any"), Start(2, 16))
 
     assert capacity.lanes == 2
     assert capacity.steps_per_decode > 0
@@ -183,34 +183,20 @@ def test_the_first_capacity_knows_the_seconds_of_a_picture() -> None:
     assert set(denoiser.lanes) == {2}
 
 
-def test_the_seconds_of_a_large_picture_follow_from_a_small_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A step of a full picture would delay the readiness of a server without a GPU."""
-    denoiser = FakeDenoiser()
-    denoiser.gate.release(1_000)
-    shapes: list[tuple[int, ...]] = []
+def test_the_expected_seconds_are_those_of_one_guided_picture() -> None:
+    capacity = learning()
 
-    def half_a_second(work: Callable[[], torch.Tensor]) -> float:
-        shapes.append(tuple(work().shape[-2:]))
-        return 0.5
+    capacity.expect(0.5, 0.25)
 
-    monkeypatch.setattr("predictor.engine.capacity.shortest_seconds", half_a_second)
-    large, small = request("any", width=256, height=256), request("any")
-
-    capacity = first_capacity(denoiser, large, Start(2, 16), small)
-
-    assert shapes == [(8, 8), (8, 8)]
-    assert capacity.size(large) == 2
-    assert capacity.step_seconds(2) == pytest.approx(16 * 0.5)
-    assert capacity.decode_seconds == pytest.approx(16 * 0.5)
+    assert capacity.step_seconds(2) == pytest.approx(0.5)
+    assert capacity.decode_seconds == pytest.approx(0.25)
 
 
 def test_a_cold_engine_expects_larger_passes_until_it_has_compared_some() -> None:
     """Otherwise it would refuse calls because of the wait in passes of one picture."""
     denoiser = FakeDenoiser()
     denoiser.gate.release(1_000)
-    capacity = first_capacity(denoiser, request("any"), Start(2, 64))
+    capacity = measured_capacity(denoiser, request("any"), Start(2, 64))
     one_picture = capacity.step_seconds(2)
 
     assert capacity.step_seconds(16) == pytest.approx(2.75 * one_picture)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +14,14 @@ import pytest
 import torch
 
 from predictor.engine.interfaces import Lane
+from predictor.engine.step_loop import StepEngine
 from predictor.errors import ModelLoadError
 from predictor.loading import engine as engine_choice
 from predictor.loading.engine import Learned, open_engine
 from predictor.pipelines.tuning import PLAIN
 from predictor.requests import GenerationDefaults, GenerationRequest, ModelProfile
 from predictor.settings import Settings
+from predictor.stages import StageTime
 from tests.predictor.fake_denoiser import FakeDenoiser
 from tests.predictor.test_whole_batch import GatedPipeline
 
@@ -80,6 +83,29 @@ def test_the_step_loop_has_made_a_picture_with_guidance(denoiser: Recorder) -> N
         with engine.admission.reserve([PROFILE.default_request("any") for _ in range(9)]):
             assert engine.state.queue_seconds > 0
         assert engine.state[:2] == (0, 0)
+
+
+def test_the_times_of_a_full_picture_follow_from_the_small_one(
+    denoiser: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of a full picture would delay the readiness of a server without a GPU."""
+    submit = StepEngine.submit
+    full = PROFILE.default_request("any")
+
+    async def submit_a_small_one(engine: StepEngine, request: GenerationRequest) -> Any:
+        small = replace(request, width=full.width // 2, height=full.height // 2)
+        result = await submit(engine, small)
+        stages = StageTime("denoise", 0.0, 1.0), StageTime("decode", 1.0, 0.25)
+        return replace(result, stages=stages)
+
+    monkeypatch.setattr(StepEngine, "submit", submit_a_small_one)
+    seen: list[tuple[float, float]] = []
+    monkeypatch.setattr(StepEngine, "expect", lambda engine, *seconds: seen.append(seconds))
+
+    open_engine(a_pipeline(), Path("any"), Settings(), Learned()).close()
+
+    # The picture has two steps, and a quarter of the pixels.
+    assert seen == [(2.0, 1.0)]
 
 
 def test_no_larger_pass_runs_before_the_model_is_ready(denoiser: Recorder) -> None:
