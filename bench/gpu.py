@@ -45,6 +45,7 @@ from predictor.engine.capacity import measured_capacity, step_once
 from predictor.engine.step_loop import StepEngine
 from predictor.loading.convolutions import choose_convolutions, set_layout
 from predictor.loading.graph_capture import can_capture, capture_graphs, example_pass
+from predictor.pipelines.compiled_forward import CompiledForward
 from predictor.pipelines.cuda_graphs import CudaGraphs
 from predictor.pipelines.stepwise import denoiser_for
 from predictor.pipelines.tuning import Tuning
@@ -257,10 +258,9 @@ class Shape:
     def _compile(self) -> Figures:
         """As ``predictor.loading.compilation`` does, and then graphs of the compiled code."""
         self._pipeline.tuning = Tuning(compile=True)
-        self._pipeline.diffusers.unet.compile(dynamic=True)
-        for lanes in (2, 1):
-            step_once(self._denoiser, self._request, lanes)
-        torch.compiler.set_stance("eager_on_recompile")
+        with CompiledForward(self._pipeline.diffusers.unet).compiling():
+            for lanes in (2, 1):
+                step_once(self._denoiser, self._request, lanes)
         return self._capture()
 
     def _diffusers_alone(self) -> Figures:
