@@ -1,7 +1,8 @@
 """Imports torch, diffusers and transformers without what only few models need of them.
 
-These libraries import more than most models use: ``torch._dynamo`` compiles, and ``scipy.stats`` is
-for two kinds of noise schedules. Placeholders take the place of both, until something uses them.
+These libraries import more than most models use: ``torch._dynamo`` compiles, ``scipy.stats`` is for
+two kinds of noise schedules, and ``scipy.integrate`` for one scheduler. Placeholders take the place
+of each until something uses it.
 """
 
 from __future__ import annotations
@@ -122,11 +123,13 @@ class _PackageDistributions(Mapping[str, list[str]]):
 def import_lean(*names: str, compiles: bool) -> None:
     """Import modules that use diffusers; ``compiles`` says that something will be compiled."""
     postpone("scipy.stats")
+    postpone("scipy.integrate")
     if not compiles:
         postpone("torch._dynamo", {"_trace_wrapped_higher_order_op"}, **_uncompiled())
     with _few_files_read():
         import_modules("transformers.utils.import_utils")
         reuse_import_structure()
+        leave_out_training()
         import_modules(*names)
 
 
@@ -158,6 +161,21 @@ def _few_files_read() -> Iterator[None]:
         yield
     finally:
         metadata.packages_distributions = read
+
+
+def leave_out_training() -> None:
+    """Keep transformers from importing what it needs for losses and for sharded models.
+
+    It looks for scipy and ``torch.distributed`` first and does without them, but imports their
+    largest parts where it finds them.
+    """
+    for name in ("transformers.utils", "transformers.utils.import_utils"):
+        library: Any = importlib.import_module(name)
+        library.is_scipy_available = library.is_torch_distributed_available = _is_not_available
+
+
+def _is_not_available() -> bool:
+    return False
 
 
 def reuse_import_structure() -> None:

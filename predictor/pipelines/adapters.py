@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 
 # Above this, the least recently used adapters are unloaded. An SDXL LoRA takes 20 to 400 MiB.
 MAX_BYTES = 2 * 2**30
-# peft imports it for the first adapter of a text encoder, which would be between two steps.
-_LATE_IMPORT = "peft.utils.transformers_weight_conversion"
+# peft imports the first for the first adapter of a text encoder, which would be between two steps,
+# and expects that the other is imported.
+_LATE_IMPORTS = ("peft.utils.transformers_weight_conversion", "torch.distributed.tensor")
 
 
 class Adapters:
@@ -48,7 +49,8 @@ class Adapters:
             logger.warning("%s does not support adapters; ignoring them", type(pipeline).__name__)
             self._files.clear()
         if self._files:
-            importlib.import_module(_LATE_IMPORT)
+            for module in _LATE_IMPORTS:
+                importlib.import_module(module)
         # peft rejects names with dots and names of module attributes. transformers looks for a name
         # anywhere in a key, so no name may be a prefix of another.
         self._peft_names = {name: f"adapter_{index}_" for index, name in enumerate(self._files)}
