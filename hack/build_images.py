@@ -139,6 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         labels(options.source),
         tuple(options.extra),
     )
+    if options.push and not options.dry_run:
+        (ROOT / DIST).mkdir(exist_ok=True)
     for name in options.image or DEFAULT_IMAGES:
         for command in commands(name, build):
             print(shlex.join(command), flush=True)
@@ -165,7 +167,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(command: list[str]) -> int:
-    (ROOT / DIST).mkdir(exist_ok=True)
     try:
         return subprocess.run(command, cwd=ROOT, check=False).returncode
     except FileNotFoundError:
