@@ -11,7 +11,7 @@ REGISTRY ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-quick check format bench train images manifests deploy lock clean
+.PHONY: help demo serve test test-quick check format bench train images package release manifests deploy lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,10 +65,15 @@ train: $(INSTALLED) ## Retrain the demo model (20 minutes on two cores)
 	$(BIN)/python demo/train.py
 	$(BIN)/python demo/evaluate.py
 
-images: ## Build both images; REGISTRY=host/ is a prefix, IMAGE_TOOL=buildah also works
-	$(IMAGE_TOOL) build --tag $(REGISTRY)stable-diffusion-predictor:$(VERSION) $(BUILD_ARGS) .
-	$(IMAGE_TOOL) build --file Dockerfile.downloader \
-	    --tag $(REGISTRY)stable-diffusion-downloader:$(VERSION) $(BUILD_ARGS) .
+images: ## Build both images; REGISTRY=host/ is a prefix, FLAGS=--push pushes for amd64 and arm64
+	$(PYTHON) hack/build_images.py --tool="$(IMAGE_TOOL)" --registry="$(REGISTRY)" \
+	    --version="$(VERSION)" $(FLAGS) -- $(BUILD_ARGS)
+
+package: $(INSTALLED) ## Package the chart into dist/; REGISTRY=host/ is where its images are
+	$(BIN)/python hack/package_chart.py --registry="$(REGISTRY)" $(FLAGS)
+
+release: ## Check version, changelog and working tree, and tag the commit
+	$(PYTHON) hack/release.py $(FLAGS)
 
 manifests: $(INSTALLED) ## Generate manifests, schema and tables from the chart, settings and results
 	$(BIN)/python hack/render_manifests.py
@@ -85,7 +90,7 @@ lock: $(INSTALLED) ## Update the lock files (see CONTRIBUTING.md)
 	sh hack/lock.sh $(BIN)
 
 clean: ## Remove everything that the other targets created
-	rm -rf $(VENV) demo/output bench/results/*.tmp .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist demo/output bench/results/*.tmp .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Install torch first: together with the rest, newer versions of pip may select another build.

@@ -121,6 +121,25 @@ def test_the_image_has_a_writable_home_and_no_pip(program: str) -> None:
     assert "HOME=/tmp" in environment.split()
     removals = [rest for rest in all_of(program, "RUN") if "pip uninstall" in rest]
     assert len(removals) == 1
+    # The base image has another one, whose bytecode would be compiled too.
+    commands = [item.rest for item in final_stage(program) if item.keyword == "RUN"]
+    (own,) = [command for command in commands if "/usr/local/bin/pip*" in command]
+    assert "/usr/local/lib/python3.*/site-packages/*" in own.split()
+    assert commands.index(own) < commands.index(compile_commands(program)[0])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_new_version_changes_no_layer(program: str) -> None:
+    """A RUN after an ARG runs again if its value changes."""
+    keywords = [item.keyword for item in final_stage(program)]
+    (version,) = [
+        index
+        for index, item in enumerate(final_stage(program))
+        if item.keyword == "ARG" and item.rest.startswith("VERSION=")
+    ]
+
+    assert "LABEL" in keywords[version:]
+    assert not {"RUN", "COPY"} & set(keywords[version:])
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -145,6 +164,17 @@ def test_dependencies_come_from_the_hashed_lock_file_only(program: str) -> None:
     assert all("--no-deps" in install for install in installs)
     # Only the CPU build of torch, on request: its hash differs between builds.
     assert all(install.startswith('if [ -n "${TORCH}" ]') for install in others)
+
+
+def test_the_builder_has_a_compiler_where_a_package_has_no_wheel() -> None:
+    """On arm64; the final stage has none unless it is requested."""
+    runs = all_of("predictor", "RUN")
+    (compiler,) = [rest for rest in runs if "gcc" in rest]
+    (install,) = [rest for rest in runs if "--require-hashes" in rest]
+
+    assert compiler.startswith('if [ "$(uname -m)" = aarch64 ]; then ')
+    assert runs.index(compiler) < runs.index(install)
+    assert compiler not in [item.rest for item in final_stage("predictor")]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

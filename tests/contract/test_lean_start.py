@@ -211,7 +211,7 @@ def test_no_request_imports_a_module_on_the_event_loop_or_between_two_steps(
     assert {name for name, thread in found.items() if thread in {"MainThread", "engine"}} == set()
 
 
-def test_no_server_imports_the_test_suites_that_the_image_lacks(imported: Imported) -> None:
+def test_no_server_imports_what_the_image_lacks(imported: Imported) -> None:
     (removal,) = re.findall(r"find (.*) -type d -name tests", (ROOT / "Dockerfile").read_text())
     packages = set(removal.split())
     assert packages & {name.split(".")[0] for name in imported.ready}
@@ -220,6 +220,9 @@ def test_no_server_imports_the_test_suites_that_the_image_lacks(imported: Import
         package, *rest = name.split(".")
         assert not (package in packages and "tests" in rest), name
         assert not name.startswith("torch.test."), name
+    (folder,) = re.findall(r"^ +(\w+)/aio \\$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert folder in imported.ready
+    assert {name for name in imported.later if name.startswith(f"{folder}.aio")} == set()
 
 
 def test_the_common_families_are_those_of_diffusers() -> None:
