@@ -17,19 +17,6 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Rejects a repository of the hub without its scheme, in a model or one of its parts. */}}
-{{- define "stable-diffusion.validateSources" -}}
-{{- $sources := list .source .refiner .safety_classifier -}}
-{{- range concat (default list .adapters) (default list .controlnets) (default list .embeddings) -}}
-{{- $sources = append $sources .source -}}
-{{- end -}}
-{{- range compact $sources -}}
-{{- if not (contains "://" .) -}}
-{{- fail (printf "%q is not a source: write hf://%s for a repository of the Hugging Face Hub" . .) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
 {{/* The same for one model, with the values of that model. */}}
 {{- define "stable-diffusion.validatePredictor" -}}
 {{- $predictor := .Values.predictor -}}
@@ -79,6 +66,19 @@
 {{- range $name, $_ := .own -}}
 {{- if hasKey (default dict $.common) $name -}}
 {{- fail (printf "%s: %s is also in labels, which all objects get: remove it from one of the two" $.where $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Rejects a repository of the hub without its scheme, in a model or one of its parts. */}}
+{{- define "stable-diffusion.validateSources" -}}
+{{- $sources := list .source .refiner .safety_classifier -}}
+{{- range concat (default list .adapters) (default list .controlnets) (default list .embeddings) -}}
+{{- $sources = append $sources .source -}}
+{{- end -}}
+{{- range compact $sources -}}
+{{- if not (contains "://" .) -}}
+{{- fail (printf "%q is not a source: write hf://%s for a repository of the Hugging Face Hub" . .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
