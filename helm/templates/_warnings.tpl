@@ -4,10 +4,13 @@
 {{- $pods := 0 -}}
 {{- range $model := $services -}}
 {{- $values := include "stable-diffusion.valuesFor" (dict "root" $ "model" $model) | fromYaml -}}
+{{- $rendered := include "stable-diffusion.inferenceService" (dict "Values" $values "Release" $.Release "Chart" $.Chart "model" $model) -}}
+{{- if contains (include "stable-diffusion.claimName" $) $rendered -}}
 {{- $pods = add $pods $values.predictor.scaling.maxReplicas -}}
+{{- end -}}
 {{- include "stable-diffusion.gpuWarning" (dict "predictor" $values.predictor "service" $model.service) -}}
 {{- if eq $values.predictor.deploymentMode "Knative" -}}
-{{- include "stable-diffusion.knativeWarnings" (dict "Values" $values "Release" $.Release "Chart" $.Chart "model" $model) -}}
+{{- include "stable-diffusion.knativeWarnings" (dict "predictor" $values.predictor "service" $model.service "pod" ($rendered | fromYaml).spec.predictor) -}}
 {{- end -}}
 {{- end -}}
 {{- include "stable-diffusion.storageWarning" (dict "storage" .Values.storage "pods" $pods) -}}
@@ -32,7 +35,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Call it with a dict of `storage` and `pods`, the highest number of predictors. */}}
+{{/* Call it with a dict of `storage` and `pods`, the highest number of predictors that use the claim. */}}
 {{- define "stable-diffusion.storageWarning" -}}
 {{- $modes := join ", " .storage.accessModes -}}
 {{- if and (gt .pods 1) (not .storage.existingClaim) (not (contains "Many" $modes)) }}
@@ -42,16 +45,16 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Call it with the values of one model, and `model`. */}}
+{{/* Call it with a dict of `predictor`, `service` and `pod`, the rendered `spec.predictor`. */}}
 {{- define "stable-diffusion.knativeWarnings" -}}
-{{- with include "stable-diffusion.knativeFlags" (include "stable-diffusion.inferenceService" . | fromYaml).spec.predictor }}
+{{- with include "stable-diffusion.knativeFlags" .pod }}
 
-   Knative rejects {{ $.model.service }} unless an administrator enables these flags in the
+   Knative rejects {{ $.service }} unless an administrator enables these flags in the
    ConfigMap config-features (docs/operations.md): {{ . }}
 {{- end -}}
-{{- if gt (int64 .Values.predictor.timeoutSeconds) 600 }}
+{{- if gt (int64 .predictor.timeoutSeconds) 600 }}
 
-   predictor.timeoutSeconds is {{ int64 .Values.predictor.timeoutSeconds }}. Knative rejects {{ .model.service }} unless an administrator
+   predictor.timeoutSeconds is {{ int64 .predictor.timeoutSeconds }}. Knative rejects {{ .service }} unless an administrator
    raises max-revision-timeout-seconds in the ConfigMap config-defaults, which is 600 at first.
 {{- end -}}
 {{- end -}}
