@@ -40,9 +40,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- printf "%s-model-spec" (include "stable-diffusion.fullname" .) -}}
 {{- end -}}
 
-{{/* An image reference. Call it with a dict of `image` and `chart`. */}}
+{{/* An image reference, by digest if there is one. Call it with a dict of `image` and `chart`. */}}
 {{- define "stable-diffusion.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
 {{- printf "%s:%s" .image.repository (default .chart.AppVersion .image.tag) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The security context of a container, as the restricted Pod Security Standard requires. */}}

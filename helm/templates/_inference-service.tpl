@@ -71,6 +71,16 @@ spec:
     topologySpreadConstraints:
       {{- include "stable-diffusion.topologySpread" . | nindent 6 }}
     {{- end }}
+    {{- with .Values.predictor.runtimeClassName }}
+    runtimeClassName: {{ . }}
+    {{- end }}
+    {{- with .Values.predictor.priorityClassName }}
+    priorityClassName: {{ . }}
+    {{- end }}
+    {{- with .Values.predictor.resourceClaims }}
+    resourceClaims:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
     containers:
       - {{ include "stable-diffusion.predictorContainer" . | nindent 8 | trim }}
     volumes:
@@ -101,6 +111,12 @@ spec:
             - key: {{ .Values.predictor.apiKeys.key }}
               path: api-keys
       {{- end }}
+      {{- with include "stable-diffusion.caBundleVolume" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- with .Values.predictor.volumes }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
 {{- end -}}
 
 {{/* The annotations that KServe copies to the Knative revision or the Deployment. */}}
@@ -125,8 +141,7 @@ serving.kserve.io/autoscalerClass: {{ $scaling.autoscalerClass }}
 {{- end -}}
 
 {{- define "stable-diffusion.predictorContainer" -}}
-{{- $env := include "stable-diffusion.predictorEnv" . -}}
-{{- include "stable-diffusion.validateEnv" (dict "env" $env "where" "predictor.env") -}}
+{{- $env := include "stable-diffusion.env" (dict "own" (include "stable-diffusion.predictorEnv" .) "env" .Values.predictor.env "where" "predictor.env") -}}
 name: kserve-container
 image: {{ include "stable-diffusion.image" (dict "image" .Values.predictor.image "chart" .Chart) }}
 imagePullPolicy: {{ .Values.predictor.image.pullPolicy }}
@@ -138,6 +153,9 @@ args:
   {{- if .Values.predictor.grpc.enabled }}
   - --enable_grpc=true
   - --grpc_port=8081
+  {{- end }}
+  {{- range .Values.predictor.args }}
+  - {{ quote . }}
   {{- end }}
 env:
   {{- $env | nindent 2 }}
@@ -153,6 +171,12 @@ ports:
 {{ include "stable-diffusion.probes" . }}
 resources:
   {{- include "stable-diffusion.resources" (dict "resources" .Values.predictor.resources "where" "predictor.resources") | nindent 2 }}
+  {{- with .Values.predictor.resourceClaims }}
+  claims:
+    {{- range . }}
+    - name: {{ .name }}
+    {{- end }}
+  {{- end }}
 securityContext:
   {{- include "stable-diffusion.containerSecurity" . | nindent 2 }}
 # If the model cannot be served, the process logs one message and ends.
@@ -180,6 +204,12 @@ volumeMounts:
   - name: api-keys
     mountPath: /etc/predictor-keys
     readOnly: true
+  {{- end }}
+  {{- with include "stable-diffusion.caBundleMount" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with .Values.predictor.volumeMounts }}
+  {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end -}}
 
@@ -217,12 +247,10 @@ volumeMounts:
       key: {{ .key }}
 {{- end }}
 {{- end }}
-{{- if not (contains "name: OMP_NUM_THREADS" (toYaml .Values.predictor.env)) }}
+{{- with include "stable-diffusion.caBundleEnv" . }}
+{{ . }}
+{{- end }}
 # torch counts the CPUs of the node; more threads than the CPU limit would stall each other.
 - name: OMP_NUM_THREADS
   value: {{ include "stable-diffusion.quantity" .Values.predictor.resources.limits.cpu | float64 | ceil | int64 | quote }}
-{{- end }}
-{{- with .Values.predictor.env }}
-{{ toYaml . }}
-{{- end }}
 {{- end -}}

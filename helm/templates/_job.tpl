@@ -6,11 +6,14 @@
 
 {{/* The spec of the Job, separate because its hash is part of the name. */}}
 {{- define "stable-diffusion.jobSpec" -}}
-{{- $env := include "stable-diffusion.downloaderEnv" . -}}
-{{- include "stable-diffusion.validateEnv" (dict "env" $env "where" "downloader.env") -}}
+{{- include "stable-diffusion.validateDownloaderEnv" . -}}
+{{- $env := include "stable-diffusion.env" (dict "own" (include "stable-diffusion.downloaderEnv" .) "env" .Values.downloader.env "where" "downloader.env") -}}
 {{- $specFile := include "stable-diffusion.specFile" . -}}
 backoffLimit: {{ int64 .Values.downloader.backoffLimit }}
 activeDeadlineSeconds: {{ int64 .Values.downloader.activeDeadlineSeconds }}
+{{- if not (kindIs "invalid" .Values.downloader.ttlSecondsAfterFinished) }}
+ttlSecondsAfterFinished: {{ int64 .Values.downloader.ttlSecondsAfterFinished }}
+{{- end }}
 podFailurePolicy:
   rules:
     # A retry cannot fix these: an invalid specification, a rejected token, a missing repository, a
@@ -73,6 +76,9 @@ template:
     affinity:
       {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- with .Values.downloader.priorityClassName }}
+    priorityClassName: {{ . }}
+    {{- end }}
     securityContext:
       runAsNonRoot: true
       {{- with .Values.security.fsGroup }}
@@ -85,6 +91,10 @@ template:
       - name: downloader
         image: {{ include "stable-diffusion.image" (dict "image" .Values.downloader.image "chart" .Chart) }}
         imagePullPolicy: {{ .Values.downloader.image.pullPolicy }}
+        {{- with .Values.downloader.args }}
+        args:
+          {{- toYaml . | nindent 10 }}
+        {{- end }}
         env:
           {{- $env | nindent 10 }}
         resources:
@@ -103,6 +113,12 @@ template:
             mountPath: /etc/downloader
             readOnly: true
           {{- end }}
+          {{- with include "stable-diffusion.caBundleMount" . }}
+          {{- . | nindent 10 }}
+          {{- end }}
+          {{- with .Values.downloader.volumeMounts }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
     volumes:
       - name: models
         persistentVolumeClaim:
@@ -114,6 +130,12 @@ template:
       - name: model-spec
         configMap:
           name: {{ include "stable-diffusion.specName" . }}
+      {{- end }}
+      {{- with include "stable-diffusion.caBundleVolume" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- with .Values.downloader.volumes }}
+      {{- toYaml . | nindent 6 }}
       {{- end }}
 {{- end -}}
 
@@ -164,7 +186,7 @@ template:
       key: {{ $name }}
       optional: {{ eq $name "AWS_SESSION_TOKEN" }}
 {{- end }}
-{{- with .Values.downloader.env }}
-{{ toYaml . }}
+{{- with include "stable-diffusion.caBundleEnv" . }}
+{{ . }}
 {{- end }}
 {{- end -}}

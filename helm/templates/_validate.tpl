@@ -13,6 +13,7 @@
 {{- fail (printf "models: %q and %q would both be served as InferenceService %s: choose names that differ in letters or digits within the first 40 characters of the full name" (index $seen .service) .name .service) -}}
 {{- end -}}
 {{- $_ := set $seen .service .name -}}
+{{- include "stable-diffusion.validateSources" . -}}
 {{- end -}}
 {{- end -}}
 
@@ -34,6 +35,11 @@
 {{- $mode := default $predictor.deploymentMode (get (default dict $predictor.annotations) "serving.kserve.io/deploymentMode") -}}
 {{- /* KServe before 0.16 knows the modes by their former names only. */ -}}
 {{- $formerNames := dict "Serverless" "Knative" "RawDeployment" "Standard" -}}
+{{- with get $formerNames $predictor.deploymentMode -}}
+{{- fail (printf "predictor.deploymentMode: %s is called %s since KServe 0.16: set %s" $predictor.deploymentMode . .) -}}
+{{- end -}}
+{{- include "stable-diffusion.validatePredictorEnv" $predictor -}}
+{{- include "stable-diffusion.validateArgs" $predictor -}}
 {{- if ne (default $mode (get $formerNames $mode)) $predictor.deploymentMode -}}
 {{- fail (printf "predictor.annotations: serving.kserve.io/deploymentMode is %s and predictor.deploymentMode is %s: remove the annotation" $mode $predictor.deploymentMode) -}}
 {{- end -}}
@@ -44,14 +50,14 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Rejects a variable that the chart sets itself: the API server accepts each name only once. */}}
-{{- define "stable-diffusion.validateEnv" -}}
-{{- $seen := dict -}}
-{{- range fromYamlArray .env -}}
-{{- if hasKey $seen .name -}}
-{{- fail (printf "%s: %s is already set, and a container can have each variable only once: remove it" $.where .name) -}}
+{{/* Rejects flags that the chart sets from other values. */}}
+{{- define "stable-diffusion.validateArgs" -}}
+{{- $advice := dict "model-name" "use model.name" "model-dir" "use model.name" "http-port" "remove it, because the probes use port 8080" "enable-grpc" "use predictor.grpc.enabled" "grpc-port" "use predictor.grpc.enabled" "ssl-certfile" "remove it, because the probes use HTTP: terminate TLS at the gateway" -}}
+{{- range .args -}}
+{{- $flag := splitList "=" . | first | trimPrefix "--" | replace "_" "-" -}}
+{{- with get $advice $flag -}}
+{{- fail (printf "predictor.args: --%s: %s" $flag .) -}}
 {{- end -}}
-{{- $_ := set $seen .name true -}}
 {{- end -}}
 {{- end -}}
 
@@ -60,6 +66,19 @@
 {{- range $name, $_ := .own -}}
 {{- if hasKey (default dict $.common) $name -}}
 {{- fail (printf "%s: %s is also in labels, which all objects get: remove it from one of the two" $.where $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Rejects a repository of the hub without its scheme, in a model or one of its parts. */}}
+{{- define "stable-diffusion.validateSources" -}}
+{{- $sources := list .source .refiner .safety_classifier -}}
+{{- range concat (default list .adapters) (default list .controlnets) (default list .embeddings) -}}
+{{- $sources = append $sources .source -}}
+{{- end -}}
+{{- range compact $sources -}}
+{{- if not (contains "://" .) -}}
+{{- fail (printf "%q is not a source: write hf://%s for a repository of the Hugging Face Hub" . .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -100,6 +119,10 @@
 {{- if or (lt $deadline 1.0) (ne $deadline (floor $deadline)) -}}
 {{- fail (printf "predictor.progressDeadline is %s: Knative requires whole seconds, at least 1s" .Values.predictor.progressDeadline) -}}
 {{- end -}}
+{{- if .Values.predictor.resourceClaims -}}
+{{- fail "predictor.resourceClaims: Knative rejects claims of devices. Use deploymentMode Standard, or a device plugin and predictor.resources.limits" -}}
+{{- end -}}
+{{- include "stable-diffusion.validateKnativeVolumes" .Values.predictor -}}
 {{- range .Values.predictor.env -}}
 {{- if has .name (list "PORT" "K_SERVICE" "K_CONFIGURATION" "K_REVISION") -}}
 {{- fail (printf "predictor.env: Knative sets %s itself and rejects it here: remove it, or use deploymentMode Standard" .name) -}}

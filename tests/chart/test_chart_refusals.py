@@ -15,6 +15,7 @@ LABELS = (
     "labels",
     "predictor.labels",
     "downloader.labels",
+    "downloader.jobLabels",
     "monitoring.podMonitor.labels",
     "monitoring.rules.labels",
     "monitoring.dashboard.labels",
@@ -35,14 +36,17 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"modell": {}}, "modell"),
         ({"model": {"name": "../escape"}}, "/model/name"),
         ({"model": {"name": ""}}, "/model/name"),
-        ({"model": {"source": "https://example.com/weights"}}, "/model/source"),
+        *(
+            ({"model": {"source": source}}, "/model/source")
+            for source in ("https://example.com/weights", "./weights", "weights", "hf://owner")
+        ),
         ({"storage": {"size": "plenty"}}, "/storage/size"),
         ({"storage": {"accessModes": []}}, "/storage/accessModes"),
         ({"huggingface": {"token": "hf_x"}}, "'token' not allowed"),
         ({"security": {"runAsUser": 0}}, "/security/runAsUser"),
         ({"downloader": {"maxWorkers": 0}}, "/downloader/maxWorkers"),
         ({"predictor": {"image": {"repository": ""}}}, "/predictor/image/repository"),
-        ({"predictor": {"deploymentMode": "Serverless"}}, "/predictor/deploymentMode"),
+        ({"predictor": {"deploymentMode": "Raw"}}, "/predictor/deploymentMode"),
         ({"predictor": {"settings": {"max_pixel": 1}}}, "'max_pixel' not allowed"),
         ({"predictor": {"settings": {"max_pixels": 1}}}, "/predictor/settings/max_pixels"),
         ({"predictor": {"settings": {"device": "tpu"}}}, "/predictor/settings/device"),
@@ -57,7 +61,6 @@ def standard(**scaling: Any) -> dict[str, Any]:
             for text in ("1e", "1e3Gi", "16gi", "16K", "-1Gi", ".", "1.2.3", "1 Gi", -1)
         ),
         ({"predictor": {"containerConcurrency": 8}}, "'containerConcurrency' not allowed"),
-        ({"predictor": {"env": [{"name": "PYTHONPATH", "value": "/x"}]}}, "/predictor/env/0/name"),
         ({"predictor": {"env": [{"value": "nameless"}]}}, "/predictor/env/0"),
         ({"predictor": {"env": [{"name": "A=B", "value": "1"}]}}, "/predictor/env/0/name"),
         ({"downloader": {"env": [{"name": "A B", "value": "1"}]}}, "/downloader/env/0/name"),
@@ -183,13 +186,25 @@ def test_the_schema_rejects_and_names(values: dict[str, Any], named: str) -> Non
             "deploymentMode is Standard and predictor.deploymentMode is Knative: remove",
         ),
         ({"predictor": {"env": [{"name": "PORT", "value": "1"}]}}, "Knative sets PORT itself"),
-        (
-            {"predictor": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
-            "predictor.env: HF_HOME is already set.*remove it",
+        *(
+            (
+                {"predictor": {"deploymentMode": former}},
+                f"{former} is called {name} since KServe 0.16",
+            )
+            for former, name in (("Serverless", "Knative"), ("RawDeployment", "Standard"))
         ),
-        (
-            {"downloader": {"env": [{"name": "HF_HOME", "value": "/x"}]}},
-            "downloader.env: HF_HOME is already set.*remove it",
+        *(
+            (values, '"owner/repo@main" is not a source: write hf://owner/repo@main')
+            for values in (
+                {"model": {"source": "owner/repo@main"}},
+                {"model": {"refiner": "owner/repo@main"}},
+                {"model": {"safety_classifier": "owner/repo@main"}},
+                {"models": [{"name": "a", "source": "owner/repo@main"}]},
+                *(
+                    {"model": {parts: [{"name": "a", "source": "owner/repo@main"}]}}
+                    for parts in ("adapters", "controlnets", "embeddings")
+                ),
+            )
         ),
         *(
             (

@@ -47,6 +47,13 @@ AFFINITY: Object = {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringE
 SPREAD: Object = {"maxSkew": 3, "topologyKey": "rack", "whenUnsatisfiable": "ScheduleAnyway"}
 STRATEGY: Object = {"type": "Recreate"}
 METRIC: Object = {"type": "Resource", "resource": {"name": "cpu"}}
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+BUNDLE: Object = {"caBundle": {"configMap": "any"}}
+VOLUME: Object = {"name": "own", "configMap": {"name": "shown"}}
+# At another path, any volume of the pod can be mounted again.
+MOUNT: Object = {"name": "scratch", "mountPath": "/shown"}
+CLAIM: Object = {"name": "gpu", "resourceClaimTemplateName": "shown"}
+QUEUE: Object = {"kueue.x-k8s.io/queue-name": "pictures"}
 TWO: list[Object] = [{"name": "one", "source": "hf://a/b"}, {"name": "two", "source": "hf://a/b"}]
 
 
@@ -84,34 +91,48 @@ SWITCHES = {
     "s3.existingSecret": Switch("team-bucket", "name: team-bucket"),
     "s3.endpoint": Switch("https://s3.example.com", "value: https://s3.example.com"),
     "s3.region": Switch("eu-west-1", "value: eu-west-1"),
+    "caBundle.configMap": Switch("team-ca", "name: team-ca"),
+    "caBundle.secretName": Switch("team-ca", "secretName: team-ca"),
+    "caBundle.key": Switch("bundle.pem", "key: bundle.pem", BUNDLE),
     "security.runAsUser": Switch(1234, "runAsUser: 1234"),
     "security.runAsGroup": Switch(1234, "runAsGroup: 1234"),
     "security.fsGroup": Switch(1234, "fsGroup: 1234"),
     "downloader.enabled": Switch(False, ""),
     "downloader.image.repository": Switch("host/other", "image: host/other:0.1.0"),
     "downloader.image.tag": Switch("9.9.9", "stable-diffusion-downloader:9.9.9"),
+    "downloader.image.digest": Switch(DIGEST, f"stable-diffusion-downloader@{DIGEST}"),
     "downloader.image.pullPolicy": Switch("Always", "imagePullPolicy: Always"),
     "downloader.jobName": Switch("fetch", "name: fetch"),
     "downloader.maxWorkers": Switch(3, "value: '3'"),
     "downloader.backoffLimit": Switch(11, "backoffLimit: 11"),
     "downloader.activeDeadlineSeconds": Switch(77, "activeDeadlineSeconds: 77"),
+    "downloader.ttlSecondsAfterFinished": Switch(0, "ttlSecondsAfterFinished: 0"),
     "downloader.scratchSize": Switch("7Gi", "sizeLimit: 7Gi"),
     "downloader.labels": Switch(LABEL, "team: pictures"),
+    "downloader.jobLabels": Switch(QUEUE, "kueue.x-k8s.io/queue-name: pictures"),
     "downloader.annotations": Switch(LABEL, "team: pictures"),
     "downloader.env": Switch([VARIABLE], "name: SHOWN"),
+    "downloader.args": Switch(["--log-format=json"], "- --log-format=json"),
+    "downloader.volumes": Switch([VOLUME], "name: shown"),
+    "downloader.volumeMounts": Switch([MOUNT], "mountPath: /shown"),
     "downloader.serviceAccountName": Switch("team", "serviceAccountName: team"),
     "downloader.serviceAccountAnnotations": Switch(LABEL, "team: pictures"),
     "downloader.resources": Switch({"limits": {"memory": "3Gi"}}, "memory: 3Gi"),
     "downloader.nodeSelector": Switch(NODE, "kubernetes.io/os: linux"),
     "downloader.tolerations": Switch([TOLERATION], "key: shown"),
     "downloader.affinity": Switch(AFFINITY, "podAntiAffinity"),
+    "downloader.priorityClassName": Switch("low", "priorityClassName: low"),
     "predictor.image.repository": Switch("host/other", "image: host/other:0.1.0"),
     "predictor.image.tag": Switch("9.9.9", "stable-diffusion-predictor:9.9.9"),
+    "predictor.image.digest": Switch(DIGEST, f"stable-diffusion-predictor@{DIGEST}"),
     "predictor.image.pullPolicy": Switch("Always", "imagePullPolicy: Always"),
     "predictor.deploymentMode": Switch("Standard", "deploymentMode: Standard", STANDARD),
     "predictor.labels": Switch(LABEL, "team: pictures"),
     "predictor.annotations": Switch(LABEL, "team: pictures"),
     "predictor.env": Switch([VARIABLE], "name: SHOWN"),
+    "predictor.args": Switch(["--enable_docs_url=true"], "- --enable_docs_url=true"),
+    "predictor.volumes": Switch([VOLUME], "name: shown", STANDARD),
+    "predictor.volumeMounts": Switch([MOUNT], "mountPath: /shown"),
     "predictor.serviceAccountName": Switch("team", "serviceAccountName: team"),
     "predictor.concurrency": Switch(5, "containerConcurrency: 10"),
     "predictor.settings": Switch({"max_side": 640}, "PREDICTOR_MAX_SIDE"),
@@ -143,11 +164,14 @@ SWITCHES = {
     ),
     "predictor.scratchSize": Switch("7Gi", "sizeLimit: 7Gi"),
     "predictor.resources": Switch({"limits": {"memory": "17Gi"}}, "memory: 17Gi"),
+    "predictor.resourceClaims": Switch([CLAIM], "resourceClaimTemplateName: shown", STANDARD),
     "predictor.queueProxyResources": Switch({"limits": {"memory": "1Gi"}}, "limit: 1Gi"),
     "predictor.nodeSelector": Switch(NODE, "kubernetes.io/os: linux"),
     "predictor.tolerations": Switch([TOLERATION], "key: shown"),
     "predictor.affinity": Switch(AFFINITY, "podAntiAffinity"),
     "predictor.topologySpreadConstraints": Switch([SPREAD], "topologyKey: rack"),
+    "predictor.runtimeClassName": Switch("nvidia", "runtimeClassName: nvidia"),
+    "predictor.priorityClassName": Switch("high", "priorityClassName: high"),
     "networkPolicy.enabled": Switch(False, ""),
     "networkPolicy.ingressFrom": Switch([PEER], "team: pictures"),
     "networkPolicy.monitoringFrom": Switch([PEER], "team: pictures", SCRAPED),

@@ -9,8 +9,9 @@ import sys
 
 import kubernetes_validate
 import pytest
+import yaml
 
-from .rendering import ROOT, case
+from .rendering import ROOT, case, render
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf-8")
 # Knative's defaults while `config-defaults` holds only its example.
@@ -27,8 +28,17 @@ def patches() -> dict[str, dict[str, str]]:
 
 def test_the_patch_enables_exactly_the_flags_of_the_table() -> None:
     table = re.findall(r"^\| .* \| `(kubernetes\.\S+)` \|$", FLAGS, re.MULTILINE)
-    assert len(table) == 7
+    assert len(table) == 9
     assert patches()["config-features"] == dict.fromkeys(table, "enabled")
+
+
+def test_the_values_for_a_platform_render() -> None:
+    section = OPERATIONS.partition("## Requirements of your platform")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    rendered = render(yaml.safe_load(block))
+    assert "@sha256:" in rendered.predictor_container["image"]
+    assert "@sha256:" in rendered.downloader_container["image"]
+    assert "Warnings" not in rendered.notes
 
 
 def test_the_values_of_the_patch_are_strings_as_in_any_config_map() -> None:

@@ -43,6 +43,11 @@ SECURITY_FIELDS = {
     *("runAsUser", "runAsGroup", "runAsNonRoot", "readOnlyRootFilesystem"),
     *("allowPrivilegeEscalation", "seccompProfile", "capabilities"),
 }
+VOLUME_FIELDS = {"name", "secret", "configMap", "projected", "emptyDir", "persistentVolumeClaim"}
+FLAG_OF_VOLUME = {
+    kind: f"kubernetes.podspec-volumes-{kind.lower()}"
+    for kind in ("csi", "ephemeral", "hostPath", "image")
+}
 MOUNT_FIELDS = {"name", "readOnly", "mountPath", "subPath"}
 RESERVED_VARIABLES = {"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"}
 RESERVED_PORTS = {8008, 8012, 8013, 8022, 8112, 9090, 9091}
@@ -146,14 +151,18 @@ def _volume_refusals(volume: Object, flags: Flags, *, is_mounted: bool) -> Itera
             flags["kubernetes.podspec-persistent-volume-write"] != "enabled"
         ):
             yield f"{name}: a writable claim (kubernetes.podspec-persistent-volume-write)"
-    known = {"name", "secret", "configMap", "projected", "emptyDir", "persistentVolumeClaim"}
-    yield from (f"{name}: must not set the field {one}" for one in volume.keys() - known)
+    for field in volume.keys() - VOLUME_FIELDS:
+        flag = FLAG_OF_VOLUME.get(field, "no flag")
+        if flags.get(flag, "disabled") == "disabled":
+            yield f"{name}: must not set the field {field} ({flag})"
 
 
 def _container_refusals(container: Object, flags: Flags) -> Iterator[str]:
     yield from (f"must not set the field {one}" for one in container.keys() - CONTAINER_FIELDS)
     if container["name"] == "queue-proxy":
         yield "queue-proxy is a reserved container name"
+    resources = container["resources"].keys() - {"limits", "requests"}
+    yield from (f"resources: must not set the field {one}" for one in resources)
     security = container.get("securityContext", {})
     yield from (f"must not set the field {one}" for one in security.keys() - SECURITY_FIELDS)
     if "add" in security.get("capabilities", {}):

@@ -76,8 +76,8 @@ def _fill_resources(container: Object, defaults: Object) -> None:
 def _write_as_go_does(predictor: Object) -> None:
     """Normalise quantities: the webhook parses the object into Go types and serialises it again."""
     for container in predictor["containers"]:
-        for quantities in container["resources"].values():
-            _replace(quantities, canonical)
+        for section in ("limits", "requests"):
+            _replace(container["resources"].get(section, {}), canonical)
     for volume in predictor.get("volumes", []):
         if "sizeLimit" in volume.get("emptyDir", {}):
             volume["emptyDir"]["sizeLimit"] = canonical(volume["emptyDir"]["sizeLimit"])

@@ -33,9 +33,13 @@ def refusals(pod: Object) -> Iterator[str]:
         yield from _quantity_refusals("sizeLimit", volume.get("emptyDir", {}))
     ports = [port for item in pod["containers"] for port in item.get("ports", [])]
     yield from _port_refusals(ports)
+    claims = {item["name"] for item in pod.get("resourceClaims", [])}
     for container in pod["containers"]:
         for refusal in _container_refusals(container, set(volumes)):
             yield f"{container['name']}: {refusal}"
+        for claim in container.get("resources", {}).get("claims", []):
+            if claim["name"] not in claims:
+                yield f"{container['name']}: resources.claims: {claim['name']}: Not found"
 
 
 def _container_refusals(container: Object, volumes: set[str]) -> Iterator[str]:

@@ -27,6 +27,8 @@ FLAGS = {
     "value predictor.tolerations": ("kubernetes.podspec-tolerations",),
     "value predictor.affinity": ("kubernetes.podspec-affinity",),
     "value predictor.topologySpreadConstraints": ("kubernetes.podspec-topologyspreadconstraints",),
+    "value predictor.runtimeClassName": ("kubernetes.podspec-runtimeclassname",),
+    "value predictor.priorityClassName": ("kubernetes.podspec-priorityclassname",),
     "value storage.mount": (_CLAIM,),
     "chart many-models": (_CLAIM,),
     "value predictor.cache.claimName": (_CLAIM, _WRITE),
@@ -75,6 +77,15 @@ def objects(name: str) -> list[Object]:
     switch = SWITCHES[which]
     switched = render(with_value(switch.given or {}, which, switch.value))
     return [*switched.objects, *switched.hooks]
+
+
+def notes(name: str) -> str:
+    """The notes that Helm prints for a case or a value of the chart."""
+    kind, _, which = name.partition(" ")
+    if kind == "chart":
+        return case(which).notes
+    switch = SWITCHES[which]
+    return render(with_value(switch.given or {}, which, switch.value)).notes
 
 
 def services(name: str) -> list[Object]:

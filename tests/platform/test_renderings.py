@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from typing import Any
 
@@ -17,6 +18,7 @@ from .knative_controller import QUEUE_PROXY, QUIET_SECONDS
 from .renderings import (
     FLAGS,
     names,
+    notes,
     objects,
     pods,
     services,
@@ -82,6 +84,14 @@ def test_stock_knative_rejects_the_values_that_need_a_flag(name: str) -> None:
     refusals = list(knative_webhook.refusals(template, features()))
     assert len(refusals) == len(FLAGS[name])
     assert all(flag in refusal for flag, refusal in zip(FLAGS[name], refusals, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in names() if name.startswith(("chart ", "value "))]
+)
+def test_the_notes_name_the_flags_that_the_values_need(name: str) -> None:
+    named = re.findall(r"kubernetes\.podspec-[a-z-]+", notes(name))
+    assert named == sorted(FLAGS.get(name, ())) * len(services(name))
 
 
 @pytest.mark.parametrize("name", RENDERINGS)

@@ -143,6 +143,14 @@ KNATIVE: dict[str, Change] = {
         automountServiceAccountToken=True
     ),
     "not mounted": lambda item: item["spec"]["volumes"].append({"name": "x", "emptyDir": {}}),
+    "field csi (kubernetes.podspec-volumes-csi)": lambda item: item["spec"]["volumes"][0].update(
+        csi=item["spec"]["volumes"][0].pop("emptyDir")
+    ),
+    "field nfs (no flag)": lambda item: item["spec"]["volumes"][0].update(
+        nfs=item["spec"]["volumes"][0].pop("emptyDir")
+    ),
+    "field resourceClaims": lambda item: item["spec"].update(resourceClaims=[{"name": "gpu"}]),
+    "field claims": lambda item: user_container(item)["resources"].update(claims=[{"name": "gpu"}]),
     "lifecycle": lambda item: user_container(item).update(lifecycle={}),
     "reserved container name": lambda item: user_container(item).update(name="queue-proxy"),
     "privileged": lambda item: user_container(item)["securityContext"].update(privileged=True),
@@ -245,6 +253,7 @@ POD: dict[str, Change] = {
     "must be unique": lambda pod: first(pod)["volumeMounts"].append(
         {"name": "scratch", "mountPath": "/tmp"}
     ),
+    "claims: gpu: Not found": lambda pod: first(pod)["resources"].update(claims=[{"name": "gpu"}]),
     "Not found": lambda pod: first(pod)["volumeMounts"][0].update(name="other"),
     "is not a path": lambda pod: first(pod)["volumeMounts"][0].update(mountPath="/a:b"),
     "relative path": lambda pod: first(pod)["volumeMounts"][0].update(subPath="../x"),
