@@ -14,6 +14,8 @@
 {{- end -}}
 {{- $_ := set $seen .service .name -}}
 {{- end -}}
+{{- include "stable-diffusion.validateStorage" . -}}
+{{- include "stable-diffusion.validateHosts" . -}}
 {{- end -}}
 
 {{/* The same for one model, with the values of that model. */}}
@@ -37,6 +39,8 @@
 {{- if ne (default $mode (get $formerNames $mode)) $predictor.deploymentMode -}}
 {{- fail (printf "predictor.annotations: serving.kserve.io/deploymentMode is %s and predictor.deploymentMode is %s: remove the annotation" $mode $predictor.deploymentMode) -}}
 {{- end -}}
+{{- include "stable-diffusion.validateRoutes" . -}}
+{{- include "stable-diffusion.validateCanary" . -}}
 {{- if eq $predictor.deploymentMode "Knative" -}}
 {{- include "stable-diffusion.validateKnative" . -}}
 {{- else -}}

@@ -43,6 +43,9 @@ SECURITY_FIELDS = {
     *("runAsUser", "runAsGroup", "runAsNonRoot", "readOnlyRootFilesystem"),
     *("allowPrivilegeEscalation", "seccompProfile", "capabilities"),
 }
+POD_SECURITY_FIELDS = {
+    *("runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups"),
+}
 MOUNT_FIELDS = {"name", "readOnly", "mountPath", "subPath"}
 RESERVED_VARIABLES = {"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"}
 RESERVED_PORTS = {8008, 8012, 8013, 8022, 8112, 9090, 9091}
@@ -82,6 +85,8 @@ def refusals(template: Object, flags: Flags) -> Iterator[str]:
         flag = FLAG_OF_FIELD.get(field, "no flag")
         if flags.get(flag, "disabled") == "disabled":
             yield f"must not set the field {field} ({flag})"
+    for field in spec.get("securityContext", {}).keys() - POD_SECURITY_FIELDS:
+        yield f"must not set the field securityContext.{field}"
     if spec.get("automountServiceAccountToken", False):
         yield "must not set the field automountServiceAccountToken"
     mounted = {one["name"] for item in spec["containers"] for one in item.get("volumeMounts", [])}
@@ -139,6 +144,8 @@ def _volume_refusals(volume: Object, flags: Flags, *, is_mounted: bool) -> Itera
         yield f"volume with name {name!r} not mounted"
     if "emptyDir" in volume and flags["kubernetes.podspec-volumes-emptydir"] != "enabled":
         yield f"{name}: emptyDir (kubernetes.podspec-volumes-emptydir)"
+    if "image" in volume and flags["kubernetes.podspec-volumes-image"] != "enabled":
+        yield f"{name}: image (kubernetes.podspec-volumes-image)"
     if claim := volume.get("persistentVolumeClaim"):
         if flags["kubernetes.podspec-persistent-volume-claim"] != "enabled":
             yield f"{name}: a claim (kubernetes.podspec-persistent-volume-claim)"
@@ -146,8 +153,8 @@ def _volume_refusals(volume: Object, flags: Flags, *, is_mounted: bool) -> Itera
             flags["kubernetes.podspec-persistent-volume-write"] != "enabled"
         ):
             yield f"{name}: a writable claim (kubernetes.podspec-persistent-volume-write)"
-    known = {"name", "secret", "configMap", "projected", "emptyDir", "persistentVolumeClaim"}
-    yield from (f"{name}: must not set the field {one}" for one in volume.keys() - known)
+    known = {"secret", "configMap", "projected", "emptyDir", "persistentVolumeClaim", "image"}
+    yield from (f"{name}: must not set the field {one}" for one in volume.keys() - known - {"name"})
 
 
 def _container_refusals(container: Object, flags: Flags) -> Iterator[str]:
