@@ -34,6 +34,9 @@ FLAG_OF_FIELD = {
     "tolerations": "kubernetes.podspec-tolerations",
     "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
 }
+POD_SECURITY_FIELDS = {
+    *("runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups"),
+}
 CONTAINER_FIELDS = {
     *("name", "args", "command", "env", "envFrom", "image", "imagePullPolicy", "workingDir"),
     *("livenessProbe", "readinessProbe", "startupProbe", "ports", "resources"),
@@ -43,8 +46,10 @@ SECURITY_FIELDS = {
     *("runAsUser", "runAsGroup", "runAsNonRoot", "readOnlyRootFilesystem"),
     *("allowPrivilegeEscalation", "seccompProfile", "capabilities"),
 }
-POD_SECURITY_FIELDS = {
-    *("runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups"),
+VOLUME_FIELDS = {"name", "secret", "configMap", "projected", "emptyDir", "persistentVolumeClaim"}
+FLAG_OF_VOLUME = {
+    kind: f"kubernetes.podspec-volumes-{kind.lower()}"
+    for kind in ("csi", "ephemeral", "hostPath", "image")
 }
 MOUNT_FIELDS = {"name", "readOnly", "mountPath", "subPath"}
 RESERVED_VARIABLES = {"PORT", "K_SERVICE", "K_CONFIGURATION", "K_REVISION"}
@@ -144,8 +149,6 @@ def _volume_refusals(volume: Object, flags: Flags, *, is_mounted: bool) -> Itera
         yield f"volume with name {name!r} not mounted"
     if "emptyDir" in volume and flags["kubernetes.podspec-volumes-emptydir"] != "enabled":
         yield f"{name}: emptyDir (kubernetes.podspec-volumes-emptydir)"
-    if "image" in volume and flags["kubernetes.podspec-volumes-image"] != "enabled":
-        yield f"{name}: image (kubernetes.podspec-volumes-image)"
     if claim := volume.get("persistentVolumeClaim"):
         if flags["kubernetes.podspec-persistent-volume-claim"] != "enabled":
             yield f"{name}: a claim (kubernetes.podspec-persistent-volume-claim)"
@@ -153,8 +156,10 @@ def _volume_refusals(volume: Object, flags: Flags, *, is_mounted: bool) -> Itera
             flags["kubernetes.podspec-persistent-volume-write"] != "enabled"
         ):
             yield f"{name}: a writable claim (kubernetes.podspec-persistent-volume-write)"
-    known = {"secret", "configMap", "projected", "emptyDir", "persistentVolumeClaim", "image"}
-    yield from (f"{name}: must not set the field {one}" for one in volume.keys() - known - {"name"})
+    for field in volume.keys() - VOLUME_FIELDS:
+        flag = FLAG_OF_VOLUME.get(field, "no flag")
+        if flags.get(flag, "disabled") == "disabled":
+            yield f"{name}: must not set the field {field} ({flag})"
 
 
 def _container_refusals(container: Object, flags: Flags) -> Iterator[str]:
