@@ -4,6 +4,8 @@
 {{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "stable-diffusion.fullname" .)) -}}
 {{- fail (printf "%q is not a valid name for KServe. Use lowercase letters, digits and '-', and begin with a letter: set fullnameOverride" (include "stable-diffusion.fullname" .)) -}}
 {{- end -}}
+{{- include "stable-diffusion.validateStorage" . -}}
+{{- include "stable-diffusion.validateHosts" . -}}
 {{- $seen := dict -}}
 {{- range $models -}}
 {{- if and $.Values.sharedPredictor .predictor -}}
@@ -14,8 +16,6 @@
 {{- end -}}
 {{- $_ := set $seen .service .name -}}
 {{- end -}}
-{{- include "stable-diffusion.validateStorage" . -}}
-{{- include "stable-diffusion.validateHosts" . -}}
 {{- end -}}
 
 {{/* The same for one model, with the values of that model. */}}
