@@ -37,7 +37,10 @@ TEMPLATES = {
 }
 # Empty unless a value enables them; an example that does includes its rendering.
 OPTIONAL_TEMPLATES = {
+    "cache-pvc.yaml",
     "dashboard.yaml",
+    "http-route.yaml",
+    "ingress.yaml",
     "model-spec.yaml",
     "pod-disruption-budget.yaml",
     "pod-monitor.yaml",

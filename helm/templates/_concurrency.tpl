@@ -24,7 +24,7 @@ Everything derives from one number N, `predictor.concurrency`; docs/operations.m
 {{- if and (eq .Values.predictor.deploymentMode "Knative") .model.name -}}
 {{- $_ := set $derived "wait_for_load" true -}}
 {{- end -}}
-{{- if .Values.downloader.enabled -}}
+{{- if and (include "stable-diffusion.hasDownload" .) (not (include "stable-diffusion.modelImage" .model)) -}}
 {{- $_ := set $derived "max_download_wait_seconds" .Values.downloader.activeDeadlineSeconds -}}
 {{- end -}}
 {{- include "stable-diffusion.merged" (list $derived $settings) -}}

@@ -1,8 +1,6 @@
 {{/* The InferenceService of one model. Call it with the values of that model, and `model`. */}}
 {{- define "stable-diffusion.inferenceService" -}}
 {{- include "stable-diffusion.validatePredictor" . -}}
-{{- $isKnative := eq .Values.predictor.deploymentMode "Knative" -}}
-{{- $scaling := .Values.predictor.scaling -}}
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
@@ -20,6 +18,14 @@ metadata:
     {{- include "stable-diffusion.merged" (list $annotations .Values.predictor.annotations) | nindent 4 }}
 spec:
   predictor:
+    {{- include "stable-diffusion.predictorSpec" . }}
+  {{- include "stable-diffusion.canary" . }}
+{{- end -}}
+
+{{/* The fields of the predictor in the InferenceService. */}}
+{{- define "stable-diffusion.predictorSpec" -}}
+{{- $isKnative := eq .Values.predictor.deploymentMode "Knative" -}}
+{{- $scaling := .Values.predictor.scaling }}
     minReplicas: {{ int64 $scaling.minReplicas }}
     maxReplicas: {{ int64 $scaling.maxReplicas }}
     {{- with $isKnative | ternary (default "concurrency" $scaling.scaleMetric) $scaling.scaleMetric }}
@@ -39,6 +45,14 @@ spec:
     {{- if $isKnative }}
     # More than the engine's batch, so that the next one waits in the pod.
     containerConcurrency: {{ include "stable-diffusion.containerConcurrency" . }}
+    {{- if not (kindIs "invalid" .Values.predictor.canaryTrafficPercent) }}
+    canaryTrafficPercent: {{ int64 .Values.predictor.canaryTrafficPercent }}
+    {{- end }}
+    {{- with include "stable-diffusion.cacheGroup" . }}
+    # The kubelet gives the new claim of the cache to this group.
+    securityContext:
+      fsGroup: {{ . }}
+    {{- end }}
     {{- else }}
     {{- with .Values.predictor.deploymentStrategy }}
     deploymentStrategy:
@@ -48,6 +62,10 @@ spec:
     terminationGracePeriodSeconds: {{ include "stable-diffusion.gracePeriodSeconds" . }}
     securityContext:
       runAsNonRoot: true
+      {{- with include "stable-diffusion.cacheGroup" . }}
+      fsGroup: {{ . }}
+      fsGroupChangePolicy: OnRootMismatch
+      {{- end }}
       seccompProfile:
         type: RuntimeDefault
     {{- end }}
@@ -89,16 +107,14 @@ spec:
           sizeLimit: {{ .Values.predictor.scratchSize }}
       {{- if eq .Values.storage.mount "volume" }}
       - name: models
-        persistentVolumeClaim:
-          claimName: {{ include "stable-diffusion.claimName" . }}
-          readOnly: true
+        {{- include "stable-diffusion.modelsVolume" . | nindent 8 }}
       {{- end }}
       {{- with .Values.predictor.blockList.configMap }}
       - name: block-list
         configMap:
           name: {{ . }}
       {{- end }}
-      {{- with .Values.predictor.cache.claimName }}
+      {{- with include "stable-diffusion.cacheClaim" . }}
       - name: cache
         persistentVolumeClaim:
           claimName: {{ . }}
@@ -187,6 +203,10 @@ volumeMounts:
   {{- if eq .Values.storage.mount "volume" }}
   - name: models
     mountPath: /mnt/models
+    {{- if include "stable-diffusion.modelImage" .model }}
+    # The folder of the image that KServe mounts too.
+    subPath: models
+    {{- end }}
     readOnly: true
   {{- end }}
   {{- if .Values.predictor.blockList.configMap }}
@@ -195,7 +215,7 @@ volumeMounts:
     mountPath: /etc/predictor
     readOnly: true
   {{- end }}
-  {{- if .Values.predictor.cache.claimName }}
+  {{- if include "stable-diffusion.cacheClaim" . }}
   - name: cache
     mountPath: /var/cache/predictor
     subPath: {{ .Values.predictor.cache.subPath }}
@@ -217,7 +237,7 @@ volumeMounts:
 {{- if eq .Values.storage.mount "storage-uri" -}}
 # KServe mounts the root of the volume read-only at /mnt/models.
 - name: STORAGE_URI
-  value: pvc://{{ include "stable-diffusion.claimName" . }}/
+  value: {{ include "stable-diffusion.storageUri" . }}
 {{ end -}}
 {{ include "stable-diffusion.cacheEnv" . }}
 - name: HF_HUB_OFFLINE
@@ -230,7 +250,7 @@ volumeMounts:
 - name: PREDICTOR_BLOCK_LIST_FILE
   value: /etc/predictor/{{ .Values.predictor.blockList.key }}
 {{- end }}
-{{- if .Values.predictor.cache.claimName }}
+{{- if include "stable-diffusion.cacheClaim" . }}
 - name: PREDICTOR_CACHE_DIR
   value: /var/cache/predictor
 {{- end }}

@@ -144,7 +144,7 @@ template:
 - name: DOWNLOADER_SPEC
   value: /etc/downloader/models.yaml
 {{- else -}}
-{{- $model := first (include "stable-diffusion.models" . | fromYaml).models -}}
+{{- $model := first (include "stable-diffusion.modelsOnClaim" . | fromYaml).models -}}
 - name: DOWNLOADER_SOURCE
   value: {{ quote $model.source }}
 - name: DOWNLOADER_NAME

@@ -14,11 +14,29 @@
 {{- dict "models" $models | toYaml -}}
 {{- end -}}
 
+{{/* The reference of the image that holds a model; empty if the model is on the claim. */}}
+{{- define "stable-diffusion.modelImage" -}}
+{{- if hasPrefix "oci+native://" (default "" .source) -}}
+{{- trimPrefix "oci+native://" .source -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The models on the claim, as `stable-diffusion.models`: all except those in an image. */}}
+{{- define "stable-diffusion.modelsOnClaim" -}}
+{{- $models := list -}}
+{{- range (include "stable-diffusion.models" . | fromYaml).models -}}
+{{- if not (include "stable-diffusion.modelImage" .) -}}
+{{- $models = append $models . -}}
+{{- end -}}
+{{- end -}}
+{{- dict "models" $models | toYaml -}}
+{{- end -}}
+
 {{/* The InferenceServices as YAML, `services: [...]`, each with `service` and the `name` of its model; no `name` if it serves all models of the volume. */}}
 {{- define "stable-diffusion.services" -}}
 {{- $services := (include "stable-diffusion.models" . | fromYaml).models -}}
 {{- if .Values.sharedPredictor -}}
-{{- $services = list (dict "service" (include "stable-diffusion.fullname" .)) -}}
+{{- $services = list (dict "service" (include "stable-diffusion.fullname" .) "source" (first $services).source) -}}
 {{- end -}}
 {{- dict "services" $services | toYaml -}}
 {{- end -}}
@@ -52,8 +70,8 @@
 
 {{/* The downloader's file, if variables are not enough: for several models, or a model with several parts. Empty otherwise. */}}
 {{- define "stable-diffusion.specFile" -}}
-{{- $models := (include "stable-diffusion.models" . | fromYaml).models -}}
-{{- $extras := omit (first $models) "name" "source" "variant" "predictor" "service" -}}
+{{- $models := (include "stable-diffusion.modelsOnClaim" . | fromYaml).models -}}
+{{- $extras := omit (default dict (first $models)) "name" "source" "variant" "predictor" "service" -}}
 {{- if or (gt (len $models) 1) $extras -}}
 models:
 {{- range $models }}

@@ -4,6 +4,8 @@
 {{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "stable-diffusion.fullname" .)) -}}
 {{- fail (printf "%q is not a valid name for KServe. Use lowercase letters, digits and '-', and begin with a letter: set fullnameOverride" (include "stable-diffusion.fullname" .)) -}}
 {{- end -}}
+{{- include "stable-diffusion.validateStorage" . -}}
+{{- include "stable-diffusion.validateHosts" . -}}
 {{- $seen := dict -}}
 {{- range $models -}}
 {{- if and $.Values.sharedPredictor .predictor -}}
@@ -43,6 +45,8 @@
 {{- if ne (default $mode (get $formerNames $mode)) $predictor.deploymentMode -}}
 {{- fail (printf "predictor.annotations: serving.kserve.io/deploymentMode is %s and predictor.deploymentMode is %s: remove the annotation" $mode $predictor.deploymentMode) -}}
 {{- end -}}
+{{- include "stable-diffusion.validateRoutes" . -}}
+{{- include "stable-diffusion.validateCanary" . -}}
 {{- if eq $predictor.deploymentMode "Knative" -}}
 {{- include "stable-diffusion.validateKnative" . -}}
 {{- else -}}

@@ -2,7 +2,8 @@
 
 Two sources define the fields of an InferenceService: KServe's CustomResourceDefinition, if present
 next to the clone, and the models of KServe's SDK, which is always installed. ``schemas/`` holds the
-Prometheus operator's definitions (0.80, Apache-2.0), closed in the same way.
+Prometheus operator's definitions (0.80, Apache-2.0), closed in the same way, and the fields of
+Gateway API's HTTPRoute (v1).
 """
 
 from __future__ import annotations

@@ -30,6 +30,37 @@ KEDA: Object = {
         },
     }
 }
+CANARY: Object = {
+    "predictor": {
+        "deploymentMode": "Standard",
+        "scaling": {"minReplicas": 1},
+        "canaryTrafficPercent": 10,
+        "canary": {"image": {"tag": "0.0.1"}},
+    }
+}
+SNAPSHOT: Object = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "old"}
+OWN_CACHE: Object = {"predictor": {"cache": {"size": "7Gi"}}}
+ROUTED: Object = {
+    "predictor": {
+        "deploymentMode": "Standard",
+        "scaling": {"minReplicas": 1},
+        "route": {"enabled": True, "parentRefs": [{"name": "public"}]},
+    }
+}
+EXPOSED: Object = {
+    "predictor": {
+        "deploymentMode": "Standard",
+        "scaling": {"minReplicas": 1},
+        "ingress": {"enabled": True},
+    }
+}
+UNROUTED: Object = {
+    "predictor": {
+        "deploymentMode": "Standard",
+        "scaling": {"minReplicas": 1},
+        "route": {"parentRefs": [{"name": "public"}]},
+    }
+}
 CACHE: Object = {"predictor": {"cache": {"claimName": "kernels"}}}
 BLOCK_LIST: Object = {"predictor": {"blockList": {"configMap": "team-terms"}}}
 KEYS: Object = {"predictor": {"apiKeys": {"secretName": "team-keys"}}}
@@ -83,6 +114,8 @@ SWITCHES = {
     "storage.size": Switch("99Gi", "storage: 99Gi"),
     "storage.accessModes": Switch(["ReadWriteOnce"], "- ReadWriteOnce"),
     "storage.storageClassName": Switch("files", "storageClassName: files"),
+    "storage.volumeName": Switch("pv-7", "volumeName: pv-7"),
+    "storage.dataSourceRef": Switch(SNAPSHOT, "kind: VolumeSnapshot"),
     "storage.mount": Switch("volume", "readOnly: true"),
     "storage.resourcePolicy": Switch("delete", ""),
     "huggingface.existingSecret": Switch("team-token", "name: team-token"),
@@ -127,6 +160,10 @@ SWITCHES = {
     "predictor.image.digest": Switch(DIGEST, f"stable-diffusion-predictor@{DIGEST}"),
     "predictor.image.pullPolicy": Switch("Always", "imagePullPolicy: Always"),
     "predictor.deploymentMode": Switch("Standard", "deploymentMode: Standard", STANDARD),
+    "predictor.canaryTrafficPercent": Switch(10, "canaryTrafficPercent: 10"),
+    "predictor.canary": Switch(
+        {"image": {"tag": "9.9.9"}}, "stable-diffusion-predictor:9.9.9", CANARY
+    ),
     "predictor.labels": Switch(LABEL, "team: pictures"),
     "predictor.annotations": Switch(LABEL, "team: pictures"),
     "predictor.env": Switch([VARIABLE], "name: SHOWN"),
@@ -143,8 +180,21 @@ SWITCHES = {
     "predictor.rateLimitStorage.secretName": Switch("team-redis", "name: team-redis", OPEN),
     "predictor.rateLimitStorage.key": Switch("address", "key: address", REDIS),
     "predictor.cache.claimName": Switch("kernels", "claimName: kernels"),
+    "predictor.cache.size": Switch("7Gi", "storage: 7Gi"),
+    "predictor.cache.accessModes": Switch(["ReadWriteOnce"], "- ReadWriteOnce", OWN_CACHE),
+    "predictor.cache.storageClassName": Switch("fast", "storageClassName: fast", OWN_CACHE),
     "predictor.cache.subPath": Switch("team", "subPath: team", CACHE),
     "predictor.grpc.enabled": Switch(True, "containerPort: 8081", STANDARD),
+    "predictor.route.enabled": Switch(True, "kind: HTTPRoute", UNROUTED),
+    "predictor.route.parentRefs": Switch([{"name": "other"}], "name: other", ROUTED),
+    "predictor.route.hosts": Switch(["sd.example.com"], "- sd.example.com", ROUTED),
+    "predictor.route.timeoutSeconds": Switch(77, "request: 77s", ROUTED),
+    "predictor.route.annotations": Switch(LABEL, "team: pictures", ROUTED),
+    "predictor.ingress.enabled": Switch(True, "kind: Ingress", STANDARD),
+    "predictor.ingress.className": Switch("nginx", "ingressClassName: nginx", EXPOSED),
+    "predictor.ingress.hosts": Switch(["sd.example.com"], "host: sd.example.com", EXPOSED),
+    "predictor.ingress.tlsSecretName": Switch("sd-tls", "secretName: sd-tls", EXPOSED),
+    "predictor.ingress.annotations": Switch(LABEL, "team: pictures", EXPOSED),
     "predictor.scaling.minReplicas": Switch(1, "minReplicas: 1"),
     "predictor.scaling.maxReplicas": Switch(9, "maxReplicas: 9"),
     "predictor.scaling.autoscalerClass": Switch("external", "autoscalerClass: external", STANDARD),

@@ -28,7 +28,7 @@ def patches() -> dict[str, dict[str, str]]:
 
 def test_the_patch_enables_exactly_the_flags_of_the_table() -> None:
     table = re.findall(r"^\| .* \| `(kubernetes\.\S+)` \|$", FLAGS, re.MULTILINE)
-    assert len(table) == 9
+    assert len(table) == 11
     assert patches()["config-features"] == dict.fromkeys(table, "enabled")
 
 

@@ -34,6 +34,9 @@ FLAG_OF_FIELD = {
     "tolerations": "kubernetes.podspec-tolerations",
     "topologySpreadConstraints": "kubernetes.podspec-topologyspreadconstraints",
 }
+POD_SECURITY_FIELDS = {
+    *("runAsUser", "runAsGroup", "runAsNonRoot", "fsGroup", "supplementalGroups"),
+}
 CONTAINER_FIELDS = {
     *("name", "args", "command", "env", "envFrom", "image", "imagePullPolicy", "workingDir"),
     *("livenessProbe", "readinessProbe", "startupProbe", "ports", "resources"),
@@ -87,6 +90,8 @@ def refusals(template: Object, flags: Flags) -> Iterator[str]:
         flag = FLAG_OF_FIELD.get(field, "no flag")
         if flags.get(flag, "disabled") == "disabled":
             yield f"must not set the field {field} ({flag})"
+    for field in spec.get("securityContext", {}).keys() - POD_SECURITY_FIELDS:
+        yield f"must not set the field securityContext.{field}"
     if spec.get("automountServiceAccountToken", False):
         yield "must not set the field automountServiceAccountToken"
     mounted = {one["name"] for item in spec["containers"] for one in item.get("volumeMounts", [])}

@@ -17,6 +17,8 @@ Object = dict[str, Any]
 EXTENSIONS = {
     "minReplicas",
     "maxReplicas",
+    "name",
+    "canaryTrafficPercent",
     "scaleMetric",
     "scaleTarget",
     "timeout",
@@ -24,6 +26,16 @@ EXTENSIONS = {
     "deploymentStrategy",
     "autoScaling",
 }
+
+
+_IMAGE = "oci+native://"
+
+
+def versions(service: Object) -> list[Object]:
+    """The service and each of its canaries; a canary inherits the fields that it does not set."""
+    predictor = service["spec"]["predictor"]
+    canaries = [one["predictor"] for one in service["spec"].get("canary", [])]
+    return [service] + [{**service, "spec": {"predictor": predictor | one}} for one in canaries]
 
 
 def revision_template(service: Object) -> Object:
@@ -59,7 +71,7 @@ def deployment_pod(service: Object) -> Object:
 
 
 def mount_storage(pod: Object) -> Object:
-    """The pod after the webhook mounts the claim of STORAGE_URI."""
+    """The pod after the webhook mounts the claim or the image of STORAGE_URI."""
     result = copy.deepcopy(pod)
     for container in result["containers"]:
         if container["name"] != CONTAINER:
@@ -69,6 +81,8 @@ def mount_storage(pod: Object) -> Object:
             if variable["name"] == "STORAGE_URI" and uri:
                 variable["value"] = "/mnt/models"
                 _mount(result, container, claim=uri[1], folder=uri[2])
+            if variable["name"] == "STORAGE_URI" and variable["value"].startswith(_IMAGE):
+                _mount_image(result, container, variable["value"].removeprefix(_IMAGE))
     return result
 
 
@@ -83,3 +97,10 @@ def _mount(pod: Object, container: Object, claim: str, folder: str) -> None:
     container["volumeMounts"].append(mount | ({"subPath": folder} if folder else {}))
     source = {"claimName": claim, "readOnly": False}
     pod["volumes"].append({"name": name, "persistentVolumeClaim": source})
+
+
+def _mount_image(pod: Object, container: Object, reference: str) -> None:
+    name = "mnt-models"
+    mount = {"name": name, "mountPath": "/mnt/models", "subPath": "models", "readOnly": True}
+    container["volumeMounts"].append(mount)
+    pod["volumes"].append({"name": name, "image": {"reference": reference}})

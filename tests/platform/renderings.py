@@ -15,12 +15,16 @@ from tests.chart.test_examples import NAMES, built, rendered
 from .configuration import features, kserve
 from .knative_controller import pod_of
 from .knative_webhook import with_defaults
-from .kserve_controller import deployment_pod, mount_storage, revision_template
+from .kserve_controller import deployment_pod, mount_storage, revision_template, versions
 from .kserve_webhook import DEPLOYMENT_MODE, stored
 
 Object = dict[str, Any]
 _CLAIM = "kubernetes.podspec-persistent-volume-claim"
 _WRITE = "kubernetes.podspec-persistent-volume-write"
+_GROUP = "kubernetes.podspec-securitycontext"
+# A model in an image, which has no value of its own, mounted in each way.
+IMAGE = {"source": "oci+native://registry.example.com/models:1"}
+MOUNTS = ("storage-uri", "volume")
 # Renderings that need flags of Knative (see docs/operations.md). The others need none.
 FLAGS = {
     "value predictor.nodeSelector": ("kubernetes.podspec-nodeselector",),
@@ -33,6 +37,10 @@ FLAGS = {
     "chart many-models": (_CLAIM,),
     "value predictor.cache.claimName": (_CLAIM, _WRITE),
     "value predictor.cache.subPath": (_CLAIM, _WRITE),
+    "value predictor.cache.size": (_GROUP, _CLAIM, _WRITE),
+    "value predictor.cache.accessModes": (_GROUP, _CLAIM, _WRITE),
+    "value predictor.cache.storageClassName": (_GROUP, _CLAIM, _WRITE),
+    "image volume": ("kubernetes.podspec-volumes-image",),
 }
 
 
@@ -58,7 +66,8 @@ def names() -> list[str]:
     """The names of all renderings; overlays need kubectl."""
     charts = [f"chart {name}" for name in ("default", *CASES)]
     examples = [*map(overlay, NAMES), *(f"values {name}" for name in NAMES)]
-    return ["manifests", *charts, *examples, *(f"value {key}" for key in SWITCHES)]
+    images = [f"image {mount}" for mount in MOUNTS]
+    return ["manifests", *charts, *examples, *images, *(f"value {key}" for key in SWITCHES)]
 
 
 @cache
@@ -74,6 +83,8 @@ def objects(name: str) -> list[Object]:
         return rendered(which)
     if kind == "chart":
         return [*case(which).objects, *case(which).hooks]
+    if kind == "image":
+        return render({"model": IMAGE, "storage": {"mount": which}}).objects
     switch = SWITCHES[which]
     switched = render(with_value(switch.given or {}, which, switch.value))
     return [*switched.objects, *switched.hooks]
@@ -112,7 +123,7 @@ def pods(name: str) -> list[Made]:
         elif item["kind"] == "Pod":
             made.append(Made(item, item["spec"]))
         elif item["kind"] == "InferenceService":
-            made.append(Made(item, _predictor_pod(name, item)))
+            made += [Made(item, _predictor_pod(name, one)) for one in versions(item)]
     return made
 
 

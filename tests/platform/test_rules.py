@@ -142,6 +142,9 @@ KNATIVE: dict[str, Change] = {
     "automountServiceAccountToken": lambda item: item["spec"].update(
         automountServiceAccountToken=True
     ),
+    "podspec-volumes-image": lambda item: item["spec"].update(
+        volumes=[{"name": "scratch", "image": {"reference": "host/models:1"}}]
+    ),
     "not mounted": lambda item: item["spec"]["volumes"].append({"name": "x", "emptyDir": {}}),
     "field csi (kubernetes.podspec-volumes-csi)": lambda item: item["spec"]["volumes"][0].update(
         csi=item["spec"]["volumes"][0].pop("emptyDir")
@@ -189,6 +192,16 @@ def test_knative_rejects(said: str) -> None:
     KNATIVE[said](template)
     (refusal,) = knative_webhook.refusals(template, features())
     assert said in refusal
+
+
+def test_knative_accepts_few_fields_of_a_pods_security_context() -> None:
+    template = copy.deepcopy(template_of("manifests", service()))
+    flags = features("kubernetes.podspec-securitycontext")
+    template["spec"]["securityContext"] = {"fsGroup": 65532}
+    assert list(knative_webhook.refusals(template, flags)) == []
+    template["spec"]["securityContext"]["fsGroupChangePolicy"] = "OnRootMismatch"
+    (refusal,) = knative_webhook.refusals(template, flags)
+    assert "securityContext.fsGroupChangePolicy" in refusal
 
 
 def test_a_writable_claim_needs_two_flags() -> None:
