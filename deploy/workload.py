@@ -15,6 +15,7 @@ INFERENCE_SERVICE = ("serving.kserve.io/v1beta1", "InferenceService")
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 MODEL_CONTAINER = "kserve-container"
 QUEUE_PROXY = "queue-proxy"
+_PREFIXES = ("PREDICTOR_", "DOWNLOADER_")
 # Knative and Standard were Serverless and RawDeployment before KServe 0.16.
 _MODES = {
     "serverless": "Knative",
@@ -50,6 +51,16 @@ def containers(spec: Object) -> list[Object]:
     """The containers of a pod's spec, including KServe's `model` form."""
     model = [spec["model"]] if isinstance(spec.get("model"), dict) else []
     return [*(spec.get("initContainers") or ()), *(spec.get("containers") or ()), *model]
+
+
+def is_ours(item: Object) -> bool:
+    """Whether its pods run our predictor or downloader, by the variables that our chart sets."""
+    return any(
+        str(variable.get("name")).startswith(_PREFIXES)
+        for _, spec in pod_specs([item])
+        for container in containers(spec)
+        for variable in container.get("env") or ()
+    )
 
 
 def deployment_mode(service: Object, default: str = "Knative") -> str:
