@@ -42,7 +42,7 @@ def report_claim(found: Object | None, claim: Object, reporter: Reporter) -> Non
 
 
 def report(item: Object, seen: Snapshot | None, reporter: Reporter) -> DeployError | None:
-    """Print the state of our Job or of a service; return an error unless it is complete or ready."""
+    """Print the state of our Job or of a service; return an error unless it is done or ready."""
     is_job = item["kind"] == "Job"
     if seen is None:
         # Its TTL may have removed a Job that is done.
