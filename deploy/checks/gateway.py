@@ -92,7 +92,9 @@ def _class_of(cluster: Cluster, ingress: Object) -> Finding:
             f"ingress class {wanted!r}, which {title(ingress)} names, does not exist",
             f"Name an existing one (chart value predictor.ingress.className). Available: {known}",
         )
-    default = [one for one in classes if dig(one, "metadata", "annotations", _DEFAULT_CLASS)]
+    default = [
+        one for one in classes if dig(one, "metadata", "annotations", _DEFAULT_CLASS) == "true"
+    ]
     if not wanted and not default:
         return Finding(
             "warn",

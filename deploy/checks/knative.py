@@ -130,7 +130,7 @@ def _never_accepted(service: Object) -> Iterator[Finding]:
     if refused:
         yield Finding(
             "fail",
-            f"{title(service)}: Knative accepts no {' and no '.join(refused)}",
+            f"{title(service)}: Knative does not accept {' or '.join(refused)}",
             "Deploy in Standard mode (chart value predictor.deploymentMode=Standard), or remove "
             "it.",
         )
