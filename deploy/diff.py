@@ -77,4 +77,5 @@ def _lines(item: Object) -> list[str]:
     annotations.pop(_LAST_APPLIED, None)
     if not annotations:
         item["metadata"].pop("annotations", None)
-    return yaml.safe_dump(item, sort_keys=True, default_flow_style=False, width=1000).splitlines()
+    text: str = yaml.safe_dump(item, sort_keys=True, default_flow_style=False, width=1000)
+    return text.splitlines()

@@ -57,4 +57,6 @@ def _managers(item: Object) -> Iterator[str]:
 
 
 def _mark(item: Object, name: str) -> str | None:
-    return dig(item, "metadata", "annotations", name) or dig(item, "metadata", "labels", name)
+    metadata = item["metadata"]
+    found: str | None = dig(metadata, "annotations", name) or dig(metadata, "labels", name)
+    return found
