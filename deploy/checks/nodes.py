@@ -33,15 +33,24 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
 
 def _several_gpus(wanting: Sequence[tuple[Object, Object, Mapping[str, int]]]) -> Iterator[Finding]:
     """Our predictor computes on one GPU; what another image does is unknown."""
-    for item, _, wanted in wanting:
+    for item, spec, wanted in wanting:
         gpus = {name: count for name, count in wanted.items() if re.search(r"gpu|/mig-", name)}
-        if sum(gpus.values()) > 1 and item["kind"] == "InferenceService" and is_ours(item):
-            listed = ", ".join(f"{count} {name}" for name, count in gpus.items())
+        listed = ", ".join(f"{count} {name}" for name, count in gpus.items())
+        if item["kind"] != "InferenceService" or not is_ours(item):
+            continue
+        if sum(gpus.values()) > 1:
             yield Finding(
                 "warn",
                 f"{title(item)} requests {listed} per pod, and the predictor uses one GPU",
                 "Request one (chart value predictor.resources.limits), and raise "
                 "predictor.scaling.maxReplicas for more pictures at a time.",
+            )
+        elif gpus and spec.get("resourceClaims"):
+            yield Finding(
+                "warn",
+                f"{title(item)} requests {listed} in addition to its resourceClaims",
+                "If a claim is for a GPU, remove the limit (chart value "
+                "predictor.resources.limits): the predictor uses one GPU.",
             )
 
 

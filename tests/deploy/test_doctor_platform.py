@@ -248,6 +248,17 @@ def test_a_second_gpu_is_not_used(deployment: Deployment, count: str, warns: boo
     assert (text in done.out) == warns
 
 
+@pytest.mark.parametrize(("gpus", "warns"), [("1", True), ("0", False)])
+def test_a_gpu_by_limit_and_by_claim(deployment: Deployment, gpus: str, warns: bool) -> None:
+    limits = {"cpu": "8", "memory": "16Gi", "nvidia.com/gpu": gpus}
+    resources = {"limits": limits, "requests": {"cpu": "2", "memory": "8Gi"}}
+    claims = {"resourceClaims": [{"name": "gpu", "resourceClaimName": "a"}]}
+
+    done = doctor(deployment, container={"resources": resources}, predictor=claims, mode="Standard")
+
+    assert ("requests 1 nvidia.com/gpu in addition to its resourceClaims" in done.out) == warns
+
+
 @pytest.mark.parametrize(
     ("kind", "version", "fields"),
     [
