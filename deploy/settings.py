@@ -192,10 +192,10 @@ class Settings(BaseSettings):
     up: CliSubCommand[Up] = Field(description=Up.__doc__)
     doctor: CliSubCommand[Doctor] = Field(description=Doctor.__doc__)
     status: CliSubCommand[Status] = Field(description=Status.__doc__)
-    explain: CliSubCommand[Explain] = Field(description=Explain.__doc__)
     predict: CliSubCommand[Predict] = Field(description=Predict.__doc__)
     logs: CliSubCommand[Logs] = Field(description=Logs.__doc__)
     down: CliSubCommand[Down] = Field(description=Down.__doc__)
+    explain: CliSubCommand[Explain] = Field(description=Explain.__doc__)
     key: CliSubCommand[Key] = Field(description=Key.__doc__)
 
     @classmethod

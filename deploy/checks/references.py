@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from deploy.checks.finding import Finding, Level
 from deploy.cluster import Cluster
+from deploy.dependencies import DataUse, Reference, data_used, references
 from deploy.errors import ForbiddenError
 from deploy.objects import Object, dig, name_of, of_kind
-from deploy.references import DataUse, Reference, data_used, references
 
 TITLE = "references"
 _ADVICE = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from deploy.checks.finding import Finding
 from deploy.cluster import Cluster
+from deploy.dependencies import PULL_KEY, DataUse, data_used
 from deploy.objects import Object, dig, name_of, of_kind
-from deploy.references import PULL_KEY, DataUse, data_used
 
 TITLE = "secrets"
 

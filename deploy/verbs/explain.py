@@ -106,12 +106,12 @@ def _pod(pod: Object) -> tuple[str, str]:
 
 
 def _container(status: Object) -> str:
-    state, details = next(iter((status.get("state") or {}).items()), ("unknown", {}))
-    reason = (details or {}).get("reason")
-    restarts = status.get("restartCount") or 0
+    state = next(iter(status.get("state") or ()), "unknown")
+    reason = None if status.get("ready") else dig(status, "state", state, "reason")
+    restarts = status.get("restartCount")
     return (
         f"{status['name']} {'ready' if status.get('ready') else state}"
-        + (f" ({reason})" if reason and not status.get("ready") else "")
+        + (f" ({reason})" if reason else "")
         + (f", restarts: {restarts}" if restarts else "")
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.checks.knative import flags_needed
 from deploy.explain.refusal import feature_patch
 from deploy.objects import load_objects, of_kind
 from deploy.workload import pod_specs
@@ -90,22 +91,28 @@ def configure(deployment: Deployment, key: str, config: Object) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_field_needs_its_flag_of_knative(
-    deployment: Deployment, fields: Object, flag: str
+def test_each_field_needs_its_flag_of_knative(fields: Object, flag: str) -> None:
+    service = shapes.service()
+    predictor = service["spec"]["predictor"]
+    predictor |= fields.get("predictor", {})
+    predictor["containers"][0] |= fields.get("container", {})
+
+    assert flags_needed(service).keys() - {"kubernetes.podspec-volumes-emptydir"} == {
+        f"kubernetes.{flag}"
+    }
+
+
+@pytest.mark.parametrize(("value", "code"), [("Enabled", 0), ("allowed", 5)])
+def test_a_volume_needs_more_than_an_allowed_flag(
+    deployment: Deployment, value: str, code: int
 ) -> None:
-    deployment.api.git_version = "v1.36.0"
-    flag = f"kubernetes.{flag}"
+    flag = "kubernetes.podspec-volumes-csi"
+    deployment.api.put(shapes.config_map("config-features", "knative-serving", {flag: value}))
 
-    off = doctor(deployment, **fields)
-    data = {flag: "Enabled"}
-    deployment.api.put(shapes.config_map("config-features", "knative-serving", data))
-    on = doctor(deployment, **fields)
-    standard = doctor(deployment, mode="Standard", **fields)
+    done = doctor(deployment, predictor=volume(csi={"driver": "x"}))
 
-    assert line_of(off, "Knative will refuse our service") == "fail"
-    assert feature_patch([flag]) in off.out
-    assert line_of(on, "its feature flags admit our objects") == "ok"
-    assert "Knative will refuse" not in standard.out
+    assert done.code == code
+    assert (feature_patch([flag]) in done.out) == bool(code)
 
 
 @pytest.mark.parametrize(

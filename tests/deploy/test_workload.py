@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
+from deploy.dependencies import data_used
 from deploy.objects import load_objects, of_kind
-from deploy.references import data_used
 from deploy.workload import (
     claims_used,
     deployment_mode,
