@@ -152,6 +152,15 @@ def test_the_values_of_a_secret_are_never_printed(
         assert value not in done.out + done.err
 
 
+def test_what_the_server_sets_is_left_out() -> None:
+    before, after = shapes.claim("Pending"), shapes.claim("Bound")
+    for number, item in enumerate((before, after)):
+        fields = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
+        item["metadata"] |= dict.fromkeys(fields, number)
+
+    assert difference(before, after) == []
+
+
 def test_equal_values_of_a_secret_are_equal() -> None:
     assert difference(secret(a="eA=="), secret(a="eA==")) == []
 
