@@ -9,7 +9,7 @@ from deploy.objects import Object, dig, title
 from deploy.workload import containers, pod_specs
 
 PULL_KEY = ".dockerconfigjson"
-_TLS_KEY = "tls.crt"
+TLS_KEY = "tls.crt"
 # Every version that serves them, latest first.
 _KUEUE = ("kueue.x-k8s.io/v1beta2", "kueue.x-k8s.io/v1beta1")
 _DEVICES = ("resource.k8s.io/v1", "resource.k8s.io/v1beta2", "resource.k8s.io/v1beta1")
@@ -54,7 +54,7 @@ def data_used(objects: Sequence[Object]) -> list[DataUse]:
             uses += _pull_secrets(item, title(item))
         for tls in (dig(item, "spec", "tls") or ()) if item["kind"] == "Ingress" else ():
             if tls.get("secretName"):
-                uses.append(DataUse("Secret", tls["secretName"], _TLS_KEY, False, title(item)))
+                uses.append(DataUse("Secret", tls["secretName"], TLS_KEY, False, title(item)))
     return list(dict.fromkeys(uses))
 
 

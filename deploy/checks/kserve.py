@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from deploy.checks.finding import Finding
 from deploy.cluster import Cluster
-from deploy.objects import Object, dig, title
+from deploy.objects import Object, dig, of_kind, title
 from deploy.workload import (
     DEPLOYMENT_MODE,
     INFERENCE_SERVICE,
@@ -94,8 +94,12 @@ def _features(cluster: Cluster, objects: Sequence[Object], default: str) -> Iter
     """What newer versions of KServe or its configuration have to support."""
     match = _version(cluster.get("apps/v1", "Deployment", _CONTROLLER, NAMESPACE))
     is_old = bool(match and (int(match[1]), int(match[2])) < _IMAGES_AND_CANARIES)
+    # A route of our own divides the requests itself.
+    ingress = {"enableGatewayApi": True}
+    if not of_kind(objects, "HTTPRoute"):
+        ingress = _config(cluster, "ingress") or {}
     for service in services(objects):
-        yield from _canary(cluster, service, deployment_mode(service, default), is_old)
+        yield from _canary(service, deployment_mode(service, default), is_old, ingress)
     users = {
         title(item): uri
         for item, spec in pod_specs(objects)
@@ -106,7 +110,7 @@ def _features(cluster: Cluster, objects: Sequence[Object], default: str) -> Iter
         yield from _images(cluster, users, is_old)
 
 
-def _canary(cluster: Cluster, service: Object, mode: str, is_old: bool) -> Iterator[Finding]:
+def _canary(service: Object, mode: str, is_old: bool, ingress: Object) -> Iterator[Finding]:
     ignored = dig(service, "spec", "predictor", "canaryTrafficPercent") is not None
     if mode == "Standard" and ignored:
         yield Finding(
@@ -128,8 +132,8 @@ def _canary(cluster: Cluster, service: Object, mode: str, is_old: bool) -> Itera
             f"{title(service)} has a canary in Standard mode, which needs KServe 0.20",
             "Update KServe, or use Knative mode.",
         )
-    elif any(one.get("trafficPercent") for one in canaries(service)) and not dig(
-        _config(cluster, "ingress"), "enableGatewayApi"
+    elif not ingress.get("enableGatewayApi") and any(
+        one.get("trafficPercent") for one in canaries(service)
     ):
         yield Finding(
             "warn",

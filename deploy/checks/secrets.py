@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from deploy.checks.finding import Finding
 from deploy.cluster import Cluster
-from deploy.dependencies import PULL_KEY, DataUse, data_used
+from deploy.dependencies import PULL_KEY, TLS_KEY, DataUse, data_used
 from deploy.objects import Object, dig, name_of, of_kind
 
 TITLE = "secrets"
@@ -48,6 +48,8 @@ def _fill(use: DataUse, namespace: str) -> str:
             f"{create} docker-registry {use.name} --docker-server=HOST --docker-username=USER "
             "--docker-password=PASSWORD"
         )
+    elif use.key == TLS_KEY:
+        command = f"{create} tls {use.name} --cert=FILE --key=FILE"
     else:
         command = f"{create} generic {use.name} --from-file={use.key or 'token'}=/dev/stdin"
     return f"Add it: {command} --dry-run=client -o yaml | kubectl apply --server-side -f -"

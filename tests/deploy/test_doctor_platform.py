@@ -223,6 +223,14 @@ def test_a_canary_in_standard_mode(
     assert [line[:4].strip() for line in found] == [level] * (level is not None)
 
 
+def test_a_canary_behind_a_route_of_our_own(deployment: Deployment) -> None:
+    deployment.api.kinds |= GATEWAY
+
+    done = doctor(deployment, route(), spec=CANARY, mode="Standard")
+
+    assert "enableGatewayApi" not in done.out
+
+
 def test_the_percentage_of_a_canary_is_ignored_in_standard_mode(deployment: Deployment) -> None:
     knative = doctor(deployment, predictor={"canaryTrafficPercent": 10})
     standard = doctor(deployment, predictor={"canaryTrafficPercent": 10}, mode="Standard")
@@ -632,3 +640,4 @@ def test_the_certificate_of_an_ingress_must_exist(deployment: Deployment) -> Non
     done = doctor(deployment, ingress, mode="Standard")
 
     assert "secret 'site-tls' does not exist, and ingress/ours needs it" in done.out
+    assert "create secret tls site-tls --cert=FILE --key=FILE" in done.out
