@@ -11,13 +11,14 @@ import urllib3
 
 from deploy.console import Reporter
 from deploy.errors import INTERRUPTED, DeployError, exit_code
-from deploy.settings import Doctor, Down, Key, Logs, Predict, Status, Up, read_verb
-from deploy.verbs import doctor, down, key, logs, predict, status, up
+from deploy.settings import Doctor, Down, Explain, Key, Logs, Predict, Status, Up, read_verb
+from deploy.verbs import doctor, down, explain, key, logs, predict, status, up
 
 _VERBS: dict[type[Any], Callable[[Any, Reporter], None]] = {
     Up: up.run,
     Doctor: doctor.run,
     Status: status.run,
+    Explain: explain.run,
     Predict: predict.run,
     Logs: logs.run,
     Down: down.run,

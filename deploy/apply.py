@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import dataclass
 from typing import Literal
 
 from deploy.cluster import FIELD_MANAGER, Cluster
 from deploy.console import Reporter
+from deploy.diff import content, difference, projected
 from deploy.errors import ConflictError, ForbiddenError, RefusedError
 from deploy.explain import Explanation, explain_refusal
 from deploy.explain.snapshot import condition
@@ -16,8 +16,6 @@ from deploy.objects import Object, dig, name_of, title
 from deploy.waits import Deadline, Waits
 
 Outcome = Literal["created", "configured", "unchanged", "replaced"]
-# Fields that the server sets itself, in a dry run as well.
-_SERVER_FIELDS = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp")
 _LOOK_SECONDS = 2.0
 
 
@@ -33,6 +31,16 @@ class Applied:
     def changed(self) -> bool:
         """Whether the cluster has to act on it."""
         return self.outcome != "unchanged"
+
+    @property
+    def diff(self) -> list[str]:
+        """The lines of a unified diff of the fields that change; none for a new object."""
+        if self.before is None:
+            return []
+        # The server returns no defaults for a Job that it would have to create again.
+        replaced = self.outcome == "replaced"
+        before = projected(self.before, self.item) if replaced else self.before
+        return difference(before, self.item)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Applier:
             raise explained(error, item) from None
         if before is None:
             return Applied("created", after, None)
-        same = _content(before) == _content(after)
+        same = content(before) == content(after)
         return Applied("unchanged" if same else "configured", after, before)
 
     def _replace(self, item: Object, before: Object | None) -> Applied:
@@ -124,11 +132,3 @@ def _is_failed_job(item: Object | None) -> bool:
     return bool(
         item and item["kind"] == "Job" and condition(item, "Failed").get("status") == "True"
     )
-
-
-def _content(item: Object) -> Object:
-    content = copy.deepcopy(item)
-    content.pop("status", None)
-    for field in _SERVER_FIELDS:
-        content["metadata"].pop(field, None)
-    return content

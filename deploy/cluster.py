@@ -6,6 +6,7 @@ Arguments and results are plain dictionaries; every refusal becomes an error of 
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 import time
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-import yaml
 from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
@@ -27,12 +27,12 @@ from deploy.errors import (
     RefusedError,
     UnreachableError,
 )
+from deploy.kubeconfig import IN_POD, context_of, find
 from deploy.objects import Object, dig, name_of
 
 FIELD_MANAGER = "stable-diffusion-deploy"
 _REQUEST_SECONDS = 30.0
 _OVERLOADED = (429, 502, 503, 504)
-_IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class Cluster:
@@ -53,21 +53,21 @@ class Cluster:
         """Read the kubeconfig as kubectl does, or use the service account inside a pod.
 
         Raises:
-            ClusterError: there is no kubeconfig, or the cluster does not answer.
+            ClusterError: there is no usable kubeconfig, or the cluster does not answer.
         """
-        path = str(kubeconfig) if kubeconfig else None
+        found = find(kubeconfig, context, os.environ)
+        place: str | None
         try:
-            api = config.new_client_from_config(path, context=context, persist_config=False)
-            _, active = config.list_kube_config_contexts(path)
-        except (ConfigException, OSError, yaml.YAMLError) as error:
-            if path or context or not _IN_POD.exists():
-                raise ClusterError(f"kubeconfig: {error}") from None
-            config.load_incluster_config()
-            return cls(client.ApiClient(), namespace or _IN_POD.read_text("utf-8").strip())
-        if context:
-            contexts, _ = config.list_kube_config_contexts(path)
-            active = next(one for one in contexts if one["name"] == context)
-        return cls(api, namespace or dig(active, "context", "namespace") or "default")
+            if found is None:
+                config.load_incluster_config()
+                api, place = client.ApiClient(), (IN_POD / "namespace").read_text("utf-8").strip()
+            else:
+                name, place = context_of(found, context)
+                api = config.new_client_from_config(found.path, name, persist_config=False)
+        except (ConfigException, OSError, LookupError, TypeError, ValueError, AttributeError) as e:
+            where = f"kubeconfig {found.path}" if found else f"service account {IN_POD}"
+            raise ClusterError(f"{where} cannot be used: {e}") from None
+        return cls(api, namespace or place or "default")
 
     @property
     def version(self) -> str:

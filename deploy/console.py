@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.text import Text
 from deploy.explain import Explanation
 
 _STYLES = {"ok": "green", "wait": "cyan", "warn": "yellow", "fail": "bold red"}
+_DIFF_STYLES = {"-": "red", "+": "green", "@": "cyan"}
 
 
 class Reporter:
@@ -37,6 +38,11 @@ class Reporter:
         self.console.print(Text(f"{level:<4}", style=_STYLES[level]) + Text(f"  {what}"))
         for line in advice.splitlines():
             self.console.print(Text(f"      {line}"))
+
+    def diff(self, lines: Iterable[str]) -> None:
+        """Print the lines of a unified diff, coloured by their first character."""
+        for line in lines:
+            self.say(line, _DIFF_STYLES.get(line[:1], ""))
 
     def waits(self, explanation: Explanation) -> None:
         """Print why a command waits."""

@@ -43,6 +43,12 @@ def observe(cluster: Cluster, item: Object) -> Snapshot | None:
     )
 
 
+def jobs_that_mount(cluster: Cluster, claims: Iterable[Object]) -> list[Object]:
+    """The Jobs of the namespace whose pods mount one of the claims, such as a download."""
+    names = {name_of(claim) for claim in claims}
+    return [job for job in _list(cluster, "batch/v1", "Job") if names & claims_used([job]).keys()]
+
+
 def observe_with_retries(
     cluster: Cluster, item: Object, waits: Waits, deadline: Deadline
 ) -> Snapshot | None:

@@ -93,7 +93,9 @@ class Up(ClusterFlags):
         default="1h", description="The time limit for the whole run, such as 90s, 30m or 1h30m."
     )
     dry_run: CliToggleFlag[bool] = Field(
-        default=False, description="Have the cluster validate everything, and change nothing."
+        default=False,
+        description="Have the cluster validate everything, print what would change, and change "
+        "nothing.",
     )
     force_conflicts: CliToggleFlag[bool] = Field(
         default=False, description="Take over fields that another manager has set."
@@ -116,6 +118,12 @@ class Status(ClusterFlags):
     """Print the state of the download and the services, and why they wait."""
 
     folder: CliPositionalArg[Path] = Folder
+
+
+class Explain(ClusterFlags):
+    """Explain the state of any InferenceService, also of one that this project did not create."""
+
+    name: CliPositionalArg[str] = Field(description="The name of the InferenceService.")
 
 
 class Predict(ClusterFlags):
@@ -187,6 +195,7 @@ class Settings(BaseSettings):
     predict: CliSubCommand[Predict] = Field(description=Predict.__doc__)
     logs: CliSubCommand[Logs] = Field(description=Logs.__doc__)
     down: CliSubCommand[Down] = Field(description=Down.__doc__)
+    explain: CliSubCommand[Explain] = Field(description=Explain.__doc__)
     key: CliSubCommand[Key] = Field(description=Key.__doc__)
 
     @classmethod
@@ -202,7 +211,7 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-Verb = Up | Doctor | Status | Predict | Logs | Down | Key
+Verb = Up | Doctor | Status | Explain | Predict | Logs | Down | Key
 
 
 def read_verb(arguments: Sequence[str]) -> Verb:

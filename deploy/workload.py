@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 
 from kubernetes.utils import parse_quantity
@@ -15,6 +14,7 @@ INFERENCE_SERVICE = ("serving.kserve.io/v1beta1", "InferenceService")
 DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 MODEL_CONTAINER = "kserve-container"
 QUEUE_PROXY = "queue-proxy"
+_PREFIXES = ("PREDICTOR_", "DOWNLOADER_")
 # Knative and Standard were Serverless and RawDeployment before KServe 0.16.
 _MODES = {
     "serverless": "Knative",
@@ -24,18 +24,8 @@ _MODES = {
 }
 
 
-@dataclass(frozen=True)
-class SecretUse:
-    """A key of a Secret that a container reads."""
-
-    secret: str
-    key: str
-    optional: bool
-    user: str
-
-
 def pod_specs(objects: Sequence[Object]) -> Iterator[tuple[Object, Object]]:
-    """Each object that creates pods, with the pods' spec."""
+    """Each object that creates pods, with the pods' spec; a service once more for each canary."""
     for item in objects:
         path = {
             "Job": ("spec", "template", "spec"),
@@ -43,13 +33,32 @@ def pod_specs(objects: Sequence[Object]) -> Iterator[tuple[Object, Object]]:
             "InferenceService": ("spec", "predictor"),
         }.get(item["kind"])
         if path:
-            yield item, dig(item, *path) or {}
+            spec = dig(item, *path) or {}
+            yield item, spec
+            # A canary inherits what it does not set (kserve/kserve#5672).
+            for canary in canaries(item):
+                yield item, {**spec, **(canary.get("predictor") or {})}
+
+
+def canaries(item: Object) -> list[Object]:
+    """The canaries of a service in Standard mode."""
+    return list(dig(item, "spec", "canary") or ()) if item["kind"] == "InferenceService" else []
 
 
 def containers(spec: Object) -> list[Object]:
     """The containers of a pod's spec, including KServe's `model` form."""
     model = [spec["model"]] if isinstance(spec.get("model"), dict) else []
     return [*(spec.get("initContainers") or ()), *(spec.get("containers") or ()), *model]
+
+
+def is_ours(item: Object) -> bool:
+    """Whether its pods run our predictor or downloader, by the variables that our chart sets."""
+    return any(
+        str(variable.get("name")).startswith(_PREFIXES)
+        for _, spec in pod_specs([item])
+        for container in containers(spec)
+        for variable in container.get("env") or ()
+    )
 
 
 def deployment_mode(service: Object, default: str = "Knative") -> str:
@@ -97,45 +106,38 @@ def extended_resources(spec: Object) -> dict[str, int]:
     return wanted
 
 
+def storage_uris(spec: Object) -> list[str]:
+    """The URIs from which KServe mounts or downloads a model, such as `pvc://claim/`."""
+    values = [
+        str(one.get("value") or "")
+        for container in containers(spec)
+        for one in [*(container.get("env") or ()), {"value": container.get("storageUri")}]
+    ]
+    return [value for value in values if re.match(r"[a-z0-9+]+://", value)]
+
+
+def uses_image_volume(spec: Object) -> bool:
+    """Whether the pod mounts an OCI image as a volume, by itself or by KServe's webhook."""
+    return any("image" in one for one in spec.get("volumes") or ()) or any(
+        uri.startswith("oci+native://") for uri in storage_uris(spec)
+    )
+
+
+def claims_of(spec: Object) -> list[str]:
+    """The claims that a pod mounts, by volume or by KServe's `pvc://`."""
+    names = [dig(one, "persistentVolumeClaim", "claimName") for one in spec.get("volumes") or ()]
+    names += [found[1] for uri in storage_uris(spec) if (found := re.match(r"pvc://([^/]+)", uri))]
+    return list(dict.fromkeys(filter(None, names)))
+
+
 def claims_used(objects: Sequence[Object]) -> dict[str, list[str]]:
-    """The claims that pods mount, by volume or by KServe's `pvc://`, each with its users."""
+    """The claims that pods mount, each with its users."""
     used: dict[str, list[str]] = {}
     for item, spec in pod_specs(objects):
-        names = [
-            dig(one, "persistentVolumeClaim", "claimName") for one in spec.get("volumes") or ()
-        ]
-        names += [
-            match[1]
-            for container in containers(spec)
-            for one in [*(container.get("env") or ()), {"value": container.get("storageUri")}]
-            if (match := re.match(r"pvc://([^/]+)", str(one.get("value") or "")))
-        ]
-        for name in dict.fromkeys(filter(None, names)):
-            used.setdefault(name, []).append(title(item))
+        for name in claims_of(spec):
+            users = used.setdefault(name, [])
+            users += [] if title(item) in users else [title(item)]
     return used
-
-
-def secrets_used(objects: Sequence[Object]) -> list[SecretUse]:
-    """The Secrets that containers read, mount or use to pull their image."""
-    return [use for item, spec in pod_specs(objects) for use in _secrets_of(spec, title(item))]
-
-
-def _secrets_of(spec: Object, user: str) -> Iterator[SecretUse]:
-    for container in containers(spec):
-        for variable in container.get("env") or ():
-            if reference := dig(variable, "valueFrom", "secretKeyRef"):
-                optional = bool(reference.get("optional"))
-                yield SecretUse(reference["name"], reference["key"], optional, user)
-        for source in container.get("envFrom") or ():
-            if reference := source.get("secretRef"):
-                yield SecretUse(reference["name"], "", bool(reference.get("optional")), user)
-    for volume in spec.get("volumes") or ():
-        if reference := volume.get("secret"):
-            for key in [one["key"] for one in reference.get("items") or ()] or [""]:
-                optional = bool(reference.get("optional"))
-                yield SecretUse(reference["secretName"], key, optional, user)
-    for reference in spec.get("imagePullSecrets") or ():
-        yield SecretUse(reference["name"], "", False, user)
 
 
 def quantity(value: object) -> Decimal:

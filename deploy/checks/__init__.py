@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from deploy.checks import (
+    gateway,
     knative,
     kserve,
     kubernetes,
@@ -12,6 +13,7 @@ from deploy.checks import (
     permission,
     quota,
     read_speed,
+    references,
     resources,
     secrets,
     storage,
@@ -33,6 +35,8 @@ CHECKS = (
     read_speed,
     nodes,
     secrets,
+    references,
+    gateway,
     quota,
 )
 

@@ -11,19 +11,34 @@ from deploy.explain.refusal import (
     EMPTY_DIR_FLAG,
     FIELD_REF_FLAG,
     FLAG_OF_FIELD,
+    FLAG_OF_VOLUME,
     PVC_FLAG,
     PVC_WRITE_FLAG,
     feature_patch,
 )
-from deploy.objects import Object, dig
-from deploy.workload import INFERENCE_SERVICE, containers, deployment_mode, services
+from deploy.objects import Object, dig, title
+from deploy.workload import INFERENCE_SERVICE, containers, deployment_mode, quantity, services
 
 TITLE = "Knative"
 NAMESPACE = "knative-serving"
 # The flags that a stock Knative enables, of those that we need.
 _ON_BY_DEFAULT = {EMPTY_DIR_FLAG}
 # For these `allowed` is not enough (knative/serving, pkg/apis/serving/k8s_validation.go).
-_MUST_BE_ENABLED = {PVC_FLAG, PVC_WRITE_FLAG, EMPTY_DIR_FLAG, FLAG_OF_FIELD["initContainers"]}
+_MUST_BE_ENABLED = {
+    PVC_FLAG,
+    PVC_WRITE_FLAG,
+    EMPTY_DIR_FLAG,
+    FLAG_OF_FIELD["initContainers"],
+    *FLAG_OF_VOLUME.values(),
+}
+_CAPABILITIES_FLAG = "kubernetes.containerspec-addcapabilities"
+_PROPAGATION_FLAG = "kubernetes.podspec-volumes-mount-propagation"
+_PLAIN_VOLUMES = {"configMap", "emptyDir", "name", "persistentVolumeClaim", "projected", "secret"}
+# Bounds of the ConfigMap config-defaults: the field that each limits, and the stock value.
+_BOUNDS = {
+    "timeout": ("max-revision-timeout-seconds", 600, "predictor.timeoutSeconds"),
+    "containerConcurrency": ("container-concurrency-max-limit", 1000, "predictor.concurrency"),
+}
 
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
@@ -42,6 +57,10 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
             "(chart value predictor.deploymentMode=Standard).",
         )
         return
+    defaults = cluster.get("v1", "ConfigMap", "config-defaults", NAMESPACE)
+    for service in ours:
+        yield from _bounds(service, dig(defaults, "data") or {})
+        yield from _never_accepted(service)
     features = cluster.get("v1", "ConfigMap", "config-features", NAMESPACE)
     off = {
         flag: why
@@ -69,13 +88,52 @@ def flags_needed(service: Object) -> dict[str, str]:
             needed[PVC_FLAG] = f"the claim {claim.get('claimName')}"
             if not claim.get("readOnly"):
                 needed[PVC_WRITE_FLAG] = "a claim that is not readOnly"
-        if "emptyDir" in volume:
-            needed[EMPTY_DIR_FLAG] = f"the volume {volume.get('name')}"
+        for kind, flag in {"emptyDir": EMPTY_DIR_FLAG, **FLAG_OF_VOLUME}.items():
+            if kind in volume:
+                needed[flag] = f"the volume {volume.get('name')}"
     for container in containers(spec):
+        if added := dig(container, "securityContext", "capabilities", "add"):
+            needed[_CAPABILITIES_FLAG] = f"the capabilities {', '.join(added)}"
+        if any(one.get("mountPropagation") for one in container.get("volumeMounts") or ()):
+            needed[_PROPAGATION_FLAG] = "mountPropagation"
         for variable in container.get("env") or ():
             if {"fieldRef", "resourceFieldRef"} & (variable.get("valueFrom") or {}).keys():
                 needed[FIELD_REF_FLAG] = f"the variable {variable['name']}"
     return needed
+
+
+def _bounds(service: Object, data: dict[str, str]) -> Iterator[Finding]:
+    """What exceeds a bound that an administrator can raise."""
+    for field, (key, stock, value) in _BOUNDS.items():
+        has, most = dig(service, "spec", "predictor", field), data.get(key) or stock
+        if has is not None and quantity(has) > quantity(most):
+            yield Finding(
+                "fail",
+                f"{title(service)}: Knative refuses {field} {has}, because {key} is {most}",
+                f"Lower it (chart value {value}), or have an administrator raise the bound: "
+                f"kubectl --namespace {NAMESPACE} patch configmap config-defaults --type merge "
+                f'--patch \'{{"data":{{"{key}":"{has}"}}}}\'',
+            )
+
+
+def _never_accepted(service: Object) -> Iterator[Finding]:
+    """What Knative refuses whatever its flags are (knative/serving, pkg/apis/serving)."""
+    spec = dig(service, "spec", "predictor") or {}
+    refused = [
+        *(["resourceClaims (knative/serving#15332)"] if spec.get("resourceClaims") else []),
+        *(
+            f"a volume of the kind {kind}"
+            for volume in spec.get("volumes") or ()
+            for kind in sorted(volume.keys() - _PLAIN_VOLUMES - FLAG_OF_VOLUME.keys())
+        ),
+    ]
+    if refused:
+        yield Finding(
+            "fail",
+            f"{title(service)}: Knative does not accept {' or '.join(refused)}",
+            "Deploy in Standard mode (chart value predictor.deploymentMode=Standard), or remove "
+            "it.",
+        )
 
 
 def _is_on(flag: str, data: dict[str, str]) -> bool:

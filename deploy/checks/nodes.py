@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from deploy.checks.finding import Finding
 from deploy.cluster import Cluster
 from deploy.objects import Object, dig, name_of, title
-from deploy.workload import extended_resources, pod_specs, quantity
+from deploy.workload import extended_resources, is_ours, pod_specs, quantity
 
 TITLE = "nodes"
 
@@ -22,9 +23,35 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     if not wanting:
         yield Finding("ok", "our pods request no GPU")
         return
+    yield from dict.fromkeys(_several_gpus(wanting))
     nodes = cluster.list("v1", "Node")
+    # A canary often needs the same as its service.
+    yield from dict.fromkeys(
+        _for_pod(title(item), spec, wanted, nodes) for item, spec, wanted in wanting
+    )
+
+
+def _several_gpus(wanting: Sequence[tuple[Object, Object, Mapping[str, int]]]) -> Iterator[Finding]:
+    """Our predictor computes on one GPU; what another image does is unknown."""
     for item, spec, wanted in wanting:
-        yield _for_pod(title(item), spec, wanted, nodes)
+        gpus = {name: count for name, count in wanted.items() if re.search(r"gpu|/mig-", name)}
+        listed = ", ".join(f"{count} {name}" for name, count in gpus.items())
+        if item["kind"] != "InferenceService" or not is_ours(item):
+            continue
+        if sum(gpus.values()) > 1:
+            yield Finding(
+                "warn",
+                f"{title(item)} requests {listed} per pod, and the predictor uses one GPU",
+                "Request one (chart value predictor.resources.limits), and raise "
+                "predictor.scaling.maxReplicas for more pictures at a time.",
+            )
+        elif gpus and spec.get("resourceClaims"):
+            yield Finding(
+                "warn",
+                f"{title(item)} requests {listed} in addition to its resourceClaims",
+                "If a claim is for a GPU, remove the limit (chart value "
+                "predictor.resources.limits): the predictor uses one GPU.",
+            )
 
 
 def _for_pod(who: str, spec: Object, wanted: Mapping[str, int], nodes: Sequence[Object]) -> Finding:

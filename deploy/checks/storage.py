@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from deploy.checks.finding import Finding
+from deploy.checks.volumes import named_volume, source_findings
 from deploy.cluster import Cluster
 from deploy.objects import Object, dig, name_of, of_kind
-from deploy.workload import claims_used
+from deploy.workload import claims_of, claims_used, pod_specs, quantity
 
 TITLE = "storage"
+_MANY = {"ReadWriteMany", "ReadOnlyMany"}
+_HOST = "kubernetes.io/hostname"
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 # Block devices, for one node at a time (the drivers' own documentation).
 _BY_HAND = "kubernetes.io/no-provisioner"
@@ -51,7 +54,11 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     ours = of_kind(objects, "PersistentVolumeClaim")
     for claim in ours:
         existing = cluster.get("v1", "PersistentVolumeClaim", name_of(claim))
-        yield _existing(claim, existing) if _is_bound(existing) else _new(cluster, claim)
+        if _is_bound(existing):
+            yield _existing(claim, existing)
+        else:
+            yield _new(cluster, claim)
+            yield from source_findings(cluster, claim, ours)
     for name in sorted(claims_used(objects).keys() - {name_of(claim) for claim in ours}):
         existing = cluster.get("v1", "PersistentVolumeClaim", name)
         if existing is None:
@@ -63,6 +70,7 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
             )
         else:
             yield Finding("ok", f"claim {name!r} exists ({dig(existing, 'status', 'phase')})")
+    yield from _shared(cluster, objects)
 
 
 def _is_bound(claim: Object | None) -> bool:
@@ -82,10 +90,55 @@ def _existing(claim: Object, existing: Object | None) -> Finding:
     )
 
 
+def _shared(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
+    """Claims of one node, or of one pod, that several predictors mount."""
+    ours = {name_of(one): one for one in of_kind(objects, "PersistentVolumeClaim")}
+    for name in claims_used(objects):
+        claim = cluster.get("v1", "PersistentVolumeClaim", name) or ours.get(name)
+        modes = dig(claim, "status", "accessModes") or dig(claim, "spec", "accessModes") or ()
+        users = [
+            (item, spec)
+            for item, spec in pod_specs(objects)
+            if item["kind"] == "InferenceService" and name in claims_of(spec)
+        ]
+        if modes and not set(modes) & _MANY and (several := _more_than_one(users)):
+            yield _crowded(name, modes, several, [spec for _, spec in users])
+
+
+def _more_than_one(users: Sequence[tuple[Object, Object]]) -> str:
+    """How many predictors may mount a claim at a time; empty for one."""
+    most = [int(quantity(spec.get("maxReplicas") or 0)) for _, spec in users]
+    if not users or (sum(most) == 1 and all(most)):
+        return ""
+    return f"up to {sum(most)}" if all(most) else "any number of"
+
+
+def _crowded(name: str, modes: Sequence[str], several: str, specs: Sequence[Object]) -> Finding:
+    what = f"claim {name!r} is {', '.join(modes)}, and {several} predictors mount it"
+    if "ReadWriteOnce" not in modes:
+        return Finding(
+            "fail",
+            f"{what}, but only one pod can",
+            "Use ReadWriteMany (chart value storage.accessModes), or one pod "
+            "(predictor.scaling.maxReplicas).",
+        )
+    hosts = {dig(spec, "nodeSelector", _HOST) for spec in specs}
+    if len(hosts) == 1 and None not in hosts:
+        return Finding("ok", f"{what}, all on node {hosts.pop()}")
+    return Finding(
+        "warn",
+        f"{what}: those on another node than the volume stay pending",
+        "Use ReadWriteMany (chart value storage.accessModes), a read-only copy for many nodes "
+        f"(storage.dataSourceRef), or select one node by the label {_HOST}.",
+    )
+
+
 def _new(cluster: Cluster, claim: Object) -> Finding:
     name, wanted = name_of(claim), dig(claim, "spec", "accessModes") or []
     asked = dig(claim, "spec", "storageClassName")
     classes = cluster.list("storage.k8s.io/v1", "StorageClass")
+    if volume := dig(claim, "spec", "volumeName"):
+        return named_volume(cluster, claim, str(volume))
     if asked == "":
         return Finding(
             "warn", f"claim {name!r} needs a volume that you create by hand (its class is empty)"
@@ -122,7 +175,9 @@ def _capable(
     name, provisioner = name_of(storage_class), str(storage_class.get("provisioner"))
     what = f"claim {name_of(claim)!r}: storage class {name!r} ({provisioner})"
     if not many:
-        return Finding("ok", f"{what} provides a volume for one node at a time")
+        is_copy = "ReadOnlyMany" in (dig(claim, "spec", "accessModes") or ())
+        who = "many nodes to read" if is_copy else "one node at a time"
+        return Finding("ok", f"{what} provides a volume for {who}")
     if provisioner == _BY_HAND:
         return Finding(
             "warn",

@@ -7,14 +7,18 @@ import re
 from collections.abc import Iterator
 
 from deploy.explain.claims import explain_claim
+from deploy.explain.crash import STORAGE_INITIALIZER, crash_advice, memory_advice
+from deploy.explain.probes import explain_probe, explain_restart
 from deploy.explain.snapshot import Explanation, Snapshot, condition, message_of
 from deploy.objects import Object, dig, name_of
-from deploy.workload import MODEL_CONTAINER, QUEUE_PROXY
+from deploy.workload import MODEL_CONTAINER, QUEUE_PROXY, is_ours
 
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _CONFIGURATION = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _UNREADY_WHILE_LOADING = {MODEL_CONTAINER, QUEUE_PROXY}
 _OUT_OF_MEMORY = "OOMKilled"
+# The exit codes of SIGKILL and SIGTERM.
+_KILLED = (137, 143)
 # Why preempting other pods would not help either, which does not say what is missing
 # (k8s.io/kubernetes, pkg/scheduler/framework/plugins: dynamicresources, defaultpreemption).
 _AFTERTHOUGHT = re.compile(
@@ -37,11 +41,17 @@ def explain_pod(pod: Object, seen: Snapshot) -> Explanation | None:
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         return _explain_scheduling(pod, str(scheduled.get("message") or ""), seen)
+    if dig(pod, "status", "reason") == "Evicted":
+        return Explanation(
+            f"The kubelet evicted pod {name_of(pod)}: {message_of(pod['status']) or 'no message'}",
+            "Raise the request of what ran out (`memory`, `ephemeral-storage`), or use larger "
+            "nodes.",
+        )
     statuses = list(_statuses(pod))
     for status in statuses:
-        if explanation := _explain_waiting(pod, status, seen) or _explain_crash(pod, status):
+        if explanation := _explain_waiting(pod, status, seen) or _explain_crash(pod, status, seen):
             return explanation
-    return _explain_volume(pod, seen) or _explain_start(pod, statuses)
+    return _explain_volume(pod, seen) or _explain_start(pod, statuses, seen)
 
 
 def last_termination(pod: Object) -> tuple[str, Object] | None:
@@ -118,8 +128,15 @@ def _configuration_advice(message: str) -> str:
     if missing := re.search(r'secret "([^"]+)" not found', message):
         return f"Create the secret: kubectl create secret generic {missing[1]} --from-file=token=…"
     if re.search(r"runAsNonRoot|non-root", message):
-        return "The image runs as root. Build ours from its Dockerfile, which uses another user."
-    return ""
+        return (
+            "The image runs as root. Set `runAsUser`, or use an image with another user, as our "
+            "Dockerfile builds it."
+        )
+    if missing := re.search(r'configmap "([^"]+)" not found', message):
+        return f"Create the ConfigMap {missing[1]}, or correct the name in the container."
+    if missing := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)", message):
+        return f"Add the key {missing[1]!r} to the {missing[2]} {missing[3]}."
+    return crash_advice("", {"message": message})
 
 
 def _explain_image(pod: Object, status: Object, message: str, seen: Snapshot) -> Explanation:
@@ -144,7 +161,7 @@ def _explain_image(pod: Object, status: Object, message: str, seen: Snapshot) ->
     return Explanation(f"The image {image} of pod {name_of(pod)} cannot be pulled: {cause}", advice)
 
 
-def _explain_crash(pod: Object, status: Object) -> Explanation | None:
+def _explain_crash(pod: Object, status: Object, seen: Snapshot) -> Explanation | None:
     ended = dig(status, "lastState", "terminated") or dig(status, "state", "terminated") or {}
     if status.get("ready") or not ended.get("exitCode"):
         return None
@@ -153,14 +170,19 @@ def _explain_crash(pod: Object, status: Object) -> Explanation | None:
     if ended.get("reason") == _OUT_OF_MEMORY:
         return Explanation(
             f"Container {container} of pod {name} exceeded its memory limit (OOMKilled).",
-            "Raise resources.limits.memory. Loading needs about twice the size of the weights.",
+            memory_advice(container),
         )
+    if ended["exitCode"] in _KILLED and (killed := explain_restart(pod, container, seen)):
+        return killed
     count = status.get("restartCount") or 0
     ended_how = f"has failed {count} times, last" if count > 1 else "failed"
+    advice = crash_advice(container, ended)
     return Explanation(
         f"Container {container} of pod {name} {ended_how} with exit code {ended['exitCode']}"
         + (f": {_last_message(said)}" if said else "."),
-        f"Its log: kubectl logs {name} --container {container}" + (" --previous" if count else ""),
+        (f"{advice}\n" if advice else "")
+        + f"Its log: kubectl logs {name} --container {container}"
+        + (" --previous" if count else ""),
     )
 
 
@@ -189,14 +211,26 @@ def _explain_volume(pod: Object, seen: Snapshot) -> Explanation | None:
     return None
 
 
-def _explain_start(pod: Object, statuses: list[Object]) -> Explanation | None:
+def _running_init_container(pod: Object) -> str:
+    statuses = dig(pod, "status", "initContainerStatuses") or ()
+    running = (str(one["name"]) for one in statuses if dig(one, "state", "running") is not None)
+    return next(running, "")
+
+
+def _explain_start(pod: Object, statuses: list[Object], seen: Snapshot) -> Explanation | None:
     name = name_of(pod)
     phase = dig(pod, "status", "phase")
     if phase == "Pending":
+        if init := _running_init_container(pod):
+            what = ", which downloads the model" if init == STORAGE_INITIALIZER else ""
+            return Explanation(f"Pod {name} waits for its init container {init}{what}.")
         return Explanation(f"Pod {name} is starting on its node: the image is being pulled.")
     unready = {str(one["name"]): one for one in statuses if not one.get("ready")}
     if phase != "Running" or not unready:
         return None
+    # Our predictor fails its probes for as long as it loads; what another does is unknown.
+    if not is_ours(pod) and (failing := explain_probe(pod, seen)):
+        return failing
     # Knative gives the predictor's readiness probe to queue-proxy, which is then the unready one.
     predictor = next((one for one in statuses if one["name"] == MODEL_CONTAINER), {})
     if "running" in (predictor.get("state") or {}) and unready.keys() & _UNREADY_WHILE_LOADING:

@@ -31,6 +31,11 @@ FLAG_OF_FIELD: Mapping[str, str] = {
 PVC_FLAG = "kubernetes.podspec-persistent-volume-claim"
 PVC_WRITE_FLAG = "kubernetes.podspec-persistent-volume-write"
 EMPTY_DIR_FLAG = "kubernetes.podspec-volumes-emptydir"
+# The kinds of volumes that a flag of their own admits.
+FLAG_OF_VOLUME: Mapping[str, str] = {
+    kind: f"kubernetes.podspec-volumes-{kind.lower()}"
+    for kind in ("csi", "ephemeral", "hostPath", "image")
+}
 FIELD_REF_FLAG = "kubernetes.podspec-fieldref"
 _FLAG_OF_SENTENCE = {
     "Persistent volume claim support is disabled": PVC_FLAG,
@@ -67,10 +72,13 @@ def feature_patch(flags: Iterable[str]) -> str:
 def _feature_flag(message: str) -> Explanation | None:
     flags = {flag for sentence, flag in _FLAG_OF_SENTENCE.items() if sentence in message}
     for field in re.findall(r"spec\.template\.spec\.([\w.\[\]]+)", message):
+        volume = re.fullmatch(r"volumes\[\d+\]\.(\w+)", field)
         if field.endswith(("valueFrom.fieldRef", "valueFrom.resourceFieldRef")):
             flags.add(FIELD_REF_FLAG)
         elif "must not set the field" in message and field in FLAG_OF_FIELD:
             flags.add(FLAG_OF_FIELD[field])
+        elif volume and volume[1] in FLAG_OF_VOLUME:
+            flags.add(FLAG_OF_VOLUME[volume[1]])
     if not flags:
         return None
     return Explanation(
@@ -171,6 +179,13 @@ def _unknown_kind(message: str) -> Explanation | None:
     if not unknown:
         return None
     kind, version = unknown[1], unknown[2]
+    if version.startswith("gateway.networking.k8s.io/"):
+        return Explanation(
+            f"The Gateway API is not installed: the cluster does not know {kind} of {version}.",
+            "Install its CRDs and a Gateway controller (https://gateway-api.sigs.k8s.io/guides/), "
+            "or do without the route (chart value predictor.route.enabled=false).",
+            fatal=True,
+        )
     if kind == "InferenceService":
         return Explanation(
             "KServe is not installed: the cluster does not know InferenceService.",

@@ -22,11 +22,21 @@ _ROLLOUT_NUMBER = "deployment.kubernetes.io/revision"
 _DEADLINE = ("Initial scale was never achieved", "ProgressDeadlineExceeded")
 
 
-def latest_rollout(seen: Snapshot) -> Snapshot:
-    """``seen`` with the owners and pods of the latest generation alone.
+def of_component(seen: Snapshot, component: str) -> Snapshot:
+    """``seen`` without the pods and owners of other components, such as a transformer."""
+    return replace(
+        seen,
+        owners=[one for one in seen.owners if _component(one) in (None, component)],
+        pods=[one for one in seen.pods if _component(one) in (None, component)],
+    )
+
+
+def latest_rollout(seen: Snapshot, component: str = "predictor") -> Snapshot:
+    """``seen`` with the owners and pods of the latest generation of a component alone.
 
     All pods stay if the owners are unknown: not created yet, or not readable.
     """
+    seen = of_component(seen, component)
     revision = max(of_kind(seen.owners, "Revision"), key=_generation, default=None)
     deployments = [
         one
@@ -34,7 +44,7 @@ def latest_rollout(seen: Snapshot) -> Snapshot:
         if (
             _is_owned_by(one, [revision])
             if revision
-            else name_of(one) == f"{name_of(seen.item)}-predictor"
+            else name_of(one) == f"{name_of(seen.item)}-{component}"
         )
     ]
     sets = [one for one in of_kind(seen.owners, "ReplicaSet") if _is_owned_by(one, deployments)]
@@ -161,6 +171,12 @@ def _is_owned_by(item: Object, owners: Iterable[Object]) -> bool:
     uids = {dig(owner, "metadata", "uid") for owner in owners}
     references = dig(item, "metadata", "ownerReferences") or ()
     return any(one.get("uid") in uids for one in references)
+
+
+def _component(item: Object) -> str | None:
+    """From the label that KServe gives to what it creates for a component."""
+    found = dig(item, "metadata", "labels", "component")
+    return str(found) if found else None
 
 
 def _generation(revision: Object) -> int:

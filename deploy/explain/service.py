@@ -6,12 +6,15 @@ import re
 from dataclasses import replace
 
 from deploy.explain.claims import explain_claim
+from deploy.explain.model_status import explain_load, explain_runtime
 from deploy.explain.pods import explain_pods
 from deploy.explain.refusal import explain_refusal
 from deploy.explain.rollout import explain_creation, explain_deadline, latest_rollout
 from deploy.explain.snapshot import Explanation, Snapshot, condition, event_mark, message_of
-from deploy.objects import dig
+from deploy.objects import Object, dig, name_of
 
+_COMPONENTS = ("predictor", "transformer", "explainer")
+_STOP = "serving.kserve.io/stop"
 _REFUSALS = ("InternalError", "ServerlessModeRejected", "UpdateFailed")
 
 
@@ -19,16 +22,29 @@ def explain_service(seen: Snapshot) -> Explanation | None:
     """Why the InferenceService is not ready; None if it is."""
     if is_ready(seen):
         return None
-    seen = latest_rollout(seen)
+    component = _unready_component(seen.item)
+    seen = latest_rollout(seen, component)
     return (
-        _explain_controller(seen)
+        _explain_stop(seen)
+        or explain_runtime(seen.item)
+        or _explain_controller(seen)
         or explain_deadline(seen)
         or explain_creation(seen)
         or explain_pods(seen)
         or _explain_claims(seen)
-        or _explain_conditions(seen)
+        or explain_load(seen.item)
+        or _explain_conditions(seen, component)
         or _explain_silence(seen)
     )
+
+
+def _unready_component(item: Object) -> str:
+    """The first component of the service that is not ready; the predictor if all are."""
+    spec = dig(item, "spec") or {}
+    for name in _COMPONENTS:
+        if name in spec and condition(item, f"{name.title()}Ready").get("status") != "True":
+            return name
+    return _COMPONENTS[0]
 
 
 def is_ready(seen: Snapshot) -> bool:
@@ -40,6 +56,17 @@ def is_ready(seen: Snapshot) -> bool:
     latest = predictor.get("latestCreatedRevision")
     current = latest is None or latest == predictor.get("latestReadyRevision")
     return current and condition(seen.item, "Ready").get("status") == "True"
+
+
+def _explain_stop(seen: Snapshot) -> Explanation | None:
+    """KServe deletes the pods of a service with this annotation, and keeps the service."""
+    if str(dig(seen.item, "metadata", "annotations", _STOP)).lower() != "true":
+        return None
+    return Explanation(
+        f"The InferenceService is stopped by its annotation {_STOP}.",
+        f"Start it: kubectl annotate isvc {name_of(seen.item)} {_STOP}-",
+        fatal=True,
+    )
 
 
 def _explain_controller(seen: Snapshot) -> Explanation | None:
@@ -69,25 +96,25 @@ def _explain_claims(seen: Snapshot) -> Explanation | None:
     return next((found for one in seen.claims if (found := explain_claim(one, seen))), None)
 
 
-def _explain_conditions(seen: Snapshot) -> Explanation | None:
-    predictor = condition(seen.item, "PredictorReady")
+def _explain_conditions(seen: Snapshot, component: str) -> Explanation | None:
+    predictor = condition(seen.item, f"{component.title()}Ready")
     message = message_of(predictor)
     if predictor.get("status") == "False" and message:
         said = re.sub(r"^Revision \S+ failed with message: ", "", message)
         return (
             explain_refusal(message)
             or _explain_image_digest(message)
-            or Explanation(f"The predictor is not ready: {said or message}")
+            or Explanation(f"The {component} is not ready: {said or message}")
         )
     ingress = condition(seen.item, "IngressReady")
     if predictor.get("status") == "True" and ingress.get("status") != "True":
         why = message_of(ingress) or ingress.get("reason") or "no message"
         return Explanation(
-            f"The predictor is ready, but its address is not ready yet ({why}).",
+            f"The {component} is ready, but its address is not ready yet ({why}).",
             "If this lasts, check the ingress or gateway that KServe is configured to use.",
         )
     if message or predictor.get("reason"):
-        return Explanation(f"The predictor is being created: {message or predictor['reason']}")
+        return Explanation(f"The {component} is being created: {message or predictor['reason']}")
     return None
 
 

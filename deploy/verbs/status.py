@@ -22,9 +22,9 @@ def run(flags: Status, reporter: Reporter) -> None:
     """
     session = Session.open(flags, flags.folder)
     for claim in of_kind(session.objects, "PersistentVolumeClaim"):
-        _claim(session, claim, reporter)
+        report_claim(session.cluster.get("v1", claim["kind"], name_of(claim)), claim, reporter)
     errors = [
-        _report(item, observe(session.cluster, item), reporter)
+        report(item, observe(session.cluster, item), reporter)
         for item in [*jobs(session.objects), *services(session.objects)]
     ]
     # A failure comes before a wait, and the download before the service that waits for it.
@@ -33,15 +33,16 @@ def run(flags: Status, reporter: Reporter) -> None:
         raise wrong[0]
 
 
-def _claim(session: Session, claim: Object, reporter: Reporter) -> None:
-    found = session.cluster.get("v1", "PersistentVolumeClaim", name_of(claim))
+def report_claim(found: Object | None, claim: Object, reporter: Reporter) -> None:
+    """Print the phase and size of a claim, which ``found`` is in the cluster."""
     phase = dig(found, "status", "phase") if found else "does not exist"
     size = dig(found, "status", "capacity", "storage")
     level = "ok" if phase == "Bound" else "warn"
     reporter.finding(level, f"{title(claim)}: {phase}{f', {size}' if size else ''}")
 
 
-def _report(item: Object, seen: Snapshot | None, reporter: Reporter) -> DeployError | None:
+def report(item: Object, seen: Snapshot | None, reporter: Reporter) -> DeployError | None:
+    """Print the state of our Job or of a service; return an error unless it is done or ready."""
     is_job = item["kind"] == "Job"
     if seen is None:
         # Its TTL may have removed a Job that is done.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from deploy.apply import Applied, Applier
@@ -25,16 +26,14 @@ def run(flags: Up, reporter: Reporter) -> None:
     session = Session.open(flags, flags.folder)
     reporter.say(f"deploying {flags.folder} to namespace {session.cluster.namespace}")
     check_before(session, flags.skip, reporter)
+    if flags.dry_run:
+        _show(session, flags, reporter, deadline)
+        return
     # The cluster validates all objects before the first change.
-    if flags.dry_run or not of_kind(session.objects, "Namespace"):
-        validator = Applier(
-            session.cluster, reporter, deadline, flags.force_conflicts, dry_run=True
-        )
-        results = [validator.apply(item) for item in session.objects]
-        if flags.dry_run:
-            for one in results:
-                reporter.say(f"{title(one.item)} {one.outcome} (dry run)")
-            return
+    if not of_kind(session.objects, "Namespace"):
+        validator = _validator(session, flags, reporter, deadline)
+        for item in session.objects:
+            validator.apply(item)
 
     _check_key(flags, session)
     # A predictor without weights would hold a GPU and use up its progress deadline.
@@ -51,6 +50,34 @@ def run(flags: Up, reporter: Reporter) -> None:
         output = _output(flags.output, service, len(applied))
         body = {"prompt": flags.prompt}
         draw(service, flags.address, body, output, deadline, reporter, flags.api_key_file)
+
+
+def _validator(session: Session, flags: Up, reporter: Reporter, deadline: Deadline) -> Applier:
+    return Applier(session.cluster, reporter, deadline, flags.force_conflicts, dry_run=True)
+
+
+def _show(session: Session, flags: Up, reporter: Reporter, deadline: Deadline) -> None:
+    """Print what would happen to each object, with a diff of the fields that change."""
+    validator = _validator(session, flags, reporter, deadline)
+    counts: Counter[str] = Counter()
+    new_namespace = False
+    for item in session.objects:
+        if new_namespace:
+            # The API server refuses even a dry run in a namespace that does not exist.
+            reporter.say(f"{title(item)} created (dry run, not validated: its namespace is new)")
+            counts["created"] += 1
+            continue
+        one = validator.apply(item)
+        new_namespace |= one.outcome == "created" and _is_target(item, session)
+        counts[one.outcome] += 1
+        reporter.say(f"{title(item)} {one.outcome} (dry run)")
+        reporter.diff(one.diff)
+    summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    reporter.say(f"\n{summary}. Nothing was changed.")
+
+
+def _is_target(item: Object, session: Session) -> bool:
+    return item["kind"] == "Namespace" and name_of(item) == session.cluster.namespace
 
 
 def _check_key(flags: Up, session: Session) -> None:

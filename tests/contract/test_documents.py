@@ -233,7 +233,7 @@ def test_the_index_names_every_document() -> None:
 
 
 def test_every_error_in_the_troubleshooting_guide_exists_in_the_code() -> None:
-    said = texts("predictor/*.py", "downloader/*.py", "modelstore/*.py")
+    said = texts("predictor/*.py", "downloader/*.py", "modelstore/*.py", "deploy/*.py")
     # From KServe.
     said.add(str(ModelNotReady("stable-diffusion")))
     headings = re.findall(r"^### `(.+)`$", TROUBLESHOOTING, re.MULTILINE)

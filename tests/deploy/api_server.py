@@ -30,6 +30,7 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
         "LimitRange": ("limitranges", True),
         "Namespace": ("namespaces", False),
         "Node": ("nodes", False),
+        "PersistentVolume": ("persistentvolumes", False),
         "PersistentVolumeClaim": ("persistentvolumeclaims", True),
         "Pod": ("pods", True),
         "ResourceQuota": ("resourcequotas", True),
@@ -39,10 +40,30 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
     "apps/v1": {"Deployment": ("deployments", True), "ReplicaSet": ("replicasets", True)},
     "authorization.k8s.io/v1": {"SelfSubjectAccessReview": ("selfsubjectaccessreviews", False)},
     "batch/v1": {"Job": ("jobs", True)},
-    "networking.k8s.io/v1": {"NetworkPolicy": ("networkpolicies", True)},
+    "networking.k8s.io/v1": {
+        "Ingress": ("ingresses", True),
+        "IngressClass": ("ingressclasses", False),
+        "NetworkPolicy": ("networkpolicies", True),
+    },
+    "node.k8s.io/v1": {"RuntimeClass": ("runtimeclasses", False)},
     "policy/v1": {"PodDisruptionBudget": ("poddisruptionbudgets", True)},
+    "scheduling.k8s.io/v1": {"PriorityClass": ("priorityclasses", False)},
     "storage.k8s.io/v1": {"StorageClass": ("storageclasses", False)},
 }
+DEVICES = {
+    "resource.k8s.io/v1": {
+        "ResourceClaim": ("resourceclaims", True),
+        "ResourceClaimTemplate": ("resourceclaimtemplates", True),
+    }
+}
+GATEWAY = {
+    "gateway.networking.k8s.io/v1": {
+        "Gateway": ("gateways", True),
+        "HTTPRoute": ("httproutes", True),
+    }
+}
+KUEUE = {"kueue.x-k8s.io/v1beta1": {"LocalQueue": ("localqueues", True)}}
+SNAPSHOTS = {"snapshot.storage.k8s.io/v1": {"VolumeSnapshot": ("volumesnapshots", True)}}
 KSERVE = {"serving.kserve.io/v1beta1": {"InferenceService": ("inferenceservices", True)}}
 KNATIVE = {
     "serving.knative.dev/v1": {"Service": ("services", True), "Revision": ("revisions", True)}

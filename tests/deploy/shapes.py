@@ -246,5 +246,11 @@ def kserve_controller(version: str = "v0.21.0", available: int = 1) -> Object:
     }
 
 
+def service_account(component: str) -> Object:
+    """The account that the manifests create for a component's pods."""
+    metadata = {"name": f"{SERVICE}-{component}"}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+
+
 def namespace(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}

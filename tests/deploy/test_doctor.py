@@ -249,6 +249,8 @@ def test_a_claim_outside_the_manifests_must_exist(deployment: Deployment, tmp_pa
     for path in deployment.manifests.glob("0[123]*.yaml"):
         shutil.copy(path, folder)
     deployment.manifests = folder
+    for component in ("predictor", "downloader"):
+        deployment.api.put(shapes.service_account(component))
 
     missing = deployment.run("doctor")
     deployment.api.put(shapes.claim("Bound"))

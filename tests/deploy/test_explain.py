@@ -225,6 +225,10 @@ def test_a_volume_that_is_attached_to_another_node() -> None:
             "must not set the field(s): spec.template.spec.containers[0].env[2].valueFrom.fieldRef",
             ["kubernetes.podspec-fieldref"],
         ),
+        (
+            "must not set the field(s): spec.template.spec.volumes[1].image",
+            ["kubernetes.podspec-volumes-image"],
+        ),
     ],
 )
 def test_a_field_that_knatives_webhook_refuses_comes_with_the_patch(
@@ -477,6 +481,10 @@ def test_what_is_not_known_is_not_explained() -> None:
         (
             'no matches for kind "InferenceService" in version "serving.kserve.io/v1beta1"',
             "KServe is not installed",
+        ),
+        (
+            'no matches for kind "HTTPRoute" in version "gateway.networking.k8s.io/v1"',
+            "The Gateway API is not installed",
         ),
         ('no matches for kind "PodMonitor" in version "monitoring.coreos.com/v1"', "PodMonitor"),
         ('namespaces "images" not found', "kubectl create namespace images"),

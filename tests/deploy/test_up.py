@@ -81,6 +81,7 @@ def test_a_folder_without_a_download_is_applied_at_once(
     folder.mkdir()
     shutil.copy(deployment.manifests / "03-inference-service.yaml", folder)
     deployment.api.put(shapes.claim("Bound"))
+    deployment.api.put(shapes.service_account("predictor"))
     deployment.manifests = folder
 
     done = deployment.run("up")

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import pytest
 
+from deploy.dependencies import data_used
 from deploy.objects import load_objects, of_kind
 from deploy.workload import (
     claims_used,
@@ -14,7 +15,6 @@ from deploy.workload import (
     model_name,
     quantity,
     requests_of,
-    secrets_used,
 )
 from tests.deploy.conftest import ROOT
 
@@ -34,9 +34,9 @@ def test_the_claim_is_found_in_a_volume_and_in_a_storage_uri() -> None:
 
 
 def test_the_token_is_optional() -> None:
-    (use,) = secrets_used(OBJECTS)
+    (use,) = data_used(OBJECTS)
 
-    assert (use.secret, use.key, use.optional) == ("stable-diffusion-huggingface", "token", True)
+    assert (use.name, use.key, use.optional) == ("stable-diffusion-huggingface", "token", True)
 
 
 @pytest.mark.parametrize(
