@@ -28,7 +28,7 @@ def application() -> Object:
 
 
 def release() -> Object:
-    (found,) = [item for item in objects("flux/helm-release.yaml") if item["kind"] == "HelmRelease"]
+    (found,) = objects("flux/helm-release.yaml")
     return found
 
 
