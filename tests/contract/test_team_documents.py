@@ -159,7 +159,7 @@ def test_every_awaited_value_has_its_snippets() -> None:
     assert titles - {"null", "0"} <= set(SNIPPETS)
 
 
-@pytest.mark.parametrize(("page", "command"), helm_commands())
+@pytest.mark.parametrize(("page", "command"), list(helm_commands()))
 def test_the_helm_commands_render(page: str, command: str) -> None:
     given: list[Mapping[str, Any]] = []
     arguments = iter(words(command)[2:])
@@ -183,7 +183,7 @@ def test_the_helm_commands_render(page: str, command: str) -> None:
     assert render(merged(*given)).predictors
 
 
-@pytest.mark.parametrize(("page", "command"), program_commands())
+@pytest.mark.parametrize(("page", "command"), list(program_commands()))
 def test_our_programs_accept_the_arguments(page: str, command: str) -> None:
     _, _, program, *arguments = words(command)
     read = {"downloader": read_downloader_verb, "deploy": read_deploy_verb}[program]

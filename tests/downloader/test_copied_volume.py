@@ -11,6 +11,8 @@ from tests.downloader.conftest import ROOT
 from tests.downloader.job import Job
 
 DEMO = ROOT / "demo" / "model"
+# Every model, as outside of a Job.
+ALL = {"DOWNLOADER_NAME": ""}
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def shell(command: str, folder: Path) -> None:
 
 
 def is_intact(job: Job, volume: Path) -> bool:
-    done = job.verb("verify", f"--target={volume}")
+    done = job.verb("verify", f"--target={volume}", **ALL)
     return done.returncode == 0 and "sdxl: intact" in done.stderr + done.stdout
 
 
@@ -53,6 +55,6 @@ def test_a_published_folder_is_a_source_for_an_image(job: Job, volume: Path) -> 
 
 
 def test_the_list_begins_with_the_served_model(job: Job, volume: Path) -> None:
-    done = job.verb("list", f"--target={volume}")
+    done = job.verb("list", f"--target={volume}", **ALL)
 
     assert done.stdout.startswith("* sdxl")
