@@ -72,7 +72,7 @@ def adopt(verb: settings.Adopt) -> str:
         summary = f"{verb.name}: already published"
         print_result(verb.log_format, summary, {"event": "unchanged", "model": verb.name})
         return summary
-    source = FolderSpec(place).uri
+    source = FolderSpec(place.absolute()).uri
     # The environment of a Job may have the settings of another download.
     others = {"spec": None, "sha256": "", "allow_patterns": "", "deny_patterns": ""}
     given = verb.model_dump() | others | {"source": source, "skip_components": ""}

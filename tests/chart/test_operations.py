@@ -87,12 +87,20 @@ def test_the_default_timeout_fits_a_stock_knative() -> None:
 @pytest.mark.parametrize(
     "path",
     [
+        "docs/air-gap.md",
         "docs/api.md",
         "docs/architecture.md",
         "docs/deploy.md",
         "docs/downloads.md",
+        "docs/gateway.md",
+        "docs/gitops.md",
+        "docs/gpus.md",
+        "docs/install.md",
         "docs/memory.md",
+        "docs/openshift.md",
         "docs/operations.md",
+        "docs/rollout.md",
+        "docs/upgrading.md",
         "helm/README.md",
     ],
 )

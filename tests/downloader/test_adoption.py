@@ -40,6 +40,16 @@ def test_a_folder_is_published_in_place_without_copies(place: Path, target: Path
     assert run_verb(Verify(target=target)) == "sd: intact"
 
 
+def test_the_volume_may_be_a_relative_path(
+    place: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(target.parent)
+
+    adopt(Path(target.name))
+
+    assert Marker.read(place).source == place.as_uri()
+
+
 def test_a_second_run_changes_nothing(place: Path, target: Path) -> None:
     adopt(target)
     before = tree(target)
