@@ -26,22 +26,6 @@ PAGES = {
     )
 }
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
-# Values that other branches add to the chart, and the snippets that need them.
-AWAITED = {
-    "caBundle": ("ca-values.yaml",),
-    "predictor.image.digest": ("digest-values.yaml",),
-    "downloader.volumes": ("source-volume-values.yaml",),
-    "downloader.ttlSecondsAfterFinished": (),
-    "predictor.runtimeClassName": ("runtime-values.yaml",),
-    "predictor.resourceClaims": ("claim-template-values.yaml",),
-    "predictor.canary": ("standard-canary-values.yaml",),
-    "predictor.canaryTrafficPercent": ("knative-canary-values.yaml", "null", "0"),
-    "predictor.route": ("route-values.yaml",),
-    "predictor.ingress": (),
-    "storage.volumeName": ("static-claim-values.yaml",),
-    "storage.dataSourceRef": ("copy-values.yaml", "image-values.yaml"),
-}
-
 # The upgrade notes name values that no longer exist.
 FORMER = {"predictor.containerConcurrency"}
 
@@ -84,12 +68,6 @@ def exists(key: str) -> bool:
             return False
         node = node.get(part, {})
     return True
-
-
-def skip_awaited(title: str) -> None:
-    for key, titles in AWAITED.items():
-        if title in titles and not exists(key):
-            pytest.skip(f"the chart does not have {key} yet")
 
 
 def values_of(title: str) -> Object:
@@ -148,15 +126,7 @@ def test_the_pages_have_snippets_and_commands() -> None:
 
 @pytest.mark.parametrize("title", SNIPPETS)
 def test_the_values_render(title: str) -> None:
-    skip_awaited(title)
-
     assert render(values_of(title)).predictors
-
-
-def test_every_awaited_value_has_its_snippets() -> None:
-    titles = {title for titles in AWAITED.values() for title in titles}
-
-    assert titles - {"null", "0"} <= set(SNIPPETS)
 
 
 @pytest.mark.parametrize(("page", "command"), list(helm_commands()))
@@ -166,7 +136,6 @@ def test_the_helm_commands_render(page: str, command: str) -> None:
     for word in arguments:
         if word == "--values":
             name = next(arguments)
-            skip_awaited(name)
             if name in SNIPPETS:
                 assert SNIPPETS[name].page == page
                 given.append(values_of(name))
@@ -174,10 +143,7 @@ def test_the_helm_commands_render(page: str, command: str) -> None:
                 given.append(helm_python.values_from_yaml((ROOT / name).read_text("utf-8")))
         elif word == "--set":
             expression = next(arguments)
-            key, _, value = expression.partition("=")
-            if not exists(key):
-                assert value in AWAITED[key]
-                pytest.skip(f"the chart does not have {key} yet")
+            assert exists(expression.partition("=")[0]), page
             given.append(helm_python.parse_set_string(expression))
 
     assert render(merged(*given)).predictors
@@ -203,9 +169,8 @@ def test_the_shell_parses_every_script() -> None:
 def test_every_value_that_a_page_names_exists(page: str) -> None:
     sections = "|".join(VALUES)
     named = set(re.findall(rf"`((?:{sections})\.[\w.]*\w)(?:[:=][^`]*)?`", PAGES[page]))
-    missing = {key for key in named - FORMER if not exists(key)}
 
-    assert {key for key in missing if not key.startswith(tuple(AWAITED))} == set()
+    assert {key for key in named - FORMER if not exists(key)} == set()
 
 
 @pytest.mark.parametrize("page", PAGES)
