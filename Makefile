@@ -19,7 +19,7 @@ help: ## List the targets
 demo: $(INSTALLED) ## Download, serve and draw one picture on this machine
 	$(BIN)/python demo/run.py
 
-serve: $(INSTALLED) ## Serve the demo model on http://127.0.0.1:8080
+serve: $(INSTALLED) ## Serve the demo model on http://127.0.0.1:8080, and its jobs on 8081
 	$(BIN)/python demo/run.py --serve
 
 # One OpenMP thread per process: with more, the processes compete for the cores.
@@ -65,10 +65,12 @@ train: $(INSTALLED) ## Retrain the demo model (20 minutes on two cores)
 	$(BIN)/python demo/train.py
 	$(BIN)/python demo/evaluate.py
 
-images: ## Build both images; REGISTRY=host/ is a prefix, IMAGE_TOOL=buildah also works
+images: ## Build the images; REGISTRY=host/ is a prefix, IMAGE_TOOL=buildah also works
 	$(IMAGE_TOOL) build --tag $(REGISTRY)stable-diffusion-predictor:$(VERSION) $(BUILD_ARGS) .
 	$(IMAGE_TOOL) build --file Dockerfile.downloader \
 	    --tag $(REGISTRY)stable-diffusion-downloader:$(VERSION) $(BUILD_ARGS) .
+	$(IMAGE_TOOL) build --file Dockerfile.jobs \
+	    --tag $(REGISTRY)stable-diffusion-jobs:$(VERSION) $(BUILD_ARGS) .
 
 manifests: $(INSTALLED) ## Generate manifests, schema and tables from the chart, settings and results
 	$(BIN)/python hack/render_manifests.py

@@ -67,6 +67,8 @@ class Attempt:
             await asyncio.wait({self._call, lease}, return_when=asyncio.FIRST_COMPLETED)
             if self._call.done():
                 await self._store(self._outcome(self._call))
+            else:
+                logger.info("job %s: cancelled, expired, or run elsewhere", self._claim.job.id)
         finally:
             self._call.cancel()
             lease.cancel()
@@ -105,7 +107,6 @@ class Attempt:
                     if not await self._storage.renew(
                         self._claim, self._lease_seconds, *self._progress
                     ):
-                        logger.info("job %s: the claim is void", self._claim.job.id)
                         return
                 except StorageUnavailableError:
                     logger.warning("job %s: the lease is not renewed", self._claim.job.id)

@@ -125,7 +125,7 @@ class PredictorClient:
                         raise _too_large(most)
                     return pictures
                 case b"error":
-                    raise CallFailedError(_text_of(data))
+                    raise CallFailedError(_text_of(data) or "the predictor reports an error")
         raise CallFailedError("the predictor ended the stream before the job was done")
 
 
@@ -150,7 +150,8 @@ async def _events(response: httpx.Response, most: int) -> AsyncIterator[tuple[by
 
 async def _error_of(response: httpx.Response) -> CallError:
     content = await response.aread()
-    reason, status = _text_of(content), response.status_code
+    status = response.status_code
+    reason = _text_of(content) or f"the predictor responded with status {status}"
     if status in _REFUSALS:
         return CallRefusedError(reason, _retry_after(response))
     if status in _FAILURES:
@@ -158,14 +159,14 @@ async def _error_of(response: httpx.Response) -> CallError:
     return CallRejectedError(reason)
 
 
-def _text_of(content: bytes) -> str:
-    """The sentence of the predictor's error; another server's page is not shown."""
+def _text_of(content: bytes) -> str | None:
+    """The sentence of the predictor's error; None for the page of another server."""
     try:
         document = json.loads(content)
     except ValueError:
         document = None
     reason = document.get("error") if isinstance(document, dict) else None
-    return reason if isinstance(reason, str) else "the predictor rejected the call"
+    return reason if isinstance(reason, str) else None
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -1,4 +1,4 @@
-"""A real Redis for tests of shared rate limits."""
+"""A real Redis for tests of shared rate limits and of jobs."""
 
 from __future__ import annotations
 

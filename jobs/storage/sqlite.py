@@ -194,20 +194,14 @@ class SQLiteStorage(Storage):
     async def _write(self, change: Callable[[sqlite3.Connection], Result]) -> Result:
         loop = asyncio.get_running_loop()
         try:
-            # A caller who leaves must not stop the notification of others.
-            result, changed = await asyncio.shield(
-                loop.run_in_executor(self._thread, self._transaction, change)
-            )
+            return await loop.run_in_executor(self._thread, self._transaction, change, loop)
         except sqlite3.Error as error:
             raise _unavailable(error) from None
-        for name in changed:
-            self.changes.notify(name)
-        return result
 
     def _transaction(
-        self, change: Callable[[sqlite3.Connection], Result]
-    ) -> tuple[Result, set[str]]:
-        """Run ``change`` on the thread; all of it happens, or nothing."""
+        self, change: Callable[[sqlite3.Connection], Result], loop: asyncio.AbstractEventLoop
+    ) -> Result:
+        """Run ``change`` on the thread, all of it or nothing, then wake up who waits for it."""
         db = self._opened()
         self._changed = set()
         db.execute("BEGIN IMMEDIATE")
@@ -217,7 +211,9 @@ class SQLiteStorage(Storage):
         except BaseException:
             db.execute("ROLLBACK")
             raise
-        return result, self._changed
+        for name in self._changed:
+            loop.call_soon_threadsafe(self.changes.notify, name)
+        return result
 
     def _opened(self) -> sqlite3.Connection:
         assert self._connection is not None

@@ -24,7 +24,7 @@ def pins(lock: str) -> dict[str, str]:
 def test_every_package_is_in_the_distribution() -> None:
     folders = {
         str(init.parent.relative_to(ROOT)).replace("/", ".")
-        for top in ("predictor", "downloader", "modelstore", "deploy")
+        for top in ("predictor", "downloader", "modelstore", "deploy", "jobs")
         for init in (ROOT / top).rglob("__init__.py")
     }
 
@@ -109,5 +109,5 @@ def test_the_version_is_the_same_everywhere() -> None:
     version = PROJECT["project"]["version"]
 
     assert f"appVersion: {version}" in (ROOT / "helm" / "Chart.yaml").read_text().replace('"', "")
-    for dockerfile in ("Dockerfile", "Dockerfile.downloader"):
+    for dockerfile in ("Dockerfile", "Dockerfile.downloader", "Dockerfile.jobs"):
         assert f"ARG VERSION={version}" in (ROOT / dockerfile).read_text()

@@ -148,8 +148,9 @@ def test_replicas_share_the_jobs(
         JobsServer.running(tmp_path / "one.log", predictor.url, **storage_flags) as one,
         JobsServer.running(tmp_path / "other.log", predictor.url, **storage_flags) as other,
     ):
+        replicas = [one, other] * 10
         jobs = [
-            (one, other)[number % 2].submit({"prompt": f"star {number}"}) for number in range(20)
+            replica.submit({"prompt": f"star {number}"}) for number, replica in enumerate(replicas)
         ]
         # Each replica sees the jobs of the other, and wakes up who waits for them.
         for job, replica in zip(reversed(jobs), replicas, strict=True):
