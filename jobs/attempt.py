@@ -51,6 +51,7 @@ class Attempt:
         self._on_accepted = on_accepted
         self._on_refused = on_refused
         self._progress = (0, 0)
+        self._preview = b""
         self._has_news = asyncio.Event()
         self._call: asyncio.Task[list[Picture]] | None = None
 
@@ -81,7 +82,7 @@ class Attempt:
         while True:
             try:
                 return await self._client.predict(
-                    job.model, self._claim.body, job.id, self._note_progress
+                    job.model, self._claim.body, job.id, self._note_progress, self._note_preview
                 )
             except CallRefusedError as refusal:
                 logger.debug("job %s: %s", job.id, refusal)
@@ -96,8 +97,12 @@ class Attempt:
         self._progress = (step, steps)
         self._has_news.set()
 
+    def _note_preview(self, event: bytes) -> None:
+        self._preview = event
+        self._has_news.set()
+
     async def _keep_lease(self) -> None:
-        """Renew the lease and store the progress; returns once the claim is void."""
+        """Renew the lease and store progress and previews; returns once the claim is void."""
         with self._storage.changes.watch(f"stop:{self._claim.job.id}") as stopped:
             # Either event wakes the loop.
             self._has_news = stopped
@@ -108,6 +113,9 @@ class Attempt:
                         self._claim, self._lease_seconds, *self._progress
                     ):
                         return
+                    if self._preview:
+                        event, self._preview = self._preview, b""
+                        await self._storage.note_preview(self._claim, event)
                 except StorageUnavailableError:
                     logger.warning("job %s: the lease is not renewed", self._claim.job.id)
                 await asyncio.sleep(_PROGRESS_SECONDS)

@@ -75,9 +75,16 @@ class PredictorClient:
         await self._client.aclose()
 
     async def predict(
-        self, model: str, body: bytes, job_id: str, on_progress: Callable[[int, int], None]
+        self,
+        model: str,
+        body: bytes,
+        job_id: str,
+        on_progress: Callable[[int, int], None],
+        on_preview: Callable[[bytes], None],
     ) -> list[Picture]:
         """Generate the pictures of a ``:predict`` body. Cancelling stops the predictor's work.
+
+        ``on_progress`` gets the done and the total steps, ``on_preview`` the data of the event.
 
         Raises:
             CallError: one of its subclasses says what to do.
@@ -92,7 +99,7 @@ class PredictorClient:
             async with self._client.stream("POST", url, content=body, headers=headers) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise await _error_of(response)
-                return await self._result(response, on_progress)
+                return await self._result(response, on_progress, on_preview)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise CallRefusedError("the predictor does not accept connections") from None
         except httpx.TransportError:
@@ -111,7 +118,10 @@ class PredictorClient:
         return int(float(found[model])) if model in found else None
 
     async def _result(
-        self, response: httpx.Response, on_progress: Callable[[int, int], None]
+        self,
+        response: httpx.Response,
+        on_progress: Callable[[int, int], None],
+        on_preview: Callable[[bytes], None],
     ) -> list[Picture]:
         most = self._settings.max_stored_bytes
         async for name, data in _events(response, most * 4 // 3 + _EVENT_OVERHEAD):
@@ -119,6 +129,8 @@ class PredictorClient:
                 case b"progress":
                     progress = json.loads(data)
                     on_progress(progress["step"], progress["steps"])
+                case b"preview":
+                    on_preview(data)
                 case b"result":
                     pictures = await asyncio.to_thread(_pictures, data)
                     if sum(len(picture.content) for picture in pictures) > most:

@@ -85,7 +85,7 @@ class JobRoutes:
         return JSONResponse(document_of(job))
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: the job at each change, until it has ended."""
+        """Server-sent events: the job at each change, and its previews, until it has ended."""
         await self._service.find(request.path_params["id"])
         events = self._events(request.path_params["id"])
         headers = {"cache-control": "no-store"}
@@ -97,8 +97,11 @@ class JobRoutes:
         return await picture_of(request, self._service, job, request.path_params["number"])
 
     async def _events(self, job_id: str) -> AsyncIterator[bytes]:
-        async for job in self._service.follow(job_id):
-            yield f"event: job\ndata: {json.dumps(document_of(job))}\n\n".encode()
+        async for change in self._service.follow(job_id, with_previews=True):
+            if isinstance(change, Job):
+                yield f"event: job\ndata: {json.dumps(document_of(change))}\n\n".encode()
+            else:
+                yield b"event: preview\ndata: " + change + b"\n\n"
 
 
 async def picture_of(request: Request, service: Service, job: Job, number: int) -> Response:

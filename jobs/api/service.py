@@ -72,25 +72,38 @@ class Service:
         try:
             async with asyncio.timeout(seconds):
                 async for changed in self.follow(job.id):
+                    assert isinstance(changed, Job)
                     job = changed
         except TimeoutError:
             pass
         return job
 
-    async def follow(self, job_id: str) -> AsyncIterator[Job]:
+    async def follow(
+        self, job_id: str, *, with_previews: bool = False
+    ) -> AsyncIterator[Job | bytes]:
         """The job now, and after each change, until it has ended or the process shuts down.
+
+        ``with_previews`` also yields the data of preview events; it skips some if the caller is
+        slow.
 
         Raises:
             JobNotFoundError: there is none, or it has expired meanwhile.
         """
-        with self.storage.changes.watch(f"job:{job_id}") as changed:
+        names = [f"job:{job_id}"] + ([f"preview:{job_id}"] if with_previews else [])
+        with self.storage.changes.watch(*names) as changed:
             last: Job | None = None
+            last_preview: bytes | None = None
             while True:
                 changed.clear()
                 job = await self.find(job_id)
                 if last is None or replace(job, read_at=last.read_at) != last:
                     yield job
                 last = job
+                if with_previews and job.status == "in_progress":
+                    preview = await self.storage.preview(job_id)
+                    if preview and preview != last_preview:
+                        yield preview
+                    last_preview = preview
                 if job.is_final or self.is_closing:
                     return
                 await wait_briefly(changed, _REFRESH_SECONDS)

@@ -40,8 +40,8 @@ class Submission:
 class Storage(ABC):
     """Jobs and pictures. Every method but ``open`` raises StorageUnavailableError without one.
 
-    ``changes`` wakes up who waits for ``job:<id>`` (its record has changed), ``queue:<model>``
-    (a job of the model may be claimed) and ``stop:<id>`` (a claim on the job is void).
+    ``changes`` wakes up who waits for ``job:<id>`` (its record has changed), ``preview:<id>``,
+    ``queue:<model>`` (a job of the model may be claimed) and ``stop:<id>`` (a claim is void).
     """
 
     def __init__(self, bounds: Bounds) -> None:
@@ -94,6 +94,14 @@ class Storage(ABC):
 
         ``steps`` above 0 means that the predictor has accepted the job.
         """
+
+    @abstractmethod
+    async def note_preview(self, claim: Claim, event: bytes) -> bool:
+        """Keep the data of the newest preview event while the claim lasts; False if it is void."""
+
+    @abstractmethod
+    async def preview(self, job_id: str) -> bytes | None:
+        """The data of the newest preview event of a running job, or None if there is none."""
 
     @abstractmethod
     async def give_back(self, claim: Claim, reason: str | None) -> bool:

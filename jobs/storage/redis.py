@@ -64,6 +64,7 @@ class RedisStorage(Storage):
         self._page = register(scripts.PAGE)
         self._claim = register(scripts.CLAIM)
         self._renew = register(scripts.RENEW)
+        self._note_preview = register(scripts.NOTE_PREVIEW)
         self._give_back = register(scripts.GIVE_BACK)
         self._finish = register(scripts.FINISH)
         self._fail = register(scripts.FAIL)
@@ -126,6 +127,12 @@ class RedisStorage(Storage):
             await self._run(self._renew, claim.job.id, claim.token, lease, str(step), str(steps))
         )
 
+    async def note_preview(self, claim: Claim, event: bytes) -> bool:
+        return bool(await self._run(self._note_preview, claim.job.id, claim.token, event))
+
+    async def preview(self, job_id: str) -> bytes | None:
+        return await self._get(f"preview:{job_id}")
+
     async def give_back(self, claim: Claim, reason: str | None) -> bool:
         tries = self.bounds.tries
         return bool(
@@ -150,15 +157,17 @@ class RedisStorage(Storage):
         return _job(found) if found else None
 
     async def picture(self, job_id: str, number: int) -> bytes | None:
-        try:
-            found = await self._redis.get(f"{_PREFIX}picture:{job_id}:{number}")
-        except (RedisError, OSError) as error:
-            raise _unavailable(error) from None
-        return cast("bytes | None", found)
+        return await self._get(f"picture:{job_id}:{number}")
 
     async def sweep(self) -> None:
         tries = self.bounds.tries
         await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE)
+
+    async def _get(self, key: str) -> bytes | None:
+        try:
+            return cast("bytes | None", await self._redis.get(_PREFIX + key))
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from None
 
     async def _run(self, script: AsyncScript, *arguments: str | bytes | float) -> Any:
         try:

@@ -3,6 +3,7 @@
     job:<id>          hash    the record; ``token`` is that of the claim
     body:<id>         string  the body of a job that has not ended
     picture:<id>:<n>  string  the bytes of a picture
+    preview:<id>      string  the newest preview of a running job
     queue:<model>     zset    waiting jobs by place: priority, then sequence
     running:<model>   set     jobs with a lease
     alone:<model>     string  the running job whose last try excludes others
@@ -51,6 +52,7 @@ local function release(id, model)
   redis.call('SREM', k('running', model), id)
   if redis.call('GET', k('alone', model)) == id then redis.call('DEL', k('alone', model)) end
   redis.call('HDEL', k('job', id), 'token')
+  redis.call('DEL', k('preview', id))
   notify('stop', id)
   notify('queue', model)
 end
@@ -185,6 +187,18 @@ local known = redis.call('HMGET', k('job', id), 'status', 'step', 'steps')
 if steps ~= '0' and (known[1] ~= 'in_progress' or known[2] ~= step or known[3] ~= steps) then
   enter(id, 'in_progress', 'step', step, 'steps', steps)
 end
+return 1
+"""
+)
+
+# ARGV: prefix, id, token, data of the event
+NOTE_PREVIEW = (
+    _COMMON
+    + """
+local _, id, token, event = unpack(ARGV)
+if is_void(id, token) then return 0 end
+redis.call('SET', k('preview', id), event)
+notify('preview', id)
 return 1
 """
 )

@@ -94,6 +94,24 @@ def test_progress_is_recorded_while_the_lease_lasts(make_storage: Open) -> None:
     play(make_storage, scenario)
 
 
+def test_the_newest_preview_is_kept_while_the_claim_lasts(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        await storage.submit(job("a"))
+        claim = await claimed(storage)
+        assert await storage.preview("a") is None
+        with storage.changes.watch("preview:a") as changed:
+            assert await storage.note_preview(claim, b"early")
+            assert await storage.note_preview(claim, b"late")
+            await asyncio.wait_for(changed.wait(), 30)
+        assert await storage.preview("a") == b"late"
+        assert await storage.give_back(claim, None)
+
+        assert await storage.preview("a") is None
+        assert not await storage.note_preview(claim, b"too late")
+
+    play(make_storage, scenario)
+
+
 def test_a_job_whose_worker_is_lost_runs_again_and_ends_once(make_storage: Open) -> None:
     async def scenario(storage: Storage) -> None:
         await storage.submit(job("a"))
