@@ -10,11 +10,12 @@ from types import FrameType
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from jobs.api.error_responses import exception_handlers
 from jobs.api.job_routes import JobRoutes
+from jobs.api.metrics import metrics_text
 from jobs.api.service import Service
 from jobs.api.short_routes import ShortRoutes
 from jobs.predictor_client import PredictorClient
@@ -100,7 +101,7 @@ def application(service: Service) -> Starlette:
 
 
 def _probes(service: Service) -> list[Route]:
-    """The probes, with the paths of the predictor."""
+    """The probes and the metrics, with the paths of the predictor."""
 
     async def live(_: Request) -> Response:
         return JSONResponse({"live": True})
@@ -109,4 +110,13 @@ def _probes(service: Service) -> list[Route]:
         await service.storage.check()
         return JSONResponse({"ready": True})
 
-    return [Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
+    async def metrics(_: Request) -> Response:
+        models = service.settings.model_names
+        states = {model: await service.storage.state(model) for model in models}
+        return PlainTextResponse(metrics_text(states))
+
+    return [
+        Route("/v2/health/live", live),
+        Route("/v2/health/ready", ready),
+        Route("/metrics", metrics),
+    ]

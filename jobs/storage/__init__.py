@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from jobs.settings import Settings
-from jobs.storage.interface import Bounds, Storage, Submission
+from jobs.storage.interface import Bounds, ModelState, Storage, Submission
 
-__all__ = ["Bounds", "Storage", "Submission", "open_storage"]
+__all__ = ["Bounds", "ModelState", "Storage", "Submission", "open_storage"]
 
 
 def open_storage(settings: Settings) -> Storage:

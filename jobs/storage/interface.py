@@ -7,7 +7,7 @@ lost its lease can neither renew nor finish the job.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.job import Claim, Job, NewJob, Picture, Status
@@ -35,6 +35,19 @@ class Submission:
 
     job: Job
     is_new: bool
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """The jobs of a model: how many wait and run, and the age of the oldest that waits.
+
+    ``ended`` counts all jobs that have ever ended, by status.
+    """
+
+    queued: int
+    running: int
+    oldest_seconds: float
+    ended: Mapping[Status, int]
 
 
 class Storage(ABC):
@@ -128,6 +141,10 @@ class Storage(ABC):
     @abstractmethod
     async def picture(self, job_id: str, number: int) -> bytes | None:
         """The bytes of a picture, or None if they are not stored."""
+
+    @abstractmethod
+    async def state(self, model: str) -> ModelState:
+        """The current load, for metrics."""
 
     @abstractmethod
     async def sweep(self) -> None:

@@ -25,7 +25,14 @@ from jobs.errors import (
 )
 from jobs.job import EXPIRED, WORKER_LOST, Claim, Job, NewJob, Picture, Status, StoredPicture
 from jobs.storage import scripts
-from jobs.storage.interface import NEWEST_SHARE, SWEEP_SIZE, Bounds, Storage, Submission
+from jobs.storage.interface import (
+    NEWEST_SHARE,
+    SWEEP_SIZE,
+    Bounds,
+    ModelState,
+    Storage,
+    Submission,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +76,7 @@ class RedisStorage(Storage):
         self._finish = register(scripts.FINISH)
         self._fail = register(scripts.FAIL)
         self._cancel = register(scripts.CANCEL)
+        self._state = register(scripts.STATE)
         self._sweep = register(scripts.SWEEP)
         self._follower: asyncio.Task[None] | None = None
 
@@ -159,6 +167,11 @@ class RedisStorage(Storage):
     async def picture(self, job_id: str, number: int) -> bytes | None:
         return await self._get(f"picture:{job_id}:{number}")
 
+    async def state(self, model: str) -> ModelState:
+        queued, running, age, ended = await self._run(self._state, model)
+        counts = {cast("Status", name): int(count) for name, count in _pairs(ended).items()}
+        return ModelState(queued, running, age / 1000, counts)
+
     async def sweep(self) -> None:
         tries = self.bounds.tries
         await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE)
@@ -227,7 +240,7 @@ def _milliseconds(seconds: float) -> int:
 def _job(found: Sequence[Any]) -> Job:
     """A record from what ``describe`` returns."""
     flat, position, running, seconds, now = found
-    values = {flat[at].decode(): flat[at + 1].decode() for at in range(0, len(flat), 2)}
+    values = _pairs(flat)
     numbers = ("sequence", "priority", "tries", "step", "steps")
     times = ("created_at", "expires_in", "expires_at")
     return Job(
@@ -247,6 +260,12 @@ def _job(found: Sequence[Any]) -> Job:
         model_running=running,
         model_seconds=float(seconds) / 1000,
     )
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
+    """A hash from the flat list that HGETALL returns in a script."""
+    texts = [one.decode() for one in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _seconds(values: Mapping[str, str], name: str) -> float | None:

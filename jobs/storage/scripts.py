@@ -5,9 +5,11 @@
     picture:<id>:<n>  string  the bytes of a picture
     preview:<id>      string  the newest preview of a running job
     queue:<model>     zset    waiting jobs by place: priority, then sequence
+    waiting:<model>   zset    waiting jobs by submission, for the age of the oldest
     running:<model>   set     jobs with a lease
     alone:<model>     string  the running job whose last try excludes others
     seconds:<model>   string  what a job of the model has taken lately, in milliseconds
+    outcomes:<model>  hash    how many jobs have ended, by status
     leases            zset    running jobs by the end of their lease
     expiry            zset    all jobs by the end of ``expires_in``
     all, status:<s>   zset    jobs by sequence, for lists
@@ -57,10 +59,20 @@ local function release(id, model)
   notify('queue', model)
 end
 
+local function enqueue(id)
+  local job = redis.call('HMGET', k('job', id), 'model', 'place', 'created_at')
+  redis.call('ZADD', k('queue', job[1]), job[2], id)
+  redis.call('ZADD', k('waiting', job[1]), job[3], id)
+end
+
+local function dequeue(id, model)
+  redis.call('ZREM', k('queue', model), id)
+  redis.call('ZREM', k('waiting', model), id)
+end
+
 local function requeue(id)
-  local model, place = unpack(redis.call('HMGET', k('job', id), 'model', 'place'))
-  release(id, model)
-  redis.call('ZADD', k('queue', model), place, id)
+  release(id, redis.call('HGET', k('job', id), 'model'))
+  enqueue(id)
   redis.call('HDEL', k('job', id), 'started_at')
   enter(id, 'queued', 'step', 0, 'steps', 0)
 end
@@ -68,8 +80,9 @@ end
 local function finish(id, status, ...)
   local model, expires_in = unpack(redis.call('HMGET', k('job', id), 'model', 'expires_in'))
   local expires_at = now + tonumber(expires_in)
-  redis.call('ZREM', k('queue', model), id)
+  dequeue(id, model)
   release(id, model)
+  redis.call('HINCRBY', k('outcomes', model), status, 1)
   redis.call('DECRBY', k('body_bytes'), redis.call('STRLEN', k('body', id)))
   redis.call('DEL', k('body', id))
   redis.call('ZADD', k('expiry'), expires_at, id)
@@ -122,7 +135,7 @@ redis.call('HSET', k('job', id), 'id', id, 'sequence', sequence, 'model', model,
   'tries', 0, 'step', 0, 'steps', 0, 'place', string.format('%.0f', place))
 redis.call('SET', k('body', id), body)
 redis.call('INCRBY', k('body_bytes'), #body)
-redis.call('ZADD', k('queue', model), string.format('%.0f', place), id)
+enqueue(id)
 redis.call('ZADD', k('expiry'), expires_at, id)
 redis.call('ZADD', k('all'), sequence, id)
 if key ~= '' then
@@ -168,7 +181,7 @@ local alone = tries > 0 and tries + 1 >= tonumber(most)
 if redis.call('EXISTS', k('alone', model)) == 1 then return false end
 if alone and redis.call('SCARD', k('running', model)) > 0 then return false end
 if alone then redis.call('SET', k('alone', model), id) end
-redis.call('ZREM', k('queue', model), id)
+dequeue(id, model)
 redis.call('SADD', k('running', model), id)
 redis.call('ZADD', k('leases'), now + tonumber(lease), id)
 enter(id, 'starting', 'token', token, 'tries', tries + 1, 'started_at', now, 'step', 0, 'steps', 0)
@@ -269,6 +282,18 @@ local id = ARGV[2]
 local status = redis.call('HGET', k('job', id), 'status')
 if status and not is_final(status) then finish(id, 'cancelled') end
 return describe(id)
+"""
+)
+
+# ARGV: prefix, model
+STATE = (
+    _COMMON
+    + """
+local model = ARGV[2]
+local oldest = redis.call('ZRANGE', k('waiting', model), 0, 0, 'WITHSCORES')[2]
+local age = oldest and now - tonumber(oldest) or 0
+return {redis.call('ZCARD', k('queue', model)), redis.call('SCARD', k('running', model)), age,
+  redis.call('HGETALL', k('outcomes', model))}
 """
 )
 

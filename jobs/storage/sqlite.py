@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from jobs.errors import StartError, StorageUnavailableError
 from jobs.job import Claim, Job, NewJob, Picture, Status
-from jobs.storage.interface import Bounds, Storage, Submission
-from jobs.storage.sqlite_tables import SCHEMA, find_job
+from jobs.storage.interface import Bounds, ModelState, Storage, Submission
+from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
 from jobs.storage.sqlite_transaction import Transaction
 
 Result = TypeVar("Result")
@@ -111,6 +111,9 @@ class SQLiteStorage(Storage):
         row = await self._read(lambda db: db.execute(query, (job_id, number)).fetchone())
         return row["content"] if row else None
 
+    async def state(self, model: str) -> ModelState:
+        return await self._read(lambda db: model_state(db, model))
+
     async def sweep(self) -> None:
         await self._write(lambda transaction: transaction.sweep())
 
@@ -143,9 +146,9 @@ class SQLiteStorage(Storage):
     ) -> Result:
         """Run ``change`` on the thread, all of it or nothing, then wake up who waits for it."""
         db = self._opened()
-        transaction = Transaction(db, self.bounds)
         db.execute("BEGIN IMMEDIATE")
         try:
+            transaction = Transaction(db, self.bounds)
             result = change(transaction)
             db.execute("COMMIT")
         except BaseException:

@@ -6,8 +6,8 @@ import json
 import sqlite3
 import time
 
-from jobs.job import Claim, Job, StoredPicture
-from jobs.storage.interface import NEWEST_SHARE
+from jobs.job import Claim, Job, Status, StoredPicture
+from jobs.storage.interface import NEWEST_SHARE, ModelState
 
 # A condition: a worker has a lease on the job.
 RUNNING = "status IN ('starting', 'in_progress')"
@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS pictures (
 );
 CREATE TABLE IF NOT EXISTS previews (job TEXT PRIMARY KEY, event BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS models (model TEXT PRIMARY KEY, seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS outcomes (
+    model TEXT NOT NULL, status TEXT NOT NULL, jobs INTEGER NOT NULL, PRIMARY KEY (model, status)
+);
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, bytes INTEGER NOT NULL);
 INSERT OR IGNORE INTO totals VALUES ('bodies', 0), ('pictures', 0);
 """
@@ -61,8 +64,6 @@ def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
     row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
     if row is None:
         return None
-    query = f"SELECT count(*) FROM jobs WHERE model = ? AND {RUNNING}"  # noqa: S608
-    (running,) = db.execute(query, (row["model"],)).fetchone()
     copied = (
         *("id", "sequence", "model", "status", "priority", "seed", "created_at", "expires_in"),
         *("expires_at", "tries", "started_at", "ended_at", "step", "steps", "error"),
@@ -73,7 +74,7 @@ def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
         pictures=tuple(StoredPicture(**one) for one in json.loads(row["pictures"])),
         has_lost_pictures=bool(row["has_lost_pictures"]),
         position=_position(db, row) if row["status"] == "queued" else None,
-        model_running=running,
+        model_running=_running(db, row["model"]),
         model_seconds=model_seconds(db, row["model"]),
     )
 
@@ -85,6 +86,11 @@ def _position(db: sqlite3.Connection, row: sqlite3.Row) -> int:
     )
     place = (row["model"], row["priority"], row["sequence"])
     return int(db.execute(query, place).fetchone()[0])
+
+
+def _running(db: sqlite3.Connection, model: str) -> int:
+    query = f"SELECT count(*) FROM jobs WHERE model = ? AND {RUNNING}"  # noqa: S608
+    return int(db.execute(query, (model,)).fetchone()[0])
 
 
 def is_valid(db: sqlite3.Connection, claim: Claim) -> bool:
@@ -101,6 +107,25 @@ def note_seconds(db: sqlite3.Connection, model: str, newest: float) -> None:
     known = model_seconds(db, model)
     seconds = known + NEWEST_SHARE * (newest - known) if known else newest
     db.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (model, seconds))
+
+
+def note_outcome(db: sqlite3.Connection, model: str, status: Status) -> None:
+    db.execute(
+        "INSERT INTO outcomes VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET jobs = jobs + 1",
+        (model, status),
+    )
+
+
+def model_state(db: sqlite3.Connection, model: str) -> ModelState:
+    query = "SELECT count(*), min(created_at) FROM jobs WHERE status = 'queued' AND model = ?"
+    queued, oldest = db.execute(query, (model,)).fetchone()
+    query = "SELECT status, jobs FROM outcomes WHERE model = ?"
+    return ModelState(
+        queued,
+        _running(db, model),
+        time.time() - oldest if queued else 0.0,
+        {row["status"]: row["jobs"] for row in db.execute(query, (model,)).fetchall()},
+    )
 
 
 def total_bytes(db: sqlite3.Connection, name: str) -> int:

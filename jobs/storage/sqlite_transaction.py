@@ -29,6 +29,7 @@ from jobs.storage.sqlite_tables import (
     find_job,
     is_valid,
     model_seconds,
+    note_outcome,
     note_seconds,
     total_bytes,
 )
@@ -208,6 +209,7 @@ class Transaction:
             "lease_until = NULL, runs_alone = 0 WHERE id = ?",
             (status, error, self._now, self._now + job.expires_in, job.id),
         )
+        note_outcome(self._db, job.model, status)
         query = "DELETE FROM bodies WHERE job = ? RETURNING length(body)"
         for row in self._db.execute(query, (job.id,)).fetchall():
             add_bytes(self._db, "bodies", -row[0])

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.jobs.jobs_process import PROMPT, JobsServer
 from tests.jobs.scripted_predictor import STEPS, ScriptedPredictor
@@ -299,6 +300,19 @@ def test_errors_have_the_form_of_the_predictor(
     assert response.status_code == status
     assert response.json().keys() == {"error"}
     assert response.json()["error"].startswith(error)
+
+
+def test_the_metrics_count_jobs_by_model(server: JobsServer) -> None:
+    done(server, PROMPT | {"model": "sdxl"})
+    text = server.request("GET", "/metrics").text
+
+    assert 'diffusion_jobs_ended_total{model_name="sdxl",status="succeeded"} 1\n' in text
+    assert 'diffusion_jobs_queued{model_name="sdxl"} 0\n' in text
+    assert 'diffusion_jobs_running{model_name="sdxl"} 0\n' in text
+    assert {family.name for family in text_string_to_metric_families(text)} >= {
+        "diffusion_jobs_queued",
+        "diffusion_jobs_ended",
+    }
 
 
 def test_probes(server: JobsServer) -> None:

@@ -11,6 +11,7 @@ import pytest
 from starlette.routing import Route
 
 from jobs.api.error_responses import STATUS
+from jobs.api.metrics import METRICS
 from jobs.api.service import Service
 from jobs.job import STATUSES
 from jobs.server import application
@@ -53,6 +54,14 @@ def test_the_errors() -> None:
     documented = {int(status) for status in first_column("Errors")}
 
     assert documented == {int(status) for status in STATUS.values()}
+
+
+def test_the_metrics() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| [^|]* \| ([^|]+) \|$", section("Metrics"), re.MULTILINE
+    )
+
+    assert rows == list(METRICS)
 
 
 def test_there_are_commands() -> None:

@@ -420,6 +420,26 @@ def test_a_change_wakes_up_other_replicas(make_storage: Open) -> None:
     play(make_storage, scenario, replicas=2)
 
 
+def test_the_state_of_a_model(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        for name in ("a", "b", "c", "d"):
+            await storage.submit(job(name, priority=9 if name == "d" else 5))
+        await storage.submit(job("elsewhere", model="sdxl"))
+        assert await storage.finish(await claimed(storage), [])
+        await claimed(storage)
+        await storage.cancel("b")
+        await asyncio.sleep(0.05)
+        state = await storage.state("sd")
+        other = await storage.state("unused")
+
+        assert (state.queued, state.running) == (1, 1)
+        assert state.oldest_seconds >= 0.04
+        assert state.ended == {"succeeded": 1, "cancelled": 1}
+        assert (other.queued, other.running, other.oldest_seconds) == (0, 0, 0)
+
+    play(make_storage, scenario)
+
+
 def test_the_wait_is_estimated_from_finished_jobs(make_storage: Open) -> None:
     async def scenario(storage: Storage) -> None:
         new = (await storage.submit(job("a"))).job
