@@ -219,6 +219,7 @@ def _client(url: str) -> Redis:
             f"{_SCHEMES[scheme]}://{rest}",
             socket_timeout=_ANSWER_SECONDS,
             socket_connect_timeout=_ANSWER_SECONDS,
+            socket_keepalive=True,
             health_check_interval=30,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
         )
