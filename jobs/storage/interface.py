@@ -1,4 +1,4 @@
-"""The interface of a storage: each method is one atomic change, whatever happens to its caller.
+"""The interface of a storage. Each method is one atomic change, even if its caller dies.
 
 A job is delivered at least once and ends once. A claim is a lease with a token: a worker that has
 lost its lease can neither renew nor finish the job.

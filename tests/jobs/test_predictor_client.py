@@ -18,10 +18,10 @@ from jobs.predictor_client import (
 )
 from jobs.settings import Settings
 
-PROGRESS = (
-    b'event: waiting\ndata: {"reason":"loading"}\n\nevent: progress\ndata: {"step":1,"steps":2}\n\n'
-)
-RESULT = b'event: result\ndata: {"predictions":[{"image":{"format":"png","b64":"cGljdHVyZQ=="},"seed":1}]}\n\n'
+WAITING = b'event: waiting\ndata: {"reason":"loading"}\n\n'
+PROGRESS = WAITING + b'event: progress\ndata: {"step":1,"steps":2}\n\n'
+PREDICTION = b'{"image":{"format":"png","b64":"cGljdHVyZQ=="},"seed":1}'
+RESULT = b'event: result\ndata: {"predictions":[' + PREDICTION + b"]}\n\n"
 Respond = Callable[[httpx.Request], httpx.Response]
 
 
