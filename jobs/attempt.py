@@ -128,7 +128,7 @@ class Attempt:
             return partial(storage.give_back, claim, None)
         match call.exception():
             case None:
-                return partial(storage.finish, claim, call.result())
+                return partial(storage.finish, claim, call.result(), self._progress[1])
             case CallRejectedError() as error:
                 return partial(storage.fail, claim, str(error))
             case CallFailedError() as error:

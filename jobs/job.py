@@ -77,6 +77,7 @@ class Picture:
 class Job:
     """The record of a job; times are seconds since 1970 by the clock of the storage.
 
+    A worker has claimed it at ``started_at``, and the predictor has accepted it at ``accepted_at``.
     ``position`` counts the jobs ahead of a queued one. ``model_running`` jobs of the model have a
     lease, and ``model_seconds`` is what a job of the model has taken lately, 0 if unknown.
     """
@@ -93,6 +94,7 @@ class Job:
     tries: int
     read_at: float
     started_at: float | None = None
+    accepted_at: float | None = None
     ended_at: float | None = None
     step: int = 0
     steps: int = 0
@@ -113,8 +115,8 @@ class Job:
         """How long the job still takes, from the measured rate; None if nothing is known yet."""
         if self.is_final:
             return None
-        if self.status == "in_progress" and self.step and self.started_at:
-            return (self.read_at - self.started_at) * (self.steps - self.step) / self.step
+        if self.status == "in_progress" and self.step and self.accepted_at:
+            return (self.read_at - self.accepted_at) * (self.steps - self.step) / self.step
         if not self.model_seconds:
             return None
         ahead = self.position or 0

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     )
     max_tries: int = Field(
         default=3,
-        ge=1,
+        ge=2,
         description="How often a job may start. The last try runs without other jobs of its model, "
         "so that a job that stops the predictor fails alone. Refusals of a busy predictor, and one "
         "that is not running, do not count.",

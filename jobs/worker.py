@@ -74,11 +74,12 @@ class Puller:
             self._wake = wake
             while not self._is_stopping:
                 wake.clear()
+                seconds = _POLL_SECONDS
                 try:
                     await self._claim_jobs()
                 except StorageUnavailableError:
-                    await wait_briefly(wake, _SWEEP_SECONDS)
-                await wait_briefly(wake, _POLL_SECONDS)
+                    seconds = _SWEEP_SECONDS
+                await wait_briefly(wake, seconds)
 
     def stop(self) -> None:
         """Claim no further jobs."""

@@ -67,13 +67,13 @@ def _pictures(job: Job) -> list[dict[str, Any]]:
 
 
 def _timings(job: Job) -> dict[str, float | None]:
-    """How long the job has waited, and how long its last try has run, up to now."""
+    """How long the job has waited, and its last try for the predictor, and has run, up to now."""
     until = job.ended_at or job.read_at
-    started = job.started_at
-    waited = (started or until) - job.created_at
+    started, accepted = job.started_at, job.accepted_at
     return {
-        "queue_seconds": _rounded(waited),
-        "run_seconds": None if started is None else _rounded(until - started),
+        "queue_seconds": _rounded((started or until) - job.created_at),
+        "start_seconds": None if started is None else _rounded((accepted or until) - started),
+        "run_seconds": None if accepted is None else _rounded(until - accepted),
     }
 
 

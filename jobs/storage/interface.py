@@ -124,10 +124,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    async def finish(self, claim: Claim, pictures: Sequence[Picture]) -> bool:
+    async def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int = 0) -> bool:
         """End the job as ``succeeded`` and keep its pictures; False if the claim is void.
 
-        The oldest pictures of other jobs are removed if there is no room.
+        All ``steps`` are done: a short job ends before its progress is recorded. The oldest pictures
+        of other jobs are removed if there is no room.
         """
 
     @abstractmethod

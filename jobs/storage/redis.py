@@ -147,12 +147,12 @@ class RedisStorage(Storage):
             await self._run(self._give_back, claim.job.id, claim.token, tries, reason or "")
         )
 
-    async def finish(self, claim: Claim, pictures: Sequence[Picture]) -> bool:
+    async def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int = 0) -> bool:
         stored = json.dumps([asdict(picture.stored()) for picture in pictures])
         return bool(
             await self._run(
                 self._finish,
-                *(claim.job.id, claim.token, self.bounds.stored_bytes, NEWEST_SHARE, stored),
+                *(claim.job.id, claim.token, self.bounds.stored_bytes, NEWEST_SHARE, stored, steps),
                 *(picture.content for picture in pictures),
             )
         )
@@ -253,6 +253,7 @@ def _job(found: Sequence[Any]) -> Job:
         **{name: _seconds(values, name) or 0.0 for name in times},
         read_at=now / 1000,
         started_at=_seconds(values, "started_at"),
+        accepted_at=_seconds(values, "accepted_at"),
         ended_at=_seconds(values, "ended_at"),
         error=values.get("error"),
         pictures=tuple(StoredPicture(**one) for one in json.loads(values.get("pictures", "[]"))),

@@ -73,7 +73,7 @@ end
 local function requeue(id)
   release(id, redis.call('HGET', k('job', id), 'model'))
   enqueue(id)
-  redis.call('HDEL', k('job', id), 'started_at')
+  redis.call('HDEL', k('job', id), 'started_at', 'accepted_at')
   enter(id, 'queued', 'step', 0, 'steps', 0)
 end
 
@@ -198,6 +198,7 @@ if is_void(id, token) then return 0 end
 redis.call('ZADD', k('leases'), now + tonumber(lease), id)
 local known = redis.call('HMGET', k('job', id), 'status', 'step', 'steps')
 if steps ~= '0' and (known[1] ~= 'in_progress' or known[2] ~= step or known[3] ~= steps) then
+  redis.call('HSETNX', k('job', id), 'accepted_at', now)
   enter(id, 'in_progress', 'step', step, 'steps', steps)
 end
 return 1
@@ -234,15 +235,15 @@ return 1
 """
 )
 
-# ARGV: prefix, id, token, most stored bytes, share of the newest duration, pictures as JSON, then
-# the bytes of each picture
+# ARGV: prefix, id, token, most stored bytes, share of the newest duration, pictures as JSON, steps,
+# then the bytes of each picture
 FINISH = (
     _COMMON
     + """
-local _, id, token, most, share, pictures = unpack(ARGV, 1, 6)
+local _, id, token, most, share, pictures, steps = unpack(ARGV, 1, 7)
 if is_void(id, token) then return 0 end
 local size = 0
-for index = 7, #ARGV do size = size + #ARGV[index] end
+for index = 8, #ARGV do size = size + #ARGV[index] end
 while tonumber(redis.call('GET', k('picture_bytes')) or 0) + size > tonumber(most) do
   local oldest = redis.call('ZRANGE', k('results'), 0, 0)[1]
   if not oldest then break end
@@ -250,15 +251,17 @@ while tonumber(redis.call('GET', k('picture_bytes')) or 0) + size > tonumber(mos
   redis.call('HSET', k('job', oldest), 'has_lost_pictures', 1)
   notify('job', oldest)
 end
-for index = 7, #ARGV do redis.call('SET', k('picture', id, index - 7), ARGV[index]) end
+for index = 8, #ARGV do redis.call('SET', k('picture', id, index - 8), ARGV[index]) end
 redis.call('INCRBY', k('picture_bytes'), size)
 if size > 0 then redis.call('ZADD', k('results'), now, id) end
-local job = redis.call('HMGET', k('job', id), 'model', 'started_at', 'steps')
+local job = redis.call('HMGET', k('job', id), 'model', 'accepted_at', 'started_at')
+local accepted = job[2] or job[3]
 local known = tonumber(redis.call('GET', k('seconds', job[1])) or 0)
-local newest = now - tonumber(job[2])
+local newest = now - tonumber(accepted)
 if known > 0 then newest = known + tonumber(share) * (newest - known) end
 redis.call('SET', k('seconds', job[1]), newest)
-finish(id, 'succeeded', 'pictures', pictures, 'picture_count', #ARGV - 6, 'step', job[3])
+finish(id, 'succeeded', 'pictures', pictures, 'picture_count', #ARGV - 7, 'accepted_at', accepted,
+  'step', steps, 'steps', steps)
 return 1
 """
 )

@@ -97,8 +97,8 @@ class SQLiteStorage(Storage):
     async def give_back(self, claim: Claim, reason: str | None) -> bool:
         return await self._write(lambda transaction: transaction.give_back(claim, reason))
 
-    async def finish(self, claim: Claim, pictures: Sequence[Picture]) -> bool:
-        return await self._write(lambda transaction: transaction.finish(claim, pictures))
+    async def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int = 0) -> bool:
+        return await self._write(lambda transaction: transaction.finish(claim, pictures, steps))
 
     async def fail(self, claim: Claim, reason: str) -> bool:
         return await self._write(lambda transaction: transaction.fail(claim, reason))

@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     expires_at REAL NOT NULL,
     tries INTEGER NOT NULL DEFAULT 0,
     started_at REAL,
+    accepted_at REAL,
     ended_at REAL,
     step INTEGER NOT NULL DEFAULT 0,
     steps INTEGER NOT NULL DEFAULT 0,
@@ -66,7 +67,7 @@ def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
         return None
     copied = (
         *("id", "sequence", "model", "status", "priority", "seed", "created_at", "expires_in"),
-        *("expires_at", "tries", "started_at", "ended_at", "step", "steps", "error"),
+        *("expires_at", "tries", "started_at", "accepted_at", "ended_at", "step", "steps", "error"),
     )
     return Job(
         **{name: row[name] for name in copied},

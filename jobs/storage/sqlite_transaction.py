@@ -96,9 +96,10 @@ class Transaction:
         if not steps:
             return True
         changed = self._db.execute(
-            "UPDATE jobs SET status = 'in_progress', step = ?1, steps = ?2 "
+            "UPDATE jobs SET status = 'in_progress', step = ?1, steps = ?2, "
+            "accepted_at = coalesce(accepted_at, ?4) "
             "WHERE id = ?3 AND (status, step, steps) != ('in_progress', ?1, ?2)",
-            (step, steps, claim.job.id),
+            (step, steps, claim.job.id, self._now),
         ).rowcount
         if changed:
             self.changed.add(f"job:{claim.job.id}")
@@ -124,10 +125,11 @@ class Transaction:
             self._requeue(job)
         return True
 
-    def finish(self, claim: Claim, pictures: Sequence[Picture]) -> bool:
+    def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int) -> bool:
         if not is_valid(self._db, claim):
             return False
         job = existing_job(self._db, claim.job.id)
+        accepted_at = job.accepted_at or job.started_at or self._now
         size = sum(len(picture.content) for picture in pictures)
         self._make_room(size)
         rows = [(job.id, number, picture.content) for number, picture in enumerate(pictures)]
@@ -135,11 +137,11 @@ class Transaction:
         add_bytes(self._db, "pictures", size)
         stored = json.dumps([asdict(picture.stored()) for picture in pictures])
         self._db.execute(
-            "UPDATE jobs SET pictures = ?, stored_bytes = ?, step = steps WHERE id = ?",
-            (stored, size, job.id),
+            "UPDATE jobs SET pictures = ?1, stored_bytes = ?2, step = ?3, steps = ?3, "
+            "accepted_at = ?4 WHERE id = ?5",
+            (stored, size, steps, accepted_at, job.id),
         )
-        if job.started_at is not None:
-            note_seconds(self._db, job.model, self._now - job.started_at)
+        note_seconds(self._db, job.model, self._now - accepted_at)
         self._end(job, "succeeded")
         return True
 
@@ -198,7 +200,7 @@ class Transaction:
     def _requeue(self, job: Job) -> None:
         self._db.execute(
             "UPDATE jobs SET status = 'queued', token = NULL, lease_until = NULL, runs_alone = 0, "
-            "started_at = NULL, step = 0, steps = 0 WHERE id = ?",
+            "started_at = NULL, accepted_at = NULL, step = 0, steps = 0 WHERE id = ?",
             (job.id,),
         )
         self._void_claim(job)

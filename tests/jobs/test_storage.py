@@ -309,10 +309,11 @@ def test_pictures_are_stored_with_what_is_known_about_them(make_storage: Open) -
     async def scenario(storage: Storage) -> None:
         await storage.submit(job("a"))
         pictures = [picture(b"one"), replace(picture(b""), media_type="")]
-        assert await storage.finish(await claimed(storage), pictures)
+        assert await storage.finish(await claimed(storage), pictures, steps=20)
         found = await storage.read("a")
 
         assert found is not None
+        assert (found.step, found.steps, found.accepted_at) == (20, 20, found.started_at)
         assert (found.status, found.error) == ("succeeded", None)
         assert [(one.media_type, one.size) for one in found.pictures] == [("image/png", 3), ("", 0)]
         assert found.pictures[0] == pictures[0].stored()
@@ -445,6 +446,7 @@ def test_the_wait_is_estimated_from_finished_jobs(make_storage: Open) -> None:
         new = (await storage.submit(job("a"))).job
         assert new.estimated_seconds is None
         claim = await claimed(storage)
+        assert await storage.renew(claim, LONG, 0, 20)
         await asyncio.sleep(0.1)
         assert await storage.finish(claim, [])
         first = (await storage.submit(job("b"))).job
