@@ -127,8 +127,8 @@ class Storage(ABC):
     async def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int = 0) -> bool:
         """End the job as ``succeeded`` and keep its pictures; False if the claim is void.
 
-        All ``steps`` are done: a short job ends before its progress is recorded. The oldest pictures
-        of other jobs are removed if there is no room.
+        All ``steps`` are done: a short job ends before its progress is recorded. The oldest
+        pictures of other jobs are removed if there is no room.
         """
 
     @abstractmethod

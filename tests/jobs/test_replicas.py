@@ -179,3 +179,24 @@ def test_jobs_survive_an_interruption_of_redis(
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json() == {"error": "the storage of the jobs does not answer"}
     assert ended["pictures"][0]["seed"] == job["seed"]
+
+
+@needs_redis
+def test_jobs_survive_a_restart_of_redis(predictor: ScriptedPredictor, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    redis.start()
+    try:
+        with JobsServer.running(tmp_path / "log", predictor.url, redis_url=redis.url) as server:
+            jobs = [server.submit({"prompt": f"hold {number}"}) for number in range(3)]
+            server.wait_for_status(jobs[0]["id"], "in_progress")
+            redis.kill()
+            redis.start()
+            server.wait_for("/v2/health/ready")
+            predictor.release()
+            ended = [server.wait_for_status(job["id"], "succeeded") for job in jobs]
+            listed = server.request("GET", "/v1/jobs").json()["jobs"]
+    finally:
+        redis.kill()
+
+    assert [job["seed"] for job in ended] == [job["seed"] for job in jobs]
+    assert {job["id"] for job in listed} == {job["id"] for job in jobs}
