@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from typing import Any
@@ -107,11 +108,20 @@ class PredictorClient:
             raise CallFailedError(reason) from None
 
     async def lanes(self, model: str) -> int | None:
-        """The most samples in one forward pass, as the predictor has measured; None if unknown."""
+        """The most samples in a forward pass, as the predictor has measured; None if unknown.
+
+        The sum over the replicas, if the name in the URL is that of a headless service.
+        """
+        url = httpx.URL(f"{self._settings.url_of(model)}/metrics")
+        replicas = [url.copy_with(host=one) for one in await _addresses(url)]
+        found = await asyncio.gather(*(self._lanes_at(one, url, model) for one in replicas))
+        known = [lanes for lanes in found if lanes is not None]
+        return sum(known) if known else None
+
+    async def _lanes_at(self, replica: httpx.URL, url: httpx.URL, model: str) -> int | None:
+        headers = {"host": url.netloc.decode()}
         try:
-            response = await self._client.get(
-                f"{self._settings.url_of(model)}/metrics", timeout=_METRICS_SECONDS
-            )
+            response = await self._client.get(replica, headers=headers, timeout=_METRICS_SECONDS)
         except httpx.TransportError:
             return None
         found = {name.decode(): value for name, value in _LANES.findall(response.content)}
@@ -139,6 +149,19 @@ class PredictorClient:
                 case b"error":
                     raise CallFailedError(_text_of(data) or "the predictor reports an error")
         raise CallFailedError("the predictor ended the stream before the job was done")
+
+
+async def _addresses(url: httpx.URL) -> list[str]:
+    """The addresses of a host, of one family; with TLS its name, which the certificate has."""
+    if url.scheme != "http":
+        return [url.host]
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(url.host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    family = min(info[0] for info in found)
+    return list(dict.fromkeys(str(info[4][0]) for info in found if info[0] == family))
 
 
 def _too_large(most: int) -> CallRejectedError:

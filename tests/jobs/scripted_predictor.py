@@ -33,8 +33,9 @@ _HOLD_SECONDS = 0.02
 class ScriptedPredictor:
     """The server; ``calls`` has the bodies of all calls, in order of arrival."""
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, port: int | None = None, host: str = "127.0.0.1") -> None:
         self.port = port or free_port()
+        self.host = host
         self.calls: list[dict[str, Any]] = []
         self.request_ids: list[str] = []
         self.lanes = 8
@@ -47,11 +48,11 @@ class ScriptedPredictor:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"predictor": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        self._server = ThreadingHTTPServer((self.host, self.port), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self

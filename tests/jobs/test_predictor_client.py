@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from jobs.predictor_client import (
     PredictorClient,
 )
 from jobs.settings import Settings
+from tests.jobs.scripted_predictor import ScriptedPredictor
 
 WAITING = b'event: waiting\ndata: {"reason":"loading"}\n\n'
 PROGRESS = WAITING + b'event: progress\ndata: {"step":1,"steps":2}\n\n'
@@ -114,6 +117,31 @@ def test_pictures_that_can_never_be_stored_are_not_tried_again() -> None:
     large = RESULT.replace(b"cGljdHVyZQ==", b"QUFB" * 1000)
     with pytest.raises(CallRejectedError, match="more than 2048 bytes"):
         call(lambda _: httpx.Response(200, stream=Stream([large])), max_stored_bytes=2048)
+
+
+def test_the_lanes_of_all_replicas_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def two_replicas_and_one_that_is_gone(host: str, *rest: Any, **options: Any) -> list[Any]:
+        hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if host == "predictor.test" else [host]
+        return [info for one in hosts for info in resolve(one, *rest, **options)]
+
+    monkeypatch.setattr("socket.getaddrinfo", two_replicas_and_one_that_is_gone)
+
+    async def lanes(url: str, model: str) -> int | None:
+        client = PredictorClient(Settings(predictor_url=url))
+        try:
+            return await client.lanes(model)
+        finally:
+            await client.close()
+
+    with ScriptedPredictor() as one, ScriptedPredictor(one.port, "127.0.0.2") as other:
+        one.lanes, other.lanes = 4, 6
+        url = f"http://predictor.test:{one.port}"
+        assert asyncio.run(lanes(url, "stable-diffusion")) == 10
+        assert asyncio.run(lanes(url, "other")) is None
+        assert asyncio.run(lanes(one.url, "stable-diffusion")) == 4
+    assert asyncio.run(lanes("http://127.0.0.1:9", "stable-diffusion")) is None
 
 
 def test_the_url_has_the_model() -> None:
