@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator
-from typing import cast
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -18,6 +18,7 @@ from jobs.api.service import Service
 from jobs.errors import (
     InvalidRequestError,
     JobNotFoundError,
+    JobsError,
     PictureGoneError,
     PictureNotFoundError,
 )
@@ -97,11 +98,15 @@ class JobRoutes:
         return await picture_of(request, self._service, job, request.path_params["number"])
 
     async def _events(self, job_id: str) -> AsyncIterator[bytes]:
-        async for change in self._service.follow(job_id, with_previews=True):
-            if isinstance(change, Job):
-                yield f"event: job\ndata: {json.dumps(document_of(change))}\n\n".encode()
-            else:
-                yield b"event: preview\ndata: " + change + b"\n\n"
+        try:
+            async for change in self._service.follow(job_id, with_previews=True):
+                if isinstance(change, Job):
+                    yield _event("job", document_of(change))
+                else:
+                    yield b"event: preview\ndata: " + change + b"\n\n"
+        except JobsError as error:
+            # The headers have already said 200.
+            yield _event("error", {"error": str(error)})
 
 
 async def picture_of(request: Request, service: Service, job: Job, number: int) -> Response:
@@ -122,6 +127,10 @@ async def picture_of(request: Request, service: Service, job: Job, number: int) 
     if content is None:
         raise PictureGoneError("the picture was removed to make room for newer ones")
     return picture_response(request, picture, content)
+
+
+def _event(name: str, data: Mapping[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
 
 
 def _cursor(job: Job) -> str:
