@@ -62,7 +62,7 @@ def _pictures(job: Job) -> list[dict[str, Any]]:
         is_available = bool(picture.media_type) and not job.has_lost_pictures
         url = f"{path_of(job)}/pictures/{number}" if is_available else None
         described = {"url": url, "content_type": picture.media_type or None, "bytes": picture.size}
-        pictures.append(described | picture.details)
+        pictures.append({**described, **picture.details})
     return pictures
 
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -22,7 +22,7 @@ from jobs.errors import (
     PictureGoneError,
     PictureNotFoundError,
 )
-from jobs.job import STATUSES, Job, Status
+from jobs.job import STATUSES, Job
 from jobs.requests import wait_seconds
 
 _DEFAULT_PAGE, _LARGEST_PAGE = 20, 100
@@ -73,7 +73,7 @@ class JobRoutes:
         if not limit.isdecimal() or not 1 <= int(limit) <= _LARGEST_PAGE:
             raise InvalidRequestError("limit", f"must be an integer from 1 to {_LARGEST_PAGE}")
         before = _sequence(query["cursor"]) if "cursor" in query else None
-        jobs = await self._service.storage.page(cast("Status | None", status), before, int(limit))
+        jobs = await self._service.storage.page(status, before, int(limit))
         cursor = _cursor(jobs[-1]) if len(jobs) == int(limit) else None
         return JSONResponse({"jobs": [document_of(job) for job in jobs], "next_cursor": cursor})
 

@@ -92,10 +92,7 @@ class RedisStorage(Storage):
         await self._redis.aclose()
 
     async def check(self) -> None:
-        try:
-            await self._redis.ping()
-        except (RedisError, OSError) as error:
-            raise _unavailable(error) from None
+        await self._get("sequence")
 
     async def submit(self, new: NewJob) -> Submission:
         outcome, *rest = await self._run(
@@ -243,14 +240,15 @@ def _job(found: Sequence[Any]) -> Job:
     flat, position, running, seconds, now = found
     values = _pairs(flat)
     numbers = ("sequence", "priority", "tries", "step", "steps")
-    times = ("created_at", "expires_in", "expires_at")
     return Job(
         id=values["id"],
         model=values["model"],
         status=cast("Status", values["status"]),
         seed=int(values["seed"]) if values["seed"] else None,
         **{name: int(values[name]) for name in numbers},
-        **{name: _seconds(values, name) or 0.0 for name in times},
+        created_at=int(values["created_at"]) / 1000,
+        expires_in=int(values["expires_in"]) / 1000,
+        expires_at=int(values["expires_at"]) / 1000,
         read_at=now / 1000,
         started_at=_seconds(values, "started_at"),
         accepted_at=_seconds(values, "accepted_at"),

@@ -30,6 +30,11 @@ STEPS = 4
 _HOLD_SECONDS = 0.02
 
 
+def seed_of(body: dict[str, Any]) -> int:
+    """The seed of a call, which is never missing."""
+    return int({**body, **body.get("parameters", {})}["seed"])
+
+
 class ScriptedPredictor:
     """The server; ``calls`` has the bodies of all calls, in order of arrival."""
 
@@ -75,7 +80,7 @@ class ScriptedPredictor:
 
     def picture_of(self, body: dict[str, Any]) -> bytes:
         """The picture of a call: the same prompt and seed give the same bytes."""
-        return f"picture of {body['prompt']!r} with seed {body['seed']}".encode()
+        return f"picture of {body['prompt']!r} with seed {seed_of(body)}".encode()
 
     def begin(self, connection: socket.socket, body: dict[str, Any], request_id: str) -> None:
         self.calls.append(body)
@@ -151,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _prediction(self, word: str, body: dict[str, Any]) -> dict[str, Any]:
         content = base64.b64encode(self.predictor.picture_of(body)).decode()
         image = None if word == "blocked" else {"format": "png", "b64": content}
-        return {"image": image, "prompt": body["prompt"], "seed": body["seed"]}
+        return {"image": image, "prompt": body["prompt"], "seed": seed_of(body)}
 
     def _event(self, name: str, data: dict[str, Any]) -> None:
         event = f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
