@@ -103,7 +103,7 @@ def test_jobs_wait_for_the_predictor_and_survive_its_death(
     demo_model: Path, tmp_path: Path
 ) -> None:
     port = free_port()
-    slow = CIRCLE | {"steps": 150, "width": 128, "height": 128}
+    slow = CIRCLE | {"steps": 150}
     with JobsServer.running(
         tmp_path / "log", f"http://127.0.0.1:{port}", sqlite_path=tmp_path / "jobs.sqlite3"
     ) as jobs:
