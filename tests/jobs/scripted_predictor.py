@@ -19,6 +19,7 @@ import base64
 import json
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -36,13 +37,13 @@ def seed_of(body: dict[str, Any]) -> int:
 
 
 class ScriptedPredictor:
-    """The server; ``calls`` has the bodies of all calls, in order of arrival."""
+    """The server; ``calls`` has the bodies of all calls, ``headers`` theirs, in order."""
 
     def __init__(self, port: int | None = None, host: str = "127.0.0.1") -> None:
         self.port = port or free_port()
         self.host = host
         self.calls: list[dict[str, Any]] = []
-        self.request_ids: list[str] = []
+        self.headers: list[Mapping[str, str]] = []
         self.lanes = 8
         self.most_at_once = 0
         # The prompts of calls whose caller left before the end.
@@ -82,9 +83,11 @@ class ScriptedPredictor:
         """The picture of a call: the same prompt and seed give the same bytes."""
         return f"picture of {body['prompt']!r} with seed {seed_of(body)}".encode()
 
-    def begin(self, connection: socket.socket, body: dict[str, Any], request_id: str) -> None:
+    def begin(
+        self, connection: socket.socket, body: dict[str, Any], headers: Mapping[str, str]
+    ) -> None:
         self.calls.append(body)
-        self.request_ids.append(request_id)
+        self.headers.append(headers)
         self._connections[id(connection)] = connection
         self.most_at_once = max(self.most_at_once, len(self._connections))
 
@@ -116,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         predictor = self.predictor
-        predictor.begin(self.connection, body, self.headers["x-request-id"])
+        predictor.begin(self.connection, body, dict(self.headers))
         try:
             self._call(body)
         except OSError:

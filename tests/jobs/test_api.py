@@ -57,7 +57,7 @@ def test_a_job_is_accepted_and_its_picture_is_kept(
     assert job["timings"]["run_seconds"] >= 0
     call = {"prompt": "a red star", "seed": 5, "steps": 9}
     assert call in scripted.calls, "the predictor gets the body without the envelope"
-    assert accepted["id"] in scripted.request_ids
+    assert accepted["id"] in [headers["x-request-id"] for headers in scripted.headers]
     assert picture.content == scripted.picture_of(call)
     assert picture.headers["content-type"] == "image/png"
     assert job["pictures"][0]["bytes"] == len(picture.content)
@@ -366,6 +366,16 @@ def test_a_waiting_and_a_running_job_can_be_cancelled(tmp_path: Path) -> None:
 
     assert predictor.prompts() == ["hold", "a red star"]
     assert again.json()["status"] == "succeeded", "a finished job stays as it is"
+
+
+def test_the_predictor_gets_its_key(predictor: ScriptedPredictor, tmp_path: Path) -> None:
+    flags = {"sqlite_path": tmp_path / "jobs.sqlite3", "predictor_api_key": "sk-1"}
+    with JobsServer.running(tmp_path / "log", predictor.url, **flags) as server:
+        done(server)
+        log = server.log.read_text()
+
+    assert predictor.headers[0]["authorization"] == "Bearer sk-1"
+    assert "sk-1" not in log
 
 
 def test_a_job_expires_while_it_runs(tmp_path: Path) -> None:
