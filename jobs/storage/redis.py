@@ -46,7 +46,7 @@ _SCHEMES = {
     "valkeys": "rediss",
     "valkey+unix": "unix",
 }
-_PREFIX = "{jobs}:"
+_PREFIX = "jobs:"
 _CHANNEL = f"{_PREFIX}changes"
 _ANSWER_SECONDS = 2.0
 _RECONNECT_SECONDS = 0.5

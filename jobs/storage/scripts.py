@@ -19,7 +19,7 @@
     changes           channel names for ``Changes``
 
 Times are milliseconds by the clock of Redis, so the clocks of replicas do not matter. The first
-argument is the prefix of all keys. It has a hash tag, so a cluster keeps them in one slot.
+argument is the prefix of all keys.
 """
 
 from __future__ import annotations
