@@ -19,7 +19,7 @@ help: ## List the targets
 demo: $(INSTALLED) ## Download, serve and draw one picture on this machine
 	$(BIN)/python demo/run.py
 
-serve: $(INSTALLED) ## Serve the demo model on http://127.0.0.1:8080
+serve: $(INSTALLED) ## Serve the demo model on http://127.0.0.1:8080, and its jobs on 8081
 	$(BIN)/python demo/run.py --serve
 
 # One OpenMP thread per process: with more, the processes compete for the cores.
@@ -65,7 +65,7 @@ train: $(INSTALLED) ## Retrain the demo model (20 minutes on two cores)
 	$(BIN)/python demo/train.py
 	$(BIN)/python demo/evaluate.py
 
-images: ## Build both images; REGISTRY=host/ is a prefix, FLAGS=--push pushes for amd64 and arm64
+images: ## Build all images; REGISTRY=host/ is a prefix, FLAGS=--push pushes for amd64 and arm64
 	$(PYTHON) hack/build_images.py --tool="$(IMAGE_TOOL)" --registry="$(REGISTRY)" \
 	    --version="$(VERSION)" $(FLAGS) -- $(BUILD_ARGS)
 

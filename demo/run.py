@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -64,6 +63,15 @@ def predictor_command(port: int, *flags: str) -> list[str]:
     ]
 
 
+def jobs_command(port: int, predictor_port: int) -> list[str]:
+    """The command that serves jobs on 127.0.0.1, with a file in place of a Redis."""
+    return [
+        *(sys.executable, "-m", "jobs", f"--port={port}", f"--models={NAME}"),
+        f"--predictor_url=http://127.0.0.1:{predictor_port}",
+        f"--sqlite_path={OUTPUT / 'jobs.sqlite3'}",
+    ]
+
+
 @contextlib.contextmanager
 def server(port: int, *flags: str) -> Iterator[str]:
     """Start a predictor, yield its base URL once it is ready, and stop it on exit."""
@@ -98,9 +106,27 @@ def free_port() -> int:
 def _serve_in_foreground(port: int, prompt: str) -> int:
     page = f"http://127.0.0.1:{port}/ui#prompt={quote(prompt)}"
     print(f"serving http://127.0.0.1:{port}/v1/models/{NAME}:predict, Ctrl-C stops it")
+    print(f"serving http://127.0.0.1:{port + 1}/v1/jobs, the same as jobs (docs/jobs.md)")
     print(f"draw in a browser at {page}", flush=True)
-    os.chdir(ROOT)
-    os.execv(sys.executable, predictor_command(port))
+    return run_together([predictor_command(port), jobs_command(port + 1, port)])
+
+
+def run_together(commands: Sequence[Sequence[str]]) -> int:
+    """Run the commands until the first one ends; returns its status. Signals reach all of them."""
+    processes = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+
+    def stop(*_: object) -> None:
+        for process in processes:
+            process.terminate()
+
+    # A terminal sends Ctrl-C to the commands too, and each stops in its own time.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, stop)
+    status = processes[0].wait()
+    stop()
+    for process in processes:
+        process.wait()
+    return status
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -54,8 +54,9 @@ IMAGES = {
         ),
     ),
     "downloader": Image("stable-diffusion-downloader", "Dockerfile.downloader"),
+    "jobs": Image("stable-diffusion-jobs", "Dockerfile.jobs"),
 }
-DEFAULT_IMAGES = ("predictor", "downloader")
+DEFAULT_IMAGES = ("predictor", "downloader", "jobs")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import downloader.settings  # noqa: E402
+import jobs.settings  # noqa: E402
 import predictor.settings  # noqa: E402
 from hack.marked_tables import markdown_table, renewed, write  # noqa: E402
 
@@ -21,6 +22,7 @@ DOCUMENT = ROOT / "docs" / "settings.md"
 PROGRAMS: dict[str, Sequence[type[BaseSettings]]] = {
     "predictor": [predictor.settings.Settings],
     "downloader": list(downloader.settings.VERBS.values()),
+    "jobs": [jobs.settings.Settings],
 }
 
 

@@ -11,6 +11,8 @@ as_on_pypi="env -u PIP_EXTRA_INDEX_URL -u PIP_FIND_LINKS PIP_CONFIG_FILE=/dev/nu
 
 $as_on_pypi $compile --generate-hashes --extra downloader \
   --output-file requirements/downloader.lock pyproject.toml
+$as_on_pypi $compile --generate-hashes --extra jobs \
+  --output-file requirements/jobs.lock pyproject.toml
 $as_on_pypi $compile --generate-hashes --extra predictor --extra tracing --extra gpu \
   --output-file requirements/predictor.lock pyproject.toml
 # The Dockerfile installs the CPU build of torch separately: its hash differs between builds.
@@ -18,7 +20,7 @@ $compile --generate-hashes --extra predictor --extra tracing \
   --output-file requirements/predictor-cpu.lock pyproject.toml
 awk '/^[a-z]/ { is_torch = /^torch==/ } !is_torch' requirements/predictor-cpu.lock > requirements/.cpu
 mv requirements/.cpu requirements/predictor-cpu.lock
-$compile --extra predictor --extra tracing --extra downloader --extra deploy --extra dev \
+$compile --extra predictor --extra tracing --extra downloader --extra deploy --extra jobs --extra dev \
   --output-file requirements/dev.lock pyproject.toml
 # The local label names a build, not a version: any build of 2.13.0 works for development.
 sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements/dev.lock

@@ -29,7 +29,7 @@ PLACES = (
     (("predictor/edge/openapi.py",), r"^ +\"version\": \"([^\"]+)\""),
     (
         ("Dockerfile*", "README.md", "manifests/*.yaml", "examples/*.yaml"),
-        r"stable-diffusion-(?:predictor|downloader):([0-9][\w.-]*)",
+        r"stable-diffusion-(?:predictor|downloader|jobs):([0-9][\w.-]*)",
     ),
     (("helm/ci/*.yaml", "examples/*.yaml"), r"^[ -]*(?:tag|newTag): \"?([0-9][^\"\s]*)"),
 )

@@ -1,4 +1,4 @@
-"""A real Redis for tests of shared rate limits."""
+"""A real Redis for tests of shared rate limits and of jobs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,8 +23,10 @@ needs_redis = pytest.mark.skipif(
 class RedisServer:
     """A ``redis-server`` on one port, which can be killed, frozen and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """With a ``folder`` each change is on the disk before its answer, and survives a kill."""
         self.port = free_port()
+        self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -31,11 +34,14 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start without data, and wait until it accepts connections."""
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            [*command, "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL
-        )
+        """Start, and wait until it accepts connections."""
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
+        if self._folder:
+            command += ["--dir", str(self._folder), "--appendonly", "yes", "--appendfsync"]
+            command.append("always")
+        else:
+            command += ["--appendonly", "no"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with (
@@ -57,6 +63,11 @@ class RedisServer:
         """Keep its connections open, but let it answer nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it answer again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture

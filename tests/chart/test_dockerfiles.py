@@ -19,10 +19,16 @@ import yaml
 
 from .rendering import ROOT, case
 
-PROGRAMS = {"predictor": "Dockerfile", "downloader": "Dockerfile.downloader"}
+PROGRAMS = {
+    "predictor": "Dockerfile",
+    "downloader": "Dockerfile.downloader",
+    "jobs": "Dockerfile.jobs",
+}
+# The jobs program does not see the volume.
+SHARED = {"predictor": {"modelstore"}, "downloader": {"modelstore"}, "jobs": set[str]()}
 VENV = "/opt/venv"
 STANDARD_LIBRARY = """"$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')\""""
-LOCKS = ["predictor.lock", "predictor-cpu.lock", "downloader.lock"]
+LOCKS = ["predictor.lock", "predictor-cpu.lock", "downloader.lock", "jobs.lock"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def test_the_user_is_numeric_and_matches_the_chart(program: str) -> None:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_image_contains_only_its_package_and_the_modelstore(program: str) -> None:
     demo = {"demo/model"} if program == "downloader" else set()
-    assert copied_folders(program) == {"modelstore", program} | demo
+    assert copied_folders(program) == {program} | SHARED[program] | demo
     for folder in copied_folders(program) - demo:
         assert (ROOT / folder / "__init__.py").is_file()
 
@@ -197,8 +203,9 @@ def test_all_python_is_compiled_after_it_is_copied(program: str) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_bytecode_stays_valid_when_modification_times_change(program: str, tmp_path: Path) -> None:
-    folders = ["stdlib", "venv/lib/python3.11/site-packages/package", "app/modelstore"]
-    sources = [tmp_path / folder / "module.py" for folder in [*folders, f"app/{program}"]]
+    folders = ["stdlib", "venv/lib/python3.11/site-packages/package"]
+    folders += [f"app/{folder}" for folder in (program, *SHARED[program])]
+    sources = [tmp_path / folder / "module.py" for folder in folders]
     for source in sources:
         source.parent.mkdir(parents=True)
         source.write_text("NUMBER = 1\n")
@@ -225,6 +232,6 @@ def test_the_build_context_allows_only_copied_files() -> None:
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     allowed = {pattern[1:].rstrip("/") for pattern in patterns if pattern.startswith("!")}
-    copied = copied_folders("predictor") | copied_folders("downloader")
+    copied = {folder for program in PROGRAMS for folder in copied_folders(program)}
     assert patterns[0] == "*"
     assert allowed == copied | {"requirements"}

@@ -36,6 +36,7 @@ def values(words: list[str], option: str) -> list[str]:
         ("predictor", "stable-diffusion-predictor:1.2.3", "Dockerfile"),
         ("predictor-cpu", "stable-diffusion-predictor:1.2.3-cpu", "Dockerfile"),
         ("downloader", "stable-diffusion-downloader:1.2.3", "Dockerfile.downloader"),
+        ("jobs", "stable-diffusion-jobs:1.2.3", "Dockerfile.jobs"),
     ],
 )
 def test_an_image_is_built_locally_by_default(name: str, tag: str, dockerfile: str) -> None:
@@ -154,11 +155,12 @@ def test_make_images_prints_every_command_before_it_runs() -> None:
     )
 
     printed = [shlex.split(line) for line in done.stdout.splitlines()]
-    assert [words[:2] for words in printed] == [["buildah", "build"]] * 2
+    assert [words[:2] for words in printed] == [["buildah", "build"]] * 3
     version = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert [values(words, "--tag") for words in printed] == [
         [f"host/team/stable-diffusion-predictor:{version[0]}"],
         [f"host/team/stable-diffusion-downloader:{version[0]}"],
+        [f"host/team/stable-diffusion-jobs:{version[0]}"],
     ]
     for words in printed:
         assert "BASE_IMAGE=host/python:3.11" in values(words, "--build-arg")

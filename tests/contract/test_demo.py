@@ -79,13 +79,16 @@ def test_serving_prints_the_page_with_a_prompt(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("os.execv", lambda _, command: started.append(command))
+    monkeypatch.setattr("demo.run.run_together", started.extend)
     monkeypatch.setattr(sys, "argv", ["demo/run.py", "--serve", "--port=8123"])
 
     main()
 
     page = "http://127.0.0.1:8123/ui#prompt=a%20red%20circle%20on%20a%20blue%20background"
     assert page in capsys.readouterr().out
-    assert [command[3:5] for command in started] == [
-        ["--model_name=stable-diffusion", "--http_port=8123"]
+    predictor, jobs = started
+    assert predictor[3:5] == ["--model_name=stable-diffusion", "--http_port=8123"]
+    assert jobs[2:6] == [
+        *("jobs", "--port=8124", "--models=stable-diffusion"),
+        "--predictor_url=http://127.0.0.1:8123",
     ]

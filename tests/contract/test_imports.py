@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PACKAGES = ("predictor", "downloader", "modelstore", "deploy")
+PACKAGES = ("predictor", "downloader", "modelstore", "deploy", "jobs")
 
 
 def imported_modules(path: Path) -> Iterator[str]:
@@ -43,6 +43,9 @@ def importers(package: str, forbidden: set[str]) -> list[str]:
         ("predictor", {"downloader", "demo", "tests", "bench", "huggingface_hub"}),
         ("downloader", {"predictor", "demo", "tests", "torch", "diffusers", "transformers"}),
         ("deploy", {"predictor", "downloader", "demo", "tests", "torch", "diffusers", "kserve"}),
+        ("jobs", {"predictor", "downloader", "modelstore", "deploy", "demo", "tests", "bench"}),
+        ("jobs", {"torch", "diffusers", "transformers", "kserve", "fastapi", "numpy", "PIL"}),
+        ("jobs/storage", {"starlette", "uvicorn", "httpx"}),
         ("deploy/explain", {"kubernetes", "deploy.cluster", "rich", "urllib3"}),
         ("predictor/protocol", {"torch", "diffusers", "transformers", "kserve"}),
         ("predictor/wire_formats", {"torch", "diffusers", "kserve", "fastapi", "predictor.engine"}),

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SUFFIXES = {
-    *("", ".css", ".downloader", ".html", ".js", ".md", ".py", ".sh", ".toml", ".tpl"),
+    *("", ".css", ".downloader", ".html", ".jobs", ".js", ".md", ".py", ".sh", ".toml", ".tpl"),
     *(".txt", ".yaml"),
 }
 PHRASES = re.compile(

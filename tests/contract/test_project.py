@@ -27,7 +27,7 @@ def pins(lock: str) -> dict[str, str]:
 def test_every_package_is_in_the_distribution() -> None:
     folders = {
         str(init.parent.relative_to(ROOT)).replace("/", ".")
-        for top in ("predictor", "downloader", "modelstore", "deploy")
+        for top in ("predictor", "downloader", "modelstore", "deploy", "jobs")
         for init in (ROOT / top).rglob("__init__.py")
     }
 
@@ -58,12 +58,19 @@ def test_torch_is_pinned_and_xformers_is_only_in_the_gpu_lock() -> None:
         assert not [name for name in pins(lock) if name.startswith("nvidia-")]
 
 
-def test_the_downloaders_lock_excludes_torch() -> None:
-    assert pins("downloader.lock").keys().isdisjoint({"torch", "diffusers", "transformers"})
+@pytest.mark.parametrize("lock", ["downloader.lock", "jobs.lock"])
+def test_the_lock_excludes_torch(lock: str) -> None:
+    assert pins(lock).keys().isdisjoint({"torch", "diffusers", "transformers"})
+
+
+def test_the_locks_have_what_the_programs_import() -> None:
+    assert {"httpx", "redis", "starlette", "uvicorn"} <= pins("jobs.lock").keys()
     assert "huggingface-hub" in pins("downloader.lock")
 
 
-@pytest.mark.parametrize("lock", ["predictor.lock", "predictor-cpu.lock", "downloader.lock"])
+@pytest.mark.parametrize(
+    "lock", ["predictor.lock", "predictor-cpu.lock", "downloader.lock", "jobs.lock"]
+)
 def test_every_pin_in_an_images_lock_has_a_hash(lock: str) -> None:
     text = (ROOT / "requirements" / lock).read_text("utf-8")
 
@@ -74,7 +81,7 @@ def test_every_pin_in_an_images_lock_has_a_hash(lock: str) -> None:
 
 def test_the_tested_versions_are_the_shipped_ones() -> None:
     tested = pins("dev.lock")
-    for lock in ("predictor.lock", "predictor-cpu.lock", "downloader.lock"):
+    for lock in ("predictor.lock", "predictor-cpu.lock", "downloader.lock", "jobs.lock"):
         shipped = pins(lock)
         differing = {
             name for name in shipped.keys() & tested.keys() if shipped[name] != tested[name]
@@ -116,5 +123,5 @@ def test_the_version_is_the_same_everywhere() -> None:
     version = PROJECT["project"]["version"]
 
     assert f"appVersion: {version}" in (ROOT / "helm" / "Chart.yaml").read_text().replace('"', "")
-    for dockerfile in ("Dockerfile", "Dockerfile.downloader"):
+    for dockerfile in ("Dockerfile", "Dockerfile.downloader", "Dockerfile.jobs"):
         assert f"ARG VERSION={version}" in (ROOT / dockerfile).read_text()

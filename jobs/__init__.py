@@ -1,0 +1,1 @@
+"""Durable asynchronous jobs in front of the predictor: a queue, workers and an HTTP API."""

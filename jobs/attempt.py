@@ -1,0 +1,152 @@
+"""One try of one job: call the predictor, keep the lease, and store how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from jobs.errors import StorageUnavailableError
+from jobs.job import Claim, Picture
+from jobs.predictor_client import (
+    CallFailedError,
+    CallRefusedError,
+    CallRejectedError,
+    PredictorClient,
+)
+from jobs.storage import Storage
+from jobs.storage.changes import wait_briefly
+
+logger = logging.getLogger(__name__)
+
+# The waits between calls of a predictor that is not running: doubled, then constant.
+_FIRST_WAIT_SECONDS = 0.25
+_LONGEST_WAIT_SECONDS = 10.0
+# Progress is stored at most this often.
+_PROGRESS_SECONDS = 0.1
+
+
+class Attempt:
+    """A claimed job that runs.
+
+    ``on_accepted`` is called when the predictor takes the job, ``on_refused`` when it does not.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        storage: Storage,
+        client: PredictorClient,
+        lease_seconds: float,
+        *,
+        on_accepted: Callable[[], None],
+        on_refused: Callable[[], None],
+    ) -> None:
+        self._claim = claim
+        self._storage = storage
+        self._client = client
+        self._lease_seconds = lease_seconds
+        self._on_accepted = on_accepted
+        self._on_refused = on_refused
+        self._progress = (0, 0)
+        self._preview = b""
+        self._has_news = asyncio.Event()
+        self._call: asyncio.Task[list[Picture]] | None = None
+
+    def withdraw(self) -> None:
+        """Stop, and return the job to the queue; the try does not count."""
+        if self._call:
+            self._call.cancel()
+
+    async def run(self) -> None:
+        """Run the job until it has ended, or another worker may have it."""
+        self._call = asyncio.create_task(self._pictures())
+        lease = asyncio.create_task(self._keep_lease())
+        try:
+            await asyncio.wait({self._call, lease}, return_when=asyncio.FIRST_COMPLETED)
+            if self._call.done():
+                await self._store(self._outcome(self._call))
+            else:
+                logger.info("job %s: cancelled, expired, or run elsewhere", self._claim.job.id)
+        finally:
+            self._call.cancel()
+            lease.cancel()
+            await asyncio.gather(self._call, lease, return_exceptions=True)
+
+    async def _pictures(self) -> list[Picture]:
+        """Call until the predictor takes the job; the lease is kept meanwhile."""
+        job = self._claim.job
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await self._client.predict(
+                    job.model, self._claim.body, job.id, self._note_progress, self._note_preview
+                )
+            except CallRefusedError as refusal:
+                logger.debug("job %s: %s", job.id, refusal)
+                self._on_refused()
+                # Replicas must not return together.
+                await asyncio.sleep(refusal.retry_after_seconds or wait * random.uniform(0.5, 1))  # noqa: S311
+                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+
+    def _note_progress(self, step: int, steps: int) -> None:
+        if not self._progress[1]:
+            self._on_accepted()
+        self._progress = (step, steps)
+        self._has_news.set()
+
+    def _note_preview(self, event: bytes) -> None:
+        self._preview = event
+        self._has_news.set()
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease and store progress and previews; returns once the claim is void."""
+        with self._storage.changes.watch(f"stop:{self._claim.job.id}") as stopped:
+            # Either event wakes the loop.
+            self._has_news = stopped
+            while True:
+                stopped.clear()
+                try:
+                    if not await self._storage.renew(
+                        self._claim, self._lease_seconds, *self._progress
+                    ):
+                        return
+                    if self._preview:
+                        event, self._preview = self._preview, b""
+                        await self._storage.note_preview(self._claim, event)
+                except StorageUnavailableError:
+                    logger.warning("job %s: the lease is not renewed", self._claim.job.id)
+                await asyncio.sleep(_PROGRESS_SECONDS)
+                await wait_briefly(stopped, self._lease_seconds / 3)
+
+    def _outcome(self, call: asyncio.Task[list[Picture]]) -> Callable[[], Awaitable[bool]]:
+        """What to store about the end of the call."""
+        storage, claim, job_id = self._storage, self._claim, self._claim.job.id
+        if call.cancelled():
+            return partial(storage.give_back, claim, None)
+        match call.exception():
+            case None:
+                return partial(storage.finish, claim, call.result(), self._progress[1])
+            case CallRejectedError() as error:
+                return partial(storage.fail, claim, str(error))
+            case CallFailedError() as error:
+                logger.warning("job %s: try %d failed: %s", job_id, claim.job.tries, error)
+                return partial(storage.give_back, claim, str(error))
+            case error:
+                logger.error("job %s: internal error (a bug)", job_id, exc_info=error)
+                return partial(storage.give_back, claim, "internal error of the worker")
+
+    async def _store(self, end: Callable[[], Awaitable[bool]]) -> None:
+        """Store the end, however long the storage does not answer."""
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                if not await end():
+                    logger.info("job %s: ended elsewhere", self._claim.job.id)
+            except StorageUnavailableError:
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+            else:
+                return

@@ -1,0 +1,225 @@
+"""Calls of the predictor: one job as a stream of events, and its capacity."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from jobs.job import Picture
+from jobs.settings import Settings
+
+_CONNECT_SECONDS = 10.0
+_METRICS_SECONDS = 5.0
+# The predictor, or a gateway in front of it, takes no call now. Nothing has been computed.
+_REFUSALS = {
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+}
+# Another try may succeed.
+_FAILURES = {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+# Far above a preview or an error; the result of a job is bounded by ``max_stored_bytes``.
+_EVENT_OVERHEAD = 1_048_576
+_LANES = re.compile(rb'^diffusion_lanes\{model_name="([^"]*)"\} ([0-9.e+]+)$', re.MULTILINE)
+
+
+class CallError(Exception):
+    """Base of the errors of a call; the text is safe to show to a caller."""
+
+
+class CallRefusedError(CallError):
+    """The predictor is not running, still starts, or is busy: wait, and call again."""
+
+    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CallFailedError(CallError):
+    """The predictor stopped, or could not make the pictures: a try has failed."""
+
+
+class CallRejectedError(CallError):
+    """The predictor rejects the request, so another try would be rejected too."""
+
+
+class PredictorClient:
+    """The predictor of the settings; one connection per call."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        key = settings.predictor_api_key
+        headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+        self._client = httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(settings.predictor_silence_seconds, connect=_CONNECT_SECONDS),
+            # The predictor may close an idle connection just before a call.
+            limits=httpx.Limits(max_keepalive_connections=0),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def predict(
+        self,
+        model: str,
+        body: bytes,
+        job_id: str,
+        on_progress: Callable[[int, int], None],
+        on_preview: Callable[[bytes], None],
+    ) -> list[Picture]:
+        """Generate the pictures of a ``:predict`` body. Cancelling stops the predictor's work.
+
+        ``on_progress`` gets the done and the total steps, ``on_preview`` the data of the event.
+
+        Raises:
+            CallError: one of its subclasses says what to do.
+        """
+        url = f"{self._settings.url_of(model)}/v1/models/{model}:predict"
+        headers = {
+            "accept": "text/event-stream",
+            "content-type": "application/json",
+            "x-request-id": job_id,
+        }
+        try:
+            async with self._client.stream("POST", url, content=body, headers=headers) as response:
+                if response.status_code != HTTPStatus.OK:
+                    raise await _error_of(response)
+                return await self._result(response, on_progress, on_preview)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            raise CallRefusedError("the predictor does not accept connections") from None
+        except httpx.TransportError:
+            reason = "the connection to the predictor ended before the job was done"
+            raise CallFailedError(reason) from None
+
+    async def lanes(self, model: str) -> int | None:
+        """The most samples in a forward pass, as the predictor has measured; None if unknown.
+
+        The sum over the replicas, if the name in the URL is that of a headless service.
+        """
+        url = httpx.URL(f"{self._settings.url_of(model)}/metrics")
+        replicas = [url.copy_with(host=one) for one in await _addresses(url)]
+        found = await asyncio.gather(*(self._lanes_at(one, url, model) for one in replicas))
+        known = [lanes for lanes in found if lanes is not None]
+        return sum(known) if known else None
+
+    async def _lanes_at(self, replica: httpx.URL, url: httpx.URL, model: str) -> int | None:
+        headers = {"host": url.netloc.decode()}
+        try:
+            response = await self._client.get(replica, headers=headers, timeout=_METRICS_SECONDS)
+        except httpx.TransportError:
+            return None
+        found = {name.decode(): value for name, value in _LANES.findall(response.content)}
+        return int(float(found[model])) if model in found else None
+
+    async def _result(
+        self,
+        response: httpx.Response,
+        on_progress: Callable[[int, int], None],
+        on_preview: Callable[[bytes], None],
+    ) -> list[Picture]:
+        most = self._settings.max_stored_bytes
+        async for name, data in _events(response, most * 4 // 3 + _EVENT_OVERHEAD):
+            match name:
+                case b"progress":
+                    progress = json.loads(data)
+                    on_progress(progress["step"], progress["steps"])
+                case b"preview":
+                    on_preview(data)
+                case b"result":
+                    pictures = await asyncio.to_thread(_pictures, data)
+                    if sum(len(picture.content) for picture in pictures) > most:
+                        raise _too_large(most)
+                    return pictures
+                case b"error":
+                    raise CallFailedError(_text_of(data) or "the predictor reports an error")
+        raise CallFailedError("the predictor ended the stream before the job was done")
+
+
+async def _addresses(url: httpx.URL) -> list[str]:
+    """The addresses of a host, of one family; with TLS its name, which the certificate has."""
+    if url.scheme != "http":
+        return [url.host]
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(url.host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    family = min(info[0] for info in found)
+    return list(dict.fromkeys(str(info[4][0]) for info in found if info[0] == family))
+
+
+def _too_large(most: int) -> CallRejectedError:
+    return CallRejectedError(f"the pictures take more than {most} bytes (max_stored_bytes)")
+
+
+async def _events(response: httpx.Response, most: int) -> AsyncIterator[tuple[bytes, bytes]]:
+    """The name and data of each event; the predictor writes each as two lines."""
+    buffer = bytearray()
+    async for chunk in response.aiter_bytes():
+        searched = max(0, len(buffer) - 1)
+        buffer += chunk
+        while (end := buffer.find(b"\n\n", searched)) >= 0:
+            name, _, data = bytes(buffer[:end]).partition(b"\n")
+            del buffer[: end + 2]
+            searched = 0
+            yield name.removeprefix(b"event: "), data.removeprefix(b"data: ")
+        if len(buffer) > most:
+            raise _too_large(most)
+
+
+async def _error_of(response: httpx.Response) -> CallError:
+    content = await response.aread()
+    status = response.status_code
+    reason = _text_of(content) or f"the predictor responded with status {status}"
+    if status in _REFUSALS:
+        return CallRefusedError(reason, _retry_after(response))
+    if status in _FAILURES:
+        return CallFailedError(reason)
+    return CallRejectedError(reason)
+
+
+def _text_of(content: bytes) -> str | None:
+    """The sentence of the predictor's error; None for the page of another server."""
+    try:
+        document = json.loads(content)
+    except ValueError:
+        document = None
+    reason = document.get("error") if isinstance(document, dict) else None
+    return reason if isinstance(reason, str) else None
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else None
+
+
+def _pictures(data: bytes) -> list[Picture]:
+    try:
+        return [_picture(one) for one in json.loads(data)["predictions"]]
+    except (ValueError, KeyError, TypeError, binascii.Error):
+        raise CallFailedError("the result of the predictor cannot be read") from None
+
+
+def _picture(prediction: dict[str, Any]) -> Picture:
+    """A prediction; ``image`` is null if a safety layer blocks the picture."""
+    image = prediction.pop("image")
+    if image is None:
+        return Picture("", b"", prediction)
+    content = base64.b64decode(image["b64"], validate=True)
+    return Picture(f"image/{image['format']}", content, prediction)

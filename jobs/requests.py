@@ -1,0 +1,175 @@
+"""What a caller submits: the envelope of a job and the ``:predict`` body inside it.
+
+The fields of the envelope are checked and removed. The rest goes to the predictor, which validates
+it; here it only gets its seeds, so that every try makes the same pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from jobs.errors import InvalidRequestError, UnknownModelError
+from jobs.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, NewJob
+from jobs.settings import Settings
+
+# As the predictor draws them.
+_SEED_BITS = 32
+# In the API of the predictor, the same as no seed.
+_ANY_SEED = (None, -1)
+_MAX_KEY_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The fields of a job in addition to those of ``:predict``; ``expires_in`` is in seconds."""
+
+    model: str
+    priority: int
+    expires_in: float
+
+
+def new_job(raw: bytes, idempotency_key: str | None, settings: Settings) -> NewJob:
+    """A job from the body of a request; a missing seed is drawn here.
+
+    Raises:
+        InvalidRequestError: names the field and the reason.
+        UnknownModelError: the model takes no jobs.
+    """
+    document = read_document(raw)
+    envelope = _take_envelope(document, settings)
+    seed = draw_seeds(document)
+    return NewJob(
+        id=secrets.token_urlsafe(16),
+        model=envelope.model,
+        priority=envelope.priority,
+        expires_in=envelope.expires_in,
+        body=json.dumps(document, separators=(",", ":")).encode(),
+        seed=seed,
+        idempotency_key=_checked_key(idempotency_key),
+        digest=hashlib.sha256(raw).hexdigest(),
+    )
+
+
+def read_document(raw: bytes) -> dict[str, Any]:
+    """The body as a JSON object with a prompt or instances.
+
+    Raises:
+        InvalidRequestError: it is not one.
+    """
+    try:
+        document = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("", "the body is not valid JSON") from None
+    if not isinstance(document, dict) or not ({"prompt", "instances"} & document.keys()):
+        raise InvalidRequestError(
+            "", 'the body must be a JSON object with "prompt" or "instances", as for :predict'
+        )
+    instances = document.get("instances", [{}])
+    if not isinstance(instances, list) or not all(isinstance(one, dict) for one in instances):
+        raise InvalidRequestError("instances", "must be a list of JSON objects")
+    if not instances:
+        raise InvalidRequestError("instances", "is empty")
+    return document
+
+
+def draw_seeds(document: dict[str, Any]) -> int | None:
+    """Give each instance without a seed one, in place; returns the seed of the first picture.
+
+    None if the caller has sent something else than an integer, which the predictor rejects.
+    """
+    if "instances" not in document:
+        return _draw_seed(document, None)
+    shared = document.get("parameters")
+    inherited = shared.get("seed") if isinstance(shared, dict) else None
+    seeds = [_draw_seed(instance, inherited) for instance in document["instances"]]
+    return seeds[0]
+
+
+def _draw_seed(values: dict[str, Any], inherited: object) -> int | None:
+    parameters = values.get("parameters")
+    holders = [parameters, values] if isinstance(parameters, dict) else [values]
+    holder = next((one for one in holders if one.get("seed") is not None), None)
+    seed = inherited if holder is None else holder["seed"]
+    if seed in _ANY_SEED:
+        seed = secrets.randbits(_SEED_BITS)
+        # A field in both places is an error, so write where it is, null included.
+        (next((one for one in holders if "seed" in one), values))["seed"] = seed
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
+def _take_envelope(document: dict[str, Any], settings: Settings) -> Envelope:
+    if "webhook" in document:
+        raise InvalidRequestError("webhook", "is not supported; poll the job or read its events")
+    return Envelope(
+        _model(document, settings.model_names),
+        _priority(document),
+        _expires_in(document, settings),
+    )
+
+
+def _model(document: dict[str, Any], names: tuple[str, ...]) -> str:
+    model = document.pop("model", None)
+    if model is None:
+        return names[0]
+    if not isinstance(model, str):
+        raise InvalidRequestError("model", "must be a string")
+    if model not in names:
+        raise UnknownModelError(
+            f"model: {model!r} takes no jobs; the models are {', '.join(names)}"
+        )
+    return model
+
+
+def _priority(document: dict[str, Any]) -> int:
+    priority = _number(document, "priority", DEFAULT_PRIORITY)
+    if priority != int(priority) or not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
+        bounds = f"an integer from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}"
+        raise InvalidRequestError("priority", f"{priority:g} is not {bounds}")
+    return int(priority)
+
+
+def _expires_in(document: dict[str, Any], settings: Settings) -> float:
+    seconds = _number(document, "expires_in", settings.default_expires_in)
+    if not 1 <= seconds <= settings.max_expires_in:
+        bounds = f"between 1 and {settings.max_expires_in:g} seconds"
+        raise InvalidRequestError("expires_in", f"{seconds:g} is not {bounds}")
+    return seconds
+
+
+def _number(document: dict[str, Any], name: str, default: float) -> float:
+    """A number that is taken out of the document; null is the default."""
+    value = document.pop(name, None)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
+        raise InvalidRequestError(name, "must be a number")
+    return float(value)
+
+
+def _checked_key(key: str | None) -> str:
+    if key is None:
+        return ""
+    if not 1 <= len(key) <= _MAX_KEY_LENGTH:
+        raise InvalidRequestError("Idempotency-Key", f"must have 1 to {_MAX_KEY_LENGTH} characters")
+    return key
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def wait_seconds(headers: Mapping[str, str], most: float) -> float:
+    """How long the caller waits for the end: ``Prefer: wait=N`` (RFC 7240), at most ``most``.
+
+    An invalid preference is ignored, as the RFC demands.
+    """
+    for preference in headers.get("prefer", "").split(","):
+        name, _, value = preference.partition("=")
+        if name.strip().lower() == "wait" and value.strip().strip('"').isdecimal():
+            return min(float(value.strip().strip('"')), most)
+    return 0.0

@@ -1,0 +1,130 @@
+"""Every setting of the jobs program; flags and docs/settings.md are derived from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Model names become parts of URLs and of storage keys.
+_MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+class Settings(BaseSettings):
+    """Flags (``--max_tries``) take precedence over the environment (``JOBS_MAX_TRIES``)."""
+
+    model_config = SettingsConfigDict(env_prefix="JOBS_", frozen=True, validate_default=True)
+
+    host: str = Field(
+        default="127.0.0.1",
+        description="The address to listen on. The image sets `0.0.0.0`. The API requires no key, "
+        "so restrict who can reach it.",
+    )
+    port: int = Field(default=8081, ge=1, le=65_535, description="The port to listen on.")
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="The URL of a Redis or Valkey that all replicas share, such as "
+        "`redis://:password@host:6379/0`. If unset, the jobs are in the file `sqlite_path`.",
+    )
+    sqlite_path: Path = Field(
+        default=Path("jobs.sqlite3"),
+        description="The file of the jobs without `redis_url`; created if it does not exist. All "
+        "processes that use it must run on one machine.",
+    )
+    predictor_url: str = Field(
+        default="http://127.0.0.1:8080",
+        pattern=r"^https?://[^\s/?#]+[^\s?#]*$",
+        description="Where the predictor answers. `{model}` in it stands for the name of the job's "
+        "model, as in `http://{model}.images.svc.cluster.local`.",
+    )
+    predictor_api_key: SecretStr | None = Field(
+        default=None, description="The key for a predictor that requires one (docs/security.md)."
+    )
+    models: str = Field(
+        default="stable-diffusion",
+        pattern=rf"^{_MODEL}(,{_MODEL})*$",
+        description="The models that take jobs, separated by commas. The first is the default.",
+    )
+    max_concurrency: int = Field(
+        default=64,
+        ge=1,
+        description="The most jobs of one model that this process runs at the same time. It runs "
+        "fewer if the predictor's batches are smaller (`diffusion_lanes`).",
+    )
+    lease_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        description="How long a job stays with a process that no longer renews its lease. Then "
+        "another process runs the job.",
+    )
+    max_tries: int = Field(
+        default=3,
+        ge=2,
+        description="How often a job may start. The last try runs without other jobs of its model, "
+        "so that a job that stops the predictor fails alone. Refusals of a busy predictor, and one "
+        "that is not running, do not count.",
+    )
+    predictor_silence_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        description="How long a predictor may send nothing about a job. Then the try counts as "
+        "failed. Longer than the longest wait in the predictor's queue.",
+    )
+    max_body_bytes: int = Field(
+        default=16_777_216,
+        ge=1024,
+        description="The largest request body. A longer one gets 413.",
+    )
+    max_queue_length: int = Field(
+        default=10_000,
+        ge=1,
+        description="The most jobs that wait, over all models. Further ones get 429.",
+    )
+    max_queue_bytes: int = Field(
+        default=268_435_456,
+        ge=1024,
+        description="The most bytes of the bodies of all jobs that are not finished. A job that "
+        "does not fit gets 429.",
+    )
+    max_stored_bytes: int = Field(
+        default=4_294_967_296,
+        ge=1024,
+        description="The most bytes of all stored pictures. Above it the oldest pictures are "
+        "removed, and their URLs return 410. A job whose pictures are larger fails.",
+    )
+    default_expires_in: float = Field(
+        default=86_400.0,
+        gt=0,
+        description="The `expires_in` of jobs without one, in seconds.",
+    )
+    max_expires_in: float = Field(
+        default=604_800.0, gt=0, description="The largest `expires_in`, in seconds."
+    )
+    max_wait_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="The longest wait of a request with `Prefer: wait`. Keep it below the timeouts "
+        "of the gateways in front.",
+    )
+    drain_seconds: float = Field(
+        default=20.0,
+        ge=0,
+        description="After SIGTERM: how long running jobs may take. Then they go back to the "
+        "queue. Keep it below the pod's `terminationGracePeriodSeconds`.",
+    )
+
+    @model_validator(mode="after")
+    def _check_expiry(self) -> Settings:
+        if self.default_expires_in > self.max_expires_in:
+            raise ValueError("default_expires_in must be at most max_expires_in")
+        return self
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names in ``models``."""
+        return tuple(self.models.split(","))
+
+    def url_of(self, model: str) -> str:
+        """The base URL of the predictor for a model."""
+        return self.predictor_url.replace("{model}", model).rstrip("/")

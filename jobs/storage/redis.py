@@ -1,0 +1,272 @@
+"""Jobs in Redis or Valkey, for many replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import RedisError
+
+from jobs.errors import (
+    IdempotencyConflictError,
+    QueueFullError,
+    StartError,
+    StorageUnavailableError,
+)
+from jobs.job import EXPIRED, WORKER_LOST, Claim, Job, NewJob, Picture, Status, StoredPicture
+from jobs.storage import scripts
+from jobs.storage.interface import (
+    NEWEST_SHARE,
+    SWEEP_SIZE,
+    Bounds,
+    ModelState,
+    Storage,
+    Submission,
+)
+
+logger = logging.getLogger(__name__)
+
+# Valkey speaks the protocol of Redis.
+_SCHEMES = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "redis+unix": "unix",
+    "unix": "unix",
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+unix": "unix",
+}
+_PREFIX = "jobs:"
+_CHANNEL = f"{_PREFIX}changes"
+_ANSWER_SECONDS = 2.0
+_RECONNECT_SECONDS = 0.5
+# How long to wait for a message before the connection is checked.
+_SILENCE_SECONDS = 15.0
+
+
+class RedisStorage(Storage):
+    """See ``Storage``."""
+
+    def __init__(self, url: str, bounds: Bounds) -> None:
+        """Connect later, on first use.
+
+        Raises:
+            StartError: the URL is not valid; the message does not contain it.
+        """
+        super().__init__(bounds)
+        self._redis = _client(url)
+        register = self._redis.register_script
+        self._submit = register(scripts.SUBMIT)
+        self._read = register(scripts.READ)
+        self._page = register(scripts.PAGE)
+        self._claim = register(scripts.CLAIM)
+        self._renew = register(scripts.RENEW)
+        self._note_preview = register(scripts.NOTE_PREVIEW)
+        self._give_back = register(scripts.GIVE_BACK)
+        self._finish = register(scripts.FINISH)
+        self._fail = register(scripts.FAIL)
+        self._cancel = register(scripts.CANCEL)
+        self._state = register(scripts.STATE)
+        self._sweep = register(scripts.SWEEP)
+        self._follower: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Follow the changes of all replicas, as soon as Redis answers."""
+        self._follower = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        if self._follower:
+            self._follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._follower
+        await self._redis.aclose()
+
+    async def check(self) -> None:
+        await self._get("sequence")
+
+    async def submit(self, new: NewJob) -> Submission:
+        outcome, *rest = await self._run(
+            self._submit,
+            *(new.id, new.model, new.priority, "" if new.seed is None else new.seed),
+            *(_milliseconds(new.expires_in), new.body, new.idempotency_key, new.digest),
+            *(self.bounds.queue_length, self.bounds.queue_bytes),
+        )
+        match outcome:
+            case b"conflict":
+                raise IdempotencyConflictError("the Idempotency-Key was used with another body")
+            case b"many" | b"large":
+                seconds = float(rest[1]) / 1000 or 5.0
+                if outcome == b"many":
+                    raise QueueFullError(f"{rest[0]} jobs wait, and the queue is full", seconds)
+                raise QueueFullError("the bodies of the waiting jobs leave no room", seconds)
+        return Submission(_job(rest[0]), is_new=outcome == b"new")
+
+    async def read(self, job_id: str) -> Job | None:
+        found = await self._run(self._read, job_id)
+        return _job(found) if found else None
+
+    async def page(self, status: Status | None, before: int | None, count: int) -> Sequence[Job]:
+        key = f"status:{status}" if status else "all"
+        last = "+inf" if before is None else f"({before}"
+        return [_job(found) for found in await self._run(self._page, key, last, count)]
+
+    async def claim(self, model: str, lease_seconds: float) -> Claim | None:
+        token = secrets.token_hex(16)
+        lease = _milliseconds(lease_seconds)
+        found = await self._run(self._claim, model, token, lease, self.bounds.tries, EXPIRED)
+        return Claim(_job(found[0]), token, found[1]) if found else None
+
+    async def renew(self, claim: Claim, lease_seconds: float, step: int, steps: int) -> bool:
+        lease = _milliseconds(lease_seconds)
+        return bool(
+            await self._run(self._renew, claim.job.id, claim.token, lease, str(step), str(steps))
+        )
+
+    async def note_preview(self, claim: Claim, event: bytes) -> bool:
+        return bool(await self._run(self._note_preview, claim.job.id, claim.token, event))
+
+    async def preview(self, job_id: str) -> bytes | None:
+        return await self._get(f"preview:{job_id}")
+
+    async def give_back(self, claim: Claim, reason: str | None) -> bool:
+        tries = self.bounds.tries
+        return bool(
+            await self._run(self._give_back, claim.job.id, claim.token, tries, reason or "")
+        )
+
+    async def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int = 0) -> bool:
+        stored = json.dumps([asdict(picture.stored()) for picture in pictures])
+        return bool(
+            await self._run(
+                self._finish,
+                *(claim.job.id, claim.token, self.bounds.stored_bytes, NEWEST_SHARE, stored, steps),
+                *(picture.content for picture in pictures),
+            )
+        )
+
+    async def fail(self, claim: Claim, reason: str) -> bool:
+        return bool(await self._run(self._fail, claim.job.id, claim.token, reason))
+
+    async def cancel(self, job_id: str) -> Job | None:
+        found = await self._run(self._cancel, job_id)
+        return _job(found) if found else None
+
+    async def picture(self, job_id: str, number: int) -> bytes | None:
+        return await self._get(f"picture:{job_id}:{number}")
+
+    async def state(self, model: str) -> ModelState:
+        queued, running, age, ended = await self._run(self._state, model)
+        counts = {cast("Status", name): int(count) for name, count in _pairs(ended).items()}
+        return ModelState(queued, running, age / 1000, counts)
+
+    async def sweep(self) -> None:
+        tries = self.bounds.tries
+        await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE)
+
+    async def _get(self, key: str) -> bytes | None:
+        try:
+            return cast("bytes | None", await self._redis.get(_PREFIX + key))
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from None
+
+    async def _run(self, script: AsyncScript, *arguments: str | bytes | float) -> Any:
+        try:
+            return await script(args=[_PREFIX, *arguments])
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from None
+
+    async def _follow(self) -> None:
+        """Pass on the changes of all replicas; after a lost connection, assume that all changed."""
+        is_lost = False
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(_CHANNEL)
+                    self.changes.notify_all()
+                    if is_lost:
+                        logger.info("redis_url: answers again")
+                    is_lost = False
+                    while True:
+                        message = await subscription.get_message(timeout=_SILENCE_SECONDS)
+                        if message:
+                            self.changes.notify(message["data"].decode())
+            except (RedisError, OSError) as error:
+                if not is_lost:
+                    logger.error("redis_url: does not answer: %s", error)  # noqa: TRY400
+                is_lost = True
+                await asyncio.sleep(_RECONNECT_SECONDS)
+
+
+def _client(url: str) -> Redis:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise StartError(f"redis_url: the URL must begin with one of {', '.join(_SCHEMES)} and ://")
+    try:
+        return Redis.from_url(
+            f"{_SCHEMES[scheme]}://{rest}",
+            socket_timeout=_ANSWER_SECONDS,
+            socket_connect_timeout=_ANSWER_SECONDS,
+            socket_keepalive=True,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
+        )
+    except ValueError:
+        raise StartError(
+            "redis_url: the URL is not valid; write it as redis://:password@host:6379/0"
+        ) from None
+
+
+def _unavailable(error: Exception) -> StorageUnavailableError:
+    logger.warning("redis_url: a call failed: %s", error)
+    return StorageUnavailableError("the storage of the jobs does not answer")
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _job(found: Sequence[Any]) -> Job:
+    """A record from what ``describe`` returns."""
+    flat, position, running, seconds, now = found
+    values = _pairs(flat)
+    numbers = ("sequence", "priority", "tries", "step", "steps")
+    return Job(
+        id=values["id"],
+        model=values["model"],
+        status=cast("Status", values["status"]),
+        seed=int(values["seed"]) if values["seed"] else None,
+        **{name: int(values[name]) for name in numbers},
+        created_at=int(values["created_at"]) / 1000,
+        expires_in=int(values["expires_in"]) / 1000,
+        expires_at=int(values["expires_at"]) / 1000,
+        read_at=now / 1000,
+        started_at=_seconds(values, "started_at"),
+        accepted_at=_seconds(values, "accepted_at"),
+        ended_at=_seconds(values, "ended_at"),
+        error=values.get("error"),
+        pictures=tuple(StoredPicture(**one) for one in json.loads(values.get("pictures", "[]"))),
+        has_lost_pictures="has_lost_pictures" in values,
+        position=position if position >= 0 else None,
+        model_running=running,
+        model_seconds=float(seconds) / 1000,
+    )
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
+    """A hash from the flat list that HGETALL returns in a script."""
+    texts = [one.decode() for one in flat]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _seconds(values: Mapping[str, str], name: str) -> float | None:
+    return int(values[name]) / 1000 if name in values else None

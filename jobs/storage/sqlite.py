@@ -1,0 +1,178 @@
+"""Jobs in one SQLite file, for one machine.
+
+All calls run in order on one thread with one connection. With WAL and ``synchronous=NORMAL``, a
+crash of the process loses nothing; a power failure can lose the last commits
+(https://www.sqlite.org/wal.html).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from jobs.errors import StartError, StorageUnavailableError
+from jobs.job import Claim, Job, NewJob, Picture, Status
+from jobs.storage.interface import Bounds, ModelState, Storage, Submission
+from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
+from jobs.storage.sqlite_transaction import Transaction
+
+Result = TypeVar("Result")
+
+# How long a call waits for another process that writes.
+_BUSY_SECONDS = 5.0
+# How often to look for changes by other processes.
+_POLL_SECONDS = 0.2
+
+
+class SQLiteStorage(Storage):
+    """See ``Storage``."""
+
+    def __init__(self, path: Path, bounds: Bounds) -> None:
+        super().__init__(bounds)
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, "sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self._follower: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Open or create the file."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._connection = await loop.run_in_executor(self._thread, self._connect)
+        except sqlite3.Error as error:
+            raise StartError(f"sqlite_path: cannot open {str(self._path)!r}: {error}") from None
+        self._follower = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """Close the file once the last call is done."""
+        if self._follower:
+            self._follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._follower
+        if self._connection:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown()
+
+    async def check(self) -> None:
+        await self._read(lambda db: db.execute("SELECT 1 FROM totals").fetchone())
+
+    async def submit(self, new: NewJob) -> Submission:
+        return await self._write(lambda transaction: transaction.submit(new))
+
+    async def read(self, job_id: str) -> Job | None:
+        return await self._read(lambda db: find_job(db, job_id))
+
+    async def page(self, status: Status | None, before: int | None, count: int) -> Sequence[Job]:
+        where = "(?1 IS NULL OR status = ?1) AND (?2 IS NULL OR sequence < ?2)"
+        query = f"SELECT id FROM jobs WHERE {where} ORDER BY sequence DESC LIMIT ?3"  # noqa: S608
+
+        def found(db: sqlite3.Connection) -> list[Job]:
+            ids = [row["id"] for row in db.execute(query, (status, before, count)).fetchall()]
+            return [job for one in ids if (job := find_job(db, one))]
+
+        return await self._read(found)
+
+    async def claim(self, model: str, lease_seconds: float) -> Claim | None:
+        return await self._write(lambda transaction: transaction.claim(model, lease_seconds))
+
+    async def renew(self, claim: Claim, lease_seconds: float, step: int, steps: int) -> bool:
+        return await self._write(
+            lambda transaction: transaction.renew(claim, lease_seconds, step, steps)
+        )
+
+    async def note_preview(self, claim: Claim, event: bytes) -> bool:
+        return await self._write(lambda transaction: transaction.note_preview(claim, event))
+
+    async def preview(self, job_id: str) -> bytes | None:
+        query = "SELECT event FROM previews WHERE job = ?"
+        row = await self._read(lambda db: db.execute(query, (job_id,)).fetchone())
+        return row["event"] if row else None
+
+    async def give_back(self, claim: Claim, reason: str | None) -> bool:
+        return await self._write(lambda transaction: transaction.give_back(claim, reason))
+
+    async def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int = 0) -> bool:
+        return await self._write(lambda transaction: transaction.finish(claim, pictures, steps))
+
+    async def fail(self, claim: Claim, reason: str) -> bool:
+        return await self._write(lambda transaction: transaction.fail(claim, reason))
+
+    async def cancel(self, job_id: str) -> Job | None:
+        return await self._write(lambda transaction: transaction.cancel(job_id))
+
+    async def picture(self, job_id: str, number: int) -> bytes | None:
+        query = "SELECT content FROM pictures WHERE job = ? AND number = ?"
+        row = await self._read(lambda db: db.execute(query, (job_id, number)).fetchone())
+        return row["content"] if row else None
+
+    async def state(self, model: str) -> ModelState:
+        return await self._read(lambda db: model_state(db, model))
+
+    async def sweep(self) -> None:
+        await self._write(lambda transaction: transaction.sweep())
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(SCHEMA)
+        return connection
+
+    async def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, query, self._opened())
+        except sqlite3.Error as error:
+            raise _unavailable(error) from None
+
+    async def _write(self, change: Callable[[Transaction], Result]) -> Result:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, self._commit, change, loop)
+        except sqlite3.Error as error:
+            raise _unavailable(error) from None
+
+    def _commit(
+        self, change: Callable[[Transaction], Result], loop: asyncio.AbstractEventLoop
+    ) -> Result:
+        """Run ``change`` on the thread, all of it or nothing, then wake up who waits for it."""
+        db = self._opened()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            transaction = Transaction(db, self.bounds)
+            result = change(transaction)
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        for name in transaction.changed:
+            loop.call_soon_threadsafe(self.changes.notify, name)
+        return result
+
+    def _opened(self) -> sqlite3.Connection:
+        assert self._connection is not None
+        return self._connection
+
+    async def _follow(self) -> None:
+        """Notice changes by other processes: https://www.sqlite.org/pragma.html#pragma_data_version."""
+        seen = None
+        while True:
+            with suppress(StorageUnavailableError):
+                row = await self._read(lambda db: db.execute("PRAGMA data_version").fetchone())
+                if seen is not None and seen != row[0]:
+                    self.changes.notify_all()
+                seen = row[0]
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+def _unavailable(error: sqlite3.Error) -> StorageUnavailableError:
+    return StorageUnavailableError(f"the storage of the jobs does not work now: {error}")

@@ -1,0 +1,178 @@
+"""An HTTP server with the predictor's wire format, whose calls follow the first word of the prompt.
+
+The real predictor takes seconds to start and cannot fail on demand. ``test_end_to_end.py`` uses it.
+
+| first word | the call |
+| --- | --- |
+| ``hold`` | is accepted and sends progress until ``release`` |
+| ``busy`` | gets 429 with ``retry-after: 1`` the first time, then succeeds |
+| ``crash`` | ends the connections of all calls, as if the process died |
+| ``fail`` | ends with an error event |
+| ``invalid`` | gets 400 |
+| ``blocked`` | makes a picture that a safety layer blocks |
+| any other | succeeds |
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+from demo.run import free_port
+
+STEPS = 4
+_HOLD_SECONDS = 0.02
+
+
+def seed_of(body: dict[str, Any]) -> int:
+    """The seed of a call, which is never missing."""
+    return int({**body, **body.get("parameters", {})}["seed"])
+
+
+class ScriptedPredictor:
+    """The server; ``calls`` has the bodies of all calls, ``headers`` theirs, in order."""
+
+    def __init__(self, port: int | None = None, host: str = "127.0.0.1") -> None:
+        self.port = port or free_port()
+        self.host = host
+        self.calls: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.lanes = 8
+        self.most_at_once = 0
+        # The prompts of calls whose caller left before the end.
+        self.left: list[str] = []
+        self._released = threading.Event()
+        self._connections: dict[int, socket.socket] = {}
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def __enter__(self) -> Self:
+        handler = type("Handler", (_Handler,), {"predictor": self})
+        self._server = ThreadingHTTPServer((self.host, self.port), handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def release(self) -> None:
+        """Let all calls that hold succeed, from now on."""
+        self._released.set()
+
+    def prompts(self) -> list[str]:
+        """The prompts of all calls."""
+        return [call["prompt"] for call in self.calls]
+
+    def picture_of(self, body: dict[str, Any]) -> bytes:
+        """The picture of a call: the same prompt and seed give the same bytes."""
+        return f"picture of {body['prompt']!r} with seed {seed_of(body)}".encode()
+
+    def begin(
+        self, connection: socket.socket, body: dict[str, Any], headers: Mapping[str, str]
+    ) -> None:
+        self.calls.append(body)
+        self.headers.append(headers)
+        self._connections[id(connection)] = connection
+        self.most_at_once = max(self.most_at_once, len(self._connections))
+
+    def end(self, connection: socket.socket) -> None:
+        self._connections.pop(id(connection), None)
+
+    def crash(self) -> None:
+        """End all connections without a response."""
+        for connection in list(self._connections.values()):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for ``release``; True once it was called."""
+        return self._released.wait(seconds)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    predictor: ScriptedPredictor
+
+    def log_message(self, *_: object) -> None:
+        """Write no log."""
+
+    def do_GET(self) -> None:
+        lanes = f'diffusion_lanes{{model_name="stable-diffusion"}} {float(self.predictor.lanes)}\n'
+        self._respond(200, f"# HELP diffusion_lanes x\n{lanes}other 1.0\n".encode(), "text/plain")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        predictor = self.predictor
+        predictor.begin(self.connection, body, dict(self.headers))
+        try:
+            self._call(body)
+        except OSError:
+            predictor.left.append(body["prompt"])
+        finally:
+            predictor.end(self.connection)
+            self.close_connection = True
+
+    def _call(self, body: dict[str, Any]) -> None:
+        word = body["prompt"].split()[0]
+        if word == "invalid":
+            self._respond(400, b'{"error": "width: 7 is not a multiple of 8"}', "application/json")
+        elif word == "busy" and self.predictor.prompts().count(body["prompt"]) == 1:
+            error = b'{"error": "the queue is full"}'
+            self._respond(429, error, "application/json", {"retry-after": "1"})
+        else:
+            self._stream(word, body)
+
+    def _stream(self, word: str, body: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        self._event("progress", {"step": 0, "steps": STEPS})
+        if word == "crash":
+            self.predictor.crash()
+            return
+        while word == "hold" and not self.predictor.wait(_HOLD_SECONDS):
+            self._event("progress", {"step": 1, "steps": STEPS})
+        if word == "fail":
+            self._event("error", {"error": "picture: the engine failed"})
+        else:
+            self._event("progress", {"step": STEPS, "steps": STEPS})
+            self._event("result", {"predictions": [self._prediction(word, body)]})
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _prediction(self, word: str, body: dict[str, Any]) -> dict[str, Any]:
+        content = base64.b64encode(self.predictor.picture_of(body)).decode()
+        image = None if word == "blocked" else {"format": "png", "b64": content}
+        return {"image": image, "prompt": body["prompt"], "seed": seed_of(body)}
+
+    def _event(self, name: str, data: dict[str, Any]) -> None:
+        event = f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+        self.wfile.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+        self.wfile.flush()
+
+    def _respond(
+        self, status: int, body: bytes, media_type: str, headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("content-type", media_type)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)

@@ -1,0 +1,96 @@
+"""docs/jobs.md lists the routes, statuses and errors that exist, and its commands work."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from starlette.routing import Route
+
+from jobs.api.error_responses import STATUS
+from jobs.api.metrics import METRICS
+from jobs.api.service import Service
+from jobs.job import STATUSES
+from jobs.server import application
+from jobs.settings import Settings
+from jobs.storage import open_storage
+from tests.jobs.jobs_process import JobsServer
+from tests.jobs.scripted_predictor import ScriptedPredictor
+
+TEXT = (Path(__file__).resolve().parent.parent.parent / "docs" / "jobs.md").read_text("utf-8")
+LOCAL = "http://127.0.0.1:8081"
+BLOCKS = [block for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if LOCAL in block]
+
+
+def section(title: str) -> str:
+    return TEXT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def first_column(title: str) -> list[str]:
+    return re.findall(r"^\| `?([^|`]+?)`? \|", section(title), re.MULTILINE)[2:]
+
+
+def test_the_routes(tmp_path: Path) -> None:
+    settings = Settings(sqlite_path=tmp_path / "unused")
+    routes = application(Service(open_storage(settings), settings)).routes
+    found = {
+        f"{method} {re.sub(r':int', '', route.path)}"
+        for route in routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+
+    assert set(first_column("Routes")) == found
+
+
+def test_the_statuses_of_a_job() -> None:
+    assert first_column("A job") == list(STATUSES)
+
+
+def test_the_errors() -> None:
+    documented = {int(status) for status in first_column("Errors")}
+
+    assert documented == {int(status) for status in STATUS.values()}
+
+
+def test_the_metrics() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\w+) \| [^|]* \| ([^|]+) \|$", section("Metrics"), re.MULTILINE
+    )
+
+    assert rows == list(METRICS)
+
+
+def test_the_commands_work_as_written(tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    assert len(BLOCKS) >= 5
+    outputs = []
+    with (
+        ScriptedPredictor() as predictor,
+        JobsServer.running(
+            tmp_path / "log", predictor.url, sqlite_path=tmp_path / "jobs.sqlite3"
+        ) as server,
+    ):
+        for block in BLOCKS:
+            script = "set -eu\n" + block.replace(LOCAL, server.url)
+            done = subprocess.run(
+                ["bash", "-c", script],
+                cwd=tmp_path,
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert done.returncode == 0, done.stderr
+            outputs.append(done.stdout)
+
+    assert not [output for output in outputs if '"error":"' in output]
+    assert "location: /v1/jobs/" in outputs[0]
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"picture of 'a red circle")
+    assert outputs[2].startswith('{"jobs":[{"id":')
+    assert outputs[3].startswith("event: job\n")
+    assert outputs[4].startswith('{"job_id":')

@@ -1,0 +1,150 @@
+"""How the responses of a predictor are read: statuses, and events in any pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.job import Picture
+from jobs.predictor_client import (
+    CallError,
+    CallFailedError,
+    CallRefusedError,
+    CallRejectedError,
+    PredictorClient,
+)
+from jobs.settings import Settings
+from tests.jobs.scripted_predictor import ScriptedPredictor
+
+WAITING = b'event: waiting\ndata: {"reason":"loading"}\n\n'
+PROGRESS = WAITING + b'event: progress\ndata: {"step":1,"steps":2}\n\n'
+PREDICTION = b'{"image":{"format":"png","b64":"cGljdHVyZQ=="},"seed":1}'
+RESULT = b'event: result\ndata: {"predictions":[' + PREDICTION + b"]}\n\n"
+Respond = Callable[[httpx.Request], httpx.Response]
+
+
+class Stream(httpx.AsyncByteStream):
+    """A body in given pieces."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+def call(respond: Respond, **settings: object) -> tuple[list[Picture], list[tuple[int, int]]]:
+    """Call a predictor that responds as given."""
+    steps: list[tuple[int, int]] = []
+
+    async def run() -> list[Picture]:
+        client = PredictorClient(Settings(**settings))  # type: ignore[arg-type]
+        client._client = httpx.AsyncClient(transport=httpx.MockTransport(respond))
+        try:
+            return await client.predict(
+                "sd", b"{}", "job-1", lambda *step: steps.append(step), lambda _: None
+            )
+        finally:
+            await client.close()
+
+    return asyncio.run(run()), steps
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 10_000])
+def test_events_may_arrive_in_any_pieces(size: int) -> None:
+    whole = PROGRESS + RESULT
+    pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
+    pictures, steps = call(lambda _: httpx.Response(200, stream=Stream(pieces)))
+
+    assert pictures == [Picture("image/png", b"picture", {"seed": 1})]
+    assert steps == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, CallRejectedError),
+        (401, CallRejectedError),
+        (404, CallRejectedError),
+        (413, CallRejectedError),
+        (429, CallRefusedError),
+        (500, CallFailedError),
+        (502, CallRefusedError),
+        (503, CallRefusedError),
+        (504, CallFailedError),
+    ],
+)
+def test_the_status_says_whether_to_try_again(status: int, kind: type[CallError]) -> None:
+    with pytest.raises(kind) as ours:
+        call(lambda _: httpx.Response(status, json={"error": "a sentence"}))
+    with pytest.raises(kind) as foreign:
+        call(lambda _: httpx.Response(status, text="<html>a page</html>"))
+
+    assert str(ours.value) == "a sentence"
+    assert str(foreign.value) == f"the predictor responded with status {status}"
+
+
+def test_a_refusal_has_the_time_to_retry() -> None:
+    with pytest.raises(CallRefusedError) as refusal:
+        call(lambda _: httpx.Response(429, json={"error": "busy"}, headers={"retry-after": "7"}))
+
+    assert refusal.value.retry_after_seconds == 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PROGRESS,
+        PROGRESS + RESULT[:-20],
+        b'event: error\ndata: {"error":"the engine failed"}\n\n',
+        b"event: result\ndata: {}\n\n",
+        b"event: result\ndata: no json\n\n",
+        b'event: result\ndata: {"predictions":[{"image":{"format":"png","b64":"?"}}]}\n\n',
+    ],
+)
+def test_a_stream_without_a_result_is_a_failed_try(content: bytes) -> None:
+    with pytest.raises(CallFailedError):
+        call(lambda _: httpx.Response(200, stream=Stream([content])))
+
+
+def test_pictures_that_can_never_be_stored_are_not_tried_again() -> None:
+    large = RESULT.replace(b"cGljdHVyZQ==", b"QUFB" * 1000)
+    with pytest.raises(CallRejectedError, match="more than 2048 bytes"):
+        call(lambda _: httpx.Response(200, stream=Stream([large])), max_stored_bytes=2048)
+
+
+def test_the_lanes_of_all_replicas_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def two_replicas_and_one_that_is_gone(host: str, *rest: Any, **options: Any) -> list[Any]:
+        hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if host == "predictor.test" else [host]
+        return [info for one in hosts for info in resolve(one, *rest, **options)]
+
+    monkeypatch.setattr("socket.getaddrinfo", two_replicas_and_one_that_is_gone)
+
+    async def lanes(url: str, model: str) -> int | None:
+        client = PredictorClient(Settings(predictor_url=url))
+        try:
+            return await client.lanes(model)
+        finally:
+            await client.close()
+
+    with ScriptedPredictor() as one, ScriptedPredictor(one.port, "127.0.0.2") as other:
+        one.lanes, other.lanes = 4, 6
+        url = f"http://predictor.test:{one.port}"
+        assert asyncio.run(lanes(url, "stable-diffusion")) == 10
+        assert asyncio.run(lanes(url, "other")) is None
+        assert asyncio.run(lanes(one.url, "stable-diffusion")) == 4
+    assert asyncio.run(lanes("http://127.0.0.1:9", "stable-diffusion")) is None
+
+
+def test_the_url_has_the_model() -> None:
+    settings = Settings(predictor_url="http://{model}.images.svc/")
+
+    assert settings.url_of("sd15") == "http://sd15.images.svc"
