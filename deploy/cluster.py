@@ -6,6 +6,7 @@ Arguments and results are plain dictionaries; every refusal becomes an error of 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import tempfile
@@ -27,7 +28,7 @@ from deploy.errors import (
     RefusedError,
     UnreachableError,
 )
-from deploy.kubeconfig import IN_POD, context_of, find
+from deploy.kubeconfig import IN_POD, Kubeconfig, context_of, find
 from deploy.objects import Object, dig, name_of
 
 FIELD_MANAGER = "stable-diffusion-deploy"
@@ -63,7 +64,7 @@ class Cluster:
                 api, place = client.ApiClient(), (IN_POD / "namespace").read_text("utf-8").strip()
             else:
                 name, place = context_of(found, context)
-                api = config.new_client_from_config(found.path, name, persist_config=False)
+                api = _client(found, name)
         except (ConfigException, OSError, LookupError, TypeError, ValueError, AttributeError) as e:
             where = f"kubeconfig {found.path}" if found else f"service account {IN_POD}"
             raise ClusterError(f"{where} cannot be used: {e}") from None
@@ -234,6 +235,25 @@ class Cluster:
         arguments.setdefault("_request_timeout", _REQUEST_SECONDS)
         answer = _answered(lambda: function(*positional, **arguments))
         return answer.to_dict() if hasattr(answer, "to_dict") else answer
+
+
+def _client(kubeconfig: Kubeconfig, context: str) -> Any:
+    """A client with the credentials of the context.
+
+    The library only logs the failure of a credential plugin, and sends requests without
+    credentials then.
+    """
+    logged: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
+    logging.root.addHandler(handler)
+    try:
+        api = config.new_client_from_config(kubeconfig.path, context, persist_config=False)
+    finally:
+        logging.root.removeHandler(handler)
+    if logged:
+        raise ConfigException("; ".join(logged))
+    return api
 
 
 def _answered(ask: Callable[[], Any]) -> Any:

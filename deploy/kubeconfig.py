@@ -49,13 +49,15 @@ def find(flag: Path | None, context: str | None, environ: Mapping[str, str]) -> 
     value = environ.get("KUBECONFIG", "")
     source = "--kubeconfig" if flag else "$KUBECONFIG" if value else "the default path"
     named = [str(flag)] if flag else value.split(os.pathsep) if value else [_DEFAULT]
-    searched = [Path(one).expanduser() for one in named if one]
+    # `Path.expanduser` raises an error for the home of an unknown user.
+    searched = [Path(os.path.expanduser(one)) for one in named if one]  # noqa: PTH111
     states = [(path, _state(path)) for path in searched]
     if usable := tuple(path for path, state in states if not state):
         return Kubeconfig(usable, source)
     if not flag and not context and (IN_POD / "token").is_file():
         return None
     lines = [f"{path} ({source}) {state}" for path, state in states]
+    lines += [] if searched else ["$KUBECONFIG names no file"]
     lines += [] if flag or value else ["$KUBECONFIG is not set"]
     lines += [] if flag else [f"{IN_POD / 'token'}, which only a pod has, {_token_state()}"]
     raise ClusterError(f"no kubeconfig: {'; '.join(lines)}.\n{_ADVICE}")
@@ -133,7 +135,7 @@ def _entries(path: Path, content: Mapping[str, Any], section: str) -> Sequence[M
 
 
 def _chosen(merged: Mapping[str, Any], context: str | None, where: str) -> Mapping[str, Any]:
-    name, contexts = context or merged["current-context"], merged["contexts"]
+    name, contexts = str(context or merged["current-context"] or ""), merged["contexts"]
     known = ", ".join(sorted(contexts)) or "none"
     if not name:
         raise ClusterError(
@@ -154,21 +156,23 @@ def _named(
     """The cluster or user that the context names; empty for a context without a user."""
     singular, entries = section.removesuffix("s"), merged[section]
     wanted = dig(context, "context", singular)
-    if wanted not in entries and (wanted or section == "clusters"):
+    if str(wanted) not in entries and (wanted or section == "clusters"):
         raise ClusterError(
             f"{where}: context {context['name']!r} names the {singular} {wanted!r}, which does "
             f"not exist. Available: {', '.join(sorted(entries)) or 'none'}"
         )
-    entry: Mapping[str, Any] = entries.get(wanted, {})
+    entry: Mapping[str, Any] = entries.get(str(wanted), {})
     return entry
 
 
 def _check_plugin(user: Mapping[str, Any], where: str) -> None:
     """Without its credential plugin the client would send a request without credentials."""
-    plugin = dig(user, "user", "exec") or {}
-    command = str(plugin.get("command") or "")
+    plugin = dig(user, "user", "exec")
+    command = str(dig(plugin, "command") or "")
+    if plugin and not command:
+        raise ClusterError(f"{where}: user {user['name']!r} needs the `command` of its `exec`")
     if command and "/" not in command and shutil.which(command) is None:
         raise ClusterError(
             f"{where}: user {user['name']!r} gets its credentials from {command!r}, which is not "
-            f"installed or not in PATH.\n{plugin.get('installHint') or 'Install it.'}"
+            f"installed or not in PATH.\n{dig(plugin, 'installHint') or 'Install it.'}"
         )

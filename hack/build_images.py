@@ -93,7 +93,7 @@ def commands(name: str, build: Build) -> Iterator[list[str]]:
     tool = shlex.split(build.tool)
     if not build.is_pushed:
         yield [*tool, "build", f"--tag={reference}", *options, "."]
-    elif Path(tool[-1]).name == "docker":
+    elif any(Path(word).name == "docker" for word in tool):
         attested = ["--sbom=true", "--provenance=mode=max", "--push"]
         result = f"--metadata-file={DIST}/{name}.json"
         yield [*tool, "buildx", "build", f"--tag={reference}", *options, *attested, result, "."]

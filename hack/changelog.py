@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 UNRELEASED = "Unreleased"
-_HEADING = re.compile(r"^## \[?([^\]\s]+)\]?(?: - (\S+))?[ \t]*$", re.MULTILINE)
+# Text such as `[YANKED]` may follow: a heading that does not match would join two sections.
+_HEADING = re.compile(r"^## \[?([^\]\s]+)\]?(?: - (\S+))?.*$", re.MULTILINE)
 _KIND = re.compile(r"^### (\w+)[ \t]*$", re.MULTILINE)
 _ENTRY = re.compile(r"^- (.+(?:\n[ \t]+\S.*)*)", re.MULTILINE)
 

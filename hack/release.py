@@ -20,7 +20,9 @@ sys.path.insert(0, str(ROOT))
 from hack.changelog import UNRELEASED, sections  # noqa: E402
 
 # https://semver.org, without build metadata, which no image tag can have.
-_VERSION = re.compile(r"(?:0|[1-9]\d*)(?:\.(?:0|[1-9]\d*)){2}(?:-[0-9A-Za-z.-]+)?")
+_NUMBER = r"(?:0|[1-9]\d*)"
+_IDENTIFIER = rf"(?:{_NUMBER}|\d*[A-Za-z-][0-9A-Za-z-]*)"
+_VERSION = re.compile(rf"{_NUMBER}(?:\.{_NUMBER}){{2}}(?:-{_IDENTIFIER}(?:\.{_IDENTIFIER})*)?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 # Where the version is repeated: files, as patterns of git, and the version in them.
 PLACES = (

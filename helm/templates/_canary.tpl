@@ -12,7 +12,12 @@ is fixed, so KServe accepts no field of the autoscaler.
 {{- define "stable-diffusion.canary" -}}
 {{- if and (eq .Values.predictor.deploymentMode "Standard") (include "stable-diffusion.hasCanary" .) -}}
 {{- $values := include "stable-diffusion.merged" (list .Values (dict "predictor" .Values.predictor.canary)) | fromYaml -}}
-{{- $spec := include "stable-diffusion.predictorSpec" (dict "Values" $values "Release" .Release "Chart" .Chart "model" .model) | fromYaml }}
+{{- $root := dict "Values" $values "Release" .Release "Chart" .Chart "model" .model -}}
+{{- /* Its values follow the rules of the other predictor. */ -}}
+{{- include "stable-diffusion.validatePredictor" $root -}}
+{{- include "stable-diffusion.validateCanaryCache" . -}}
+{{- $spec := include "stable-diffusion.predictorSpec" $root | fromYaml -}}
+{{- include "stable-diffusion.validateVolumes" (dict "pod" $spec "own" $values.predictor "where" "predictor.canary") }}
   canary:
     - trafficPercent: {{ int64 .Values.predictor.canaryTrafficPercent }}
       predictor:
@@ -32,5 +37,15 @@ is fixed, so KServe accepts no field of the autoscaler.
 {{- end -}}
 {{- if and (eq $predictor.deploymentMode "Standard") (include "stable-diffusion.hasCanary" .) (not $predictor.canary) -}}
 {{- fail "predictor.canaryTrafficPercent: with deploymentMode Standard the canary is a second predictor. Set what differs from predictor in predictor.canary, such as {image: {tag: 0.2.0}}" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Rejects a cache of the canary on a claim of its own, because the chart creates one claim for both. */}}
+{{- define "stable-diffusion.validateCanaryCache" -}}
+{{- $predictor := .Values.predictor -}}
+{{- range $name, $value := omit (default dict $predictor.canary.cache) "claimName" "subPath" -}}
+{{- if ne (toJson $value) (toJson (index $predictor.cache $name)) -}}
+{{- fail (printf "predictor.canary.cache.%s: the chart creates one claim for both versions: set predictor.cache.%s, or predictor.canary.cache.claimName to an existing claim" $name $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -8,7 +8,7 @@
 {{/* The labels of an object. They contain no version: KServe copies labels to the pods, and a changed label would restart them. */}}
 {{- define "stable-diffusion.labels" -}}
 {{ include "stable-diffusion.ownLabels" . }}
-app.kubernetes.io/managed-by: {{ .Values.managedBy }}
+app.kubernetes.io/managed-by: {{ toYaml .Values.managedBy }}
 {{- with .Values.labels }}
 {{ toYaml . }}
 {{- end }}
@@ -16,8 +16,8 @@ app.kubernetes.io/managed-by: {{ .Values.managedBy }}
 
 {{/* The labels that identify the pods of this release. */}}
 {{- define "stable-diffusion.ownLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | toYaml }}
+app.kubernetes.io/instance: {{ toYaml .Release.Name }}
 {{- end -}}
 
 {{/* The claim with the weights: ours, or an existing one. */}}

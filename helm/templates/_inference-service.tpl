@@ -17,8 +17,10 @@ metadata:
     {{- $annotations := include "stable-diffusion.predictorAnnotations" . | fromYaml }}
     {{- include "stable-diffusion.merged" (list $annotations .Values.predictor.annotations) | nindent 4 }}
 spec:
+  {{- $spec := include "stable-diffusion.predictorSpec" . }}
+  {{- include "stable-diffusion.validateVolumes" (dict "pod" ($spec | fromYaml) "own" .Values.predictor "where" "predictor") }}
   predictor:
-    {{- include "stable-diffusion.predictorSpec" . }}
+    {{- $spec }}
   {{- include "stable-diffusion.canary" . }}
 {{- end -}}
 
@@ -40,7 +42,7 @@ spec:
         {{- include "stable-diffusion.kedaMetrics" . | nindent 8 }}
     {{- end }}
     timeout: {{ int64 .Values.predictor.timeoutSeconds }}
-    serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "predictor") }}
+    serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "predictor") | toYaml }}
     automountServiceAccountToken: false
     {{- if $isKnative }}
     # More than the engine's batch, so that the next one waits in the pod.
@@ -90,10 +92,10 @@ spec:
       {{- include "stable-diffusion.topologySpread" . | nindent 6 }}
     {{- end }}
     {{- with .Values.predictor.runtimeClassName }}
-    runtimeClassName: {{ . }}
+    runtimeClassName: {{ toYaml . }}
     {{- end }}
     {{- with .Values.predictor.priorityClassName }}
-    priorityClassName: {{ . }}
+    priorityClassName: {{ toYaml . }}
     {{- end }}
     {{- with .Values.predictor.resourceClaims }}
     resourceClaims:
@@ -112,19 +114,19 @@ spec:
       {{- with .Values.predictor.blockList.configMap }}
       - name: block-list
         configMap:
-          name: {{ . }}
+          name: {{ toYaml . }}
       {{- end }}
       {{- with include "stable-diffusion.cacheClaim" . }}
       - name: cache
         persistentVolumeClaim:
-          claimName: {{ . }}
+          claimName: {{ toYaml . }}
       {{- end }}
       {{- if .Values.predictor.apiKeys.secretName }}
       - name: api-keys
         secret:
-          secretName: {{ .Values.predictor.apiKeys.secretName }}
+          secretName: {{ toYaml .Values.predictor.apiKeys.secretName }}
           items:
-            - key: {{ .Values.predictor.apiKeys.key }}
+            - key: {{ toYaml .Values.predictor.apiKeys.key }}
               path: api-keys
       {{- end }}
       {{- with include "stable-diffusion.caBundleVolume" . }}
@@ -218,7 +220,7 @@ volumeMounts:
   {{- if include "stable-diffusion.cacheClaim" . }}
   - name: cache
     mountPath: /var/cache/predictor
-    subPath: {{ .Values.predictor.cache.subPath }}
+    subPath: {{ toYaml .Values.predictor.cache.subPath }}
   {{- end }}
   {{- if .Values.predictor.apiKeys.secretName }}
   - name: api-keys
@@ -263,8 +265,8 @@ volumeMounts:
 - name: PREDICTOR_RATE_LIMIT_STORAGE
   valueFrom:
     secretKeyRef:
-      name: {{ .secretName }}
-      key: {{ .key }}
+      name: {{ toYaml .secretName }}
+      key: {{ toYaml .key }}
 {{- end }}
 {{- end }}
 {{- with include "stable-diffusion.caBundleEnv" . }}

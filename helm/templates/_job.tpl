@@ -58,7 +58,7 @@ template:
     restartPolicy: Never
     # It stops within 5 seconds and can resume.
     terminationGracePeriodSeconds: 30
-    serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "downloader") }}
+    serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "downloader") | toYaml }}
     automountServiceAccountToken: false
     {{- with .Values.imagePullSecrets }}
     imagePullSecrets:
@@ -77,7 +77,7 @@ template:
       {{- toYaml . | nindent 6 }}
     {{- end }}
     {{- with .Values.downloader.priorityClassName }}
-    priorityClassName: {{ . }}
+    priorityClassName: {{ toYaml . }}
     {{- end }}
     securityContext:
       runAsNonRoot: true
@@ -122,7 +122,7 @@ template:
     volumes:
       - name: models
         persistentVolumeClaim:
-          claimName: {{ include "stable-diffusion.claimName" . }}
+          claimName: {{ include "stable-diffusion.claimName" . | toYaml }}
       - name: scratch
         emptyDir:
           sizeLimit: {{ .Values.downloader.scratchSize }}
@@ -167,8 +167,8 @@ template:
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ include "stable-diffusion.secretName" . }}
-      key: {{ .Values.huggingface.tokenKey }}
+      name: {{ include "stable-diffusion.secretName" . | toYaml }}
+      key: {{ toYaml .Values.huggingface.tokenKey }}
       optional: true
 {{- with .Values.s3.endpoint }}
 - name: AWS_ENDPOINT_URL
@@ -182,7 +182,7 @@ template:
 - name: {{ $name }}
   valueFrom:
     secretKeyRef:
-      name: {{ $.Values.s3.existingSecret }}
+      name: {{ toYaml $.Values.s3.existingSecret }}
       key: {{ $name }}
       optional: {{ eq $name "AWS_SESSION_TOKEN" }}
 {{- end }}

@@ -37,7 +37,7 @@ image:
   pullPolicy: {{ $.Values.predictor.image.pullPolicy }}
 {{- else -}}
 persistentVolumeClaim:
-  claimName: {{ include "stable-diffusion.claimName" . }}
+  claimName: {{ include "stable-diffusion.claimName" . | toYaml }}
   readOnly: true
 {{- end -}}
 {{- end -}}

@@ -8,13 +8,13 @@
 {{- if $bundle.configMap -}}
 - name: ca-bundle
   configMap:
-    name: {{ $bundle.configMap }}
+    name: {{ toYaml $bundle.configMap }}
     items:
       {{- toYaml $items | nindent 6 }}
 {{- else if $bundle.secretName -}}
 - name: ca-bundle
   secret:
-    secretName: {{ $bundle.secretName }}
+    secretName: {{ toYaml $bundle.secretName }}
     items:
       {{- toYaml $items | nindent 6 }}
 {{- end -}}
@@ -44,13 +44,14 @@ with a dict of `pod` (the complete spec), `own` (the values with `volumes` and `
 */}}
 {{- define "stable-diffusion.validateVolumes" -}}
 {{- $where := .where -}}
-{{- /* KServe adds the first with storage.mount storage-uri. */ -}}
-{{- $names := list "kserve-pvc-source" -}}
+{{- /* KServe adds these with storage.mount storage-uri, for a claim and for an image. */ -}}
+{{- $added := list "kserve-pvc-source" "mnt-models" -}}
+{{- $names := list -}}
 {{- range .pod.volumes -}}
 {{- $names = append $names .name -}}
 {{- end -}}
 {{- range $volume := .own.volumes -}}
-{{- if gt (sub (len $names) (len (without $names $volume.name))) 1 -}}
+{{- if or (has $volume.name $added) (gt (sub (len $names) (len (without $names $volume.name))) 1) -}}
 {{- fail (printf "%s.volumes: the pod has another volume with the name %s: choose another name" $where $volume.name) -}}
 {{- end -}}
 {{- end -}}

@@ -77,12 +77,47 @@ def test_the_route_of_the_chart_splits_the_requests() -> None:
     ]
 
 
+@pytest.mark.parametrize("own", [{"claimName": "new"}, {"subPath": "new"}], ids=str)
+def test_a_canary_can_have_another_cache(own: Object) -> None:
+    values = standard(10, {"cache": own}, cache={"size": "9Gi"})
+    service = render(values).one("InferenceService")
+    (canary,) = service["spec"]["canary"]
+    assert "new" in str(canary)
+    assert "new" not in str(service["spec"]["predictor"])
+
+
 @pytest.mark.parametrize(
     ("values", "advice"),
     [
         ({"predictor": {"canary": NEW}}, "predictor.canary: with deploymentMode Knative.*Change"),
         (standard(None, NEW), "set predictor.canaryTrafficPercent, the share"),
         (standard(10, {}), "predictor.canaryTrafficPercent: .*second predictor.*predictor.canary"),
+        # The rules for the values of a predictor hold for those of its canary.
+        (
+            standard(10, {"env": [{"name": "PREDICTOR_MAX_SIDE", "value": "640"}]}),
+            "PREDICTOR_MAX_SIDE: use predictor.settings.max_side",
+        ),
+        (standard(10, {"args": ["--http_port=80"]}), "--http-port: remove it"),
+        (
+            standard(10, {"settings": {"key_requests_per_minute": 6}}),
+            "key_requests_per_minute: a limit per key requires keys",
+        ),
+        (
+            standard(10, {"volumes": [{"name": "scratch", "emptyDir": {}}]}),
+            "predictor.canary.volumes: the pod has another volume with the name scratch",
+        ),
+        (
+            standard(10, {"volumeMounts": [{"name": "scratch", "mountPath": "/mnt/models"}]}),
+            "predictor.canary.volumeMounts: /mnt/models collides with /mnt/models",
+        ),
+        (
+            standard(10, {"cache": {"size": "5Gi"}}),
+            "predictor.canary.cache.size: the chart creates one claim for both versions",
+        ),
+        (
+            standard(10, {"cache": {"size": "5Gi"}}, cache={"size": "9Gi"}),
+            "predictor.canary.cache.size: the chart creates one claim for both versions",
+        ),
     ],
     ids=str,
 )

@@ -246,7 +246,7 @@ def mount(path: str, name: str = "own") -> list[Object]:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("name", ["scratch", "kserve-pvc-source", "ca-bundle"])
+@pytest.mark.parametrize("name", ["scratch", "kserve-pvc-source", "mnt-models", "ca-bundle"])
 def test_a_name_that_the_pod_has_already_is_rejected(component: str, name: str) -> None:
     own = {"volumes": [{"name": name, "emptyDir": {}}], "volumeMounts": mount("/own", name)}
     sentence = rejected({"caBundle": {"configMap": "ca"}, component: own})
@@ -257,6 +257,7 @@ def test_a_name_that_the_pod_has_already_is_rejected(component: str, name: str) 
     ("predictor", "sentence"),
     [
         ({"volumeMounts": mount("/own")}, "the pod has no volume with the name own: add it to"),
+        ({"volumeMounts": mount("/own", "mnt-models")}, "no volume with the name mnt-models"),
         (
             {"volumes": [VOLUME], "volumeMounts": mount("/own") + mount("/own/")},
             "/own is there twice",

@@ -55,6 +55,9 @@ def standard(**scaling: Any) -> dict[str, Any]:
         ({"predictor": {"scaling": {"podRetentionPeriod": "soon"}}}, "podRetentionPeriod"),
         ({"predictor": {"progressDeadline": 600}}, "/predictor/progressDeadline"),
         ({"predictor": {"concurrency": 0}}, "/predictor/concurrency"),
+        ({"predictor": {"blockList": {"configMap": "a: b"}}}, "/predictor/blockList/configMap"),
+        ({"predictor": {"apiKeys": {"secretName": "a: b"}}}, "/predictor/apiKeys/secretName"),
+        ({"predictor": {"cache": {"claimName": "Kernels"}}}, "/predictor/cache/claimName"),
         ({"predictor": {"resources": {"limits": {"memory": "16GB"}}}}, "/resources/limits/memory"),
         *(
             ({"predictor": {"resources": {"limits": {"memory": text}}}}, "/resources/limits/memory")

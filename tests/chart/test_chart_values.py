@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, NamedTuple
 
+import helm_python
 import pytest
 import yaml
 
@@ -281,3 +282,17 @@ def test_a_changed_value_shows_in_the_rendering(key: str) -> None:
         assert switch.shown not in before
     else:
         assert len(after) < len(before)
+
+
+def test_text_that_yaml_reads_as_a_number_stays_text() -> None:
+    """`0x7b3` is a valid name of a Secret, and as a number it would be 1971."""
+    numbers = []
+    for key, switch in SWITCHES.items():
+        try:
+            text = text_of(with_value(switch.given or {}, key, "0x7b3"))
+        except helm_python.HelmValuesError:
+            continue
+        if "1971" in text:
+            numbers.append(key)
+        assert "1971" in text or "0x7b3" in text, key
+    assert numbers == []

@@ -62,6 +62,13 @@ def test_a_pushed_image_has_both_platforms_an_sbom_and_provenance(name: str) -> 
     assert tag.startswith("host/team/stable-diffusion-")
 
 
+@pytest.mark.parametrize("tool", ["sudo docker", "/usr/bin/docker", "docker --context builder"])
+def test_docker_may_have_options_of_its_own(tool: str) -> None:
+    (words,) = commands("downloader", Build(tool, "1.2.3", "host/", "linux/arm64", True))
+
+    assert words[: len(tool.split()) + 2] == [*tool.split(), "buildx", "build"]
+
+
 @pytest.mark.parametrize("tool", ["buildah", "podman", "sudo buildah"])
 def test_buildah_pushes_a_list_of_images_with_the_sbom_in_them(tool: str) -> None:
     build, push = commands("downloader", Build(tool, "1.2.3", "host/", "linux/arm64", True))

@@ -220,3 +220,15 @@ def test_the_files_of_this_project_agree_on_the_version() -> None:
     }
     counts = [re.compile(expression).groups for _, expression in release.PLACES]
     assert counts == [1] * len(counts)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_valid"),
+    [
+        *((one, True) for one in ("1.2.3", "1.2.3-rc.1", "1.2.3-0a", "1.2.3-x-y.0")),
+        *((one, False) for one in ("1.2.3-rc..1", "1.2.3-rc.", "1.2.3-01", "1.02.3", "1.2.3+a")),
+    ],
+)
+def test_only_semantic_versions_are_released(version: str, is_valid: bool) -> None:
+    sentence = f"{version!r} in pyproject.toml is not a version such as 1.2.3 or 1.2.3-rc.1."
+    assert (sentence in release.problems_of_files(version)) is not is_valid

@@ -66,6 +66,19 @@ def test_every_path_of_the_variable_is_named(
     assert ".kube" not in text.splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (os.pathsep, "no kubeconfig: $KUBECONFIG names no file; "),
+        ("~no-such-user/config", "~no-such-user/config ($KUBECONFIG) does not exist"),
+    ],
+)
+def test_a_variable_without_a_file_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, expected: str
+) -> None:
+    assert expected in search(monkeypatch, tmp_path, tmp_path / "pod", KUBECONFIG=value)
+
+
 def test_the_files_of_the_variable_that_exist_are_used(tmp_path: Path) -> None:
     (tmp_path / "there").write_text(yaml.safe_dump(config()))
     paths = [str(tmp_path / name) for name in ("missing", "there")]
@@ -153,6 +166,43 @@ def test_a_flag_that_names_no_file(deployment: Deployment) -> None:
             "gets its credentials from 'no-such-plugin', which is not installed or not in PATH.\n"
             "Buy it.",
         ),
+        (
+            config(users=[{"name": "jane", "user": {"exec": "the-token"}}]),
+            "user 'jane' needs the `command` of its `exec`",
+        ),
+        (
+            config(
+                users=[
+                    {
+                        "name": "jane",
+                        "user": {
+                            "exec": {
+                                "apiVersion": "client.authentication.k8s.io/v1",
+                                "command": "sh",
+                                "args": ["-c", "echo the session is over >&2; exit 3"],
+                            }
+                        },
+                    }
+                ]
+            ),
+            "cannot be used: exec: process returned 3. the session is over",
+        ),
+        (
+            config(
+                users=[
+                    {
+                        "name": "jane",
+                        "user": {"exec": {"apiVersion": "v1", "command": "/nowhere/plugin"}},
+                    }
+                ]
+            ),
+            "No such file or directory: '/nowhere/plugin'",
+        ),
+        (
+            config(contexts=[{"name": "test", "context": {"cluster": ["test"]}}]),
+            "context 'test' names the cluster ['test'], which does not exist",
+        ),
+        (config(**{"current-context": ["test"]}), "has no context \"['test']\""),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

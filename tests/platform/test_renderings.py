@@ -9,6 +9,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from deploy.checks.knative import flags_needed
+from deploy.explain.refusal import EMPTY_DIR_FLAG, FLAG_OF_FIELD, FLAG_OF_VOLUME
+from deploy.workload import deployment_mode
 from tests.chart.rendering import plain_env
 from tests.deploy.apply_semantics import leaves, merge
 
@@ -92,6 +95,19 @@ def test_stock_knative_rejects_the_values_that_need_a_flag(name: str) -> None:
 def test_the_notes_name_the_flags_that_the_values_need(name: str) -> None:
     named = re.findall(r"kubernetes\.podspec-[a-z-]+", notes(name))
     assert named == sorted(FLAGS.get(name, ())) * len(services(name))
+
+
+@pytest.mark.parametrize("name", RENDERINGS)
+def test_the_doctor_names_the_same_flags(name: str) -> None:
+    for service in services(name):
+        if deployment_mode(service) == "Knative":
+            needed = flags_needed(service).keys() - {EMPTY_DIR_FLAG}
+            assert needed == set(FLAGS.get(name, ()))
+
+
+def test_the_doctor_knows_each_flag_of_the_webhook() -> None:
+    assert FLAG_OF_FIELD.items() >= knative_webhook.FLAG_OF_FIELD.items()
+    assert FLAG_OF_VOLUME == knative_webhook.FLAG_OF_VOLUME
 
 
 @pytest.mark.parametrize("name", RENDERINGS)
