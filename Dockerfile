@@ -42,7 +42,7 @@ ARG APT_PACKAGES=
 RUN if [ -n "${APT_PACKAGES}" ]; then apt-get update \
     && apt-get install --yes --no-install-recommends ${APT_PACKAGES} \
     && rm -rf /var/lib/apt/lists/*; fi
-# The user needs a name: PyTorch looks it up when it creates its cache folder.
+# The name is for people who list processes: the server also runs as a user without one.
 RUN groupadd --gid 65532 nonroot \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin nonroot
 # The installer of python:3.11-slim, which the virtual environment does not use.

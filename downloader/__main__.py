@@ -10,7 +10,13 @@ import sys
 from types import FrameType
 
 from downloader.cli import read_verb
-from downloader.errors import DownloadError, InterruptedRunError, InvalidSettingError, exit_of
+from downloader.errors import (
+    ClosedOutputError,
+    DownloadError,
+    InterruptedRunError,
+    InvalidSettingError,
+    exit_of,
+)
 from downloader.logs import configure_logs, report_error, write_termination_log
 from downloader.settings import SourceSettings, Verb
 from modelstore import ModelStoreError
@@ -38,6 +44,9 @@ def _run(verb: Verb) -> int:
         from downloader.verbs import run_verb
 
         summary, code = run_verb(verb), 0
+    except ClosedOutputError as error:
+        # Without a message: `plan | head` is not a mistake.
+        summary, code = str(error), exit_of(error).code
     except (DownloadError, ModelStoreError, InterruptedRunError) as error:
         summary, code = str(error), exit_of(error).code
         _ignore_signals()

@@ -117,6 +117,10 @@ class InterruptedRunError(BaseException):
     """SIGTERM or SIGINT arrived; like ``KeyboardInterrupt``, this is not a program error."""
 
 
+class ClosedOutputError(InterruptedRunError):
+    """The program that reads stdout has ended, for example ``head``."""
+
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from downloader.errors import ClosedOutputError
+
 logger = logging.getLogger("downloader")
 
 # The kubelet's limit.
@@ -65,7 +67,22 @@ def configure_logs(log_format: str, secrets: Iterable[str]) -> None:
 
 def print_result(log_format: str, text: str, document: Mapping[str, object]) -> None:
     """Print ``text`` on stdout, or ``document`` as one line of JSON."""
-    print(json.dumps(document) if log_format == "json" else text, flush=True)
+    print_line(json.dumps(document) if log_format == "json" else text)
+
+
+def print_line(text: str) -> None:
+    """Print a line on stdout.
+
+    Raises:
+        ClosedOutputError: the other end of the pipe is closed.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError as error:
+        # The line is still in the buffer; without this, the flush at exit fails too.
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ClosedOutputError("interrupted: the program that reads the output ended") from error
 
 
 def report_error(message: str, code: int, log_format: str) -> None:

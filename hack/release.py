@@ -30,13 +30,20 @@ PLACES = (
     (("Dockerfile*",), r"^ARG VERSION=(\S+)"),
     (("predictor/edge/openapi.py",), r"^ +\"version\": \"([^\"]+)\""),
     (
-        ("Dockerfile*", "README.md", "manifests/*.yaml", "examples/*.yaml"),
+        ("Dockerfile*", "README.md", "docs/*.md", "manifests/*.yaml", "examples/*.yaml"),
         r"stable-diffusion-(?:predictor|downloader|jobs):([0-9][\w.-]*)",
     ),
-    (("helm/ci/*.yaml", "examples/*.yaml"), r"^[ -]*(?:tag|newTag): \"?([0-9][^\"\s]*)"),
+    # docs/rollout.md has the tag of a later version, the canary.
+    (
+        ("helm/ci/*.yaml", "examples/*.yaml", "docs/gpus.md"),
+        r"^[ -]*(?:tag|newTag): \"?([0-9][^\"\s]*)",
+    ),
+    (("examples/*.md",), r"`([0-9][\w.]*-cpu)`"),
+    (("docs/*.md",), r"stable-diffusion-([0-9][\w.-]*)\.tgz"),
+    (("docs/*.md",), r"^VERSION=(\S+)"),
 )
 # The tag of an image may have a suffix that names the variant.
-VARIANT = "-cpu"
+_VARIANT = re.compile(r"-(?:cpu|rocm)$")
 
 
 def version() -> str:
@@ -54,7 +61,7 @@ def problems_of_files(expected: str) -> Iterator[str]:
         for path in _git("ls-files", *patterns).splitlines():
             text = (ROOT / path).read_text("utf-8")
             for match in re.finditer(expression, text, re.MULTILINE):
-                if match[1].removesuffix(VARIANT) != expected:
+                if _VARIANT.sub("", match[1]) != expected:
                     line = text.count("\n", 0, match.start(1)) + 1
                     yield f"{path}:{line} has {match[1]}, but pyproject.toml has {expected}."
 

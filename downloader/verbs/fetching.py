@@ -7,7 +7,7 @@ import logging
 from downloader import settings
 from downloader.download import Report, download_model
 from downloader.errors import DownloadError, InvalidSettingError, exit_of
-from downloader.logs import print_result
+from downloader.logs import print_line, print_result
 from downloader.plan import Plan, make_plan, resolve_model
 from downloader.sources.access import Access
 from downloader.spec import FolderSpec, ModelSpec, read_models
@@ -82,7 +82,7 @@ def adopt(verb: settings.Adopt) -> str:
 def _fetch_one(model: ModelSpec, verb: settings.Fetch, access: Access) -> Report:
     report = download_model(model, verb, access)
     if verb.log_format != "json":
-        print(report, flush=True)
+        print_line(str(report))
     return report
 
 

@@ -74,7 +74,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Rejects a repository of the hub without its scheme, in a model or one of its parts. */}}
+{{/* Rejects a repository of the hub without its scheme, in a model or one of its parts, and KServe's schemes. */}}
 {{- define "stable-diffusion.validateSources" -}}
 {{- $sources := list .source .refiner .safety_classifier -}}
 {{- range concat (default list .adapters) (default list .controlnets) (default list .embeddings) -}}
@@ -83,6 +83,10 @@
 {{- range compact $sources -}}
 {{- if not (contains "://" .) -}}
 {{- fail (printf "%q is not a source: write hf://%s for a repository of the Hugging Face Hub" . .) -}}
+{{- else if hasPrefix "oci://" . -}}
+{{- fail (printf "%q is not a source: write oci+native://%s for an image with a published model" . (trimPrefix "oci://" .)) -}}
+{{- else if hasPrefix "pvc://" . -}}
+{{- fail (printf "%q is not a source: set the name of the claim in storage.existingClaim" .) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

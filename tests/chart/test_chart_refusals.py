@@ -209,6 +209,14 @@ def test_the_schema_rejects_and_names(values: dict[str, Any], named: str) -> Non
                 ),
             )
         ),
+        (
+            {"model": {"source": "oci://registry.example.com/models:1"}},
+            "is not a source: write oci\\+native://registry.example.com/models:1 for",
+        ),
+        (
+            {"models": [{"name": "a", "source": "pvc://claim/sdxl"}]},
+            "is not a source: set the name of the claim in storage.existingClaim",
+        ),
         *(
             (
                 {component: {"resources": {section: {name: None}}}},

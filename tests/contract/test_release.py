@@ -20,6 +20,8 @@ FILES = {
     "Dockerfile": "FROM scratch\nARG VERSION=1.2.0\n",
     "manifests/service.yaml": "image: stable-diffusion-predictor:1.2.0\n",
     "examples/cpu/kustomization.yaml": "images:\n  - newTag: 1.2.0-cpu\n",
+    "docs/gpus.md": "--tag stable-diffusion-predictor:1.2.0-rocm\n    tag: 1.2.0-rocm\n",
+    "docs/install.md": "helm install a stable-diffusion-1.2.0.tgz\nVERSION=1.2.0\n",
     "CHANGELOG.md": "# Changelog\n\n## Unreleased\n\n## 1.2.0 - 2026-01-02\n\n"
     "### Added\n\n- A thing.\n",
 }
@@ -125,6 +127,30 @@ def test_a_version_is_tagged_only_once(repository: Path) -> None:
             "examples/cpu/kustomization.yaml:2 has 1.1.0-cpu, but pyproject.toml has 1.2.0.",
         ),
         (
+            "docs/gpus.md",
+            "predictor:1.2.0-rocm",
+            "predictor:1.1.0-rocm",
+            "docs/gpus.md:1 has 1.1.0-rocm, but pyproject.toml has 1.2.0.",
+        ),
+        (
+            "docs/gpus.md",
+            "tag: 1.2.0",
+            "tag: 1.1.0",
+            "docs/gpus.md:2 has 1.1.0-rocm, but pyproject.toml has 1.2.0.",
+        ),
+        (
+            "docs/install.md",
+            "1.2.0.tgz",
+            "1.1.0.tgz",
+            "docs/install.md:1 has 1.1.0, but pyproject.toml has 1.2.0.",
+        ),
+        (
+            "docs/install.md",
+            "VERSION=1.2.0",
+            "VERSION=1.1.0",
+            "docs/install.md:2 has 1.1.0, but pyproject.toml has 1.2.0.",
+        ),
+        (
             "CHANGELOG.md",
             "## 1.2.0 - 2026-01-02",
             "## 1.1.0 - 2026-01-02",
@@ -217,6 +243,8 @@ def test_the_files_of_this_project_agree_on_the_version() -> None:
         *("predictor/edge/openapi.py", "examples/cpu-demo/kustomization.yaml"),
         *("manifests/02-model-download-job.yaml", "manifests/03-inference-service.yaml"),
         *("examples/cpu-demo/values.yaml", "helm/ci/cpu-values.yaml"),
+        *("docs/air-gap.md", "docs/gpus.md", "docs/install.md", "docs/operations.md"),
+        *("examples/cpu-demo/README.md", "examples/volumes/loader.yaml"),
     }
     counts = [re.compile(expression).groups for _, expression in release.PLACES]
     assert counts == [1] * len(counts)

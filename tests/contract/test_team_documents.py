@@ -165,6 +165,15 @@ def test_the_shell_parses_every_script() -> None:
         assert (done.returncode, done.stderr) == (0, ""), block
 
 
+def test_no_script_copies_the_root_of_a_folder_into_a_volume() -> None:
+    """tar would set its mode, which the user of the pod may not change on the volume's root."""
+    lines = [line for block in SCRIPTS for line in logical_lines(block.text)]
+    calls = [words(line) for line in lines if line.startswith("tar ")]
+
+    assert calls
+    assert [call for call in calls if "." in call] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_value_that_a_page_names_exists(page: str) -> None:
     sections = "|".join(VALUES)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from downloader.errors import EXITS, InterruptedRunError
 from downloader.fetch import progress
 from downloader.fetch.progress import Meter, shown
 from downloader.logs import JsonFormatter, WithoutSecrets, write_termination_log
@@ -148,6 +149,30 @@ def test_the_summary_is_short_and_not_written_without_a_kubelet(tmp_path: Path) 
     log.touch()
     write_termination_log(log, "x" * 10_000)
     assert len(log.read_text()) == 4096
+
+
+@pytest.mark.parametrize("verb", ["plan", "fetch"])
+def test_a_closed_output_ends_the_run_as_quietly_as_an_interruption(
+    hub: Hub, job: Job, verb: str
+) -> None:
+    hub.repository(REPOSITORY).commit(pipeline_files())
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "downloader", verb],
+        env=job.environment,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writer)
+
+    assert done.returncode == EXITS[InterruptedRunError].code, done.stderr
+    assert not re.search("error|Traceback|bug", done.stderr)
+    assert job.termination_log.read_text().startswith("interrupted: the program that reads")
 
 
 def test_secrets_are_masked_in_log_lines() -> None:
