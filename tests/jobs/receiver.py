@@ -107,7 +107,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Write no log."""
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
+        length = int(self.headers["content-length"])
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # The sender was killed before it had sent the whole message.
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         receiver = self.receiver
         receiver.messages.append(Message(self.path, headers, body))
