@@ -28,6 +28,23 @@ EXPIRED = "the job did not finish within its expires_in"
 WORKER_LOST = "the worker stopped during each try of the job"
 
 
+WebhookEvent = Literal["started", "progress", "completed"]
+# Progress is reported at most this often, in seconds.
+WEBHOOK_PROGRESS_SECONDS = 0.5
+# How a delivery ends: the receiver has it; the receiver responds with 410; it was tried for a day;
+# a newer event of the job makes it obsolete.
+WebhookOutcome = Literal["delivered", "gone", "abandoned", "superseded"]
+WEBHOOK_OUTCOMES: tuple[WebhookOutcome, ...] = get_args(WebhookOutcome)
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Who is notified about a job. Deliveries in the same ``lane`` are sent one after another."""
+
+    url: str
+    lane: str
+
+
 @dataclass(frozen=True)
 class NewJob:
     """A job to submit. ``body`` is the ``:predict`` body with its seeds; times are in seconds.
@@ -44,6 +61,7 @@ class NewJob:
     seed: int | None
     idempotency_key: str
     digest: str
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +149,23 @@ class Claim:
     job: Job
     token: str
     body: bytes
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An event of a job that a process sends; ``job`` is the record at the time of the event.
+
+    The ``id`` belongs to the event, so each try has the same. It has been created at
+    ``job.read_at`` and failed ``tries`` times; ``age`` is in seconds. ``token`` proves the lease.
+    """
+
+    id: str
+    event: WebhookEvent
+    webhook: Webhook
+    job: Job
+    tries: int
+    age: float
+    token: str
 
 
 def takes_last_try_alone(tries: int, max_tries: int) -> bool:

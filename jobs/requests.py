@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from jobs.errors import InvalidRequestError, UnknownModelError
-from jobs.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, NewJob
+from jobs.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, NewJob, Webhook
 from jobs.settings import Settings
+from jobs.webhook_target import checked_url
 
 # As the predictor draws them.
 _SEED_BITS = 32
 # In the API of the predictor, the same as no seed.
 _ANY_SEED = (None, -1)
 _MAX_KEY_LENGTH = 255
+# How many webhooks a receiver gets at the same time.
+_LANES_PER_RECEIVER = 4
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Envelope:
     model: str
     priority: int
     expires_in: float
+    webhook: Webhook | None
 
 
 def new_job(raw: bytes, idempotency_key: str | None, settings: Settings) -> NewJob:
@@ -52,6 +56,7 @@ def new_job(raw: bytes, idempotency_key: str | None, settings: Settings) -> NewJ
         seed=seed,
         idempotency_key=_checked_key(idempotency_key),
         digest=hashlib.sha256(raw).hexdigest(),
+        webhook=envelope.webhook,
     )
 
 
@@ -103,12 +108,11 @@ def _draw_seed(values: dict[str, Any], inherited: object) -> int | None:
 
 
 def _take_envelope(document: dict[str, Any], settings: Settings) -> Envelope:
-    if "webhook" in document:
-        raise InvalidRequestError("webhook", "is not supported; poll the job or read its events")
     return Envelope(
         _model(document, settings.model_names),
         _priority(document),
         _expires_in(document, settings),
+        _webhook(document, settings),
     )
 
 
@@ -139,6 +143,23 @@ def _expires_in(document: dict[str, Any], settings: Settings) -> float:
         bounds = f"between 1 and {settings.max_expires_in:g} seconds"
         raise InvalidRequestError("expires_in", f"{seconds:g} is not {bounds}")
     return seconds
+
+
+def _webhook(document: dict[str, Any], settings: Settings) -> Webhook | None:
+    """Who is notified. A job stays in one lane, so that its events are sent in order."""
+    text = document.pop("webhook", None)
+    if text is None:
+        return None
+    if not settings.webhook_keys:
+        raise InvalidRequestError("webhook", "this server signs no webhooks (webhook_secrets)")
+    try:
+        url = checked_url(
+            text, allows_http=settings.webhook_allow_http, networks=settings.allowed_networks
+        )
+    except ValueError as error:
+        raise InvalidRequestError("webhook", str(error)) from None
+    lane = f"{url.netloc.decode()}/{secrets.randbelow(_LANES_PER_RECEIVER)}"
+    return Webhook(str(url), lane)
 
 
 def _number(document: dict[str, Any], name: str, default: float) -> float:

@@ -1,4 +1,4 @@
-"""The process: the API and the worker on one event loop, and how both stop."""
+"""The process: the API, the worker and the sender of webhooks, and how they stop."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from jobs.api.short_routes import ShortRoutes
 from jobs.predictor_client import PredictorClient
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from jobs.webhook_sender import WebhookSender
 from jobs.worker import Worker
 
 # For responses in flight after a signal; waits and streams end at once.
@@ -28,7 +29,7 @@ _RESPONSE_SECONDS = 5
 
 
 def serve(settings: Settings) -> bool:
-    """Serve until a signal, then drain; False if the worker ended by a bug.
+    """Serve until a signal, then drain; False if the worker or the sender ended by a bug.
 
     Raises:
         StartError: the storage cannot be opened.
@@ -44,10 +45,14 @@ async def _serve(settings: Settings) -> bool:
         service = Service(storage, settings)
         server = _Server(application(service), settings)
         worker = Worker(storage, client, settings, on_crash=server.fail)
+        sender = WebhookSender(storage, settings, on_crash=server.fail)
         server.on_stop = [worker.stop, service.close]
         worker.start()
+        sender.start()
         await server.serve()
+        # Webhooks of the last jobs are sent too.
         await worker.drain()
+        await sender.drain()
     finally:
         await client.close()
         await storage.close()
@@ -113,7 +118,8 @@ def _probes(service: Service) -> list[Route]:
     async def metrics(_: Request) -> Response:
         models = service.settings.model_names
         states = {model: await service.storage.state(model) for model in models}
-        return PlainTextResponse(metrics_text(states))
+        webhooks = await service.storage.webhook_state()
+        return PlainTextResponse(metrics_text(states, webhooks))
 
     return [
         Route("/v2/health/live", live),

@@ -7,6 +7,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.webhook_signature import read_secrets
+from jobs.webhook_target import Network, read_networks
+
 # Model names become parts of URLs and of storage keys.
 _MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -114,16 +117,64 @@ class Settings(BaseSettings):
         "queue. Keep it below the pod's `terminationGracePeriodSeconds`.",
     )
 
+    webhook_secrets: SecretStr | None = Field(
+        default=None,
+        description="The secrets that sign webhooks, separated by commas: `whsec_` and the base64 "
+        "form of 24 to 64 random bytes. Each signs every message, so that receivers can change "
+        "theirs one by one. If unset, jobs with a webhook get 400.",
+    )
+    webhook_networks: str = Field(
+        default="",
+        description="Networks that webhooks may reach in addition to public addresses, separated "
+        "by commas, such as `10.0.0.0/8`. Anyone who can submit a job can make this program send "
+        "a request to each address in them.",
+    )
+    webhook_allow_http: bool = Field(
+        default=False, description="Whether the URL of a webhook may begin with `http://`."
+    )
+    webhook_timeout_seconds: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=60,
+        description="How long a receiver may take to respond, from the look-up of its name.",
+    )
+    max_webhook_queue: int = Field(
+        default=100_000,
+        ge=1,
+        description="The most webhooks that wait. Above it, jobs with a webhook get 429.",
+    )
+
     @model_validator(mode="after")
     def _check_expiry(self) -> Settings:
         if self.default_expires_in > self.max_expires_in:
             raise ValueError("default_expires_in must be at most max_expires_in")
         return self
 
+    @model_validator(mode="after")
+    def _check_webhooks(self) -> Settings:
+        """Here, because the error of a field would show its secret value."""
+        _ = self.webhook_keys
+        try:
+            _ = self.allowed_networks
+        except ValueError as error:
+            raise ValueError(f"webhook_networks: {error}") from None
+        return self
+
     @property
     def model_names(self) -> tuple[str, ...]:
         """The names in ``models``."""
         return tuple(self.models.split(","))
+
+    @property
+    def webhook_keys(self) -> tuple[bytes, ...]:
+        """The keys in ``webhook_secrets``."""
+        secrets = self.webhook_secrets
+        return read_secrets(secrets.get_secret_value()) if secrets else ()
+
+    @property
+    def allowed_networks(self) -> tuple[Network, ...]:
+        """The networks in ``webhook_networks``."""
+        return read_networks(self.webhook_networks)
 
     def url_of(self, model: str) -> str:
         """The base URL of the predictor for a model."""

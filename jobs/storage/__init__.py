@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from jobs.settings import Settings
-from jobs.storage.interface import Bounds, ModelState, Storage, Submission
+from jobs.storage.interface import Bounds, ModelState, Storage, Submission, WebhookState
 
-__all__ = ["Bounds", "ModelState", "Storage", "Submission", "open_storage"]
+__all__ = ["Bounds", "ModelState", "Storage", "Submission", "WebhookState", "open_storage"]
 
 
 def open_storage(settings: Settings) -> Storage:
@@ -19,6 +19,7 @@ def open_storage(settings: Settings) -> Storage:
         queue_bytes=settings.max_queue_bytes,
         stored_bytes=settings.max_stored_bytes,
         tries=settings.max_tries,
+        webhooks=settings.max_webhook_queue,
     )
     if settings.redis_url is None:
         from jobs.storage.sqlite import SQLiteStorage

@@ -10,13 +10,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.job import Claim, Job, NewJob, Picture, Status
+from jobs.job import Claim, Delivery, Job, NewJob, Picture, Status, WebhookOutcome
 from jobs.storage.changes import Changes
 
 # How much of the newest duration goes into ``Job.model_seconds``.
 NEWEST_SHARE = 0.2
 # The most jobs that one ``sweep`` moves, so that it blocks others for a moment only.
 SWEEP_SIZE = 100
+# The answer to a job with a webhook if too many webhooks wait; receivers that fail are retried for
+# a day, so room appears slowly.
+WEBHOOKS_FULL = "the webhooks that wait leave no room (max_webhook_queue)"
+WEBHOOKS_RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Bounds:
     queue_bytes: int
     stored_bytes: int
     tries: int
+    webhooks: int = 100_000
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,29 @@ class ModelState:
     ended: Mapping[Status, int]
 
 
+@dataclass(frozen=True)
+class WebhookState:
+    """The webhooks of all jobs: how many wait, and the age of the oldest.
+
+    ``ended`` counts all webhooks that have ever ended, by outcome, and ``failures`` the tries that
+    failed.
+    """
+
+    waiting: int
+    oldest_seconds: float
+    ended: Mapping[WebhookOutcome, int]
+    failures: int
+
+
 class Storage(ABC):
     """Jobs and pictures. Every method but ``open`` raises StorageUnavailableError without one.
 
     ``changes`` wakes up who waits for ``job:<id>`` (its record has changed), ``preview:<id>``,
-    ``queue:<model>`` (a job of the model may be claimed) and ``stop:<id>`` (a claim is void).
+    ``queue:<model>`` (a job of the model may be claimed), ``stop:<id>`` (a claim is void) and
+    ``outbox`` (a webhook may be sent).
+
+    The change of a job also records its webhook, in the same transaction: ``started`` when the
+    predictor accepts the job for the first time, ``progress``, and ``completed`` when the job ends.
     """
 
     def __init__(self, bounds: Bounds) -> None:
@@ -150,3 +173,24 @@ class Storage(ABC):
     @abstractmethod
     async def sweep(self) -> None:
         """Return jobs without a lease to the queue, end late jobs, and delete old records."""
+
+    @abstractmethod
+    async def claim_delivery(self, lease_seconds: float) -> Delivery | None:
+        """Take the webhook that is due and has waited longest, and its lane, for a time.
+
+        None if none is due in a free lane. When the lease ends, it is due again.
+        """
+
+    @abstractmethod
+    async def end_delivery(self, delivery: Delivery, outcome: WebhookOutcome) -> bool:
+        """Remove a webhook and free its lane; False if the lease has ended."""
+
+    @abstractmethod
+    async def retry_delivery(
+        self, delivery: Delivery, seconds: float, *, is_failure: bool = True
+    ) -> bool:
+        """Keep a webhook for a later try and free its lane; False if the lease has ended."""
+
+    @abstractmethod
+    async def webhook_state(self) -> WebhookState:
+        """The current load, for metrics."""

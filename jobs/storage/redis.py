@@ -23,15 +23,31 @@ from jobs.errors import (
     StartError,
     StorageUnavailableError,
 )
-from jobs.job import EXPIRED, WORKER_LOST, Claim, Job, NewJob, Picture, Status, StoredPicture
-from jobs.storage import scripts
+from jobs.job import (
+    EXPIRED,
+    WORKER_LOST,
+    Claim,
+    Delivery,
+    Job,
+    NewJob,
+    Picture,
+    Status,
+    StoredPicture,
+    Webhook,
+    WebhookEvent,
+    WebhookOutcome,
+)
+from jobs.storage import outbox_scripts, scripts
 from jobs.storage.interface import (
     NEWEST_SHARE,
     SWEEP_SIZE,
+    WEBHOOKS_FULL,
+    WEBHOOKS_RETRY_SECONDS,
     Bounds,
     ModelState,
     Storage,
     Submission,
+    WebhookState,
 )
 
 logger = logging.getLogger(__name__)
@@ -78,6 +94,10 @@ class RedisStorage(Storage):
         self._cancel = register(scripts.CANCEL)
         self._state = register(scripts.STATE)
         self._sweep = register(scripts.SWEEP)
+        self._claim_delivery = register(outbox_scripts.CLAIM_DELIVERY)
+        self._end_delivery = register(outbox_scripts.END_DELIVERY)
+        self._retry_delivery = register(outbox_scripts.RETRY_DELIVERY)
+        self._webhook_state = register(outbox_scripts.WEBHOOK_STATE)
         self._follower: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -95,15 +115,18 @@ class RedisStorage(Storage):
         await self._get("sequence")
 
     async def submit(self, new: NewJob) -> Submission:
+        url, lane = (new.webhook.url, new.webhook.lane) if new.webhook else ("", "")
         outcome, *rest = await self._run(
             self._submit,
             *(new.id, new.model, new.priority, "" if new.seed is None else new.seed),
             *(_milliseconds(new.expires_in), new.body, new.idempotency_key, new.digest),
-            *(self.bounds.queue_length, self.bounds.queue_bytes),
+            *(self.bounds.queue_length, self.bounds.queue_bytes, url, lane, self.bounds.webhooks),
         )
         match outcome:
             case b"conflict":
                 raise IdempotencyConflictError("the Idempotency-Key was used with another body")
+            case b"webhooks":
+                raise QueueFullError(WEBHOOKS_FULL, WEBHOOKS_RETRY_SECONDS)
             case b"many" | b"large":
                 seconds = float(rest[1]) / 1000 or 5.0
                 if outcome == b"many":
@@ -172,6 +195,33 @@ class RedisStorage(Storage):
     async def sweep(self) -> None:
         tries = self.bounds.tries
         await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE)
+
+    async def claim_delivery(self, lease_seconds: float) -> Delivery | None:
+        token = secrets.token_hex(16)
+        lease = _milliseconds(lease_seconds)
+        found = await self._run(self._claim_delivery, token, lease)
+        return _delivery(found, token) if found else None
+
+    async def end_delivery(self, delivery: Delivery, outcome: WebhookOutcome) -> bool:
+        lane = delivery.webhook.lane
+        return bool(await self._run(self._end_delivery, delivery.id, lane, delivery.token, outcome))
+
+    async def retry_delivery(
+        self, delivery: Delivery, seconds: float, *, is_failure: bool = True
+    ) -> bool:
+        lane, pause = delivery.webhook.lane, _milliseconds(seconds)
+        return bool(
+            await self._run(
+                self._retry_delivery, delivery.id, lane, delivery.token, pause, int(is_failure)
+            )
+        )
+
+    async def webhook_state(self) -> WebhookState:
+        waiting, age, flat = await self._run(self._webhook_state)
+        counts = {name: int(count) for name, count in _pairs(flat).items()}
+        failures = counts.pop("failures", 0)
+        ended = {cast("WebhookOutcome", name): count for name, count in counts.items()}
+        return WebhookState(waiting, age / 1000, ended, failures)
 
     async def _get(self, key: str) -> bytes | None:
         try:
@@ -259,6 +309,20 @@ def _job(found: Sequence[Any]) -> Job:
         position=position if position >= 0 else None,
         model_running=running,
         model_seconds=float(seconds) / 1000,
+    )
+
+
+def _delivery(found: Sequence[Any], token: str) -> Delivery:
+    message, event, url, lane, tries, age, record = found
+    fields, *rest = json.loads(record)
+    return Delivery(
+        id=message.decode(),
+        event=cast("WebhookEvent", event.decode()),
+        webhook=Webhook(url.decode(), lane.decode()),
+        job=_job([[one.encode() for one in fields], *rest]),
+        tries=int(tries),
+        age=age / 1000,
+        token=token,
     )
 
 

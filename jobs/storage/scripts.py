@@ -18,29 +18,21 @@
     sequence, body_bytes, picture_bytes   counters
     changes           channel names for ``Changes``
 
+``outbox_scripts.py`` has the keys of the webhooks.
+
 Times are milliseconds by the clock of Redis, so the clocks of replicas do not matter. The first
 argument is the prefix of all keys.
 """
 
 from __future__ import annotations
 
-_COMMON = """
-local prefix = ARGV[1]
-local function k(...) return prefix .. table.concat({...}, ':') end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+from jobs.storage.outbox_scripts import OUTBOX
+from jobs.storage.script_base import BASE
 
-local function describe(id)
-  local fields = redis.call('HGETALL', k('job', id))
-  if #fields == 0 then return false end
-  local model = redis.call('HGET', k('job', id), 'model')
-  local position = redis.call('ZRANK', k('queue', model), id) or -1
-  local running = redis.call('SCARD', k('running', model))
-  return {fields, position, running, redis.call('GET', k('seconds', model)) or '0', now}
-end
-
-local function notify(...) redis.call('PUBLISH', k('changes'), table.concat({...}, ':')) end
-
+_COMMON = (
+    BASE
+    + OUTBOX
+    + """
 local function enter(id, status, ...)
   local old, sequence = unpack(redis.call('HMGET', k('job', id), 'status', 'sequence'))
   if old then redis.call('ZREM', k('status', old), id) end
@@ -87,6 +79,7 @@ local function finish(id, status, ...)
   redis.call('DEL', k('body', id))
   redis.call('ZADD', k('expiry'), expires_at, id)
   enter(id, status, 'ended_at', now, 'expires_at', expires_at, ...)
+  report(id, 'completed')
 end
 
 local function is_final(status)
@@ -106,9 +99,10 @@ end
 
 local function is_void(id, token) return redis.call('HGET', k('job', id), 'token') ~= token end
 """
+)
 
 # ARGV: prefix, id, model, priority, seed, expires_in, body, idempotency key, digest, the most
-# waiting jobs, the most bytes of bodies
+# waiting jobs, the most bytes of bodies, URL and lane of the webhook, the most webhooks that wait
 SUBMIT = (
     _COMMON
     + """
@@ -127,6 +121,9 @@ local seconds = redis.call('GET', k('seconds', model)) or '0'
 if waiting >= tonumber(ARGV[10]) then return {'many', waiting, seconds} end
 local bytes = tonumber(redis.call('GET', k('body_bytes')) or 0)
 if bytes + #body > tonumber(ARGV[11]) then return {'large', waiting, seconds} end
+if ARGV[12] ~= '' and redis.call('ZCARD', k('deliveries')) >= tonumber(ARGV[14]) then
+  return {'webhooks', waiting, seconds}
+end
 local sequence = redis.call('INCR', k('sequence'))
 local expires_at = now + tonumber(expires_in)
 local place = (9 - tonumber(priority)) * 1e14 + sequence
@@ -141,6 +138,9 @@ redis.call('ZADD', k('all'), sequence, id)
 if key ~= '' then
   redis.call('HSET', k('idempotency', key), 'id', id, 'digest', digest)
   redis.call('HSET', k('job', id), 'idempotency_key', key)
+end
+if ARGV[12] ~= '' then
+  redis.call('HSET', k('webhook', id), 'url', ARGV[12], 'lane', ARGV[13])
 end
 enter(id, 'queued')
 notify('queue', model)
@@ -200,6 +200,7 @@ local known = redis.call('HMGET', k('job', id), 'status', 'step', 'steps')
 if steps ~= '0' and (known[1] ~= 'in_progress' or known[2] ~= step or known[3] ~= steps) then
   redis.call('HSETNX', k('job', id), 'accepted_at', now)
   enter(id, 'in_progress', 'step', step, 'steps', steps)
+  report(id, known[1] == 'in_progress' and 'progress' or 'started')
 end
 return 1
 """
@@ -254,8 +255,12 @@ end
 for index = 8, #ARGV do redis.call('SET', k('picture', id, index - 8), ARGV[index]) end
 redis.call('INCRBY', k('picture_bytes'), size)
 if size > 0 then redis.call('ZADD', k('results'), now, id) end
-local job = redis.call('HMGET', k('job', id), 'model', 'accepted_at', 'started_at')
+local job = redis.call('HMGET', k('job', id), 'model', 'accepted_at', 'started_at', 'status')
 local accepted = job[2] or job[3]
+if job[4] == 'starting' then
+  enter(id, 'in_progress', 'accepted_at', accepted, 'steps', steps)
+  report(id, 'started')
+end
 local known = tonumber(redis.call('GET', k('seconds', job[1])) or 0)
 local newest = now - tonumber(accepted)
 if known > 0 then newest = known + tonumber(share) * (newest - known) end

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from jobs.errors import StartError, StorageUnavailableError
-from jobs.job import Claim, Job, NewJob, Picture, Status
-from jobs.storage.interface import Bounds, ModelState, Storage, Submission
+from jobs.job import Claim, Delivery, Job, NewJob, Picture, Status, WebhookOutcome
+from jobs.storage import sqlite_outbox
+from jobs.storage.interface import Bounds, ModelState, Storage, Submission, WebhookState
 from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
 from jobs.storage.sqlite_transaction import Transaction
 
@@ -117,6 +118,22 @@ class SQLiteStorage(Storage):
     async def sweep(self) -> None:
         await self._write(lambda transaction: transaction.sweep())
 
+    async def claim_delivery(self, lease_seconds: float) -> Delivery | None:
+        return await self._write(lambda transaction: transaction.claim_delivery(lease_seconds))
+
+    async def end_delivery(self, delivery: Delivery, outcome: WebhookOutcome) -> bool:
+        return await self._write(lambda transaction: transaction.end_delivery(delivery, outcome))
+
+    async def retry_delivery(
+        self, delivery: Delivery, seconds: float, *, is_failure: bool = True
+    ) -> bool:
+        return await self._write(
+            lambda transaction: transaction.retry_delivery(delivery, seconds, is_failure=is_failure)
+        )
+
+    async def webhook_state(self) -> WebhookState:
+        return await self._read(sqlite_outbox.webhook_state)
+
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -124,7 +141,7 @@ class SQLiteStorage(Storage):
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(SCHEMA)
+        connection.executescript(SCHEMA + sqlite_outbox.SCHEMA)
         return connection
 
     async def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:

@@ -14,13 +14,23 @@ from jobs.job import (
     EXPIRED,
     WORKER_LOST,
     Claim,
+    Delivery,
     Job,
     NewJob,
     Picture,
     Status,
+    WebhookEvent,
+    WebhookOutcome,
     takes_last_try_alone,
 )
-from jobs.storage.interface import SWEEP_SIZE, Bounds, Submission
+from jobs.storage import sqlite_outbox as outbox
+from jobs.storage.interface import (
+    SWEEP_SIZE,
+    WEBHOOKS_FULL,
+    WEBHOOKS_RETRY_SECONDS,
+    Bounds,
+    Submission,
+)
 from jobs.storage.sqlite_tables import (
     RUNNING,
     add_bytes,
@@ -63,6 +73,8 @@ class Transaction:
                 *(self._now + new.expires_in, new.idempotency_key or None, new.digest),
             ),
         )
+        if new.webhook:
+            outbox.add_webhook(self._db, new.id, new.webhook)
         self._db.execute("INSERT INTO bodies VALUES (?, ?)", (new.id, new.body))
         add_bytes(self._db, "bodies", len(new.body))
         self.changed |= {f"job:{new.id}", f"queue:{new.model}"}
@@ -95,14 +107,16 @@ class Transaction:
         self._db.execute("UPDATE jobs SET lease_until = ? WHERE id = ?", (until, claim.job.id))
         if not steps:
             return True
-        changed = self._db.execute(
-            "UPDATE jobs SET status = 'in_progress', step = ?1, steps = ?2, "
-            "accepted_at = coalesce(accepted_at, ?4) "
-            "WHERE id = ?3 AND (status, step, steps) != ('in_progress', ?1, ?2)",
-            (step, steps, claim.job.id, self._now),
-        ).rowcount
-        if changed:
-            self.changed.add(f"job:{claim.job.id}")
+        known = existing_job(self._db, claim.job.id)
+        if (known.status, known.step, known.steps) == ("in_progress", step, steps):
+            return True
+        self._db.execute(
+            "UPDATE jobs SET status = 'in_progress', step = ?, steps = ?, "
+            "accepted_at = coalesce(accepted_at, ?) WHERE id = ?",
+            (step, steps, self._now, known.id),
+        )
+        self.changed.add(f"job:{known.id}")
+        self._report(known.id, "progress" if known.status == "in_progress" else "started")
         return True
 
     def note_preview(self, claim: Claim, event: bytes) -> bool:
@@ -130,6 +144,8 @@ class Transaction:
             return False
         job = existing_job(self._db, claim.job.id)
         accepted_at = job.accepted_at or job.started_at or self._now
+        if job.status == "starting":
+            self._accept(job, accepted_at, steps)
         size = sum(len(picture.content) for picture in pictures)
         self._make_room(size)
         rows = [(job.id, number, picture.content) for number, picture in enumerate(pictures)]
@@ -175,6 +191,30 @@ class Transaction:
             else:
                 self._end(job, "expired", EXPIRED)
 
+    def claim_delivery(self, lease_seconds: float) -> Delivery | None:
+        return outbox.claim_delivery(self._db, secrets.token_hex(16), lease_seconds, self._now)
+
+    def end_delivery(self, delivery: Delivery, outcome: WebhookOutcome) -> bool:
+        self.changed.add("outbox")
+        return outbox.end_delivery(self._db, delivery, outcome, self._now)
+
+    def retry_delivery(self, delivery: Delivery, seconds: float, *, is_failure: bool) -> bool:
+        self.changed.add("outbox")
+        due = self._now + seconds
+        return outbox.retry_delivery(self._db, delivery, due, self._now, is_failure=is_failure)
+
+    def _accept(self, job: Job, accepted_at: float, steps: int) -> None:
+        """What a short job skips: it ends before its start is recorded."""
+        self._db.execute(
+            "UPDATE jobs SET status = 'in_progress', accepted_at = ?, steps = ? WHERE id = ?",
+            (accepted_at, steps, job.id),
+        )
+        self._report(job.id, "started")
+
+    def _report(self, job_id: str, event: WebhookEvent) -> None:
+        if outbox.report(self._db, job_id, event, self._now):
+            self.changed.add("outbox")
+
     def _check_room(self, new: NewJob) -> None:
         query = "SELECT count(*) FROM jobs WHERE status = 'queued'"
         (waiting,) = self._db.execute(query).fetchone()
@@ -183,6 +223,8 @@ class Transaction:
             raise QueueFullError(f"{waiting} jobs wait, and the queue is full", seconds)
         if total_bytes(self._db, "bodies") + len(new.body) > self._bounds.queue_bytes:
             raise QueueFullError("the bodies of the waiting jobs leave no room", seconds)
+        if new.webhook and outbox.waiting_webhooks(self._db) >= self._bounds.webhooks:
+            raise QueueFullError(WEBHOOKS_FULL, WEBHOOKS_RETRY_SECONDS)
 
     def _first_of(self, model: str) -> Job | None:
         """The job of a model that runs next; late ones end here."""
@@ -216,6 +258,7 @@ class Transaction:
         for row in self._db.execute(query, (job.id,)).fetchall():
             add_bytes(self._db, "bodies", -row[0])
         self._void_claim(job)
+        self._report(job.id, "completed")
 
     def _void_claim(self, job: Job) -> None:
         """What follows when a claim, if there is one, is void."""

@@ -5,6 +5,7 @@ The real predictor takes seconds to start and cannot fail on demand. ``test_end_
 | first word | the call |
 | --- | --- |
 | ``hold`` | is accepted and sends progress until ``release`` |
+| ``walk`` | the same, with one more step each time |
 | ``busy`` | gets 429 with ``retry-after: 1`` the first time, then succeeds |
 | ``crash`` | ends the connections of all calls, as if the process died |
 | ``fail`` | ends with an error event |
@@ -147,8 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
         if word == "crash":
             self.predictor.crash()
             return
-        while word == "hold" and not self.predictor.wait(_HOLD_SECONDS):
-            self._event("progress", {"step": 1, "steps": STEPS})
+        step = 1
+        while word in ("hold", "walk") and not self.predictor.wait(_HOLD_SECONDS):
+            self._event("progress", {"step": step, "steps": STEPS})
+            step += word == "walk"
         if word == "fail":
             self._event("error", {"error": "picture: the engine failed"})
         else:

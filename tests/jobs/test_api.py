@@ -259,7 +259,7 @@ def test_the_result_of_a_failed_job(server: JobsServer) -> None:
         (b'{"prompt": "x", "priority": 1e999}', 400, "priority: must be a number"),
         (b'{"prompt": "x", "priority": "1"}', 400, "priority: must be a number"),
         (b'{"prompt": "x", "expires_in": 0}', 400, "expires_in: 0 is not between 1 and 604800"),
-        (b'{"prompt": "x", "webhook": "http://x"}', 400, "webhook: is not supported"),
+        (b'{"prompt": "x", "webhook": "http://x"}', 400, "webhook: this server signs no"),
         (b'{"prompt": "' + b"x" * 5000 + b'"}', 413, "the body is longer than 4096 bytes"),
     ],
 )

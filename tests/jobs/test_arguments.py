@@ -34,6 +34,10 @@ def test_flags_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPa
         ("--predictor_url=here", "--predictor_url: 'here': is not valid. Where the predictor"),
         ("--models=a,", "--models: 'a,': is not valid. The models that take jobs"),
         ("--default_expires_in=1e9", "default_expires_in must be at most max_expires_in"),
+        (
+            "--webhook_networks=10.0.0.1/8",
+            "webhook_networks: 10.0.0.1/8 has host bits set",
+        ),
         ("--unknown=1", "unrecognized arguments: --unknown=1"),
     ],
 )
@@ -52,6 +56,21 @@ def test_an_invalid_redis_url_is_not_shown(url: str) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("jobs: redis_url: ")
     assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("secret", ["secret", "whsec_secret", "whsec_c2hvcnQ=", ""])
+def test_an_invalid_webhook_secret_is_not_shown(
+    secret: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valid = "whsec_" + "A" * 32
+    with pytest.raises(SystemExit):
+        parse_arguments([f"--webhook_secrets={valid},{secret}"])
+
+    shown = capsys.readouterr().err
+    assert shown == (
+        "jobs: error: webhook_secrets: a secret must be whsec_ and the base64 form of 24 to 64 "
+        "bytes\n"
+    )
 
 
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from starlette.routing import Route
@@ -13,11 +16,13 @@ from starlette.routing import Route
 from jobs.api.error_responses import STATUS
 from jobs.api.metrics import METRICS
 from jobs.api.service import Service
-from jobs.job import STATUSES
+from jobs.job import STATUSES, WebhookEvent
 from jobs.server import application
 from jobs.settings import Settings
 from jobs.storage import open_storage
+from jobs.webhook_signature import read_secrets, signed_headers
 from tests.jobs.jobs_process import JobsServer
+from tests.jobs.receiver import SECRET
 from tests.jobs.scripted_predictor import ScriptedPredictor
 
 TEXT = (Path(__file__).resolve().parent.parent.parent / "docs" / "jobs.md").read_text("utf-8")
@@ -62,6 +67,27 @@ def test_the_metrics() -> None:
     )
 
     assert rows == list(METRICS)
+
+
+def test_the_events_of_a_webhook() -> None:
+    assert first_column("Webhooks") == [f"job.{event}" for event in get_args(WebhookEvent)]
+
+
+def test_the_example_verifies_what_the_program_signs() -> None:
+    [example] = re.findall(r"```python\n(.*?)```", section("Webhooks"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    verify, body, now = names["verify"], b'{"type": "job.started"}', int(time.time())
+    other = base64.b64encode(b"another secret of 26 bytes").decode()
+    keys = read_secrets(f"{SECRET},whsec_{other}")
+    headers = signed_headers(keys, "msg_1", now, body)
+
+    assert verify(SECRET, headers, body)
+    assert verify(f"whsec_{other}", headers, body)
+    assert not verify(SECRET, headers, body + b" ")
+    assert not verify(SECRET, headers | {"webhook-id": "msg_2"}, body)
+    assert not verify("whsec_" + "A" * 32, headers, body)
+    assert not verify(SECRET, signed_headers(keys, "msg_1", now - 900, body), body)
 
 
 def test_the_commands_work_as_written(tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from jobs.errors import InvalidRequestError
+from jobs.job import NewJob
 from jobs.requests import draw_seeds, new_job, wait_seconds
 from jobs.settings import Settings
+from tests.jobs.receiver import SECRET
 
 RANDOM = object()
 
@@ -76,6 +80,55 @@ def test_the_predictor_gets_the_body_without_the_envelope() -> None:
     assert json.loads(job.body) == {"prompt": "x", "seed": 1, "width": 8}
     assert (job.model, job.priority, job.expires_in) == ("stable-diffusion", 9, 60)
     assert (job.seed, job.idempotency_key) == (1, "")
+
+
+def webhook_job(url: object, **settings: Any) -> NewJob:
+    flags = Settings(webhook_secrets=SecretStr(SECRET), **settings)
+    return new_job(json.dumps({"prompt": "x", "webhook": url}).encode(), None, flags)
+
+
+def test_the_webhook_is_taken_out_of_the_body() -> None:
+    job = webhook_job("https://Example.COM:443/hook?order=17")
+
+    assert "webhook" not in json.loads(job.body)
+    assert job.webhook is not None
+    assert job.webhook.url == "https://example.com/hook?order=17"
+    assert job.webhook.lane.startswith("example.com/")
+    assert webhook_job(None).webhook is None
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (17, "must be a string"),
+        ("", "must have 1 to 2048 characters"),
+        ("https://example.com/" + "x" * 2048, "must have 1 to 2048 characters"),
+        ("http://example.com/", "must begin with https:// and a host"),
+        ("ftp://example.com/", "must begin with https:// and a host"),
+        ("example.com/hook", "must begin with https:// and a host"),
+        ("https:///hook", "must begin with https:// and a host"),
+        ("https://example.com:port/", "is not a valid URL"),
+        ("https://user:password@example.com/", "must not contain a user or a password"),
+        ("https://user@example.com/", "must not contain a user or a password"),
+        ("https://127.0.0.1/", "the address is not public"),
+        ("https://[::1]:8443/", "the address is not public"),
+        ("https://[::ffff:10.0.0.1]/", "the address is not public"),
+        ("https://169.254.169.254/latest/meta-data/", "the address is not public"),
+    ],
+)
+def test_a_webhook_that_is_refused(url: object, reason: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        webhook_job(url)
+
+    assert str(refused.value).startswith(f"webhook: {reason}")
+    assert "password@" not in str(refused.value)
+
+
+def test_settings_allow_more_webhooks() -> None:
+    job = webhook_job("http://10.1.2.3/", webhook_networks="10.0.0.0/8", webhook_allow_http=True)
+
+    assert job.webhook is not None
+    assert job.webhook.url == "http://10.1.2.3/"
 
 
 @pytest.mark.parametrize(
