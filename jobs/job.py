@@ -33,7 +33,7 @@ class NewJob:
     """A job to submit. ``body`` is the ``:predict`` body with its seeds; times are in seconds.
 
     ``digest`` identifies the body as the caller sent it, for ``idempotency_key``, which may be
-    empty.
+    empty. ``owner`` is the name of the API key, empty if the server has no keys.
     """
 
     id: str
@@ -44,6 +44,7 @@ class NewJob:
     seed: int | None
     idempotency_key: str
     digest: str
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Job:
     position: int | None = None
     model_running: int = 0
     model_seconds: float = 0.0
+    owner: str = ""
 
     @property
     def is_final(self) -> bool:

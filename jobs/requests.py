@@ -33,7 +33,7 @@ class Envelope:
     expires_in: float
 
 
-def new_job(raw: bytes, idempotency_key: str | None, settings: Settings) -> NewJob:
+def new_job(raw: bytes, idempotency_key: str | None, settings: Settings, owner: str = "") -> NewJob:
     """A job from the body of a request; a missing seed is drawn here.
 
     Raises:
@@ -52,6 +52,7 @@ def new_job(raw: bytes, idempotency_key: str | None, settings: Settings) -> NewJ
         seed=seed,
         idempotency_key=_checked_key(idempotency_key),
         digest=hashlib.sha256(raw).hexdigest(),
+        owner=owner,
     )
 
 

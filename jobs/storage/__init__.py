@@ -19,6 +19,8 @@ def open_storage(settings: Settings) -> Storage:
         queue_bytes=settings.max_queue_bytes,
         stored_bytes=settings.max_stored_bytes,
         tries=settings.max_tries,
+        key_jobs_per_minute=settings.key_jobs_per_minute,
+        key_queued_jobs=settings.key_queued_jobs,
     )
     if settings.redis_url is None:
         from jobs.storage.sqlite import SQLiteStorage

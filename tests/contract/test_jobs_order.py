@@ -9,7 +9,7 @@ from tests.contract.test_imports import imports_of
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "jobs"
 # Each unit imports only from the units before it.
 ORDER = (
-    *("errors", "settings", "job", "requests", "storage", "predictor_client"),
+    *("errors", "settings", "api_keys", "job", "requests", "storage", "predictor_client"),
     *("attempt", "worker", "api", "server", "__main__"),
 )
 
