@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         description="Where the predictor answers. `{model}` in it stands for the name of the job's "
         "model, as in `http://{model}.images.svc.cluster.local`.",
     )
+    predictor_urls: str = Field(
+        default="",
+        pattern=rf"^({_MODEL}=https?://[^\s/?#,]+[^\s?#,]*(,{_MODEL}=https?://[^\s/?#,]+[^\s?#,]*)*)?$",
+        description="Where the predictors of some models answer, if that is not `predictor_url`, "
+        "as `model=url`, separated by commas.",
+    )
     predictor_api_key: SecretStr | None = Field(
         default=None, description="The key for a predictor that requires one (docs/security.md)."
     )
@@ -151,4 +157,6 @@ class Settings(BaseSettings):
 
     def url_of(self, model: str) -> str:
         """The base URL of the predictor for a model."""
-        return self.predictor_url.replace("{model}", model).rstrip("/")
+        pairs = (pair.split("=", 1) for pair in self.predictor_urls.split(",") if pair)
+        url = dict(pairs).get(model, self.predictor_url)
+        return url.replace("{model}", model).rstrip("/")
