@@ -1,17 +1,19 @@
 """The generated parts of the chart's README and of its values schema.
 
-They derive from the chart's ``values.yaml`` and the predictor's settings.
+They derive from the chart's ``values.yaml`` and the settings of the predictor and of the jobs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from pydantic_settings import BaseSettings
 
+import jobs.settings
 from predictor.settings import Settings
 
 BEGIN = "<!-- AUTO-GENERATED: from values.yaml by `make manifests` -->\n"
@@ -22,6 +24,11 @@ END = "<!-- /AUTO-GENERATED -->\n"
 # reads a Secret, and `predictor.cache` mounts the cache.
 SETTINGS_OF_THE_CHART = frozenset(
     {"model_dir", "host", "block_list_file", "api_keys_file", "rate_limit_storage", "cache_dir"}
+)
+# `jobs` and its Secrets set these; the probes need the host and the port.
+JOBS_SETTINGS_OF_THE_CHART = frozenset(
+    {"host", "port", "api_keys_file", "redis_url", "sqlite_path", "models"}
+    | {"predictor_url", "predictor_urls", "predictor_api_key", "webhook_secrets"}
 )
 
 
@@ -53,17 +60,23 @@ def with_values_table(readme: str, values_yaml: str) -> str:
     return before + BEGIN + table + END + after
 
 
-def with_predictor_settings(schema_json: str) -> str:
-    """The schema with ``predictor.settings`` updated, so that Helm rejects unknown settings."""
+def with_settings(schema_json: str) -> str:
+    """The schema with the settings of both programs, so that Helm rejects unknown settings."""
     schema = json.loads(schema_json)
     settings = schema["$defs"]["predictor"]["properties"]["settings"]
-    settings["properties"] = dict(_setting_schemas())
+    settings["properties"] = dict(_setting_schemas(Settings, SETTINGS_OF_THE_CHART))
+    settings = schema["properties"]["jobs"]["properties"]["settings"]
+    settings["properties"] = dict(
+        _setting_schemas(jobs.settings.Settings, JOBS_SETTINGS_OF_THE_CHART)
+    )
     return json.dumps(schema, indent=2) + "\n"
 
 
-def _setting_schemas() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, schema in Settings.model_json_schema()["properties"].items():
-        if name not in SETTINGS_OF_THE_CHART:
+def _setting_schemas(
+    program: type[BaseSettings], excluded: Set[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, schema in program.model_json_schema()["properties"].items():
+        if name not in excluded:
             yield name, {key: schema[key] for key in schema if key not in ("title", "default")}
 
 

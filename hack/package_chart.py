@@ -109,8 +109,10 @@ def _set_registry(values: Path, registry: str) -> dict[str, str]:
     """Put the registry before the names of the images, and return the images by program."""
     text = values.read_text("utf-8")
     found = {program: registry + name for _, name, program in _REPOSITORY.findall(text)}
-    if found.keys() != {"predictor", "downloader"}:
-        raise PackagingError(f"{values.name} does not have exactly the repositories of two images")
+    if found.keys() != {"predictor", "downloader", "jobs"}:
+        raise PackagingError(
+            f"{values.name} does not have exactly the repositories of three images"
+        )
     values.write_text(_REPOSITORY.sub(rf"\g<1>{registry}\g<2>", text), "utf-8")
     return found
 

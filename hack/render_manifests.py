@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A script has its own folder on the import path, not the repository's root.
 sys.path.insert(0, str(ROOT))
 
-from hack.chart_values import with_predictor_settings, with_values_table  # noqa: E402
+from hack.chart_values import with_settings, with_values_table  # noqa: E402
 
 CHART = ROOT / "helm"
 MANIFESTS = ROOT / "manifests"
@@ -41,6 +41,10 @@ OPTIONAL_TEMPLATES = {
     "dashboard.yaml",
     "http-route.yaml",
     "ingress.yaml",
+    "jobs-network-policy.yaml",
+    "jobs-scaled-object.yaml",
+    "jobs-valkey.yaml",
+    "jobs.yaml",
     "model-spec.yaml",
     "pod-disruption-budget.yaml",
     "pod-monitor.yaml",
@@ -66,7 +70,7 @@ def described_values() -> dict[Path, str]:
     values_yaml = (CHART / "values.yaml").read_text("utf-8")
     return {
         readme: with_values_table(readme.read_text("utf-8"), values_yaml),
-        schema: with_predictor_settings(schema.read_text("utf-8")),
+        schema: with_settings(schema.read_text("utf-8")),
     }
 
 

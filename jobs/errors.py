@@ -2,6 +2,7 @@
 
 JobsError
 ├── InvalidRequestError      a field of the request is invalid: names the field and the reason
+├── NotAuthenticatedError    the request has no key, or one that is not valid
 ├── UnknownModelError        the field ``model`` names a model that takes no jobs
 ├── JobNotFoundError         no job has this identifier; its record may have expired
 ├── PictureNotFoundError     the job has no picture with this number
@@ -10,6 +11,7 @@ JobsError
 ├── BodyTooLargeError        the body is longer than ``max_body_bytes``
 ├── BodyTooSlowError         the body did not arrive in time
 ├── QueueFullError           the queue has no place for the job; retry later
+├── KeyLimitError            the key has no place or has submitted too fast; retry later
 ├── StorageUnavailableError  the storage does not answer; retry later
 └── StartError               the program cannot start with these settings
 """
@@ -26,6 +28,10 @@ class InvalidRequestError(JobsError):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}" if field else reason)
+
+
+class NotAuthenticatedError(JobsError):
+    """The request has no key, or one that is not in ``api_keys_file``."""
 
 
 class UnknownModelError(JobsError):
@@ -65,6 +71,10 @@ class QueueFullError(JobsError):
     def __init__(self, reason: str, retry_after_seconds: float) -> None:
         super().__init__(reason)
         self.retry_after_seconds = retry_after_seconds
+
+
+class KeyLimitError(QueueFullError):
+    """A limit of the key is reached."""
 
 
 class StorageUnavailableError(JobsError):

@@ -50,7 +50,7 @@ class NewJob:
     """A job to submit. ``body`` is the ``:predict`` body with its seeds; times are in seconds.
 
     ``digest`` identifies the body as the caller sent it, for ``idempotency_key``, which may be
-    empty.
+    empty. ``owner`` is the name of the API key, empty if the server has no keys.
     """
 
     id: str
@@ -61,6 +61,7 @@ class NewJob:
     seed: int | None
     idempotency_key: str
     digest: str
+    owner: str = ""
     webhook: Webhook | None = None
 
 
@@ -122,6 +123,7 @@ class Job:
     position: int | None = None
     model_running: int = 0
     model_seconds: float = 0.0
+    owner: str = ""
 
     @property
     def is_final(self) -> bool:

@@ -37,7 +37,7 @@ class Envelope:
     webhook: Webhook | None
 
 
-def new_job(raw: bytes, idempotency_key: str | None, settings: Settings) -> NewJob:
+def new_job(raw: bytes, idempotency_key: str | None, settings: Settings, owner: str = "") -> NewJob:
     """A job from the body of a request; a missing seed is drawn here.
 
     Raises:
@@ -56,6 +56,7 @@ def new_job(raw: bytes, idempotency_key: str | None, settings: Settings) -> NewJ
         seed=seed,
         idempotency_key=_checked_key(idempotency_key),
         digest=hashlib.sha256(raw).hexdigest(),
+        owner=owner,
         webhook=envelope.webhook,
     )
 

@@ -9,15 +9,18 @@ from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from jobs.api.access import AccessMiddleware
 from jobs.api.error_responses import exception_handlers
 from jobs.api.job_routes import JobRoutes
 from jobs.api.metrics import metrics_text
 from jobs.api.service import Service
 from jobs.api.short_routes import ShortRoutes
+from jobs.api_keys import ApiKeys
 from jobs.predictor_client import PredictorClient
 from jobs.settings import Settings
 from jobs.storage import open_storage
@@ -32,18 +35,19 @@ def serve(settings: Settings) -> bool:
     """Serve until a signal, then drain; False if the worker or the sender ended by a bug.
 
     Raises:
-        StartError: the storage cannot be opened.
+        StartError: the storage cannot be opened, or the file of the keys is not valid.
     """
     return asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> bool:
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     storage = open_storage(settings)
     client = PredictorClient(settings)
     try:
         await storage.open()
         service = Service(storage, settings)
-        server = _Server(application(service), settings)
+        server = _Server(application(service, keys), settings)
         worker = Worker(storage, client, settings, on_crash=server.fail)
         sender = WebhookSender(storage, settings, on_crash=server.fail)
         server.on_stop = [worker.stop, service.close]
@@ -99,10 +103,11 @@ class _Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self.stop)
 
 
-def application(service: Service) -> Starlette:
-    """The routes of the API and the probes."""
+def application(service: Service, keys: ApiKeys | None = None) -> Starlette:
+    """The routes of the API and the probes, for callers with one of the keys."""
     routes = [*JobRoutes(service).routes(), *ShortRoutes(service).routes(), *_probes(service)]
-    return Starlette(routes=routes, exception_handlers=exception_handlers())
+    middleware = [Middleware(AccessMiddleware, keys)] if keys else []
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=exception_handlers())
 
 
 def _probes(service: Service) -> list[Route]:

@@ -21,10 +21,28 @@ class Settings(BaseSettings):
 
     host: str = Field(
         default="127.0.0.1",
-        description="The address to listen on. The image sets `0.0.0.0`. The API requires no key, "
-        "so restrict who can reach it.",
+        description="The address to listen on. The image sets `0.0.0.0`. Without `api_keys_file` "
+        "the API requires no key, so restrict who can reach it.",
     )
     port: int = Field(default=8081, ge=1, le=65_535, description="The port to listen on.")
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="A file with the hashes of bearer keys (docs/jobs.md). If set, every route but "
+        "the probes and the metrics requires a key, and each key sees only its own jobs. Reread "
+        "when it changes.",
+    )
+    key_jobs_per_minute: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="The most jobs a minute of one key, over all replicas. They may arrive at "
+        "once. Further ones get 429. 0 is unlimited.",
+    )
+    key_queued_jobs: int = Field(
+        default=0,
+        ge=0,
+        description="The most jobs of one key that wait. Further ones get 429. 0 is unlimited.",
+    )
     redis_url: SecretStr | None = Field(
         default=None,
         description="The URL of a Redis or Valkey that all replicas share, such as "
@@ -40,6 +58,12 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^\s/?#]+[^\s?#]*$",
         description="Where the predictor answers. `{model}` in it stands for the name of the job's "
         "model, as in `http://{model}.images.svc.cluster.local`.",
+    )
+    predictor_urls: str = Field(
+        default="",
+        pattern=rf"^({_MODEL}=https?://[^\s/?#,]+[^\s?#,]*(,{_MODEL}=https?://[^\s/?#,]+[^\s?#,]*)*)?$",
+        description="Where the predictors of some models answer, if that is not `predictor_url`, "
+        "as `model=url`, separated by commas.",
     )
     predictor_api_key: SecretStr | None = Field(
         default=None, description="The key for a predictor that requires one (docs/security.md)."
@@ -160,6 +184,12 @@ class Settings(BaseSettings):
             raise ValueError(f"webhook_networks: {error}") from None
         return self
 
+    @model_validator(mode="after")
+    def _check_limits(self) -> Settings:
+        if self.api_keys_file is None and (self.key_jobs_per_minute or self.key_queued_jobs):
+            raise ValueError("a limit per key requires keys: set api_keys_file")
+        return self
+
     @property
     def model_names(self) -> tuple[str, ...]:
         """The names in ``models``."""
@@ -178,4 +208,6 @@ class Settings(BaseSettings):
 
     def url_of(self, model: str) -> str:
         """The base URL of the predictor for a model."""
-        return self.predictor_url.replace("{model}", model).rstrip("/")
+        pairs = (pair.split("=", 1) for pair in self.predictor_urls.split(",") if pair)
+        url = dict(pairs).get(model, self.predictor_url)
+        return url.replace("{model}", model).rstrip("/")

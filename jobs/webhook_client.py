@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,20 +24,17 @@ class WebhookFailedError(Exception):
 class WebhookClient:
     """Sends webhooks; one connection per request, without redirects and proxies."""
 
-    def __init__(
-        self, networks: Sequence[Network], seconds: float, verify: ssl.SSLContext | bool = True
-    ) -> None:
+    def __init__(self, networks: Sequence[Network], seconds: float) -> None:
         """``seconds`` bounds a request as a whole, ``networks`` are allowed like the internet."""
         self._networks = networks
         self._seconds = seconds
         # One address does not take the time of the others.
         timeout = httpx.Timeout(seconds, connect=seconds / _MOST_ADDRESSES)
         self._extensions = {"timeout": timeout.as_dict()}
-        # Without a client around it, which would keep the cookies of receivers.
+        # Without a client around it, which would keep the cookies of receivers and use the proxies
+        # of the environment. Its certificate authorities do count (SSL_CERT_FILE).
         self._transport = httpx.AsyncHTTPTransport(
-            verify=verify,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0)
         )
         # Names that resolve slowly must not occupy the threads of the jobs.
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, "webhook-dns")

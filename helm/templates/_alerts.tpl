@@ -90,3 +90,20 @@ DCGM_FI_DEV_FB_USED{ {{- $labels }}} / (DCGM_FI_DEV_FB_USED{ {{- $labels }}} + D
     (include "stable-diffusion.gpuMemory" (merge (dict "prefix" "exported_") .)))
   "summary" (printf "%s: {{ $value | humanizePercentage }} of the GPU memory is in use." $service)) $base) }}
 {{- end -}}
+
+{{/* The alerts of the jobs program. The storage has the numbers, and each pod reports them, so `max` and not `sum`. */}}
+{{- define "stable-diffusion.jobsAlerts" -}}
+{{- $name := include "stable-diffusion.jobsName" . -}}
+{{- $rules := .Values.monitoring.rules -}}
+{{- $labels := printf "namespace=\"%s\",pod=~\"%s-.*\"" .Release.Namespace $name -}}
+{{- $ended := printf "increase(diffusion_jobs_ended_total{%s%%s}[30m])" $labels -}}
+{{ include "stable-diffusion.alert" (dict "root" . "alert" "StableDiffusionJobsDown" "severity" "critical" "for" "15m"
+  "expr" (printf "kube_deployment_status_replicas_available{namespace=\"%s\",deployment=\"%s\"} == 0" .Release.Namespace $name)
+  "summary" (printf "No pod of %s is ready, so no job is accepted or run." $name)) }}
+{{ include "stable-diffusion.alert" (dict "root" . "alert" "StableDiffusionJobsOld" "severity" "warning" "for" "10m"
+  "expr" (printf "max by (model_name) (diffusion_jobs_oldest_seconds{%s})\n> %v" $labels $rules.jobSeconds)
+  "summary" (printf "%s: the oldest job of {{ $labels.model_name }} has waited for {{ $value | humanizeDuration }}." $name)) }}
+{{ include "stable-diffusion.alert" (dict "root" . "alert" "StableDiffusionJobsFailed" "severity" "warning" "for" "10m"
+  "expr" (printf "sum(max by (model_name, status) (%s))\n/ sum(max by (model_name, status) (%s))\n> %v" (printf $ended ",status=\"failed\"") (printf $ended "") $rules.errorRatio)
+  "summary" (printf "%s: {{ $value | humanizePercentage }} of the jobs fail." $name)) }}
+{{- end -}}

@@ -18,6 +18,8 @@ from jobs.errors import (
     InvalidRequestError,
     JobNotFoundError,
     JobsError,
+    KeyLimitError,
+    NotAuthenticatedError,
     PictureGoneError,
     PictureNotFoundError,
     QueueFullError,
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 STATUS: dict[type[JobsError], HTTPStatus] = {
     InvalidRequestError: HTTPStatus.BAD_REQUEST,
+    NotAuthenticatedError: HTTPStatus.UNAUTHORIZED,
     UnknownModelError: HTTPStatus.NOT_FOUND,
     JobNotFoundError: HTTPStatus.NOT_FOUND,
     PictureNotFoundError: HTTPStatus.NOT_FOUND,
@@ -37,6 +40,7 @@ STATUS: dict[type[JobsError], HTTPStatus] = {
     PictureGoneError: HTTPStatus.GONE,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
+    KeyLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     StorageUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _MAX_RETRY_AFTER_SECONDS = 300
@@ -54,10 +58,18 @@ def exception_handlers() -> dict[type[Exception] | int, ExceptionHandler]:
 
 
 async def _respond(_: Request, error: Exception) -> Response:
-    status = STATUS[type(error)]  # type: ignore[index]
+    assert isinstance(error, JobsError)
+    return response_to(error)
+
+
+def response_to(error: JobsError) -> Response:
+    """The response to an error of the table."""
+    status = STATUS[type(error)]
     headers = {}
     if seconds := getattr(error, "retry_after_seconds", None):
         headers["retry-after"] = str(max(1, min(ceil(seconds), _MAX_RETRY_AFTER_SECONDS)))
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
     if status in _CLOSES:
         headers["connection"] = "close"
     return JSONResponse({"error": str(error)}, status, headers)

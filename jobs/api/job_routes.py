@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from jobs.api.access import owner_of
 from jobs.api.documents import document_of, path_of
 from jobs.api.picture_file import picture_response
 from jobs.api.service import Service
@@ -58,13 +59,13 @@ class JobRoutes:
 
     async def job(self, request: Request) -> Response:
         """The job as it is now, or once it has ended if the caller prefers to wait."""
-        job = await self._service.find(request.path_params["id"])
+        job = await self._service.requested(request)
         if seconds := wait_seconds(request.headers, self._service.settings.max_wait_seconds):
             job = await self._service.wait_until_final(job, seconds)
         return JSONResponse(document_of(job))
 
     async def page(self, request: Request) -> Response:
-        """Jobs, the newest first."""
+        """Jobs of the caller's key, the newest first."""
         query = request.query_params
         status = query.get("status")
         if status is not None and status not in STATUSES:
@@ -73,13 +74,14 @@ class JobRoutes:
         if not limit.isdecimal() or not 1 <= int(limit) <= _LARGEST_PAGE:
             raise InvalidRequestError("limit", f"must be an integer from 1 to {_LARGEST_PAGE}")
         before = _sequence(query["cursor"]) if "cursor" in query else None
-        jobs = await self._service.storage.page(status, before, int(limit))
+        owner = owner_of(request)
+        jobs = await self._service.storage.page(status, before, int(limit), owner)
         cursor = _cursor(jobs[-1]) if len(jobs) == int(limit) else None
         return JSONResponse({"jobs": [document_of(job) for job in jobs], "next_cursor": cursor})
 
     async def cancel(self, request: Request) -> Response:
         """The job, which has ended; the predictor stops at its next step."""
-        job_id = request.path_params["id"]
+        job_id = (await self._service.requested(request)).id
         job = await self._service.storage.cancel(job_id)
         if job is None:
             raise JobNotFoundError(job_id)
@@ -87,14 +89,13 @@ class JobRoutes:
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: the job at each change, and its previews, until it has ended."""
-        await self._service.find(request.path_params["id"])
-        events = self._events(request.path_params["id"])
+        events = self._events((await self._service.requested(request)).id)
         headers = {"cache-control": "no-store"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
     async def picture(self, request: Request) -> Response:
         """A picture as a file."""
-        job = await self._service.find(request.path_params["id"])
+        job = await self._service.requested(request)
         return await picture_of(request, self._service, job, request.path_params["number"])
 
     async def _events(self, job_id: str) -> AsyncIterator[bytes]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from starlette.requests import ClientDisconnect, Request
 
+from jobs.api.access import owner_of
 from jobs.errors import BodyTooLargeError, BodyTooSlowError, JobNotFoundError
 from jobs.job import Job
 from jobs.requests import new_job
@@ -51,10 +52,22 @@ class Service:
         raw = await self._body(request)
         key = request.headers.get("idempotency-key")
         if len(raw) <= _SMALL_BYTES:
-            new = new_job(raw, key, self.settings)
+            new = new_job(raw, key, self.settings, owner_of(request))
         else:
-            new = await asyncio.to_thread(new_job, raw, key, self.settings)
+            new = await asyncio.to_thread(new_job, raw, key, self.settings, owner_of(request))
         return await self.storage.submit(new)
+
+    async def requested(self, request: Request) -> Job:
+        """The job that the path names, if it belongs to the caller's key.
+
+        Raises:
+            JobNotFoundError: there is none, or it belongs to another key.
+        """
+        job_id, owner = request.path_params["id"], owner_of(request)
+        job = await self.find(job_id)
+        if owner and job.owner != owner:
+            raise JobNotFoundError(job_id)
+        return job
 
     async def find(self, job_id: str) -> Job:
         """The record of a job.

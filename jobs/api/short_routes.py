@@ -32,11 +32,11 @@ class ShortRoutes:
 
     async def status(self, request: Request) -> Response:
         """The status in the words of the short names."""
-        return JSONResponse(short_document_of(await self._service.find(request.path_params["id"])))
+        return JSONResponse(short_document_of(await self._service.requested(request)))
 
     async def result(self, request: Request) -> Response:
         """The first picture as a file; 202 until it is done; 409 if there will be none."""
-        job = await self._service.find(request.path_params["id"])
+        job = await self._service.requested(request)
         if job.status == "succeeded":
             return await picture_of(request, self._service, job, 0)
         return JSONResponse(short_document_of(job), 409 if job.is_final else 202)

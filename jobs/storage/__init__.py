@@ -20,6 +20,8 @@ def open_storage(settings: Settings) -> Storage:
         stored_bytes=settings.max_stored_bytes,
         tries=settings.max_tries,
         webhooks=settings.max_webhook_queue,
+        key_jobs_per_minute=settings.key_jobs_per_minute,
+        key_queued_jobs=settings.key_queued_jobs,
     )
     if settings.redis_url is None:
         from jobs.storage.sqlite import SQLiteStorage

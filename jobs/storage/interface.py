@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobs.errors import KeyLimitError
 from jobs.job import Claim, Delivery, Job, NewJob, Picture, Status, WebhookOutcome
 from jobs.storage.changes import Changes
 
@@ -25,13 +26,23 @@ WEBHOOKS_RETRY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the storage holds at most, and how often a job may start; see the settings."""
+    """What the storage holds at most, and how often a job may start; see the settings.
+
+    The last two apply to each owner; 0 is unlimited.
+    """
 
     queue_length: int
     queue_bytes: int
     stored_bytes: int
     tries: int
     webhooks: int = 100_000
+    key_jobs_per_minute: float = 0.0
+    key_queued_jobs: int = 0
+
+    @property
+    def key_job_seconds(self) -> float:
+        """What one job takes of the minute of its owner; 0 if that is unlimited."""
+        return 60 / self.key_jobs_per_minute if self.key_jobs_per_minute else 0.0
 
 
 @dataclass(frozen=True)
@@ -105,8 +116,9 @@ class Storage(ABC):
         """Append a job to the queue of its model, unless its idempotency key is known.
 
         Raises:
-            IdempotencyConflictError: the key is known with another digest.
+            IdempotencyConflictError: the owner has used the key with another digest.
             QueueFullError: the queue has no place.
+            KeyLimitError: the owner has reached a limit.
         """
 
     @abstractmethod
@@ -114,8 +126,13 @@ class Storage(ABC):
         """The record of a job, or None if there is none."""
 
     @abstractmethod
-    async def page(self, status: Status | None, before: int | None, count: int) -> Sequence[Job]:
-        """Up to ``count`` jobs, the newest first: those whose ``sequence`` is below ``before``."""
+    async def page(
+        self, status: Status | None, before: int | None, count: int, owner: str = ""
+    ) -> Sequence[Job]:
+        """Up to ``count`` jobs, the newest first: those whose ``sequence`` is below ``before``.
+
+        Those of one ``owner``, or all if it is empty.
+        """
 
     @abstractmethod
     async def claim(self, model: str, lease_seconds: float) -> Claim | None:
@@ -194,3 +211,14 @@ class Storage(ABC):
     @abstractmethod
     async def webhook_state(self) -> WebhookState:
         """The current load, for metrics."""
+
+
+def queued_limit(waiting: int, seconds: float) -> KeyLimitError:
+    """The error of an owner with ``key_queued_jobs`` waiting jobs; retry after ``seconds``."""
+    return KeyLimitError(f"{waiting} jobs of this key wait (key_queued_jobs)", seconds)
+
+
+def rate_limit(bounds: Bounds, seconds: float) -> KeyLimitError:
+    """The error of an owner that submits too fast; retry after ``seconds``."""
+    most = f"{bounds.key_jobs_per_minute:g} jobs a minute (key_jobs_per_minute)"
+    return KeyLimitError(f"the limit of this key is {most}", seconds)

@@ -48,6 +48,8 @@ from jobs.storage.interface import (
     Storage,
     Submission,
     WebhookState,
+    queued_limit,
+    rate_limit,
 )
 
 logger = logging.getLogger(__name__)
@@ -120,13 +122,19 @@ class RedisStorage(Storage):
             self._submit,
             *(new.id, new.model, new.priority, "" if new.seed is None else new.seed),
             *(_milliseconds(new.expires_in), new.body, new.idempotency_key, new.digest),
-            *(self.bounds.queue_length, self.bounds.queue_bytes, url, lane, self.bounds.webhooks),
+            *(self.bounds.queue_length, self.bounds.queue_bytes, new.owner),
+            *(self.bounds.key_queued_jobs, 1000 * self.bounds.key_job_seconds),
+            *(url, lane, self.bounds.webhooks),
         )
         match outcome:
             case b"conflict":
                 raise IdempotencyConflictError("the Idempotency-Key was used with another body")
             case b"webhooks":
                 raise QueueFullError(WEBHOOKS_FULL, WEBHOOKS_RETRY_SECONDS)
+            case b"owner":
+                raise queued_limit(rest[0], float(rest[1]) / 1000 or 5.0)
+            case b"fast":
+                raise rate_limit(self.bounds, rest[0] / 1000)
             case b"many" | b"large":
                 seconds = float(rest[1]) / 1000 or 5.0
                 if outcome == b"many":
@@ -138,8 +146,12 @@ class RedisStorage(Storage):
         found = await self._run(self._read, job_id)
         return _job(found) if found else None
 
-    async def page(self, status: Status | None, before: int | None, count: int) -> Sequence[Job]:
+    async def page(
+        self, status: Status | None, before: int | None, count: int, owner: str = ""
+    ) -> Sequence[Job]:
         key = f"status:{status}" if status else "all"
+        if owner:
+            key = f"owner:{owner}:{key}"
         last = "+inf" if before is None else f"({before}"
         return [_job(found) for found in await self._run(self._page, key, last, count)]
 
@@ -304,6 +316,7 @@ def _job(found: Sequence[Any]) -> Job:
         accepted_at=_seconds(values, "accepted_at"),
         ended_at=_seconds(values, "ended_at"),
         error=values.get("error"),
+        owner=values["owner"],
         pictures=tuple(StoredPicture(**one) for one in json.loads(values.get("pictures", "[]"))),
         has_lost_pictures="has_lost_pictures" in values,
         position=position if position >= 0 else None,

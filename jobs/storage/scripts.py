@@ -13,8 +13,10 @@
     leases            zset    running jobs by the end of their lease
     expiry            zset    all jobs by the end of ``expires_in``
     all, status:<s>   zset    jobs by sequence, for lists
+    owner:<o>:<list>  zset    those of one owner, in the same lists
+    rate:<owner>      string  when the owner's minute of jobs will be empty
     results           zset    jobs with stored pictures by their end
-    idempotency:<key> hash    the job of an Idempotency-Key, and the digest of its body
+    idempotency:<owner>:<key>  hash  the job of an Idempotency-Key, and the digest of its body
     sequence, body_bytes, picture_bytes   counters
     changes           channel names for ``Changes``
 
@@ -33,10 +35,21 @@ _COMMON = (
     BASE
     + OUTBOX
     + """
+local function list(id, owner, sequence, ...)
+  redis.call('ZADD', k(...), sequence, id)
+  if owner ~= '' then redis.call('ZADD', k('owner', owner, ...), sequence, id) end
+end
+
+local function unlist(id, owner, ...)
+  redis.call('ZREM', k(...), id)
+  if owner ~= '' then redis.call('ZREM', k('owner', owner, ...), id) end
+end
+
 local function enter(id, status, ...)
-  local old, sequence = unpack(redis.call('HMGET', k('job', id), 'status', 'sequence'))
-  if old then redis.call('ZREM', k('status', old), id) end
-  redis.call('ZADD', k('status', status), sequence, id)
+  local old, sequence, owner =
+    unpack(redis.call('HMGET', k('job', id), 'status', 'sequence', 'owner'))
+  if old then unlist(id, owner, 'status', old) end
+  list(id, owner, sequence, 'status', status)
   redis.call('HSET', k('job', id), 'status', status, ...)
   notify('job', id)
 end
@@ -102,13 +115,16 @@ local function is_void(id, token) return redis.call('HGET', k('job', id), 'token
 )
 
 # ARGV: prefix, id, model, priority, seed, expires_in, body, idempotency key, digest, the most
-# waiting jobs, the most bytes of bodies, URL and lane of the webhook, the most webhooks that wait
+# waiting jobs, the most bytes of bodies, owner, the most waiting jobs of the owner, what a job
+# takes of the owner's minute, URL and lane of the webhook, the most webhooks that wait
 SUBMIT = (
     _COMMON
     + """
 local _, id, model, priority, seed, expires_in, body, key, digest = unpack(ARGV)
+local owner, owner_waits, part = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
+local url, lane, most_webhooks = unpack(ARGV, 15)
 if key ~= '' then
-  local known = redis.call('HMGET', k('idempotency', key), 'id', 'digest')
+  local known = redis.call('HMGET', k('idempotency', owner, key), 'id', 'digest')
   if known[1] then
     if known[2] ~= digest then return {'conflict'} end
     return {'known', describe(known[1])}
@@ -121,26 +137,37 @@ local seconds = redis.call('GET', k('seconds', model)) or '0'
 if waiting >= tonumber(ARGV[10]) then return {'many', waiting, seconds} end
 local bytes = tonumber(redis.call('GET', k('body_bytes')) or 0)
 if bytes + #body > tonumber(ARGV[11]) then return {'large', waiting, seconds} end
-if ARGV[12] ~= '' and redis.call('ZCARD', k('deliveries')) >= tonumber(ARGV[14]) then
+if url ~= '' and redis.call('ZCARD', k('deliveries')) >= tonumber(most_webhooks) then
   return {'webhooks', waiting, seconds}
+end
+if owner ~= '' then
+  local waits = redis.call('ZCARD', k('owner', owner, 'status', 'queued'))
+  if owner_waits > 0 and waits >= owner_waits then return {'owner', waits, seconds} end
+  if part > 0 then
+    local till = math.max(now, tonumber(redis.call('GET', k('rate', owner)) or 0)) + part
+    local late = till - now - math.max(60000, part)
+    -- The sum of a minute's parts is not exactly a minute.
+    if late > 1 then return {'fast', math.ceil(late)} end
+    redis.call('SET', k('rate', owner), string.format('%.6f', till), 'PX', math.ceil(till - now))
+  end
 end
 local sequence = redis.call('INCR', k('sequence'))
 local expires_at = now + tonumber(expires_in)
 local place = (9 - tonumber(priority)) * 1e14 + sequence
 redis.call('HSET', k('job', id), 'id', id, 'sequence', sequence, 'model', model, 'priority',
   priority, 'seed', seed, 'created_at', now, 'expires_in', expires_in, 'expires_at', expires_at,
-  'tries', 0, 'step', 0, 'steps', 0, 'place', string.format('%.0f', place))
+  'tries', 0, 'step', 0, 'steps', 0, 'place', string.format('%.0f', place), 'owner', owner)
 redis.call('SET', k('body', id), body)
 redis.call('INCRBY', k('body_bytes'), #body)
 enqueue(id)
 redis.call('ZADD', k('expiry'), expires_at, id)
-redis.call('ZADD', k('all'), sequence, id)
+list(id, owner, sequence, 'all')
 if key ~= '' then
-  redis.call('HSET', k('idempotency', key), 'id', id, 'digest', digest)
+  redis.call('HSET', k('idempotency', owner, key), 'id', id, 'digest', digest)
   redis.call('HSET', k('job', id), 'idempotency_key', key)
 end
-if ARGV[12] ~= '' then
-  redis.call('HSET', k('webhook', id), 'url', ARGV[12], 'lane', ARGV[13])
+if url ~= '' then
+  redis.call('HSET', k('webhook', id), 'url', url, 'lane', lane)
 end
 enter(id, 'queued')
 notify('queue', model)
@@ -318,13 +345,14 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('leases'), '-inf', now, 'LIMIT
   end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('expiry'), '-inf', now, 'LIMIT', 0, count)) do
-  local status, key = unpack(redis.call('HMGET', k('job', id), 'status', 'idempotency_key'))
+  local status, key, owner =
+    unpack(redis.call('HMGET', k('job', id), 'status', 'idempotency_key', 'owner'))
   if is_final(status) then
     drop_pictures(id)
-    redis.call('ZREM', k('status', status), id)
-    redis.call('ZREM', k('all'), id)
+    unlist(id, owner, 'status', status)
+    unlist(id, owner, 'all')
     redis.call('ZREM', k('expiry'), id)
-    if key then redis.call('DEL', k('idempotency', key)) end
+    if key then redis.call('DEL', k('idempotency', owner, key)) end
     redis.call('DEL', k('job', id))
     notify('job', id)
   else

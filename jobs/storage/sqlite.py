@@ -69,13 +69,16 @@ class SQLiteStorage(Storage):
     async def read(self, job_id: str) -> Job | None:
         return await self._read(lambda db: find_job(db, job_id))
 
-    async def page(self, status: Status | None, before: int | None, count: int) -> Sequence[Job]:
+    async def page(
+        self, status: Status | None, before: int | None, count: int, owner: str = ""
+    ) -> Sequence[Job]:
         where = "(?1 IS NULL OR status = ?1) AND (?2 IS NULL OR sequence < ?2)"
+        where += " AND (?4 = '' OR owner = ?4)"
         query = f"SELECT id FROM jobs WHERE {where} ORDER BY sequence DESC LIMIT ?3"  # noqa: S608
 
         def found(db: sqlite3.Connection) -> list[Job]:
-            ids = [row["id"] for row in db.execute(query, (status, before, count)).fetchall()]
-            return [job for one in ids if (job := find_job(db, one))]
+            rows = db.execute(query, (status, before, count, owner)).fetchall()
+            return [job for row in rows if (job := find_job(db, row["id"]))]
 
         return await self._read(found)
 

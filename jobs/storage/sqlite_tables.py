@@ -36,17 +36,21 @@ CREATE TABLE IF NOT EXISTS jobs (
     token TEXT,
     lease_until REAL,
     runs_alone INTEGER NOT NULL DEFAULT 0,
-    idempotency_key TEXT UNIQUE,
-    digest TEXT NOT NULL
+    owner TEXT NOT NULL DEFAULT '',
+    idempotency_key TEXT,
+    digest TEXT NOT NULL,
+    UNIQUE (owner, idempotency_key)
 );
 CREATE INDEX IF NOT EXISTS jobs_by_place ON jobs (status, model, priority DESC, sequence);
 CREATE INDEX IF NOT EXISTS jobs_by_expiry ON jobs (expires_at);
+CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, status);
 CREATE TABLE IF NOT EXISTS bodies (job TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS pictures (
     job TEXT NOT NULL, number INTEGER NOT NULL, content BLOB NOT NULL, PRIMARY KEY (job, number)
 );
 CREATE TABLE IF NOT EXISTS previews (job TEXT PRIMARY KEY, event BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS models (model TEXT PRIMARY KEY, seconds REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS rates (owner TEXT PRIMARY KEY, until REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS outcomes (
     model TEXT NOT NULL, status TEXT NOT NULL, jobs INTEGER NOT NULL, PRIMARY KEY (model, status)
 );
@@ -68,6 +72,7 @@ def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
     copied = (
         *("id", "sequence", "model", "status", "priority", "seed", "created_at", "expires_in"),
         *("expires_at", "tries", "started_at", "accepted_at", "ended_at", "step", "steps", "error"),
+        "owner",
     )
     return Job(
         **{name: row[name] for name in copied},

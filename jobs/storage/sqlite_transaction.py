@@ -30,6 +30,8 @@ from jobs.storage.interface import (
     WEBHOOKS_RETRY_SECONDS,
     Bounds,
     Submission,
+    queued_limit,
+    rate_limit,
 )
 from jobs.storage.sqlite_tables import (
     RUNNING,
@@ -46,6 +48,8 @@ from jobs.storage.sqlite_tables import (
 
 # The answer to a caller whose model has no measured rate yet.
 _RETRY_SECONDS = 5.0
+# The sum of a minute's parts is not exactly a minute.
+_CLOCK_ERROR = 1e-3
 
 
 class Transaction:
@@ -59,18 +63,22 @@ class Transaction:
 
     def submit(self, new: NewJob) -> Submission:
         if new.idempotency_key:
-            query = "SELECT id, digest FROM jobs WHERE idempotency_key = ?"
-            if row := self._db.execute(query, (new.idempotency_key,)).fetchone():
+            query = "SELECT id, digest FROM jobs WHERE owner = ? AND idempotency_key = ?"
+            if row := self._db.execute(query, (new.owner, new.idempotency_key)).fetchone():
                 if row["digest"] != new.digest:
                     raise IdempotencyConflictError("the Idempotency-Key was used with another body")
                 return Submission(existing_job(self._db, row["id"]), is_new=False)
         self._check_room(new)
+        if new.owner:
+            self._check_owner(new)
         self._db.execute(
             "INSERT INTO jobs (id, model, status, priority, seed, created_at, expires_in, "
-            "expires_at, idempotency_key, digest) VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?)",
+            "expires_at, idempotency_key, digest, owner) "
+            "VALUES (?, ?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(new.id, new.model, new.priority, new.seed, self._now, new.expires_in),
                 *(self._now + new.expires_in, new.idempotency_key or None, new.digest),
+                new.owner,
             ),
         )
         if new.webhook:
@@ -225,6 +233,26 @@ class Transaction:
             raise QueueFullError("the bodies of the waiting jobs leave no room", seconds)
         if new.webhook and outbox.waiting_webhooks(self._db) >= self._bounds.webhooks:
             raise QueueFullError(WEBHOOKS_FULL, WEBHOOKS_RETRY_SECONDS)
+
+    def _check_owner(self, new: NewJob) -> None:
+        """Check the limits of the owner, and count the job towards its rate.
+
+        Jobs fill a minute that empties steadily; ``until`` is when it will be empty.
+        """
+        bounds = self._bounds
+        query = "SELECT count(*) FROM jobs WHERE owner = ? AND status = 'queued'"
+        (waiting,) = self._db.execute(query, (new.owner,)).fetchone()
+        if bounds.key_queued_jobs and waiting >= bounds.key_queued_jobs:
+            seconds = model_seconds(self._db, new.model) or _RETRY_SECONDS
+            raise queued_limit(waiting, seconds)
+        if not bounds.key_job_seconds:
+            return
+        query = "SELECT until FROM rates WHERE owner = ?"
+        row = self._db.execute(query, (new.owner,)).fetchone()
+        until = max(self._now, row["until"] if row else 0.0) + bounds.key_job_seconds
+        if (late := until - self._now - max(60.0, bounds.key_job_seconds)) > _CLOCK_ERROR:
+            raise rate_limit(bounds, late)
+        self._db.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (new.owner, until))
 
     def _first_of(self, model: str) -> Job | None:
         """The job of a model that runs next; late ones end here."""

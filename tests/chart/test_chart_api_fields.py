@@ -21,7 +21,7 @@ CRD = ROOT.parent / "shared/crds/serving.kserve.io_inferenceservices.yaml"
 # The oldest that Chart.yaml allows, and a recent one.
 KUBERNETES_VERSIONS = ["1.29", "1.37"]
 SCHEMAS = {"PodMonitor": "pod-monitor", "PrometheusRule": "prometheus-rule"}
-FOREIGN_KINDS = {"InferenceService", "HTTPRoute", *SCHEMAS}
+FOREIGN_KINDS = {"InferenceService", "HTTPRoute", "ScaledObject", *SCHEMAS}
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,11 @@ KNATIVE_PORTS = [8012, 8013, 8112, 9090]
 
 
 def pods_of(name: str) -> list[Object]:
-    """The specs of all pods of a case: predictors, Job, test."""
+    """The specs of all pods of a case: predictors, Job, test, and those of the jobs program."""
     (test,) = case(name).hooks
-    return [*case(name).predictors.values(), case(name).downloader_pod, test["spec"]]
+    jobs = [*case(name).all_of("Deployment"), *case(name).all_of("StatefulSet")]
+    pods = [*case(name).predictors.values(), case(name).downloader_pod, test["spec"]]
+    return [*pods, *(item["spec"]["template"]["spec"] for item in jobs)]
 
 
 def policy(rendered: Any, component: str) -> Object:

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from jobs.api.metrics import metrics_text
+from jobs.storage import ModelState, WebhookState
 from predictor.metrics import REQUEST_SECONDS
 
 from .rendering import CASES, CHART, ROOT, Rendered, case, case_values, plain_env, render
@@ -32,6 +34,17 @@ PREDICTOR_METRICS = {
     "diffusion_lanes": {"model_name"},
     "diffusion_out_of_memory_total": {"model_name"},
 }
+# The contract with jobs/api/metrics.py.
+JOBS_METRICS = {
+    "diffusion_jobs_queued": {"model_name"},
+    "diffusion_jobs_running": {"model_name"},
+    "diffusion_jobs_oldest_seconds": {"model_name"},
+    "diffusion_jobs_ended_total": {"model_name", "status"},
+    "diffusion_jobs_webhooks": set(),
+    "diffusion_jobs_webhooks_oldest_seconds": set(),
+    "diffusion_jobs_webhooks_ended_total": {"outcome"},
+    "diffusion_jobs_webhook_failures_total": set(),
+}
 # Added by the scrape.
 SCRAPE_LABELS = {"namespace", "inferenceservice", "pod"}
 # From prometheus_client, about the process.
@@ -39,6 +52,7 @@ PROCESS_METRICS = {"process_resident_memory_bytes"}
 # Real metric names by exporter.
 OPERATOR_METRICS = {
     # kube-state-metrics
+    "kube_deployment_status_replicas_available",
     "kube_job_failed",
     "kube_pod_container_status_restarts_total",
     "kube_pod_status_ready",
@@ -47,7 +61,7 @@ OPERATOR_METRICS = {
     "DCGM_FI_DEV_FB_USED",
     "DCGM_FI_DEV_GPU_UTIL",
 }
-KNOWN = PREDICTOR_METRICS.keys() | PROCESS_METRICS | OPERATOR_METRICS
+KNOWN = PREDICTOR_METRICS.keys() | JOBS_METRICS.keys() | PROCESS_METRICS | OPERATOR_METRICS
 SERIES = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}
 ALERTS = {
     "StableDiffusionDown",
@@ -59,6 +73,7 @@ ALERTS = {
     "StableDiffusionGpuMemory",
     "StableDiffusionDownloadFailed",
 }
+JOBS_ALERTS = {"StableDiffusionJobsDown", "StableDiffusionJobsOld", "StableDiffusionJobsFailed"}
 
 
 def series_in_the_registry() -> set[str]:
@@ -95,7 +110,7 @@ def problems_of(query: str) -> list[str]:
     found: list[str] = []
     for selector in selectors_of(promql_parser.parse(query)):
         matched = {matcher.name for matcher in selector.matchers.matchers}
-        labels = PREDICTOR_METRICS.get(selector.name, matched) | SCRAPE_LABELS
+        labels = (PREDICTOR_METRICS | JOBS_METRICS).get(selector.name, matched) | SCRAPE_LABELS
         found += [f"{selector.name}{{{label}}}" for label in sorted(matched - labels)]
         if selector.name not in KNOWN:
             found.append(selector.name)
@@ -149,12 +164,35 @@ def test_alerts_use_metrics_that_exist(values: Any) -> None:
         assert problems_of(alert["expr"]) == []
 
 
+def test_the_jobs_program_has_its_alerts() -> None:
+    alerts = rules_of(render({**MONITORED, "jobs": {"enabled": True}}))
+    own = {alert["alert"]: alert for alert in alerts if alert["alert"] not in ALERTS}
+
+    assert own.keys() == JOBS_ALERTS
+    for alert in own.values():
+        assert problems_of(alert["expr"]) == []
+        assert 'namespace="pictures"' in alert["expr"]
+        assert "stable-diffusion-jobs" in alert["expr"]
+    assert own["StableDiffusionJobsOld"]["expr"].endswith("> 3600")
+
+
+def test_the_jobs_program_exports_the_metrics_of_the_queries() -> None:
+    text = metrics_text({"sd": ModelState(1, 2, 3.0, {})}, WebhookState(4, 5.0, {}, 6))
+    exported: dict[str, set[str]] = {}
+    for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? ", text, re.MULTILINE):
+        exported.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+
+    assert exported == JOBS_METRICS
+
+
 def test_the_dashboard_uses_metrics_that_exist() -> None:
     queries = queries_of_the_dashboard()
     assert len(queries) >= 10
     for query in queries:
         assert problems_of(query) == []
-    assert PREDICTOR_METRICS.keys() <= {name for query in queries for name in metrics_of(query)}
+    assert PREDICTOR_METRICS.keys() | JOBS_METRICS.keys() <= {
+        name for query in queries for name in metrics_of(query)
+    }
 
 
 def test_the_dashboards_variables_query_a_metric_that_exists() -> None:
@@ -190,7 +228,7 @@ def test_the_dashboards_variables_are_those_of_its_queries() -> None:
 
 def test_every_alert_links_to_its_section_in_the_runbook() -> None:
     headings = set(re.findall(r"^### (\w+)$", OPERATIONS, re.MULTILINE))
-    assert headings == ALERTS
+    assert headings == ALERTS | JOBS_ALERTS
     for alert in rules_of(case("monitored")):
         url = f"https://docs.example.com/operations.md#{alert['alert'].lower()}"
         assert alert["annotations"]["runbook_url"] == url

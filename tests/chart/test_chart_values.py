@@ -65,6 +65,23 @@ UNROUTED: Object = {
 CACHE: Object = {"predictor": {"cache": {"claimName": "kernels"}}}
 BLOCK_LIST: Object = {"predictor": {"blockList": {"configMap": "team-terms"}}}
 KEYS: Object = {"predictor": {"apiKeys": {"secretName": "team-keys"}}}
+JOBS: Object = {"jobs": {"enabled": True}}
+JOBS_KEYS: Object = {"jobs": {"enabled": True, "apiKeys": {"secretName": "any"}}}
+JOBS_KEY: Object = {"jobs": {"enabled": True, "predictorApiKey": {"secretName": "any"}}}
+JOBS_WEBHOOKS: Object = {"jobs": {"enabled": True, "webhooks": {"secretName": "any"}}}
+JOBS_VALKEY: Object = {"jobs": {"enabled": True, "valkey": {"enabled": True}}}
+JOBS_REDIS: Object = {
+    "jobs": {"enabled": True, "redis": {"secretName": "any"}},
+    "networkPolicy": {"enabled": False},
+}
+JOBS_EXTERNAL: Object = {
+    "predictor": {
+        "deploymentMode": "Standard",
+        "scaling": {"minReplicas": 1, "autoscalerClass": "external"},
+    },
+    "jobs": {"enabled": True},
+}
+JOBS_KEDA: Object = {**JOBS_EXTERNAL, "jobs": {"enabled": True, "keda": {"enabled": True}}}
 OPEN: Object = {"networkPolicy": {"enabled": False}}
 REDIS: Object = {"predictor": {"rateLimitStorage": {"secretName": "any"}}, **OPEN}
 SCRAPED: Object = {"monitoring": {"podMonitor": {"enabled": True}}}
@@ -223,10 +240,44 @@ SWITCHES = {
     "predictor.topologySpreadConstraints": Switch([SPREAD], "topologyKey: rack"),
     "predictor.runtimeClassName": Switch("nvidia", "runtimeClassName: nvidia"),
     "predictor.priorityClassName": Switch("high", "priorityClassName: high"),
+    "jobs.enabled": Switch(True, "name: stable-diffusion-jobs"),
+    "jobs.image.repository": Switch("host/other", "image: host/other:0.1.0", JOBS),
+    "jobs.image.tag": Switch("9.9.9", "stable-diffusion-jobs:9.9.9", JOBS),
+    "jobs.image.digest": Switch(DIGEST, f"stable-diffusion-jobs@{DIGEST}", JOBS),
+    "jobs.image.pullPolicy": Switch("Always", "imagePullPolicy: Always", JOBS),
+    "jobs.replicas": Switch(3, "replicas: 3", JOBS_VALKEY),
+    "jobs.settings": Switch({"max_tries": 5}, "JOBS_MAX_TRIES", JOBS),
+    "jobs.redis.secretName": Switch("team-redis", "name: team-redis", {**JOBS, **OPEN}),
+    "jobs.redis.key": Switch("address", "key: address", JOBS_REDIS),
+    "jobs.valkey.enabled": Switch(True, "kind: StatefulSet", JOBS),
+    "jobs.valkey.image.repository": Switch("host/redis", "image: host/redis:8.1", JOBS_VALKEY),
+    "jobs.valkey.image.tag": Switch("9.9.9", "valkey/valkey:9.9.9", JOBS_VALKEY),
+    "jobs.valkey.image.digest": Switch(DIGEST, f"valkey/valkey@{DIGEST}", JOBS_VALKEY),
+    "jobs.valkey.image.pullPolicy": Switch("Always", "imagePullPolicy: Always", JOBS_VALKEY),
+    "jobs.valkey.resources": Switch({"limits": {"memory": "9Gi"}}, "memory: 9Gi", JOBS_VALKEY),
+    "jobs.storage.size": Switch("7Gi", "storage: 7Gi", JOBS),
+    "jobs.storage.storageClassName": Switch("fast", "storageClassName: fast", JOBS_VALKEY),
+    "jobs.apiKeys.secretName": Switch("team-keys", "secretName: team-keys", JOBS),
+    "jobs.apiKeys.key": Switch("hashes", "key: hashes", JOBS_KEYS),
+    "jobs.predictorApiKey.secretName": Switch("worker", "name: worker", JOBS),
+    "jobs.predictorApiKey.key": Switch("plain", "key: plain", JOBS_KEY),
+    "jobs.webhooks.secretName": Switch("signing", "name: signing", JOBS),
+    "jobs.webhooks.key": Switch("whsec", "key: whsec", JOBS_WEBHOOKS),
+    "jobs.keda.enabled": Switch(True, "kind: ScaledObject", JOBS_EXTERNAL),
+    "jobs.keda.jobsPerPod": Switch(7, "target: '7'", JOBS_KEDA),
+    "jobs.labels": Switch(LABEL, "team: pictures", JOBS),
+    "jobs.annotations": Switch(LABEL, "team: pictures", JOBS),
+    "jobs.serviceAccountName": Switch("team", "serviceAccountName: team", JOBS),
+    "jobs.resources": Switch({"limits": {"memory": "3Gi"}}, "memory: 3Gi", JOBS),
+    "jobs.nodeSelector": Switch(NODE, "kubernetes.io/os: linux", JOBS),
+    "jobs.tolerations": Switch([TOLERATION], "key: shown", JOBS),
+    "jobs.affinity": Switch(AFFINITY, "podAntiAffinity", JOBS),
     "networkPolicy.enabled": Switch(False, ""),
     "networkPolicy.ingressFrom": Switch([PEER], "team: pictures"),
     "networkPolicy.monitoringFrom": Switch([PEER], "team: pictures", SCRAPED),
     "networkPolicy.predictorEgress": Switch([RULE], "port: 15012"),
+    "networkPolicy.jobsFrom": Switch([PEER], "team: pictures", JOBS),
+    "networkPolicy.jobsEgress": Switch([RULE], "port: 15012", JOBS),
     "networkPolicy.downloaderEgress": Switch([RULE], "port: 15012"),
     "monitoring.podMonitor.enabled": Switch(True, "kind: PodMonitor"),
     "monitoring.podMonitor.labels": Switch(LABEL, "team: pictures", SCRAPED),
@@ -235,6 +286,7 @@ SWITCHES = {
     "monitoring.rules.labels": Switch(LABEL, "team: pictures", RULES),
     "monitoring.rules.errorRatio": Switch(0.33, "> 0.33", RULES),
     "monitoring.rules.latencySeconds": Switch(33, "> 33", RULES),
+    "monitoring.rules.jobSeconds": Switch(33, "> 33", {**JOBS, **RULES}),
     "monitoring.rules.runbookUrl": Switch(
         "https://e.example/o.md", "https://e.example/o.md#", RULES
     ),

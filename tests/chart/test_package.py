@@ -110,7 +110,7 @@ def test_a_published_chart_describes_itself_to_artifact_hub(published: Path) -> 
     assert found["category"] == "ai-machine-learning"
     assert {image["name"]: image["image"] for image in found["images"]} == {
         program: f"{REGISTRY}/stable-diffusion-{program}:{METADATA['appVersion']}"
-        for program in ("predictor", "downloader")
+        for program in ("predictor", "downloader", "jobs")
     }
     assert all(image["platforms"] == ["linux/amd64", "linux/arm64"] for image in found["images"])
     version = METADATA["version"]

@@ -44,8 +44,9 @@ def job(
     key: str = "",
     digest: str = "",
     model: str = "sd",
+    owner: str = "",
 ) -> NewJob:
-    return NewJob(job_id, model, priority, expires_in, body, 7, key, digest)
+    return NewJob(job_id, model, priority, expires_in, body, 7, key, digest, owner)
 
 
 def picture(content: bytes) -> Picture:

@@ -32,6 +32,7 @@ def test_flags_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPa
     [
         ("--max_tries=1", "--max_tries: '1': must be greater than or equal to 2"),
         ("--predictor_url=here", "--predictor_url: 'here': is not valid. Where the predictor"),
+        ("--predictor_urls=a", "--predictor_urls: 'a': is not valid. Where the predictors"),
         ("--models=a,", "--models: 'a,': is not valid. The models that take jobs"),
         ("--default_expires_in=1e9", "default_expires_in must be at most max_expires_in"),
         (
@@ -47,6 +48,15 @@ def test_an_invalid_flag(flag: str, reason: str, capsys: pytest.CaptureFixture[s
 
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"jobs: error: {reason}")
+
+
+def test_each_model_may_have_its_own_predictor() -> None:
+    settings = parse_arguments(
+        ["--predictor_url=http://any/{model}", "--predictor_urls=a=http://one:80/x/,b=http://two"]
+    )
+
+    urls = {model: settings.url_of(model) for model in ("a", "b", "c")}
+    assert urls == {"a": "http://one:80/x", "b": "http://two", "c": "http://any/c"}
 
 
 @pytest.mark.parametrize("url", ["http://secret@host", "redis://host:secret/0", "secret"])

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.errors import QueueFullError
+from jobs.errors import KeyLimitError, QueueFullError
 from jobs.job import Claim, Delivery, NewJob, Webhook
 from jobs.storage import Storage
 from tests.jobs.storages import BOUNDS, LONG, Open, job, picture, play
@@ -302,3 +302,39 @@ def test_an_event_wakes_up_who_waits_for_it(make_storage: Open) -> None:
             await asyncio.wait_for(changed.wait(), 30)
 
     play(make_storage, scenario)
+
+
+def owned(job_id: str) -> NewJob:
+    return replace(hooked(job_id), owner="alice")
+
+
+def test_a_job_that_finds_no_room_for_webhooks_takes_nothing_from_its_owner(
+    make_storage: Open,
+) -> None:
+    async def scenario(storage: Storage) -> None:
+        await started(storage, owned("a"))
+        with pytest.raises(QueueFullError, match="max_webhook_queue"):
+            await storage.submit(owned("b"))
+        await deliver_all(storage)
+        await storage.submit(owned("c"))
+        with pytest.raises(KeyLimitError, match="2 jobs a minute"):
+            await storage.submit(owned("d"))
+
+    play(make_storage, scenario, bounds=replace(BOUNDS, webhooks=1, key_jobs_per_minute=2))
+
+
+def test_a_job_that_its_owner_may_not_submit_has_no_webhook(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        await storage.submit(owned("a"))
+        with pytest.raises(KeyLimitError, match="key_queued_jobs"):
+            await storage.submit(owned("b"))
+        assert await storage.cancel("a")
+        [end] = await deliver_all(storage)
+        # The same identifier, without a webhook.
+        await storage.submit(replace(job("b"), owner="alice"))
+        assert await storage.cancel("b")
+
+        assert (end.id, end.job.owner) == ("msg_a_completed", "alice")
+        assert await deliver_all(storage) == []
+
+    play(make_storage, scenario, bounds=replace(BOUNDS, key_queued_jobs=1))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from jobs.errors import IdempotencyConflictError, QueueFullError
+from jobs.errors import IdempotencyConflictError, KeyLimitError, QueueFullError
 from jobs.job import EXPIRED, WORKER_LOST, Claim
 from jobs.storage import Storage
 from tests.jobs.storages import BOUNDS, LONG, Open, job, picture, play
@@ -457,3 +458,83 @@ def test_the_wait_is_estimated_from_finished_jobs(make_storage: Open) -> None:
         assert second.estimated_seconds == pytest.approx(2 * first.estimated_seconds)
 
     play(make_storage, scenario)
+
+
+def test_a_list_has_only_the_jobs_of_its_owner(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        for name, owner in [("a", "alice"), ("b", "bob"), ("c", "alice"), ("d", "")]:
+            await storage.submit(job(name, owner=owner))
+        claim = await claimed(storage)
+        await storage.finish(claim, [picture(b"1")])
+
+        async def listed(status: Any, owner: str) -> list[str]:
+            return [found.id for found in await storage.page(status, None, 10, owner)]
+
+        assert claim.job.owner == "alice"
+        assert await listed(None, "alice") == ["c", "a"]
+        assert await listed("queued", "alice") == ["c"]
+        assert await listed("succeeded", "alice") == ["a"]
+        assert await listed("succeeded", "bob") == []
+        assert await listed(None, "") == ["d", "c", "b", "a"]
+
+    play(make_storage, scenario)
+
+
+def test_old_records_leave_the_lists_of_their_owner(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        await storage.submit(job("a", owner="alice", expires_in=0.05, key="k"))
+        await storage.cancel("a")
+        while await storage.read("a"):
+            await storage.sweep()
+            await asyncio.sleep(0.01)
+
+        assert await storage.page(None, None, 10, "alice") == []
+        assert await storage.page("cancelled", None, 10, "alice") == []
+        assert (await storage.submit(job("b", owner="alice", key="k"))).is_new
+
+    play(make_storage, scenario)
+
+
+def test_an_idempotency_key_belongs_to_its_owner(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        for owner in ("", "alice", "bob"):
+            submitted = await storage.submit(job(f"of {owner}", owner=owner, key="k", digest=owner))
+            assert submitted.is_new
+
+        again = await storage.submit(job("again", owner="bob", key="k", digest="bob"))
+        assert (again.is_new, again.job.id) == (False, "of bob")
+
+    play(make_storage, scenario)
+
+
+def test_an_owner_has_a_limit_of_waiting_jobs(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        for name in ("a", "b"):
+            await storage.submit(job(name, owner="alice"))
+        with pytest.raises(KeyLimitError, match=r"^2 jobs of this key wait"):
+            await storage.submit(job("c", owner="alice"))
+        await storage.submit(job("d", owner="bob"))
+        await storage.submit(job("e"))
+        await claimed(storage)
+        await storage.submit(job("c", owner="alice"))
+
+    play(make_storage, scenario, bounds=replace(BOUNDS, key_queued_jobs=2))
+
+
+def test_an_owner_has_a_limit_of_jobs_in_a_minute(make_storage: Open) -> None:
+    async def scenario(one: Storage, other: Storage) -> None:
+        for number, storage in enumerate((one, other, one)):
+            await storage.submit(job(f"a{number}", owner="alice", key=f"{number}"))
+        with pytest.raises(KeyLimitError, match=r"^the limit of this key is 3 jobs") as refused:
+            await other.submit(job("late", owner="alice"))
+        again = await other.submit(job("again", owner="alice", key="2"))
+        await other.submit(job("b", owner="bob"))
+        for number in range(4):
+            await other.submit(job(f"none{number}"))
+
+        # A third of the minute is free after a third of it.
+        assert 10 < refused.value.retry_after_seconds <= 20
+        assert not again.is_new
+        assert await one.read("late") is None
+
+    play(make_storage, scenario, bounds=replace(BOUNDS, key_jobs_per_minute=3), replicas=2)

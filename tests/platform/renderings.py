@@ -53,7 +53,7 @@ class Made:
 
     @property
     def mode(self) -> str:
-        """`Knative`, `Standard`, or an empty string for the pod of a Job or of `helm test`."""
+        """`Knative`, `Standard`, or an empty string for all pods but a predictor's."""
         return str(self.maker["metadata"].get("annotations", {}).get(DEPLOYMENT_MODE, ""))
 
 
@@ -118,13 +118,29 @@ def pods(name: str) -> list[Made]:
     """Every pod that a cluster creates for a rendering, as sent to the API server."""
     made = []
     for item in objects(name):
-        if item["kind"] == "Job":
+        if item["kind"] in ("Job", "Deployment"):
             made.append(Made(item, item["spec"]["template"]["spec"]))
+        elif item["kind"] == "StatefulSet":
+            made.append(Made(item, _stateful_pod(item)))
         elif item["kind"] == "Pod":
             made.append(Made(item, item["spec"]))
         elif item["kind"] == "InferenceService":
             made += [Made(item, _predictor_pod(name, one)) for one in versions(item)]
     return made
+
+
+def _stateful_pod(item: Object) -> Object:
+    """The pod with a volume for each claim template, as the controller creates it."""
+    pod = item["spec"]["template"]["spec"]
+    names = [claim["metadata"]["name"] for claim in item["spec"]["volumeClaimTemplates"]]
+    claims = [
+        {
+            "name": name,
+            "persistentVolumeClaim": {"claimName": f"{name}-{item['metadata']['name']}-0"},
+        }
+        for name in names
+    ]
+    return {**pod, "volumes": [*pod.get("volumes", []), *claims]}
 
 
 def _predictor_pod(name: str, service: Object) -> Object:
