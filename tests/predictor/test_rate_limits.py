@@ -368,7 +368,7 @@ def test_a_form_that_is_read_for_its_model_costs_a_request_even_if_it_is_rejecte
 
     async def used_after(message: Message) -> int:
         async with opened() as storage:
-            request = spending(storage, Rates(requests=8))
+            request = spending(storage, Rates(requests=2))
             request.begin()
             await request.charge({"requests": 1})
             with pytest.raises(ModelUnavailableError):
