@@ -149,7 +149,6 @@ def test_the_reference_of_an_image_needs_a_tag_or_a_digest(tag: str) -> None:
                 "oci+native://host/no-tag",
                 "oci+native://image:tag",
                 "oci+native://host/Upper:tag",
-                "oci://host/repository:tag",
             )
         ),
         ({"storage": {"storageClassName": "Files"}}, "/storage/storageClassName"),
