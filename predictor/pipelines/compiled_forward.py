@@ -65,9 +65,10 @@ class CompiledForward:
 
     def _fitting(self, form: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any | None:
         """The code for the arguments; None if there is none, and none may be compiled."""
-        if form not in self._codes:
+        # Callers choose some arguments, so later forms are not kept.
+        if self._compiles and form not in self._codes:
             self._codes[form] = list(self._kept(form))
-        codes = self._codes[form]
+        codes = self._codes.get(form, [])
         for code in codes:
             if code.guard_check(self._network, *args, **kwargs):
                 return code

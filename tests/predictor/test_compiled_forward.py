@@ -79,6 +79,18 @@ def test_other_arguments_run_the_network_itself(arguments: Any, expected: float)
 
 
 @torch.inference_mode()
+def test_arguments_that_callers_choose_are_not_kept() -> None:
+    network = Network()
+    forward = compiled(network)
+    before = len(forward._codes)
+
+    for dimensions in range(3, 20):
+        network(torch.ones([1] * dimensions + [3]))
+
+    assert len(forward._codes) == before
+
+
+@torch.inference_mode()
 def test_code_uses_the_weights_of_the_moment() -> None:
     network = Network()
     compiled(network)
