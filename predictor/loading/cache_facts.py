@@ -16,7 +16,7 @@ from predictor.checkpoint.placement import pick_device
 from predictor.engine import cpu_threads
 from predictor.settings import Settings
 
-_PACKAGES = ("torch", "triton", "diffusers", "transformers")
+_PACKAGES = ("torch", "triton", "diffusers", "transformers", "xformers")
 _SETTINGS = (
     *("device", "dtype", "memory_preset", "attention", "vae_slicing", "vae_tiling", "offload"),
     *("channels_last", "fused_qkv", "tf32", "compile", "compile_shapes", "max_lanes"),
