@@ -21,11 +21,10 @@ import ssl
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
-from demo.run import free_port
+from tests.jobs.threaded_server import ThreadedServer
 
 KEY = bytes(range(32))
 SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
@@ -57,34 +56,21 @@ def signature_of(message: Message, key: bytes = KEY) -> str:
     return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
 
 
-class Receiver:
+class Receiver(ThreadedServer):
     """The server; ``messages`` has all requests in order of arrival."""
 
     def __init__(self, port: int | None = None) -> None:
-        self.port = port or free_port()
+        super().__init__(port)
         self.messages: list[Message] = []
         # Set once a client has ended the connection of a body without an end.
         self.huge_ended = threading.Event()
-        self.released = threading.Event()
-        self._server: ThreadingHTTPServer | None = None
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
 
-    def __enter__(self) -> Self:
-        handler = type("Handler", (_Handler,), {"receiver": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self.released.set()
-        self._server.shutdown()
-        self._server.server_close()
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        """See ``ThreadedServer.handler``."""
+        return type("Handler", (_Handler,), {"receiver": self})
 
     def use_tls(self, context: ssl.SSLContext) -> None:
         """Accept connections with TLS only."""

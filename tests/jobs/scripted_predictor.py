@@ -19,14 +19,12 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
-from demo.run import free_port
+from tests.jobs.threaded_server import ThreadedServer
 
 STEPS = 4
 _HOLD_SECONDS = 0.02
@@ -37,44 +35,30 @@ def seed_of(body: dict[str, Any]) -> int:
     return int({**body, **body.get("parameters", {})}["seed"])
 
 
-class ScriptedPredictor:
+class ScriptedPredictor(ThreadedServer):
     """The server; ``calls`` has the bodies of all calls, ``headers`` theirs, in order."""
 
     def __init__(self, port: int | None = None, host: str = "127.0.0.1") -> None:
-        self.port = port or free_port()
-        self.host = host
+        super().__init__(port, host)
         self.calls: list[dict[str, Any]] = []
         self.headers: list[Mapping[str, str]] = []
         self.lanes = 8
         self.most_at_once = 0
         # The prompts of calls whose caller left before the end.
         self.left: list[str] = []
-        self._released = threading.Event()
         self._connections: dict[int, socket.socket] = {}
-        self._server: ThreadingHTTPServer | None = None
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
-    def __enter__(self) -> Self:
-        handler = type("Handler", (_Handler,), {"predictor": self})
-        self._server = ThreadingHTTPServer((self.host, self.port), handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._released.set()
-        self._server.shutdown()
-        self._server.server_close()
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        """See ``ThreadedServer.handler``."""
+        return type("Handler", (_Handler,), {"predictor": self})
 
     def release(self) -> None:
         """Let all calls that hold succeed, from now on."""
-        self._released.set()
+        self.released.set()
 
     def prompts(self) -> list[str]:
         """The prompts of all calls."""
@@ -103,7 +87,7 @@ class ScriptedPredictor:
 
     def wait(self, seconds: float) -> bool:
         """Wait for ``release``; True once it was called."""
-        return self._released.wait(seconds)
+        return self.released.wait(seconds)
 
 
 class _Handler(BaseHTTPRequestHandler):
