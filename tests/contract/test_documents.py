@@ -42,11 +42,15 @@ def curl_blocks(document: str) -> list[str]:
 
 
 def run_as_written(block: str, server: Server, folder: Path) -> str:
+    return run_script(block.replace(LOCAL, server.url), folder)
+
+
+def run_script(script: str, folder: Path) -> str:
+    """What a script of requests prints; it may not fail."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    script = "set -eu\n" + block.replace(LOCAL, server.url)
     done = subprocess.run(
-        ["bash", "-c", script],
+        ["bash", "-c", "set -eu\n" + script],
         cwd=folder,
         check=False,
         capture_output=True,

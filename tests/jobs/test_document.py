@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, get_args
 
-import pytest
 from starlette.routing import Route
 
 from jobs.api.error_responses import STATUS
@@ -21,6 +18,7 @@ from jobs.server import application
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from jobs.webhook_signature import read_secrets, signed_headers
+from tests.contract.test_documents import run_script
 from tests.jobs.jobs_process import JobsServer
 from tests.jobs.receiver import SECRET
 from tests.jobs.scripted_predictor import ScriptedPredictor
@@ -91,28 +89,14 @@ def test_the_example_verifies_what_the_program_signs() -> None:
 
 
 def test_the_commands_work_as_written(tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
     assert len(BLOCKS) >= 5
-    outputs = []
     with (
         ScriptedPredictor() as predictor,
         JobsServer.running(
             tmp_path / "log", predictor.url, sqlite_path=tmp_path / "jobs.sqlite3"
         ) as server,
     ):
-        for block in BLOCKS:
-            script = "set -eu\n" + block.replace(LOCAL, server.url)
-            done = subprocess.run(
-                ["bash", "-c", script],
-                cwd=tmp_path,
-                check=False,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert done.returncode == 0, done.stderr
-            outputs.append(done.stdout)
+        outputs = [run_script(block.replace(LOCAL, server.url), tmp_path) for block in BLOCKS]
 
     assert not [output for output in outputs if '"error":"' in output]
     assert "location: /v1/jobs/" in outputs[0]
