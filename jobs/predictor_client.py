@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +15,7 @@ import httpx
 
 from jobs.job import Picture
 from jobs.settings import Settings
+from jobs.strict_json import read_json, write_json
 
 _CONNECT_SECONDS = 10.0
 _METRICS_SECONDS = 5.0
@@ -33,6 +33,8 @@ _FAILURES = {
 }
 # Far above a preview or an error; the result of a job is bounded by ``max_stored_bytes``.
 _EVENT_OVERHEAD = 1_048_576
+_MOST_STEPS = 1_000_000_000
+_FORMAT = re.compile(r"[a-z0-9]{1,16}")
 _LANES = re.compile(rb'^diffusion_lanes\{model_name="([^"]*)"\} ([0-9.e+]+)$', re.MULTILINE)
 
 
@@ -137,8 +139,7 @@ class PredictorClient:
         async for name, data in _events(response, most * 4 // 3 + _EVENT_OVERHEAD):
             match name:
                 case b"progress":
-                    progress = json.loads(data)
-                    on_progress(progress["step"], progress["steps"])
+                    on_progress(*_progress(data))
                 case b"preview":
                     on_preview(data)
                 case b"result":
@@ -197,7 +198,7 @@ async def _error_of(response: httpx.Response) -> CallError:
 def _text_of(content: bytes) -> str | None:
     """The sentence of the predictor's error; None for the page of another server."""
     try:
-        document = json.loads(content)
+        document = read_json(content)
     except ValueError:
         document = None
     reason = document.get("error") if isinstance(document, dict) else None
@@ -209,17 +210,36 @@ def _retry_after(response: httpx.Response) -> float | None:
     return float(value) if value.isdecimal() else None
 
 
+def _progress(data: bytes) -> tuple[int, int]:
+    try:
+        progress = read_json(data)
+        step, steps = progress["step"], progress["steps"]
+    except (ValueError, KeyError, TypeError):
+        step, steps = None, None
+    if type(step) is not int or type(steps) is not int or not 0 <= step <= steps <= _MOST_STEPS:
+        raise CallFailedError("the progress from the predictor is not valid")
+    return step, steps
+
+
 def _pictures(data: bytes) -> list[Picture]:
     try:
-        return [_picture(one) for one in json.loads(data)["predictions"]]
-    except (ValueError, KeyError, TypeError, binascii.Error):
-        raise CallFailedError("the result of the predictor cannot be read") from None
+        pictures = [_picture(one) for one in read_json(data)["predictions"]]
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        pictures = []
+    if not pictures:
+        raise CallFailedError("the result of the predictor is not valid")
+    return pictures
 
 
 def _picture(prediction: dict[str, Any]) -> Picture:
     """A prediction; ``image`` is null if a safety layer blocks the picture."""
     image = prediction.pop("image")
+    # The rest becomes a part of the record.
+    write_json(prediction)
     if image is None:
         return Picture("", b"", prediction)
     content = base64.b64decode(image["b64"], validate=True)
+    # It becomes a header, and no browser may run what it names.
+    if not _FORMAT.fullmatch(image["format"]):
+        raise ValueError("format")
     return Picture(f"image/{image['format']}", content, prediction)

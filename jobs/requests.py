@@ -7,19 +7,21 @@ it; here it only gets its seeds, so that every try makes the same pictures.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from jobs.errors import InvalidRequestError, UnknownModelError
 from jobs.job import DEFAULT_PRIORITY, HIGHEST_PRIORITY, LOWEST_PRIORITY, NewJob, Webhook
 from jobs.settings import Settings
+from jobs.strict_json import read_json, write_json
 from jobs.webhook_target import checked_url
 
 # As the predictor draws them.
 _SEED_BITS = 32
+# The predictor's bound; a larger number may not fit into a column of the storage.
+_LARGEST_SEED = 2**53 - 1
 # In the API of the predictor, the same as no seed.
 _ANY_SEED = (None, -1)
 _MAX_KEY_LENGTH = 255
@@ -47,12 +49,16 @@ def new_job(raw: bytes, idempotency_key: str | None, settings: Settings, owner: 
     document = read_document(raw)
     envelope = _take_envelope(document, settings)
     seed = draw_seeds(document)
+    try:
+        body = write_json(document)
+    except ValueError:
+        raise InvalidRequestError("", "the body contains a number that is too large") from None
     return NewJob(
         id=secrets.token_urlsafe(16),
         model=envelope.model,
         priority=envelope.priority,
         expires_in=envelope.expires_in,
-        body=json.dumps(document, separators=(",", ":")).encode(),
+        body=body,
         seed=seed,
         idempotency_key=_checked_key(idempotency_key),
         digest=hashlib.sha256(raw).hexdigest(),
@@ -68,8 +74,8 @@ def read_document(raw: bytes) -> dict[str, Any]:
         InvalidRequestError: it is not one.
     """
     try:
-        document = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
+        document = read_json(raw)
+    except ValueError:
         raise InvalidRequestError("", "the body is not valid JSON") from None
     if not isinstance(document, dict) or not ({"prompt", "instances"} & document.keys()):
         raise InvalidRequestError(
@@ -86,7 +92,7 @@ def read_document(raw: bytes) -> dict[str, Any]:
 def draw_seeds(document: dict[str, Any]) -> int | None:
     """Give each instance without a seed one, in place; returns the seed of the first picture.
 
-    None if the caller has sent something else than an integer, which the predictor rejects.
+    None if the caller has sent something that is not a seed, which the predictor rejects.
     """
     if "instances" not in document:
         return _draw_seed(document, None)
@@ -105,7 +111,8 @@ def _draw_seed(values: dict[str, Any], inherited: object) -> int | None:
         seed = secrets.randbits(_SEED_BITS)
         # A field in both places is an error, so write where it is, null included.
         (next((one for one in holders if "seed" in one), values))["seed"] = seed
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+    is_integer = isinstance(seed, int) and not isinstance(seed, bool)
+    return seed if is_integer and 0 <= seed <= _LARGEST_SEED else None
 
 
 def _take_envelope(document: dict[str, Any], settings: Settings) -> Envelope:
@@ -179,10 +186,6 @@ def _checked_key(key: str | None) -> str:
     if not 1 <= len(key) <= _MAX_KEY_LENGTH:
         raise InvalidRequestError("Idempotency-Key", f"must have 1 to {_MAX_KEY_LENGTH} characters")
     return key
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def wait_seconds(headers: Mapping[str, str], most: float) -> float:

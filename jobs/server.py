@@ -107,7 +107,10 @@ def application(service: Service, keys: ApiKeys | None = None) -> Starlette:
     """The routes of the API and the probes, for callers with one of the keys."""
     routes = [*JobRoutes(service).routes(), *ShortRoutes(service).routes(), *_probes(service)]
     middleware = [Middleware(AccessMiddleware, keys)] if keys else []
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=exception_handlers())
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=exception_handlers())
+    # A redirect to the path without its last slash would not be an error of the documented form.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _probes(service: Service) -> list[Route]:

@@ -7,6 +7,7 @@ address is the one that counts (OWASP, Server-Side Request Forgery Prevention Ch
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -16,6 +17,10 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 _LONGEST_URL = 2048
+# After IDNA; the zone of an IPv6 address is only for networks that are refused.
+_HOST = re.compile(rb"[A-Za-z0-9._:-]*")
+# The parser accepts larger numbers, to which no socket can connect.
+_PORTS = (None, *range(1, 65_536))
 # Public by number only: IETF protocols (Oracle's metadata), Azure's services for its machines, and
 # tunnels to any IPv4 address.
 _REFUSED = [
@@ -59,13 +64,17 @@ def checked_url(text: object, *, allows_http: bool, networks: Sequence[Network])
         raise ValueError(f"must have 1 to {_LONGEST_URL} characters")
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+        # Decodes the name, which fails if it is not valid.
+        host, raw_host = url.host, url.raw_host
+    except (httpx.InvalidURL, UnicodeError):
         raise ValueError("is not a valid URL") from None
-    if url.scheme not in (("https", "http") if allows_http else ("https",)) or not url.host:
+    if not _HOST.fullmatch(raw_host) or url.port not in _PORTS:
+        raise ValueError("is not a valid URL")
+    if url.scheme not in (("https", "http") if allows_http else ("https",)) or not host:
         raise ValueError("must begin with https:// and a host")
     if url.userinfo:
         raise ValueError("must not contain a user or a password; check the signature instead")
-    if _is_refused_literal(url.host, networks):
+    if _is_refused_literal(host, networks):
         raise ValueError("the address is not public (webhook_networks)")
     return url
 

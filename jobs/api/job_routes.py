@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ from jobs.job import STATUSES, Job
 from jobs.requests import wait_seconds
 
 _DEFAULT_PAGE, _LARGEST_PAGE = 20, 100
+# Within 64 bits, which the storage requires.
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class JobRoutes:
@@ -43,7 +46,7 @@ class JobRoutes:
             Route("/v1/jobs/{id}", self.job, methods=["GET"]),
             Route("/v1/jobs/{id}", self.cancel, methods=["DELETE"]),
             Route("/v1/jobs/{id}/events", self.events, methods=["GET"]),
-            Route("/v1/jobs/{id}/pictures/{number:int}", self.picture, methods=["GET"]),
+            Route("/v1/jobs/{id}/pictures/{number}", self.picture, methods=["GET"]),
         ]
 
     async def submit(self, request: Request) -> Response:
@@ -71,7 +74,7 @@ class JobRoutes:
         if status is not None and status not in STATUSES:
             raise InvalidRequestError("status", f"must be one of {', '.join(STATUSES)}")
         limit = query.get("limit", str(_DEFAULT_PAGE))
-        if not limit.isdecimal() or not 1 <= int(limit) <= _LARGEST_PAGE:
+        if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= _LARGEST_PAGE:
             raise InvalidRequestError("limit", f"must be an integer from 1 to {_LARGEST_PAGE}")
         before = _sequence(query["cursor"]) if "cursor" in query else None
         owner = owner_of(request)
@@ -96,7 +99,10 @@ class JobRoutes:
     async def picture(self, request: Request) -> Response:
         """A picture as a file."""
         job = await self._service.requested(request)
-        return await picture_of(request, self._service, job, request.path_params["number"])
+        number = request.path_params["number"]
+        if not _NUMBER.fullmatch(number):
+            raise PictureNotFoundError("the number of a picture is an integer from 0")
+        return await picture_of(request, self._service, job, int(number))
 
     async def _events(self, job_id: str) -> AsyncIterator[bytes]:
         try:
@@ -140,6 +146,9 @@ def _cursor(job: Job) -> str:
 
 def _sequence(cursor: str) -> int:
     try:
-        return int(base64.b64decode(cursor, altchars=b"-_", validate=True))
+        text = base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
     except (ValueError, binascii.Error):
-        raise InvalidRequestError("cursor", "is not a next_cursor of this server") from None
+        text = ""
+    if not _NUMBER.fullmatch(text):
+        raise InvalidRequestError("cursor", "is not a next_cursor of this server")
+    return int(text)

@@ -9,7 +9,8 @@ from starlette.responses import JSONResponse, Response
 
 from jobs.job import StoredPicture
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+# Longer numbers are far beyond any picture, and slow to convert.
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 def picture_response(request: Request, picture: StoredPicture, content: bytes) -> Response:
@@ -28,6 +29,8 @@ def picture_response(request: Request, picture: StoredPicture, content: bytes) -
         return Response(content, media_type=picture.media_type, headers=headers)
     if not part:
         headers["content-range"] = f"bytes */{len(content)}"
+        # The error is about one request, not about the picture.
+        headers["cache-control"] = "no-store"
         reason = f"Range: the picture has {len(content)} bytes"
         return JSONResponse({"error": reason}, 416, headers)
     headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{len(content)}"

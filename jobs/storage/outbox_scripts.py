@@ -14,7 +14,7 @@ Times are milliseconds by the clock of Redis.
 from __future__ import annotations
 
 from jobs.job import WEBHOOK_PROGRESS_SECONDS
-from jobs.storage.script_base import BASE
+from jobs.storage.script_base import BASE, EVEN_IF_FULL
 
 # Part of the scripts of the jobs, so that an event is recorded with the change that causes it.
 OUTBOX = f"""
@@ -71,6 +71,7 @@ end
 CLAIM_DELIVERY = (
     BASE
     + OUTBOX
+    + EVEN_IF_FULL
     + """
 local _, token, lease = unpack(ARGV)
 while true do
@@ -93,6 +94,7 @@ end
 END_DELIVERY = (
     BASE
     + OUTBOX
+    + EVEN_IF_FULL
     + """
 local _, id, lane, token, outcome = unpack(ARGV)
 if redis.call('GET', k('lane', lane)) ~= token then return 0 end
@@ -106,6 +108,7 @@ return 1
 RETRY_DELIVERY = (
     BASE
     + OUTBOX
+    + EVEN_IF_FULL
     + """
 local _, id, lane, token, pause, failed = unpack(ARGV)
 if redis.call('GET', k('lane', lane)) ~= token then return 0 end

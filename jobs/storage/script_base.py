@@ -19,3 +19,22 @@ end
 
 local function notify(...) redis.call('PUBLISH', k('changes'), table.concat({...}, ':')) end
 """
+
+# For scripts that free memory, or keep what runs. When the memory is full, Redis refuses the first
+# write of a script if it may need memory, but no later one, so that a script is not cut in half.
+EVEN_IF_FULL = """
+redis.call('DEL', k('none'))
+"""
+
+# A Redis that may evict keys deletes records, but not their places in the lists.
+FORGET = """
+local function forget(id)
+  for _, name in ipairs({'leases', 'expiry', 'all', 'results'}) do
+    redis.call('ZREM', k(name), id)
+  end
+  for _, status in ipairs({'queued', 'starting', 'in_progress', 'succeeded', 'failed', 'cancelled',
+    'expired'}) do
+    redis.call('ZREM', k('status', status), id)
+  end
+end
+"""

@@ -29,10 +29,11 @@ argument is the prefix of all keys.
 from __future__ import annotations
 
 from jobs.storage.outbox_scripts import OUTBOX
-from jobs.storage.script_base import BASE
+from jobs.storage.script_base import BASE, EVEN_IF_FULL, FORGET
 
 _COMMON = (
     BASE
+    + FORGET
     + OUTBOX
     + """
 local function list(id, owner, sequence, ...)
@@ -125,7 +126,7 @@ local owner, owner_waits, part = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14]
 local url, lane, most_webhooks = unpack(ARGV, 15)
 if key ~= '' then
   local known = redis.call('HMGET', k('idempotency', owner, key), 'id', 'digest')
-  if known[1] then
+  if known[1] and redis.call('EXISTS', k('job', known[1])) == 1 then
     if known[2] ~= digest then return {'conflict'} end
     return {'known', describe(known[1])}
   end
@@ -185,7 +186,7 @@ PAGE = (
 local found = {}
 local key, last, count = k(ARGV[2]), ARGV[3], ARGV[4]
 for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', key, last, '-inf', 'LIMIT', 0, count)) do
-  found[#found + 1] = describe(id)
+  found[#found + 1] = describe(id) or nil
 end
 return found
 """
@@ -194,14 +195,22 @@ return found
 # ARGV: prefix, model, token, lease, most tries, error of an expired job
 CLAIM = (
     _COMMON
+    + EVEN_IF_FULL
     + """
 local _, model, token, lease, most, expired = unpack(ARGV)
 local id
 while true do
   id = redis.call('ZRANGE', k('queue', model), 0, 0)[1]
   if not id then return false end
-  if tonumber(redis.call('HGET', k('job', id), 'expires_at')) > now then break end
-  finish(id, 'expired', 'error', expired)
+  local expires_at = redis.call('HGET', k('job', id), 'expires_at')
+  if not expires_at then
+    dequeue(id, model)
+    forget(id)
+  elseif tonumber(expires_at) > now then
+    break
+  else
+    finish(id, 'expired', 'error', expired)
+  end
 end
 local tries = tonumber(redis.call('HGET', k('job', id), 'tries'))
 local alone = tries > 0 and tries + 1 >= tonumber(most)
@@ -219,6 +228,7 @@ return {describe(id), redis.call('GET', k('body', id))}
 # ARGV: prefix, id, token, lease, step, steps
 RENEW = (
     _COMMON
+    + EVEN_IF_FULL
     + """
 local _, id, token, lease, step, steps = unpack(ARGV)
 if is_void(id, token) then return 0 end
@@ -248,6 +258,7 @@ return 1
 # ARGV: prefix, id, token, most tries, reason; without a reason the try does not count
 GIVE_BACK = (
     _COMMON
+    + EVEN_IF_FULL
     + """
 local _, id, token, most, reason = unpack(ARGV)
 if is_void(id, token) then return 0 end
@@ -301,6 +312,7 @@ return 1
 # ARGV: prefix, id, token, reason
 FAIL = (
     _COMMON
+    + EVEN_IF_FULL
     + """
 local _, id, token, reason = unpack(ARGV)
 if is_void(id, token) then return 0 end
@@ -312,6 +324,7 @@ return 1
 # ARGV: prefix, id
 CANCEL = (
     _COMMON
+    + EVEN_IF_FULL
     + """
 local id = ARGV[2]
 local status = redis.call('HGET', k('job', id), 'status')
@@ -335,10 +348,14 @@ return {redis.call('ZCARD', k('queue', model)), redis.call('SCARD', k('running',
 # ARGV: prefix, most tries, error of a lost worker, error of an expired job, most jobs
 SWEEP = (
     _COMMON
+    + EVEN_IF_FULL
     + """
 local _, most, lost, expired, count = unpack(ARGV)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('leases'), '-inf', now, 'LIMIT', 0, count)) do
-  if tonumber(redis.call('HGET', k('job', id), 'tries')) >= tonumber(most) then
+  local tries = redis.call('HGET', k('job', id), 'tries')
+  if not tries then
+    forget(id)
+  elseif tonumber(tries) >= tonumber(most) then
     finish(id, 'failed', 'error', lost)
   else
     requeue(id)
@@ -347,7 +364,9 @@ end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('expiry'), '-inf', now, 'LIMIT', 0, count)) do
   local status, key, owner =
     unpack(redis.call('HMGET', k('job', id), 'status', 'idempotency_key', 'owner'))
-  if is_final(status) then
+  if not status then
+    forget(id)
+  elseif is_final(status) then
     drop_pictures(id)
     unlist(id, owner, 'status', status)
     unlist(id, owner, 'all')

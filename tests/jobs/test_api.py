@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterator
@@ -15,6 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.jobs.jobs_process import PROMPT, JobsServer
 from tests.jobs.scripted_predictor import STEPS, ScriptedPredictor
 from tests.waiting import wait_until
+
+# More than Python converts to an integer, and more than SQLite stores as one.
+DIGITS = "9" * 5000
+LARGE_CURSOR = base64.urlsafe_b64encode(b"9" * 30).decode()
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +154,18 @@ def test_ranges_outside_the_picture_and_stale_ones(server: JobsServer) -> None:
     several = server.request("GET", url, headers={"range": "bytes=0-3,5-6"})
 
     assert beyond.status_code == 416
+    assert beyond.headers["cache-control"] == "no-store", "a later GET must not get it"
     assert beyond.headers["content-range"] == f"bytes */{len(whole.content)}"
     for response in (stale, several):
         assert (response.status_code, response.content) == (200, whole.content)
+
+
+@pytest.mark.parametrize("header", ["bytes={}-", "bytes=-{}", "bytes=0-{}"])
+def test_a_range_of_thousands_of_digits_is_ignored(server: JobsServer, header: str) -> None:
+    url = done(server)["pictures"][0]["url"]
+    response = server.request("GET", url, headers={"range": header.format("9" * 5000)})
+
+    assert response.status_code == 200
 
 
 def test_a_blocked_picture_has_no_file(server: JobsServer) -> None:
@@ -186,6 +200,14 @@ def test_an_invalid_request_fails_with_the_predictors_reason(server: JobsServer)
     assert failed["error"] == "width: 7 is not a multiple of 8"
     assert failed["tries"] == 1
     assert picture.status_code == 404
+
+
+def test_a_picture_number_of_thousands_of_digits_is_unknown(server: JobsServer) -> None:
+    job = done(server)
+    response = server.request("GET", f"/v1/jobs/{job['id']}/pictures/{DIGITS}")
+
+    assert response.status_code == 404
+    assert response.json()["error"] == "the number of a picture is an integer from 0"
 
 
 def test_jobs_are_listed_in_pages(server: JobsServer) -> None:
@@ -236,6 +258,7 @@ def test_the_result_of_a_failed_job(server: JobsServer) -> None:
     [
         (b"no json", 400, "the body is not valid JSON"),
         (b'{"prompt": NaN}', 400, "the body is not valid JSON"),
+        (b'{"prompt": "\\ud800"}', 400, "the body is not valid JSON"),
         (b"[" * 3000, 400, "the body is not valid JSON"),
         (
             b"[]",
@@ -287,7 +310,11 @@ def test_a_body_without_a_length_is_bounded(server: JobsServer) -> None:
         ("GET", "/result/unknown", 404, "no job has the id 'unknown'"),
         ("GET", "/v1/jobs?status=done", 400, "status: must be one of queued, starting"),
         ("GET", "/v1/jobs?limit=0", 400, "limit: must be an integer from 1 to 100"),
+        ("GET", f"/v1/jobs?limit={DIGITS}", 400, "limit: must be an integer from 1 to 100"),
         ("GET", "/v1/jobs?cursor=x", 400, "cursor: is not a next_cursor"),
+        ("GET", f"/v1/jobs?cursor={LARGE_CURSOR}", 400, "cursor: is not a next_cursor"),
+        ("GET", f"/v1/jobs/unknown/pictures/{DIGITS}", 404, "no job has the id 'unknown'"),
+        ("GET", "/v1/jobs/", 404, "/v1/jobs/: Not Found"),
         ("GET", "/unknown", 404, "/unknown: Not Found"),
         ("PUT", "/v1/jobs", 405, "/v1/jobs: Method Not Allowed"),
     ],

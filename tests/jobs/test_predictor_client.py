@@ -106,11 +106,33 @@ def test_a_refusal_has_the_time_to_retry() -> None:
         b"event: result\ndata: {}\n\n",
         b"event: result\ndata: no json\n\n",
         b'event: result\ndata: {"predictions":[{"image":{"format":"png","b64":"?"}}]}\n\n',
+        b'event: result\ndata: {"predictions":[]}\n\n',
+        b'event: result\ndata: {"predictions":["x"]}\n\n',
+        b'event: result\ndata: {"predictions":{"image":null}}\n\n',
+        *(RESULT.replace(b"png", one) for one in (b"png\\r\\nx: y", b"../png", b"svg+xml", b"")),
+        *(RESULT.replace(b'"seed":1', b'"seed":' + one) for one in (b"NaN", b"1e999", b'"\\udc00"')),
+        RESULT.replace(b'"seed":1', b'"seed":' + b"[" * 10_000 + b"]" * 10_000),
     ],
 )
 def test_a_stream_without_a_result_is_a_failed_try(content: bytes) -> None:
     with pytest.raises(CallFailedError):
         call(lambda _: httpx.Response(200, stream=Stream([content])))
+
+
+@pytest.mark.parametrize("step", ["null", '"1"', "1.5", "true", "-1", "3", "NaN", "[]"])
+@pytest.mark.parametrize("steps", ["2", "1e9", "2000000000", "{}"])
+def test_progress_that_cannot_be_stored_is_a_failed_try(step: str, steps: str) -> None:
+    event = f'event: progress\ndata: {{"step":{step},"steps":{steps}}}\n\n'.encode()
+    with pytest.raises(CallFailedError, match="progress from the predictor is not valid"):
+        call(lambda _: httpx.Response(200, stream=Stream([event, RESULT])))
+
+
+def test_an_error_that_cannot_be_stored_is_replaced() -> None:
+    content = b'{"error": "\\ud800"}'
+    with pytest.raises(CallRejectedError) as rejection:
+        call(lambda _: httpx.Response(400, content=content))
+
+    assert str(rejection.value) == "the predictor responded with status 400"
 
 
 def test_pictures_that_can_never_be_stored_are_not_tried_again() -> None:

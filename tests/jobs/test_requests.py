@@ -65,7 +65,7 @@ def test_a_seed_for_all_instances_is_kept() -> None:
     assert document == {"instances": [{"prompt": "x"}], "parameters": {"seed": 9}}
 
 
-@pytest.mark.parametrize("seed", ["5", 1.5, True, [1], {}])
+@pytest.mark.parametrize("seed", ["5", 1.5, True, [1], {}, -5, 2**53, 10**30])
 def test_an_invalid_seed_is_left_to_the_predictor(seed: object) -> None:
     document: dict[str, Any] = {"prompt": "x", "seed": seed}
 
@@ -80,6 +80,29 @@ def test_the_predictor_gets_the_body_without_the_envelope() -> None:
     assert json.loads(job.body) == {"prompt": "x", "seed": 1, "width": 8}
     assert (job.model, job.priority, job.expires_in) == ("stable-diffusion", 9, 60)
     assert (job.seed, job.idempotency_key) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"1e999", "the body contains a number that is too large"),
+        (b"[-1e999]", "the body contains a number that is too large"),
+        (b"NaN", "the body is not valid JSON"),
+        (b"Infinity", "the body is not valid JSON"),
+        (rb'"\ud800"', "the body is not valid JSON"),
+        (rb'{"\uDFFF": 1}', "the body is not valid JSON"),
+        (b"[" * 990 + b"]" * 990, "the body is not valid JSON"),
+    ],
+)
+def test_values_that_no_response_can_contain_are_refused(value: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequestError, match=reason):
+        new_job(b'{"prompt": "x", "more": ' + value + b"}", None, Settings())
+
+
+def test_a_pair_of_surrogates_is_one_character() -> None:
+    job = new_job(rb'{"prompt": "\ud83c\udf1f"}', None, Settings())
+
+    assert json.loads(job.body)["prompt"] == "\N{GLOWING STAR}"
 
 
 def webhook_job(url: object, **settings: Any) -> NewJob:
@@ -108,6 +131,15 @@ def test_the_webhook_is_taken_out_of_the_body() -> None:
         ("example.com/hook", "must begin with https:// and a host"),
         ("https:///hook", "must begin with https:// and a host"),
         ("https://example.com:port/", "is not a valid URL"),
+        ("https://example.com:0/", "is not a valid URL"),
+        ("https://example.com:65536/", "is not a valid URL"),
+        ("https://example.com:443443/", "is not a valid URL"),
+        ("https://xn--a/", "is not a valid URL"),
+        ("https://exa[mple.com/", "is not a valid URL"),
+        ("https://%31%32%37.0.0.1/", "is not a valid URL"),
+        ("https://example.com%0d%0ahost:x/", "is not a valid URL"),
+        ("https://[fe80::1%25eth0]/", "is not a valid URL"),
+        ("https://[fe80::1%25eth0]\N{IDEOGRAPHIC FULL STOP}/", "is not a valid URL"),
         ("https://user:password@example.com/", "must not contain a user or a password"),
         ("https://user@example.com/", "must not contain a user or a password"),
         ("https://127.0.0.1/", "the address is not public"),

@@ -1,0 +1,81 @@
+"""A Redis that has no memory left, and one that has evicted records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from redis import Redis
+
+from jobs.errors import StorageUnavailableError
+from jobs.job import Webhook
+from jobs.storage import Storage
+from jobs.storage.redis import RedisStorage
+from tests.jobs.storages import LONG, job, picture, play
+from tests.redis_server import RedisServer, needs_redis
+
+pytestmark = needs_redis
+HOOK = Webhook("https://example.com/hook", "example.com/0")
+
+
+def test_jobs_end_while_the_memory_is_full(redis: RedisServer) -> None:
+    server = Redis.from_url(redis.url)
+
+    async def scenario(storage: Storage) -> None:
+        for one in ("done", "running", "failing", "returned", "waiting"):
+            await storage.submit(replace(job(one), webhook=HOOK))
+        done, running, failing, returned = [await storage.claim("sd", LONG) for _ in range(4)]
+        assert done
+        assert running
+        assert failing
+        assert returned
+        await storage.finish(done, [picture(b"one")])
+        delivery = await storage.claim_delivery(LONG)
+        assert delivery
+        server.zadd("jobs:expiry", {"done": 1})
+        server.config_set("maxmemory", 1)
+
+        with pytest.raises(StorageUnavailableError):
+            await storage.submit(job("more"))
+        assert await storage.renew(running, LONG, 1, 4)
+        assert await storage.fail(failing, "a reason")
+        assert await storage.give_back(returned, None)
+        assert await storage.retry_delivery(delivery, 0)
+        again = await storage.claim_delivery(LONG)
+        assert again
+        assert await storage.end_delivery(again, "delivered")
+        await storage.sweep()
+        assert await storage.read("done") is None
+        assert await storage.picture("done", 0) is None
+        assert await storage.cancel("waiting")
+        with pytest.raises(StorageUnavailableError):
+            await storage.finish(running, [picture(b"two")])
+        server.config_set("maxmemory", 0)
+        assert await storage.finish(running, [picture(b"two")])
+        await storage.submit(job("more"))
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_evicted_records_do_not_block_the_queue(redis: RedisServer) -> None:
+    server = Redis.from_url(redis.url)
+
+    async def scenario(storage: Storage) -> None:
+        for one in ("waits", "runs", "stays"):
+            await storage.submit(job(one, key=one, priority=9 if one == "runs" else 5))
+        assert await storage.claim("sd", LONG)
+        server.delete("jobs:job:waits", "jobs:job:runs")
+
+        assert [one.id for one in await storage.page(None, None, 10)] == ["stays"]
+        submission = await storage.submit(job("new", key="waits"))
+        assert submission.is_new
+        claim = await storage.claim("sd", LONG)
+        assert claim
+        assert claim.job.id == "stays"
+        server.zadd("jobs:leases", {"runs": 1})
+        server.zadd("jobs:expiry", {"runs": 1})
+        await storage.sweep()
+        for name in ("leases", "expiry", "all", "status:starting", "status:queued"):
+            assert not {b"waits", b"runs"} & set(server.zrange(f"jobs:{name}", 0, -1))
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
