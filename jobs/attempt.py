@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from jobs.errors import StorageUnavailableError
 from jobs.job import Claim, Picture
@@ -18,6 +19,10 @@ from jobs.predictor_client import (
 )
 from jobs.storage import Storage
 from jobs.storage.changes import wait_briefly
+from jobs.upload import Upload
+
+if TYPE_CHECKING:
+    from jobs.bucket import Bucket
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ class Attempt:
         client: PredictorClient,
         lease_seconds: float,
         *,
+        bucket: Bucket | None = None,
         on_accepted: Callable[[], None],
         on_refused: Callable[[], None],
     ) -> None:
@@ -48,6 +54,7 @@ class Attempt:
         self._storage = storage
         self._client = client
         self._lease_seconds = lease_seconds
+        self._upload = Upload(bucket, claim.job.id) if bucket else None
         self._on_accepted = on_accepted
         self._on_refused = on_refused
         self._progress = (0, 0)
@@ -62,7 +69,7 @@ class Attempt:
 
     async def run(self) -> None:
         """Run the job until it has ended, or another worker may have it."""
-        self._call = asyncio.create_task(self._pictures())
+        self._call = asyncio.create_task(self._result())
         lease = asyncio.create_task(self._keep_lease())
         try:
             await asyncio.wait({self._call, lease}, return_when=asyncio.FIRST_COMPLETED)
@@ -74,6 +81,21 @@ class Attempt:
             self._call.cancel()
             lease.cancel()
             await asyncio.gather(self._call, lease, return_exceptions=True)
+            if self._upload:
+                await self._discard(self._upload)
+
+    async def _result(self) -> list[Picture]:
+        """The pictures, without their bytes if those are in the bucket."""
+        pictures = await self._pictures()
+        return await self._upload.run(pictures) if self._upload else pictures
+
+    async def _discard(self, upload: Upload) -> None:
+        """Delete what the record does not name: the job was cancelled, or ended elsewhere."""
+        try:
+            job = await self._storage.read(self._claim.job.id)
+        except StorageUnavailableError:
+            return
+        await upload.discard(job)
 
     async def _pictures(self) -> list[Picture]:
         """Call until the predictor takes the job; the lease is kept meanwhile."""

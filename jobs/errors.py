@@ -13,6 +13,8 @@ JobsError
 ├── QueueFullError           the queue has no place for the job; retry later
 ├── KeyLimitError            the key has no place or has submitted too fast; retry later
 ├── StorageUnavailableError  the storage does not answer; retry later
+├── BucketError              the bucket of the pictures does not answer, or refuses; retry later
+│   └── BucketRefusedError   it refuses, or the configuration is invalid: someone must fix it
 └── StartError               the program cannot start with these settings
 """
 
@@ -81,6 +83,16 @@ class StorageUnavailableError(JobsError):
     """The storage does not answer, or cannot write."""
 
     retry_after_seconds = 5.0
+
+
+class BucketError(JobsError):
+    """The bucket of the pictures does not answer, or refuses."""
+
+    retry_after_seconds = 5.0
+
+
+class BucketRefusedError(BucketError):
+    """The bucket refuses the request, or the configuration for it is invalid."""
 
 
 class StartError(JobsError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 Status = Literal["queued", "starting", "in_progress", "succeeded", "failed", "cancelled", "expired"]
@@ -70,24 +70,36 @@ class StoredPicture:
     """A picture of a finished job without its bytes; a blocked picture has no media type.
 
     ``details`` is the rest of the prediction: the seed, the parameters and the warnings.
+    ``location`` is the ``s3://`` URI of the bytes, empty if they are in the storage.
     """
 
     media_type: str
     size: int
     digest: str
     details: Mapping[str, Any]
+    location: str = ""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as the predictor has sent it; ``content`` is empty if it is blocked."""
+    """A picture as the predictor has sent it; ``content`` is empty if it is blocked.
+
+    A picture in a bucket has the record that describes it, and no ``content``.
+    """
 
     media_type: str
     content: bytes
     details: Mapping[str, Any]
+    uploaded: StoredPicture | None = None
+
+    def at(self, location: str) -> Picture:
+        """The picture without its bytes, which are at an ``s3://`` URI."""
+        return replace(self, content=b"", uploaded=replace(self.stored(), location=location))
 
     def stored(self) -> StoredPicture:
         """What the record of the job says about the picture."""
+        if self.uploaded:
+            return self.uploaded
         digest = hashlib.sha256(self.content).hexdigest()
         return StoredPicture(self.media_type, len(self.content), digest, self.details)
 

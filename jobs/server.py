@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,11 +23,17 @@ from jobs.api.metrics import metrics_text
 from jobs.api.service import Service
 from jobs.api.short_routes import ShortRoutes
 from jobs.api_keys import ApiKeys
+from jobs.errors import BucketError, BucketRefusedError, StartError
 from jobs.predictor_client import PredictorClient
 from jobs.settings import Settings
 from jobs.storage import open_storage
 from jobs.webhook_sender import WebhookSender
 from jobs.worker import Worker
+
+if TYPE_CHECKING:
+    from jobs.bucket import Bucket
+
+logger = logging.getLogger(__name__)
 
 # For responses in flight after a signal; waits and streams end at once.
 _RESPONSE_SECONDS = 5
@@ -35,20 +43,22 @@ def serve(settings: Settings) -> bool:
     """Serve until a signal, then drain; False if the worker or the sender ended by a bug.
 
     Raises:
-        StartError: the storage cannot be opened, or the file of the keys is not valid.
+        StartError: the storage cannot be opened, the file of the keys is not valid, or the bucket
+            refuses.
     """
     return asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> bool:
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
+    bucket = await _open_bucket(settings)
     storage = open_storage(settings)
     client = PredictorClient(settings)
     try:
         await storage.open()
-        service = Service(storage, settings)
+        service = Service(storage, settings, bucket)
         server = _Server(application(service, keys), settings)
-        worker = Worker(storage, client, settings, on_crash=server.fail)
+        worker = Worker(storage, client, settings, on_crash=server.fail, bucket=bucket)
         sender = WebhookSender(storage, settings, on_crash=server.fail)
         server.on_stop = [worker.stop, service.close]
         worker.start()
@@ -58,9 +68,27 @@ async def _serve(settings: Settings) -> bool:
         await worker.drain()
         await sender.drain()
     finally:
+        if bucket:
+            bucket.close()
         await client.close()
         await storage.close()
     return not server.has_failed
+
+
+async def _open_bucket(settings: Settings) -> Bucket | None:
+    """The bucket of the settings, if there is one; it need not answer yet."""
+    if not settings.bucket_url:
+        return None
+    from jobs.bucket import Bucket
+
+    bucket = Bucket(settings)
+    try:
+        await bucket.check()
+    except BucketRefusedError as error:
+        raise StartError(f"bucket_url: {error}") from None
+    except BucketError as error:
+        logger.warning("bucket_url: %s", error)
+    return bucket
 
 
 class _Server(uvicorn.Server):

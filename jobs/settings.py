@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -12,6 +13,7 @@ from jobs.webhook_target import Network, read_networks
 
 # Model names become parts of URLs and of storage keys.
 _MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}"
 
 
 class Settings(BaseSettings):
@@ -52,6 +54,18 @@ class Settings(BaseSettings):
         default=Path("jobs.sqlite3"),
         description="The file of the jobs without `redis_url`; created if it does not exist. All "
         "processes that use it must run on one machine.",
+    )
+    bucket_url: str = Field(
+        default="",
+        pattern=rf"^(s3://{_BUCKET}(/[A-Za-z0-9!_.*'()-]+)*/?)?$",
+        description="The S3 bucket that keeps the pictures, as `s3://bucket` or "
+        "`s3://bucket/prefix`. If empty, they are kept with the jobs. `botocore` reads the "
+        "variables `AWS_…` (docs/jobs.md).",
+    )
+    s3_addressing: Literal["auto", "path", "virtual"] = Field(
+        default="auto",
+        description="Whether a bucket's name goes into the path or the host name. `auto` is the "
+        "path if `AWS_ENDPOINT_URL` is set.",
     )
     predictor_url: str = Field(
         default="http://127.0.0.1:8080",
@@ -118,7 +132,8 @@ class Settings(BaseSettings):
         default=4_294_967_296,
         ge=1024,
         description="The most bytes of all stored pictures. Above it the oldest pictures are "
-        "removed, and their URLs return 410. A job whose pictures are larger fails.",
+        "removed, and their URLs return 410. A job whose pictures are larger fails. With "
+        "`bucket_url` only the latter applies.",
     )
     default_expires_in: float = Field(
         default=86_400.0,

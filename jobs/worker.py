@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from jobs.attempt import Attempt
 from jobs.errors import StorageUnavailableError
@@ -13,6 +14,10 @@ from jobs.predictor_client import PredictorClient
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.storage.changes import wait_briefly
+from jobs.upload import ExpiredUploads
+
+if TYPE_CHECKING:
+    from jobs.bucket import Bucket
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +61,18 @@ class Puller:
     """Runs the jobs of one model."""
 
     def __init__(
-        self, model: str, storage: Storage, client: PredictorClient, settings: Settings
+        self,
+        model: str,
+        storage: Storage,
+        client: PredictorClient,
+        settings: Settings,
+        bucket: Bucket | None,
     ) -> None:
         self._model = model
         self._storage = storage
         self._client = client
         self._settings = settings
+        self._bucket = bucket
         self._capacity = Capacity(client, model, settings.max_concurrency)
         self._attempts: dict[asyncio.Task[None], Attempt] = {}
         self._refreshes: set[asyncio.Task[None]] = set()
@@ -105,6 +116,7 @@ class Puller:
                 self._storage,
                 self._client,
                 self._settings.lease_seconds,
+                bucket=self._bucket,
                 on_accepted=self._on_accepted,
                 on_refused=self._capacity.reset,
             )
@@ -135,18 +147,23 @@ class Worker:
         client: PredictorClient,
         settings: Settings,
         on_crash: Callable[[], None],
+        bucket: Bucket | None = None,
     ) -> None:
         """``on_crash`` is called if a task of the worker ends by a bug."""
         self._storage = storage
         self._on_crash = on_crash
         self._drain_seconds = settings.drain_seconds
-        self._pullers = [Puller(model, storage, client, settings) for model in settings.model_names]
+        self._pullers = [
+            Puller(model, storage, client, settings, bucket) for model in settings.model_names
+        ]
+        self._uploads = ExpiredUploads(storage, bucket)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to run jobs on the event loop."""
         self._tasks = [asyncio.create_task(puller.run()) for puller in self._pullers]
         self._tasks.append(asyncio.create_task(self._sweep()))
+        self._tasks.append(asyncio.create_task(self._uploads.run()))
         for task in self._tasks:
             task.add_done_callback(self._report)
 
@@ -158,11 +175,12 @@ class Worker:
     async def drain(self) -> None:
         """Stop, wait for the running jobs, and return the rest to the queue."""
         self.stop()
-        *pulling, sweep = self._tasks
+        *pulling, sweep, uploads = self._tasks
         await asyncio.gather(*pulling, return_exceptions=True)
         await asyncio.gather(*(puller.drain(self._drain_seconds) for puller in self._pullers))
-        sweep.cancel()
-        await asyncio.gather(sweep, return_exceptions=True)
+        for task in (sweep, uploads):
+            task.cancel()
+        await asyncio.gather(sweep, uploads, return_exceptions=True)
 
     def _report(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):

@@ -14,6 +14,8 @@ from starlette.types import ExceptionHandler
 from jobs.errors import (
     BodyTooLargeError,
     BodyTooSlowError,
+    BucketError,
+    BucketRefusedError,
     IdempotencyConflictError,
     InvalidRequestError,
     JobNotFoundError,
@@ -42,6 +44,8 @@ STATUS: dict[type[JobsError], HTTPStatus] = {
     QueueFullError: HTTPStatus.TOO_MANY_REQUESTS,
     KeyLimitError: HTTPStatus.TOO_MANY_REQUESTS,
     StorageUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    BucketError: HTTPStatus.SERVICE_UNAVAILABLE,
+    BucketRefusedError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _MAX_RETRY_AFTER_SECONDS = 300
 # The rest of the body would arrive for nothing.

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from jobs.api.access import owner_of
@@ -18,6 +18,7 @@ from jobs.api.documents import document_of, path_of
 from jobs.api.picture_file import picture_response
 from jobs.api.service import Service
 from jobs.errors import (
+    BucketError,
     InvalidRequestError,
     JobNotFoundError,
     JobsError,
@@ -58,14 +59,14 @@ class JobRoutes:
             headers["preference-applied"] = f"wait={seconds:g}"
             job = await self._service.wait_until_final(job, seconds)
         status = 200 if job.is_final else 202
-        return JSONResponse(document_of(job), status, headers)
+        return JSONResponse(await self._service.document(job), status, headers)
 
     async def job(self, request: Request) -> Response:
         """The job as it is now, or once it has ended if the caller prefers to wait."""
         job = await self._service.requested(request)
         if seconds := wait_seconds(request.headers, self._service.settings.max_wait_seconds):
             job = await self._service.wait_until_final(job, seconds)
-        return JSONResponse(document_of(job))
+        return JSONResponse(await self._service.document(job))
 
     async def page(self, request: Request) -> Response:
         """Jobs of the caller's key, the newest first."""
@@ -88,7 +89,7 @@ class JobRoutes:
         job = await self._service.storage.cancel(job_id)
         if job is None:
             raise JobNotFoundError(job_id)
-        return JSONResponse(document_of(job))
+        return JSONResponse(await self._service.document(job))
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: the job at each change, and its previews, until it has ended."""
@@ -108,7 +109,7 @@ class JobRoutes:
         try:
             async for change in self._service.follow(job_id, with_previews=True):
                 if isinstance(change, Job):
-                    yield _event("job", document_of(change))
+                    yield _event("job", await self._service.document(change))
                 else:
                     yield b"event: preview\ndata: " + change + b"\n\n"
         except JobsError as error:
@@ -117,11 +118,12 @@ class JobRoutes:
 
 
 async def picture_of(request: Request, service: Service, job: Job, number: int) -> Response:
-    """The file of a picture of a job.
+    """The file of a picture of a job, or a redirect to it in the bucket.
 
     Raises:
         PictureNotFoundError: the job has not made it.
         PictureGoneError: it was removed.
+        BucketError: the program has no valid credentials for the bucket.
     """
     if job.status != "succeeded":
         raise PictureNotFoundError(f"the job is {job.status} and has no pictures")
@@ -130,10 +132,19 @@ async def picture_of(request: Request, service: Service, job: Job, number: int) 
     picture = job.pictures[number]
     if not picture.media_type:
         raise PictureNotFoundError("the picture was refused by a safety layer of the predictor")
+    if picture.location:
+        return await _redirect(request, service, picture.location)
     content = await service.storage.picture(job.id, number)
     if content is None:
         raise PictureGoneError("the picture was removed to make room for newer ones")
     return picture_response(request, picture, content)
+
+
+async def _redirect(request: Request, service: Service, location: str) -> Response:
+    link = await service.link(location, request.method)
+    if link is None:
+        raise BucketError("the bucket of the pictures cannot be used now")
+    return RedirectResponse(link, 307, {"cache-control": "no-store"})
 
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 
 from jobs.api.access import owner_of
-from jobs.errors import BodyTooLargeError, BodyTooSlowError, JobNotFoundError
+from jobs.api.documents import document_of
+from jobs.errors import BodyTooLargeError, BodyTooSlowError, BucketError, JobNotFoundError
 from jobs.job import Job
 from jobs.requests import new_job
 from jobs.settings import Settings
 from jobs.storage import Storage, Submission
 from jobs.storage.changes import wait_briefly
+
+if TYPE_CHECKING:
+    from jobs.bucket import Bucket
+
+logger = logging.getLogger(__name__)
 
 # As in the predictor.
 _BODY_SECONDS = 20.0
@@ -28,9 +36,10 @@ _REFRESH_SECONDS = 2.0
 class Service:
     """The storage with the settings; ``close`` ends all waits."""
 
-    def __init__(self, storage: Storage, settings: Settings) -> None:
+    def __init__(self, storage: Storage, settings: Settings, bucket: Bucket | None = None) -> None:
         self.storage = storage
         self.settings = settings
+        self._bucket = bucket
         self._closing = asyncio.Event()
 
     @property
@@ -79,6 +88,24 @@ class Service:
         if job is None:
             raise JobNotFoundError(job_id)
         return job
+
+    async def document(self, job: Job) -> dict[str, Any]:
+        """The document of one job, with links to its pictures if there is a bucket."""
+        document = document_of(job)
+        if self._bucket:
+            for described, picture in zip(document["pictures"], job.pictures, strict=True):
+                described["presigned_url"] = await self.link(picture.location)
+        return document
+
+    async def link(self, location: str, method: str = "GET") -> str | None:
+        """A link to an object for one HTTP method, or None if none can be signed now."""
+        if not self._bucket or not location:
+            return None
+        try:
+            return await self._bucket.link(location, method)
+        except BucketError as error:
+            logger.warning("no link can be signed: %s", error)
+            return None
 
     async def wait_until_final(self, job: Job, seconds: float) -> Job:
         """The job once it has ended, or as it is after ``seconds``."""

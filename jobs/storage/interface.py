@@ -189,7 +189,18 @@ class Storage(ABC):
 
     @abstractmethod
     async def sweep(self) -> None:
-        """Return jobs without a lease to the queue, end late jobs, and delete old records."""
+        """Return jobs without a lease to the queue, end late jobs, and delete old records.
+
+        The record of a job with pictures in a bucket is kept until ``release_uploads``.
+        """
+
+    @abstractmethod
+    async def expired_uploads(self) -> Sequence[Job]:
+        """Up to ``SWEEP_SIZE`` old records with pictures in a bucket, the oldest first."""
+
+    @abstractmethod
+    async def release_uploads(self, job_ids: Sequence[str]) -> None:
+        """Let ``sweep`` delete these records: their pictures are no longer in the bucket."""
 
     @abstractmethod
     async def claim_delivery(self, lease_seconds: float) -> Delivery | None:

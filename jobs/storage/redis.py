@@ -37,7 +37,7 @@ from jobs.job import (
     WebhookEvent,
     WebhookOutcome,
 )
-from jobs.storage import outbox_scripts, scripts
+from jobs.storage import outbox_scripts, scripts, upload_scripts
 from jobs.storage.interface import (
     NEWEST_SHARE,
     SWEEP_SIZE,
@@ -96,6 +96,8 @@ class RedisStorage(Storage):
         self._cancel = register(scripts.CANCEL)
         self._state = register(scripts.STATE)
         self._sweep = register(scripts.SWEEP)
+        self._expired_uploads = register(upload_scripts.EXPIRED_UPLOADS)
+        self._release_uploads = register(upload_scripts.RELEASE_UPLOADS)
         self._claim_delivery = register(outbox_scripts.CLAIM_DELIVERY)
         self._end_delivery = register(outbox_scripts.END_DELIVERY)
         self._retry_delivery = register(outbox_scripts.RETRY_DELIVERY)
@@ -181,10 +183,12 @@ class RedisStorage(Storage):
 
     async def finish(self, claim: Claim, pictures: Sequence[Picture], steps: int = 0) -> bool:
         stored = json.dumps([asdict(picture.stored()) for picture in pictures])
+        uploaded = int(any(picture.uploaded for picture in pictures))
         return bool(
             await self._run(
                 self._finish,
                 *(claim.job.id, claim.token, self.bounds.stored_bytes, NEWEST_SHARE, stored, steps),
+                uploaded,
                 *(picture.content for picture in pictures),
             )
         )
@@ -207,6 +211,12 @@ class RedisStorage(Storage):
     async def sweep(self) -> None:
         tries = self.bounds.tries
         await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE)
+
+    async def expired_uploads(self) -> Sequence[Job]:
+        return [_job(found) for found in await self._run(self._expired_uploads, SWEEP_SIZE)]
+
+    async def release_uploads(self, job_ids: Sequence[str]) -> None:
+        await self._run(self._release_uploads, *job_ids)
 
     async def claim_delivery(self, lease_seconds: float) -> Delivery | None:
         token = secrets.token_hex(16)

@@ -11,7 +11,8 @@
     seconds:<model>   string  what a job of the model has taken lately, in milliseconds
     outcomes:<model>  hash    how many jobs have ended, by status
     leases            zset    running jobs by the end of their lease
-    expiry            zset    all jobs by the end of ``expires_in``
+    expiry            zset    all jobs by the end of ``expires_in``, but those in ``uploads``
+    uploads           zset    jobs with pictures in a bucket by the end of ``expires_in``
     all, status:<s>   zset    jobs by sequence, for lists
     owner:<o>:<list>  zset    those of one owner, in the same lists
     rate:<owner>      string  when the owner's minute of jobs will be empty
@@ -275,14 +276,14 @@ return 1
 )
 
 # ARGV: prefix, id, token, most stored bytes, share of the newest duration, pictures as JSON, steps,
-# then the bytes of each picture
+# 1 if the pictures are in a bucket, then the bytes of each picture
 FINISH = (
     _COMMON
     + """
-local _, id, token, most, share, pictures, steps = unpack(ARGV, 1, 7)
+local _, id, token, most, share, pictures, steps, uploaded = unpack(ARGV, 1, 8)
 if is_void(id, token) then return 0 end
 local size = 0
-for index = 8, #ARGV do size = size + #ARGV[index] end
+for index = 9, #ARGV do size = size + #ARGV[index] end
 while tonumber(redis.call('GET', k('picture_bytes')) or 0) + size > tonumber(most) do
   local oldest = redis.call('ZRANGE', k('results'), 0, 0)[1]
   if not oldest then break end
@@ -290,7 +291,7 @@ while tonumber(redis.call('GET', k('picture_bytes')) or 0) + size > tonumber(mos
   redis.call('HSET', k('job', oldest), 'has_lost_pictures', 1)
   notify('job', oldest)
 end
-for index = 8, #ARGV do redis.call('SET', k('picture', id, index - 8), ARGV[index]) end
+for index = 9, #ARGV do redis.call('SET', k('picture', id, index - 9), ARGV[index]) end
 redis.call('INCRBY', k('picture_bytes'), size)
 if size > 0 then redis.call('ZADD', k('results'), now, id) end
 local job = redis.call('HMGET', k('job', id), 'model', 'accepted_at', 'started_at', 'status')
@@ -303,8 +304,12 @@ local known = tonumber(redis.call('GET', k('seconds', job[1])) or 0)
 local newest = now - tonumber(accepted)
 if known > 0 then newest = known + tonumber(share) * (newest - known) end
 redis.call('SET', k('seconds', job[1]), newest)
-finish(id, 'succeeded', 'pictures', pictures, 'picture_count', #ARGV - 7, 'accepted_at', accepted,
+finish(id, 'succeeded', 'pictures', pictures, 'picture_count', #ARGV - 8, 'accepted_at', accepted,
   'step', steps, 'steps', steps)
+if uploaded == '1' then
+  redis.call('ZADD', k('uploads'), redis.call('ZSCORE', k('expiry'), id), id)
+  redis.call('ZREM', k('expiry'), id)
+end
 return 1
 """
 )

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from jobs.errors import StartError, StorageUnavailableError
 from jobs.job import Claim, Delivery, Job, NewJob, Picture, Status, WebhookOutcome
-from jobs.storage import sqlite_outbox
+from jobs.storage import sqlite_outbox, sqlite_uploads
 from jobs.storage.interface import Bounds, ModelState, Storage, Submission, WebhookState
 from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
 from jobs.storage.sqlite_transaction import Transaction
@@ -121,6 +121,12 @@ class SQLiteStorage(Storage):
     async def sweep(self) -> None:
         await self._write(lambda transaction: transaction.sweep())
 
+    async def expired_uploads(self) -> Sequence[Job]:
+        return await self._read(sqlite_uploads.expired_uploads)
+
+    async def release_uploads(self, job_ids: Sequence[str]) -> None:
+        await self._write(lambda transaction: transaction.release_uploads(job_ids))
+
     async def claim_delivery(self, lease_seconds: float) -> Delivery | None:
         return await self._write(lambda transaction: transaction.claim_delivery(lease_seconds))
 
@@ -144,7 +150,7 @@ class SQLiteStorage(Storage):
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(SCHEMA + sqlite_outbox.SCHEMA)
+        connection.executescript(SCHEMA + sqlite_outbox.SCHEMA + sqlite_uploads.SCHEMA)
         return connection
 
     async def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:

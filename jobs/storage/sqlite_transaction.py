@@ -24,6 +24,7 @@ from jobs.job import (
     takes_last_try_alone,
 )
 from jobs.storage import sqlite_outbox as outbox
+from jobs.storage import sqlite_uploads as uploads
 from jobs.storage.interface import (
     SWEEP_SIZE,
     WEBHOOKS_FULL,
@@ -167,6 +168,8 @@ class Transaction:
         )
         note_seconds(self._db, job.model, self._now - accepted_at)
         self._end(job, "succeeded")
+        if any(picture.uploaded for picture in pictures):
+            uploads.note_upload(self._db, job.id)
         return True
 
     def fail(self, claim: Claim, reason: str) -> bool:
@@ -189,7 +192,8 @@ class Transaction:
                 self._end(job, "failed", WORKER_LOST)
             else:
                 self._requeue(job)
-        query = "SELECT id FROM jobs WHERE expires_at <= ? ORDER BY expires_at LIMIT ?"
+        where = f"expires_at <= ? AND {uploads.NOT_UPLOADED}"
+        query = f"SELECT id FROM jobs WHERE {where} ORDER BY expires_at LIMIT ?"  # noqa: S608
         for row in self._db.execute(query, (self._now, SWEEP_SIZE)).fetchall():
             job = existing_job(self._db, row["id"])
             if job.is_final:
@@ -198,6 +202,9 @@ class Transaction:
                 self.changed.add(f"job:{job.id}")
             else:
                 self._end(job, "expired", EXPIRED)
+
+    def release_uploads(self, job_ids: Sequence[str]) -> None:
+        uploads.release_uploads(self._db, job_ids)
 
     def claim_delivery(self, lease_seconds: float) -> Delivery | None:
         return outbox.claim_delivery(self._db, secrets.token_hex(16), lease_seconds, self._now)

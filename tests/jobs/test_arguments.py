@@ -33,6 +33,7 @@ def test_flags_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPa
         ("--max_tries=1", "--max_tries: '1': must be greater than or equal to 2"),
         ("--predictor_url=here", "--predictor_url: 'here': is not valid. Where the predictor"),
         ("--predictor_urls=a", "--predictor_urls: 'a': is not valid. Where the predictors"),
+        ("--bucket_url=s3://", "--bucket_url: 's3://': is not valid. The S3 bucket"),
         ("--models=a,", "--models: 'a,': is not valid. The models that take jobs"),
         ("--default_expires_in=1e9", "default_expires_in must be at most max_expires_in"),
         (

@@ -1,0 +1,31 @@
+"""The Lua scripts of jobs with pictures in a bucket; ``scripts.py`` has the keys."""
+
+from __future__ import annotations
+
+from jobs.storage.script_base import BASE
+
+# ARGV: prefix, most jobs
+EXPIRED_UPLOADS = (
+    BASE
+    + """
+local found, count = {}, ARGV[2]
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('uploads'), '-inf', now, 'LIMIT', 0, count)) do
+  found[#found + 1] = describe(id)
+end
+return found
+"""
+)
+
+# ARGV: prefix, then the ids
+RELEASE_UPLOADS = (
+    BASE
+    + """
+for index = 2, #ARGV do
+  local expires_at = redis.call('ZSCORE', k('uploads'), ARGV[index])
+  if expires_at then
+    redis.call('ZADD', k('expiry'), expires_at, ARGV[index])
+    redis.call('ZREM', k('uploads'), ARGV[index])
+  end
+end
+"""
+)
