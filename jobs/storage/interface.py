@@ -189,7 +189,10 @@ class Storage(ABC):
 
     @abstractmethod
     async def sweep(self) -> None:
-        """Return jobs without a lease to the queue, end late jobs, and delete old records."""
+        """Return jobs without a lease to the queue, end late jobs, and delete old records.
+
+        A try counts if the predictor has accepted the job.
+        """
 
     @abstractmethod
     async def claim_delivery(self, lease_seconds: float) -> Delivery | None:
