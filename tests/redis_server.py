@@ -33,15 +33,18 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def command(self) -> list[str]:
+        """The command that starts it."""
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
+        if not self._folder:
+            return [*command, "--appendonly", "no"]
+        command += ["--dir", str(self._folder), "--appendonly", "yes"]
+        return [*command, "--appendfsync", "always"]
+
     def start(self) -> None:
         """Start, and wait until it accepts connections."""
-        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
-        if self._folder:
-            command += ["--dir", str(self._folder), "--appendonly", "yes", "--appendfsync"]
-            command.append("always")
-        else:
-            command += ["--appendonly", "no"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with (

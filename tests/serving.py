@@ -37,6 +37,12 @@ LONG: dict[str, Any] = {
 }
 
 
+def predictor_command(port: int, module: str = "predictor", **settings: Any) -> list[str]:
+    """The command that serves a model on 127.0.0.1."""
+    flags = {"http_port": port, "model_name": MODEL_NAME, "host": "127.0.0.1", **settings}
+    return [sys.executable, "-m", module, *(f"--{name}={value}" for name, value in flags.items())]
+
+
 @dataclass
 class Server:
     """One predictor process."""
@@ -66,12 +72,10 @@ class Server:
         of gRPC is free too.
         """
         port = free_port()
-        flags = {"model_dir": model, "host": "127.0.0.1", "drain_seconds": 0, **settings}
+        flags = {"model_dir": model, "drain_seconds": 0, **settings}
         if "enable_grpc" in flags:
             flags.setdefault("grpc_port", free_port())
-        command = [*prefix, sys.executable, "-m", module, f"--http_port={port}"]
-        command += [f"--model_name={MODEL_NAME}"]
-        command += [f"--{name}={value}" for name, value in flags.items()]
+        command = [*prefix, *predictor_command(port, module, **flags)]
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PREDICTOR_")
         }

@@ -191,7 +191,8 @@ class Storage(ABC):
     async def sweep(self) -> None:
         """Return jobs without a lease to the queue, end late jobs, and delete old records.
 
-        The record of a job with pictures in a bucket is kept until ``release_uploads``.
+        A lost try counts if the predictor had accepted the job. The record of a job with pictures
+        in a bucket is kept until ``release_uploads``.
         """
 
     @abstractmethod

@@ -357,9 +357,12 @@ SWEEP = (
     + """
 local _, most, lost, expired, count = unpack(ARGV)
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('leases'), '-inf', now, 'LIMIT', 0, count)) do
-  local tries = redis.call('HGET', k('job', id), 'tries')
+  local tries, status = unpack(redis.call('HMGET', k('job', id), 'tries', 'status'))
   if not tries then
     forget(id)
+  elseif status == 'starting' then
+    redis.call('HINCRBY', k('job', id), 'tries', -1)
+    requeue(id)
   elseif tonumber(tries) >= tonumber(most) then
     finish(id, 'failed', 'error', lost)
   else

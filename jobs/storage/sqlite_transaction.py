@@ -140,8 +140,7 @@ class Transaction:
             return False
         job = existing_job(self._db, claim.job.id)
         if reason is None:
-            self._db.execute("UPDATE jobs SET tries = tries - 1 WHERE id = ?", (job.id,))
-            self._requeue(job)
+            self._requeue_uncounted(job)
         elif job.tries >= self._bounds.tries:
             self._end(job, "failed", reason)
         else:
@@ -188,7 +187,9 @@ class Transaction:
         query = f"SELECT id FROM jobs WHERE {RUNNING} AND lease_until <= ? LIMIT ?"  # noqa: S608
         for row in self._db.execute(query, (self._now, SWEEP_SIZE)).fetchall():
             job = existing_job(self._db, row["id"])
-            if job.tries >= self._bounds.tries:
+            if job.status == "starting":
+                self._requeue_uncounted(job)
+            elif job.tries >= self._bounds.tries:
                 self._end(job, "failed", WORKER_LOST)
             else:
                 self._requeue(job)
@@ -273,6 +274,10 @@ class Transaction:
                 return job
             self._end(job, "expired", EXPIRED)
         return None
+
+    def _requeue_uncounted(self, job: Job) -> None:
+        self._db.execute("UPDATE jobs SET tries = tries - 1 WHERE id = ?", (job.id,))
+        self._requeue(job)
 
     def _requeue(self, job: Job) -> None:
         self._db.execute(

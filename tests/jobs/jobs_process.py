@@ -19,6 +19,12 @@ from tests.serving import ROOT, Server
 PROMPT: dict[str, Any] = {"prompt": "a red star"}
 
 
+def jobs_command(port: int, predictor_url: str, **settings: Any) -> list[str]:
+    """The command that serves jobs; another process runs a lost job after two seconds."""
+    flags = {"port": port, "predictor_url": predictor_url, "lease_seconds": 2, **settings}
+    return [sys.executable, "-m", "jobs", *(f"--{name}={value}" for name, value in flags.items())]
+
+
 class JobsServer(Server):
     """The process, with an HTTP client."""
 
@@ -27,9 +33,7 @@ class JobsServer(Server):
     def running(cls, log: Path, predictor_url: str, **settings: Any) -> Iterator[JobsServer]:
         """Start ``python -m jobs`` on a free port, wait until it is ready, and kill it on exit."""
         port = free_port()
-        flags = {"port": port, "predictor_url": predictor_url, "lease_seconds": 2, **settings}
-        command = [sys.executable, "-m", "jobs"]
-        command += [f"--{name}={value}" for name, value in flags.items()]
+        command = jobs_command(port, predictor_url, **settings)
         variables = {name: value for name, value in os.environ.items() if name[:5] != "JOBS_"}
         with log.open("wb") as stream:
             process = subprocess.Popen(

@@ -9,6 +9,7 @@
 | ``/huge`` | 200 with a body that never ends |
 | ``/closes`` | none: the connection is closed |
 | ``/hangs`` | none until ``release``, then 204 |
+| ``/stalls`` | none to the first request, then 204 |
 """
 
 from __future__ import annotations
@@ -120,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             case "hangs":
                 receiver.released.wait(120)
                 self._respond(204)
+            case "stalls" if len(receiver.received(self.path)) == 1:
+                receiver.released.wait(120)
             case _:
                 self._respond(204)
 

@@ -1,6 +1,7 @@
 """An HTTP server with the predictor's wire format, whose calls follow the first word of the prompt.
 
 The real predictor takes seconds to start and cannot fail on demand. ``test_end_to_end.py`` uses it.
+``python -m tests.jobs.scripted_predictor <port>`` is a process of its own, which can be killed.
 
 | first word | the call |
 | --- | --- |
@@ -11,6 +12,8 @@ The real predictor takes seconds to start and cannot fail on demand. ``test_end_
 | ``fail`` | ends with an error event |
 | ``invalid`` | gets 400 |
 | ``blocked`` | makes a picture that a safety layer blocks |
+| ``brief`` | succeeds after a moment at each step |
+| ``die`` | kills the process of the predictor after its first step |
 | any other | succeeds |
 """
 
@@ -18,7 +21,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import socket
+import sys
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
@@ -28,6 +36,7 @@ from tests.jobs.threaded_server import ThreadedServer
 
 STEPS = 4
 _HOLD_SECONDS = 0.02
+_STEP_SECONDS = 0.01
 
 
 def seed_of(body: dict[str, Any]) -> int:
@@ -132,6 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         if word == "crash":
             self.predictor.crash()
             return
+        if word in ("brief", "die"):
+            self._walk(dies=word == "die")
         step = 1
         while word in ("hold", "walk") and not self.predictor.wait(_HOLD_SECONDS):
             self._event("progress", {"step": step, "steps": STEPS})
@@ -142,6 +153,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._event("progress", {"step": STEPS, "steps": STEPS})
             self._event("result", {"predictions": [self._prediction(word, body)]})
         self.wfile.write(b"0\r\n\r\n")
+
+    def _walk(self, *, dies: bool) -> None:
+        for step in range(1, STEPS):
+            time.sleep(_STEP_SECONDS)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._event("progress", {"step": step, "steps": STEPS})
 
     def _prediction(self, word: str, body: dict[str, Any]) -> dict[str, Any]:
         content = base64.b64encode(self.predictor.picture_of(body)).decode()
@@ -163,3 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+if __name__ == "__main__":
+    with ScriptedPredictor(int(sys.argv[1])):
+        threading.Event().wait()

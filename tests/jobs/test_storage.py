@@ -116,7 +116,8 @@ def test_the_newest_preview_is_kept_while_the_claim_lasts(make_storage: Open) ->
 def test_a_job_whose_worker_is_lost_runs_again_and_ends_once(make_storage: Open) -> None:
     async def scenario(storage: Storage) -> None:
         await storage.submit(job("a"))
-        lost = await claimed(storage, lease_seconds=0)
+        lost = await claimed(storage)
+        assert await storage.renew(lost, 0, 1, 20)
         await storage.sweep()
         assert await status_of(storage, "a") == ("queued", None)
         again = await claimed(storage)
@@ -149,11 +150,24 @@ def test_a_job_fails_when_each_of_its_workers_is_lost(make_storage: Open) -> Non
     async def scenario(storage: Storage) -> None:
         await storage.submit(job("a"))
         for _ in range(BOUNDS.tries):
-            await claimed(storage, lease_seconds=0)
+            claim = await claimed(storage)
+            assert await storage.renew(claim, 0, 1, 20), "the predictor has accepted the job"
             await storage.sweep()
 
         assert await status_of(storage, "a") == ("failed", WORKER_LOST)
         assert await storage.claim("sd", LONG) is None
+
+    play(make_storage, scenario)
+
+
+def test_losing_workers_that_wait_for_the_predictor_does_not_count(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        await storage.submit(job("a"))
+        for _ in range(2 * BOUNDS.tries):
+            assert await storage.renew(await claimed(storage), 0, 0, 0)
+            await storage.sweep()
+
+        assert (await claimed(storage)).job.tries == 1
 
     play(make_storage, scenario)
 

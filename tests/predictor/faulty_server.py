@@ -1,13 +1,14 @@
 """A predictor whose engine, loads and encoding fail or pause on demand.
 
 Run it as ``python -m tests.predictor.faulty_server`` with the predictor's flags. A request's prompt
-is either a fault, ``exit`` or ``hang``, or ``pause at <stage>``. A pause logs the stage and lasts
+is either a fault, ``exit``, ``die`` or ``hang``, or ``pause at <stage>``. A pause logs the stage and lasts
 until the file in ``FAULTY_GATE`` exists. ``FAULTY_LOAD`` pauses loads in the same way.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -42,6 +43,8 @@ class FaultyDenoiser:
     def begin(self, request: Any) -> Any:
         if request.prompt == "exit":
             raise SystemExit
+        if request.prompt == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
         if request.prompt == "hang":
             threading.Event().wait()
         self._stages.add(request.prompt.removeprefix("pause at "))
