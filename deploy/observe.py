@@ -1,4 +1,4 @@
-"""Read an InferenceService or a Job with everything that explains its state."""
+"""Read an InferenceService, a Job or a Deployment with everything that explains its state."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from deploy.workload import claims_used
 
 ISVC_LABEL = "serving.kserve.io/inferenceservice"
 JOB_LABEL = "job-name"
-# What stands between an InferenceService and its pods; all of it has the label.
-_OWNERS = (
-    ("serving.knative.dev/v1", "Revision"),
-    ("apps/v1", "Deployment"),
-    ("apps/v1", "ReplicaSet"),
-)
+_SETS = (("apps/v1", "ReplicaSet"),)
+# What stands between an object and its pods; all of it has the labels of the pods.
+_OWNERS = {
+    "InferenceService": (
+        ("serving.knative.dev/v1", "Revision"),
+        ("apps/v1", "Deployment"),
+        *_SETS,
+    ),
+    "Deployment": _SETS,
+}
 _PAUSE_SECONDS = 1.0
 
 
@@ -28,10 +32,9 @@ def observe(cluster: Cluster, item: Object) -> Snapshot | None:
     found = cluster.get(item["apiVersion"], item["kind"], name_of(item))
     if found is None:
         return None
-    label = JOB_LABEL if item["kind"] == "Job" else ISVC_LABEL
-    selector = f"{label}={name_of(item)}"
+    selector = _selector(item)
     pods = _list(cluster, "v1", "Pod", selector)
-    kinds = () if item["kind"] == "Job" else _OWNERS
+    kinds = _OWNERS.get(item["kind"], ())
     names = {*claims_used([item]), *_claims_of(pods)}
     claims = (cluster.get("v1", "PersistentVolumeClaim", name) for name in sorted(names))
     return Snapshot(
@@ -69,6 +72,14 @@ def _list(cluster: Cluster, api_version: str, kind: str, labels: str = "") -> li
     except ForbiddenError:
         # Without them the explanation is less precise; nothing else needs them.
         return []
+
+
+def _selector(item: Object) -> str:
+    """The labels of the object's pods."""
+    if labels := dig(item, "spec", "selector", "matchLabels"):
+        return ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
+    label = JOB_LABEL if item["kind"] == "Job" else ISVC_LABEL
+    return f"{label}={name_of(item)}"
 
 
 def _claims_of(pods: Iterable[Object]) -> list[str]:

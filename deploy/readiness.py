@@ -1,4 +1,4 @@
-"""Wait for an InferenceService, and report each reason for the wait once."""
+"""Wait for an InferenceService or a Deployment, and report each reason for the wait once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from deploy.apply import Applied
 from deploy.cluster import Cluster
 from deploy.console import Reporter
 from deploy.errors import ServiceError
-from deploy.explain import explain_service
+from deploy.explain import explain
 from deploy.explain.rollout import creation_mark, failure_mark
-from deploy.explain.service import is_ready
 from deploy.explain.snapshot import Snapshot, event_mark
 from deploy.objects import Object, dig, title
 from deploy.observe import observe_with_retries
@@ -24,10 +23,10 @@ _NOTICE_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
 
 
-def wait_for_service(
+def wait_until_ready(
     cluster: Cluster, applied: Applied, reporter: Reporter, deadline: Deadline
 ) -> Object:
-    """The InferenceService once it is ready.
+    """The object once it is ready.
 
     Raises:
         ServiceError: it cannot become ready without a change.
@@ -44,15 +43,14 @@ def wait_for_service(
             known = _known(applied, seen)
         seen = replace(seen, known=known)
         if not _is_stale(applied, seen.item, begun):
-            explanation = explain_service(seen)
-            if is_ready(seen):
+            explanation = explain(seen)
+            if explanation is None:
                 reporter.finding("ok", f"{title(seen.item)} is ready")
                 return seen.item
-            if explanation and explanation.fatal:
+            if explanation.fatal:
                 raise ServiceError(f"{title(seen.item)}: {explanation}")
             deadline.check(f"{title(seen.item)} is not ready", explanation)
-            if explanation:
-                waits.report(explanation)
+            waits.report(explanation)
         cluster.wait_for_change(seen.item, deadline.at_most(waits.at_most(_LOOK_SECONDS)))
 
 

@@ -15,6 +15,8 @@ DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
 MODEL_CONTAINER = "kserve-container"
 QUEUE_PROXY = "queue-proxy"
 _PREFIXES = ("PREDICTOR_", "DOWNLOADER_")
+# What runs the jobs program and its Valkey.
+_ROLLOUTS = ("Deployment", "StatefulSet")
 # Knative and Standard were Serverless and RawDeployment before KServe 0.16.
 _MODES = {
     "serverless": "Knative",
@@ -28,7 +30,7 @@ def pod_specs(objects: Sequence[Object]) -> Iterator[tuple[Object, Object]]:
     """Each object that creates pods, with the pods' spec; a service once more for each canary."""
     for item in objects:
         path = {
-            "Job": ("spec", "template", "spec"),
+            **dict.fromkeys(("Job", *_ROLLOUTS), ("spec", "template", "spec")),
             "Pod": ("spec",),
             "InferenceService": ("spec", "predictor"),
         }.get(item["kind"])
@@ -130,6 +132,25 @@ def claims_of(spec: Object) -> list[str]:
     return list(dict.fromkeys(filter(None, names)))
 
 
+def claims_made(objects: Sequence[Object]) -> list[Object]:
+    """Our claims, with those that the controller of a StatefulSet makes for its first pod."""
+    templates = [
+        (item, claim)
+        for item in of_kind(objects, "StatefulSet")
+        for claim in dig(item, "spec", "volumeClaimTemplates") or ()
+    ]
+    made = [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": f"{name_of(claim)}-{name_of(item)}-0"},
+            "spec": claim["spec"],
+        }
+        for item, claim in templates
+    ]
+    return [*of_kind(objects, "PersistentVolumeClaim"), *made]
+
+
 def claims_used(objects: Sequence[Object]) -> dict[str, list[str]]:
     """The claims that pods mount, each with its users."""
     used: dict[str, list[str]] = {}
@@ -185,3 +206,8 @@ def jobs(objects: Sequence[Object]) -> list[Object]:
 def services(objects: Sequence[Object]) -> list[Object]:
     """The InferenceServices."""
     return of_kind(objects, "InferenceService")
+
+
+def rollouts(objects: Sequence[Object]) -> list[Object]:
+    """The Deployments and StatefulSets."""
+    return [item for item in objects if item["kind"] in _ROLLOUTS]

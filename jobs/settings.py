@@ -45,6 +45,13 @@ class Settings(BaseSettings):
         ge=0,
         description="The most jobs of one key that wait. Further ones get 429. 0 is unlimited.",
     )
+    key_webhooks: int = Field(
+        default=10_000,
+        ge=0,
+        description="The most webhooks of one key that wait, so that a receiver that does not "
+        "answer leaves room for the webhooks of other keys. Above it, jobs of the key with a "
+        "webhook get 429. 0 is unlimited.",
+    )
     redis_url: SecretStr | None = Field(
         default=None,
         description="The URL of a Redis or Valkey that all replicas share, such as "

@@ -38,7 +38,7 @@ def _parent(cluster: Cluster, route: Object, parent: Object) -> Finding:
             "fail",
             f"{what} does not exist",
             "Name one of `kubectl get gateways --all-namespaces` (chart value "
-            "predictor.route.parentRefs).",
+            "predictor.route.parentRefs or jobs.route.parentRefs).",
         )
     programmed = condition(gateway, "Programmed")
     if programmed.get("status") != "True":
@@ -62,7 +62,8 @@ def _listeners(cluster: Cluster, gateway: Object, parent: Object, what: str) -> 
         return Finding(
             "fail",
             f"{what} has no listener {section or parent.get('port')!r}",
-            "Name one of its listeners in `sectionName` (chart value predictor.route.parentRefs).",
+            "Name one of its listeners in `sectionName` (chart value predictor.route.parentRefs or "
+            "jobs.route.parentRefs).",
         )
     if place != cluster.namespace and all(map(_is_closed, listeners)):
         return Finding(
@@ -90,7 +91,8 @@ def _class_of(cluster: Cluster, ingress: Object) -> Finding:
         return Finding(
             "fail",
             f"ingress class {wanted!r}, which {title(ingress)} names, does not exist",
-            f"Name an existing one (chart value predictor.ingress.className). Available: {known}",
+            "Name an existing one (chart value predictor.ingress.className or "
+            f"jobs.ingress.className). Available: {known}",
         )
     default = [
         one for one in classes if dig(one, "metadata", "annotations", _DEFAULT_CLASS) == "true"
@@ -99,6 +101,7 @@ def _class_of(cluster: Cluster, ingress: Object) -> Finding:
         return Finding(
             "warn",
             f"{title(ingress)} names no class, and the cluster has no default one",
-            f"Name one (chart value predictor.ingress.className). Available: {known}",
+            "Name one (chart value predictor.ingress.className or jobs.ingress.className). "
+            f"Available: {known}",
         )
     return Finding("ok", f"{title(ingress)} has an ingress class")

@@ -41,8 +41,8 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
             "fail",
             f"pods will be refused: {'; '.join(refusals)}",
             "Set it in the resources of the container (chart values `predictor.resources`, "
-            "`downloader.resources`; for queue-proxy `predictor.queueProxyResources`), or let a "
-            "LimitRange set defaults.",
+            "`downloader.resources`, `jobs.resources`; for queue-proxy "
+            "`predictor.queueProxyResources`), or let a LimitRange set defaults.",
         )
     new = [
         requests_of(spec)

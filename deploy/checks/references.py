@@ -13,12 +13,12 @@ from deploy.objects import Object, dig, name_of, of_kind
 TITLE = "references"
 _ADVICE = {
     "PriorityClass": "Create it, or name one of `kubectl get priorityclasses` (chart values "
-    "predictor.priorityClassName, downloader.priorityClassName).",
+    "predictor.priorityClassName, downloader.priorityClassName, jobs.priorityClassName).",
     "RuntimeClass": "Name one of `kubectl get runtimeclasses` (chart value "
     "predictor.runtimeClassName). NVIDIA's GPU operator and its container toolkit for k3s and "
     "RKE2 create `nvidia`.",
     "ServiceAccount": "Create it, or let the chart create one (chart values "
-    "predictor.serviceAccountName and downloader.serviceAccountName empty).",
+    "predictor.serviceAccountName, downloader.serviceAccountName, jobs.serviceAccountName empty).",
     "ResourceClaim": "Create the claim, or name another one (chart value "
     "predictor.resourceClaims).",
     "ResourceClaimTemplate": "Create the template, or name another one (chart value "

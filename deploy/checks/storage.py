@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from deploy.checks.finding import Finding
 from deploy.checks.volumes import named_volume, source_findings
 from deploy.cluster import Cluster
-from deploy.objects import Object, dig, name_of, of_kind
-from deploy.workload import claims_of, claims_used, pod_specs, quantity
+from deploy.objects import Object, dig, name_of
+from deploy.workload import claims_made, claims_of, claims_used, pod_specs, quantity
 
 TITLE = "storage"
 _MANY = {"ReadWriteMany", "ReadOnlyMany"}
@@ -51,7 +51,7 @@ _MANY_NODES = (
 
 def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     """Our own claims must have a suitable class; other claims that our pods mount must exist."""
-    ours = of_kind(objects, "PersistentVolumeClaim")
+    ours = claims_made(objects)
     for claim in ours:
         existing = cluster.get("v1", "PersistentVolumeClaim", name_of(claim))
         if _is_bound(existing):
@@ -92,7 +92,7 @@ def _existing(claim: Object, existing: Object | None) -> Finding:
 
 def _shared(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
     """Claims of one node, or of one pod, that several predictors mount."""
-    ours = {name_of(one): one for one in of_kind(objects, "PersistentVolumeClaim")}
+    ours = {name_of(one): one for one in claims_made(objects)}
     for name in claims_used(objects):
         claim = cluster.get("v1", "PersistentVolumeClaim", name) or ours.get(name)
         modes = dig(claim, "status", "accessModes") or dig(claim, "spec", "accessModes") or ()
@@ -154,7 +154,8 @@ def _new(cluster: Cluster, claim: Object) -> Finding:
         return Finding(
             "fail",
             f"claim {name!r} cannot be bound: {what}",
-            "Name one in storageClassName (chart value storage.storageClassName). "
+            "Name one in storageClassName (chart values storage.storageClassName, "
+            "jobs.storage.storageClassName). "
             f"Available: {known}",
         )
     return _capable(claim, storage_class, classes, "ReadWriteMany" in wanted)

@@ -186,6 +186,13 @@ def _unknown_kind(message: str) -> Explanation | None:
             "or do without the route (chart value predictor.route.enabled=false).",
             fatal=True,
         )
+    if version.startswith("keda.sh/"):
+        return Explanation(
+            f"KEDA is not installed: the cluster does not know {kind} of {version}.",
+            "Install it (https://keda.sh/docs/latest/deploy/), or do without it (chart value "
+            "jobs.keda.enabled=false).",
+            fatal=True,
+        )
     if kind == "InferenceService":
         return Explanation(
             "KServe is not installed: the cluster does not know InferenceService.",

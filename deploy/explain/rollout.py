@@ -47,8 +47,7 @@ def latest_rollout(seen: Snapshot, component: str = "predictor") -> Snapshot:
             else name_of(one) == f"{name_of(seen.item)}-{component}"
         )
     ]
-    sets = [one for one in of_kind(seen.owners, "ReplicaSet") if _is_owned_by(one, deployments)]
-    newest = sorted(sets, key=_rollout_number)[-1:]
+    newest = _newest_sets(seen, deployments)
     if revision:
         name = name_of(revision)
         pods = [one for one in seen.pods if dig(one, "metadata", "labels", REVISION) == name]
@@ -59,6 +58,21 @@ def latest_rollout(seen: Snapshot, component: str = "predictor") -> Snapshot:
     return replace(seen, owners=deployments)
 
 
+def latest_pods(seen: Snapshot) -> Snapshot:
+    """``seen`` of a Deployment with its newest ReplicaSet and the pods of that alone.
+
+    All pods stay if there is none: not readable, or a StatefulSet.
+    """
+    newest = _newest_sets(seen, [seen.item])
+    pods = [one for one in seen.pods if _is_owned_by(one, newest)] if newest else seen.pods
+    return replace(seen, owners=newest, pods=pods)
+
+
+def _newest_sets(seen: Snapshot, deployments: Iterable[Object]) -> list[Object]:
+    sets = [one for one in of_kind(seen.owners, "ReplicaSet") if _is_owned_by(one, deployments)]
+    return sorted(sets, key=_rollout_number)[-1:]
+
+
 def explain_deadline(seen: Snapshot) -> Explanation | None:
     """A progress deadline that the latest rollout has missed."""
     revisions = of_kind(seen.owners, "Revision")
@@ -66,7 +80,7 @@ def explain_deadline(seen: Snapshot) -> Explanation | None:
         if missed := _missed(revision, "ResourcesAvailable", "Ready"):
             return _explain_revision(revision, missed, seen)
     for deployment in () if revisions else of_kind(seen.owners, "Deployment"):
-        if _is_observed(deployment) and (missed := _missed(deployment, "Progressing")):
+        if missed := missed_progress(deployment):
             return _explain_deployment(deployment, missed, seen)
     # Without the permission to read Revisions, KServe's own conditions have to do.
     kinds = ("PredictorReady", "LatestDeploymentReady", "PredictorConfigurationReady")
@@ -161,7 +175,12 @@ def _missed(owner: Object, *kinds: str) -> Object | None:
     return None
 
 
-def _is_observed(deployment: Object) -> bool:
+def missed_progress(deployment: Object) -> Object | None:
+    """The condition of a Deployment whose present spec has missed its progress deadline."""
+    return _missed(deployment, "Progressing") if is_observed(deployment) else None
+
+
+def is_observed(deployment: Object) -> bool:
     """Whether the status is about the present spec."""
     observed = dig(deployment, "status", "observedGeneration")
     return observed is None or observed >= (dig(deployment, "metadata", "generation") or 0)

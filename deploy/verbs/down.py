@@ -12,6 +12,7 @@ from deploy.settings import Down
 
 # A namespace contains the weights, and possibly the objects of others.
 _LEFT = ("Namespace",)
+_COMPONENT = "app.kubernetes.io/component"
 
 
 def run(flags: Down, reporter: Reporter) -> None:
@@ -49,16 +50,17 @@ def _may_delete(
     there = [one for one in found if one]
     if flags.yes or flags.dry_run or not there:
         return True
+    jobs = any(dig(one, "metadata", "labels", _COMPONENT) == "jobs" for one in claims)
+    what = "weights, and the jobs with their pictures," if jobs else "weights"
     if not reporter.is_terminal:
         raise NotConfirmedError(
-            "this deletes the downloaded weights. Use --yes to confirm, or --keep-weights to "
-            "keep them. "
-            "Nothing was deleted."
+            f"this deletes the downloaded {what.rstrip(',')}. Use --yes to confirm, or "
+            "--keep-weights to keep the claims. Nothing was deleted."
         )
     names = ", ".join(
         f"{name_of(one)} ({dig(one, 'status', 'capacity', 'storage') or 'size unknown'})"
         for one in there
     )
     return reporter.confirm(
-        f"Delete the weights on {names} too? You would have to download them again."
+        f"Delete the {what} on {names} too? You would have to download the weights again."
     )

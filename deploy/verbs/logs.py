@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.console import Reporter
 from deploy.errors import NotReadyError, UsageError
-from deploy.explain import Snapshot, explain_job, explain_service
+from deploy.explain import Snapshot, explain
 from deploy.objects import Object, dig, name_of, title
 from deploy.observe import observe
 from deploy.session import Session
@@ -52,5 +52,4 @@ def _container(seen: Snapshot) -> tuple[str, str] | None:
 def _why(item: Object, seen: Snapshot | None) -> str:
     if seen is None:
         return "it is not deployed; run `up`"
-    explanation = explain_job(seen) if item["kind"] == "Job" else explain_service(seen)
-    return str(explanation or "it has no pod right now; a request starts one")
+    return str(explain(seen) or "it has no pod right now; a request starts one")

@@ -11,13 +11,13 @@ from deploy.download import follow_download
 from deploy.endpoint import read_key
 from deploy.errors import UsageError
 from deploy.objects import Object, name_of, of_kind, title
-from deploy.readiness import wait_for_service
+from deploy.readiness import wait_until_ready
 from deploy.session import Session
 from deploy.settings import Up, seconds_of
 from deploy.verbs.doctor import check_before
 from deploy.verbs.predict import draw
 from deploy.waits import Deadline
-from deploy.workload import jobs, requires_key, services
+from deploy.workload import jobs, requires_key, rollouts, services
 
 
 def run(flags: Up, reporter: Reporter) -> None:
@@ -39,17 +39,18 @@ def run(flags: Up, reporter: Reporter) -> None:
     # A predictor without weights would hold a GPU and use up its progress deadline.
     applier = Applier(session.cluster, reporter, deadline, flags.force_conflicts)
     serving = services(session.objects)
-    for item in session.objects:
-        if item not in serving:
-            _apply(applier, item)
+    others = [_apply(applier, item) for item in session.objects if item not in serving]
     for job in jobs(session.objects):
         follow_download(session.cluster, job, reporter, deadline)
     applied = [_apply(applier, item) for item in serving]
     for one in applied:
-        service = wait_for_service(session.cluster, one, reporter, deadline)
+        service = wait_until_ready(session.cluster, one, reporter, deadline)
         output = _output(flags.output, service, len(applied))
         body = {"prompt": flags.prompt}
         draw(service, flags.address, body, output, deadline, reporter, flags.api_key_file)
+    for one in others:
+        if rollouts([one.item]):
+            wait_until_ready(session.cluster, one, reporter, deadline)
 
 
 def _validator(session: Session, flags: Up, reporter: Reporter, deadline: Deadline) -> Applier:

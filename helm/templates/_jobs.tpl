@@ -43,6 +43,15 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and (get $jobs.settings "webhook_networks") .Values.networkPolicy.enabled (not .Values.networkPolicy.jobsEgress) -}}
 {{- fail "jobs.settings.webhook_networks: the network policy blocks the connections to them: allow them in networkPolicy.jobsEgress" -}}
 {{- end -}}
+{{- $wait := hasKey $jobs.settings "max_wait_seconds" | ternary $jobs.settings.max_wait_seconds 60 -}}
+{{- if and $jobs.route.enabled $jobs.route.timeoutSeconds (lt (float64 $jobs.route.timeoutSeconds) (float64 $wait)) -}}
+{{- fail (printf "jobs.route.timeoutSeconds is %d: the Gateway would cut requests with Prefer: wait, which may take %v seconds. Raise it, or lower jobs.settings.max_wait_seconds" (int64 $jobs.route.timeoutSeconds) $wait) -}}
+{{- end -}}
+{{- range (include "stable-diffusion.services" . | fromYaml).services -}}
+{{- if has .service (list (include "stable-diffusion.jobsName" $) (include "stable-diffusion.valkeyName" $)) -}}
+{{- fail (printf "jobs.enabled: the InferenceService %s of a model would have the name of a Service of the jobs program: choose another name for the model" .service) -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.predictor.apiKeys.secretName (not $jobs.predictorApiKey.secretName) -}}
 {{- fail "jobs.predictorApiKey: the predictor requires a key (predictor.apiKeys): set jobs.predictorApiKey.secretName" -}}
 {{- end -}}
@@ -136,5 +145,8 @@ tolerations:
 {{- with .Values.jobs.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.jobs.priorityClassName }}
+priorityClassName: {{ toYaml . }}
 {{- end }}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* The port of the Service that KServe creates for a predictor in Standard mode. */}}
+{{/* The port of the Services: that of the jobs program, and those that KServe creates in Standard mode. */}}
 {{- define "stable-diffusion.servicePort" -}}80{{- end -}}
 
 {{/* The time limit of a route in seconds; 0 for none. */}}
@@ -15,12 +15,17 @@
 {{- fail (printf "predictor.%s.enabled: with deploymentMode Knative, Knative creates the routes of an InferenceService. Use its own settings for domains and TLS, or deploymentMode Standard" $kind) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $predictor.route.enabled (not $predictor.route.parentRefs) -}}
-{{- fail "predictor.route.parentRefs is empty: name the Gateway that the route belongs to, as in [{name: public, namespace: gateways}]" -}}
+{{- include "stable-diffusion.validateParents" (dict "route" $predictor.route "where" "predictor.route") -}}
+{{- end -}}
+
+{{/* Call it with a dict of `route` and `where`. */}}
+{{- define "stable-diffusion.validateParents" -}}
+{{- if and .route.enabled (not .route.parentRefs) -}}
+{{- fail (printf "%s.parentRefs is empty: name the Gateway that the route belongs to, as in [{name: public, namespace: gateways}]" .where) -}}
 {{- end -}}
 {{- end -}}
 
-{{/* Rejects two models with the same host: the path does not always name the model. */}}
+{{/* Rejects two routes with the same host: the path does not always name the model, or the program. */}}
 {{- define "stable-diffusion.validateHosts" -}}
 {{- $seen := dict -}}
 {{- range $model := (include "stable-diffusion.services" . | fromYaml).services -}}
@@ -36,4 +41,84 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $jobs := default dict .Values.jobs -}}
+{{- range $kind := ternary (list "route" "ingress") list (default false $jobs.enabled) -}}
+{{- $route := index $jobs $kind -}}
+{{- range $host := ternary (default (list "*") $route.hosts) list $route.enabled -}}
+{{- with get $seen (printf "%s %s" $kind $host) -}}
+{{- fail (printf "jobs.%s.hosts: %s and the jobs program would both have the host %s: set another one" $kind . $host) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* An HTTPRoute. Call it with a dict of `root`, `name`, `component`, `route` (its values), `backends` and `timeout` in seconds, 0 for none. */}}
+{{- define "stable-diffusion.httpRoute" -}}
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: {{ .name }}-route
+  labels:
+    {{- include "stable-diffusion.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: {{ .component }}
+  {{- with .route.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  parentRefs:
+    {{- toYaml .route.parentRefs | nindent 4 }}
+  {{- with .route.hosts }}
+  hostnames:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  rules:
+    - backendRefs:
+        {{- toYaml .backends | nindent 8 }}
+      {{- with int64 .timeout }}
+      timeouts:
+        request: {{ . }}s
+      {{- end }}
+{{- end -}}
+
+{{/* An Ingress. Call it with a dict of `root`, `name`, `component`, `ingress` (its values) and `backend`, the name of a Service with port 80. */}}
+{{- define "stable-diffusion.ingress" -}}
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: {{ .name }}-ingress
+  labels:
+    {{- include "stable-diffusion.labels" .root | nindent 4 }}
+    app.kubernetes.io/component: {{ .component }}
+  {{- with .ingress.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- with .ingress.className }}
+  ingressClassName: {{ toYaml . }}
+  {{- end }}
+  {{- with .ingress.tlsSecretName }}
+  tls:
+    - secretName: {{ toYaml . }}
+      {{- with $.ingress.hosts }}
+      hosts:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+  {{- end }}
+  rules:
+    {{- range $host := default (list "") .ingress.hosts }}
+    - http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend:
+              service:
+                name: {{ $.backend }}
+                port:
+                  number: {{ include "stable-diffusion.servicePort" $ }}
+      {{- with $host }}
+      host: {{ quote . }}
+      {{- end }}
+    {{- end }}
 {{- end -}}

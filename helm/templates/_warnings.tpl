@@ -14,6 +14,13 @@
 {{- end -}}
 {{- end -}}
 {{- include "stable-diffusion.storageWarning" (dict "storage" .Values.storage "pods" $pods) -}}
+{{- with default dict .Values.jobs -}}
+{{- if and .enabled (or .route.enabled .ingress.enabled) (not .apiKeys.secretName) }}
+
+   The jobs program is reachable from outside the cluster and requires no keys: everyone who reaches
+   it sees all jobs and their pictures. Set jobs.apiKeys.secretName.
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Call it with a dict of `predictor` and `service`. The predictor computes on one GPU. */}}

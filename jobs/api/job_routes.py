@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from jobs.api.access import owner_of
 from jobs.api.documents import document_of, path_of
+from jobs.api.event_stream import with_comments
 from jobs.api.picture_file import picture_response
 from jobs.api.service import Service
 from jobs.errors import (
@@ -93,7 +94,7 @@ class JobRoutes:
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: the job at each change, and its previews, until it has ended."""
-        events = self._events((await self._service.requested(request)).id)
+        events = with_comments(self._events((await self._service.requested(request)).id))
         headers = {"cache-control": "no-store"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -105,7 +106,7 @@ class JobRoutes:
             raise PictureNotFoundError("the number of a picture is an integer from 0")
         return await picture_of(request, self._service, job, int(number))
 
-    async def _events(self, job_id: str) -> AsyncIterator[bytes]:
+    async def _events(self, job_id: str) -> AsyncGenerator[bytes]:
         try:
             async for change in self._service.follow(job_id, with_previews=True):
                 if isinstance(change, Job):

@@ -22,6 +22,7 @@ def open_storage(settings: Settings) -> Storage:
         webhooks=settings.max_webhook_queue,
         key_jobs_per_minute=settings.key_jobs_per_minute,
         key_queued_jobs=settings.key_queued_jobs,
+        key_webhooks=settings.key_webhooks,
     )
     if settings.redis_url is None:
         from jobs.storage.sqlite import SQLiteStorage

@@ -28,7 +28,7 @@ WEBHOOKS_RETRY_SECONDS = 60.0
 class Bounds:
     """What the storage holds at most, and how often a job may start; see the settings.
 
-    The last two apply to each owner; 0 is unlimited.
+    The last three apply to each owner; 0 is unlimited.
     """
 
     queue_length: int
@@ -38,6 +38,7 @@ class Bounds:
     webhooks: int = 100_000
     key_jobs_per_minute: float = 0.0
     key_queued_jobs: int = 0
+    key_webhooks: int = 0
 
     @property
     def key_job_seconds(self) -> float:
@@ -228,6 +229,12 @@ class Storage(ABC):
 def queued_limit(waiting: int, seconds: float) -> KeyLimitError:
     """The error of an owner with ``key_queued_jobs`` waiting jobs; retry after ``seconds``."""
     return KeyLimitError(f"{waiting} jobs of this key wait (key_queued_jobs)", seconds)
+
+
+def webhook_limit(waiting: int) -> KeyLimitError:
+    """The error of an owner with ``key_webhooks`` webhooks that wait."""
+    reason = f"{waiting} webhooks of this key wait (key_webhooks)"
+    return KeyLimitError(reason, WEBHOOKS_RETRY_SECONDS)
 
 
 def rate_limit(bounds: Bounds, seconds: float) -> KeyLimitError:

@@ -6,6 +6,7 @@
     lane:<lane>       string  the token of the process that sends the first of them
     lanes             zset    lanes by the time of their first delivery, or the end of the lease
     deliveries        zset    all deliveries by the time of the event
+    owner:<o>:deliveries  zset  those of one owner
     webhook_outcomes  hash    how many deliveries have ended, by outcome, and failed tries
 
 Times are milliseconds by the clock of Redis.
@@ -21,10 +22,11 @@ OUTBOX = f"""
 local progress_pause = {WEBHOOK_PROGRESS_SECONDS * 1000:.0f}
 
 local function drop(id, outcome)
-  local lane = redis.call('HGET', k('delivery', id), 'lane')
+  local lane, owner = unpack(redis.call('HMGET', k('delivery', id), 'lane', 'owner'))
   if not lane then return end
   redis.call('ZREM', k('outbox', lane), id)
   redis.call('ZREM', k('deliveries'), id)
+  if owner then redis.call('ZREM', k('owner', owner, 'deliveries'), id) end
   redis.call('DEL', k('delivery', id))
   redis.call('HINCRBY', k('webhook_outcomes'), outcome, 1)
 end
@@ -58,10 +60,12 @@ local function report(job, event)
     id = id .. '_' .. redis.call('HINCRBY', k('webhook', job), 'count', 1)
     redis.call('HSET', k('webhook', job), 'progress_at', now, 'last', id)
   end
+  local owner = redis.call('HGET', k('job', job), 'owner')
   redis.call('HSET', k('delivery', id), 'event', event, 'url', url, 'lane', lane, 'tries', 0,
-    'created_at', now, 'record', cjson.encode(describe(job)))
+    'created_at', now, 'owner', owner, 'record', cjson.encode(describe(job)))
   redis.call('ZADD', k('outbox', lane), due, id)
   redis.call('ZADD', k('deliveries'), now, id)
+  if owner ~= '' then redis.call('ZADD', k('owner', owner, 'deliveries'), now, id) end
   if redis.call('EXISTS', k('lane', lane)) == 0 then free(lane) end
   notify('outbox')
 end

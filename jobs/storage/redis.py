@@ -50,6 +50,7 @@ from jobs.storage.interface import (
     WebhookState,
     queued_limit,
     rate_limit,
+    webhook_limit,
 )
 
 logger = logging.getLogger(__name__)
@@ -126,13 +127,15 @@ class RedisStorage(Storage):
             *(_milliseconds(new.expires_in), new.body, new.idempotency_key, new.digest),
             *(self.bounds.queue_length, self.bounds.queue_bytes, new.owner),
             *(self.bounds.key_queued_jobs, 1000 * self.bounds.key_job_seconds),
-            *(url, lane, self.bounds.webhooks),
+            *(url, lane, self.bounds.webhooks, self.bounds.key_webhooks),
         )
         match outcome:
             case b"conflict":
                 raise IdempotencyConflictError("the Idempotency-Key was used with another body")
             case b"webhooks":
                 raise QueueFullError(WEBHOOKS_FULL, WEBHOOKS_RETRY_SECONDS)
+            case b"own_webhooks":
+                raise webhook_limit(rest[0])
             case b"owner":
                 raise queued_limit(rest[0], float(rest[1]) / 1000 or 5.0)
             case b"fast":

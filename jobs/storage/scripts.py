@@ -118,13 +118,14 @@ local function is_void(id, token) return redis.call('HGET', k('job', id), 'token
 
 # ARGV: prefix, id, model, priority, seed, expires_in, body, idempotency key, digest, the most
 # waiting jobs, the most bytes of bodies, owner, the most waiting jobs of the owner, what a job
-# takes of the owner's minute, URL and lane of the webhook, the most webhooks that wait
+# takes of the owner's minute, URL and lane of the webhook, the most webhooks that wait, the most of
+# the owner
 SUBMIT = (
     _COMMON
     + """
 local _, id, model, priority, seed, expires_in, body, key, digest = unpack(ARGV)
 local owner, owner_waits, part = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
-local url, lane, most_webhooks = unpack(ARGV, 15)
+local url, lane, most_webhooks, owner_webhooks = unpack(ARGV, 15)
 if key ~= '' then
   local known = redis.call('HMGET', k('idempotency', owner, key), 'id', 'digest')
   if known[1] and redis.call('EXISTS', k('job', known[1])) == 1 then
@@ -141,6 +142,10 @@ local bytes = tonumber(redis.call('GET', k('body_bytes')) or 0)
 if bytes + #body > tonumber(ARGV[11]) then return {'large', waiting, seconds} end
 if url ~= '' and redis.call('ZCARD', k('deliveries')) >= tonumber(most_webhooks) then
   return {'webhooks', waiting, seconds}
+end
+local own = redis.call('ZCARD', k('owner', owner, 'deliveries'))
+if url ~= '' and owner_webhooks ~= '0' and own >= tonumber(owner_webhooks) then
+  return {'own_webhooks', own}
 end
 if owner ~= '' then
   local waits = redis.call('ZCARD', k('owner', owner, 'status', 'queued'))

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from dataclasses import asdict, replace
 
+from jobs.errors import QueueFullError
 from jobs.job import (
     WEBHOOK_PROGRESS_SECONDS,
     Delivery,
@@ -20,7 +21,13 @@ from jobs.job import (
     WebhookEvent,
     WebhookOutcome,
 )
-from jobs.storage.interface import WebhookState
+from jobs.storage.interface import (
+    WEBHOOKS_FULL,
+    WEBHOOKS_RETRY_SECONDS,
+    Bounds,
+    WebhookState,
+    webhook_limit,
+)
 from jobs.storage.sqlite_tables import existing_job
 
 SCHEMA = """
@@ -44,6 +51,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
     record TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS deliveries_by_lane ON deliveries (lane, due, sequence);
+CREATE INDEX IF NOT EXISTS deliveries_by_owner ON deliveries (json_extract(record, '$.owner'));
 CREATE INDEX IF NOT EXISTS deliveries_by_time ON deliveries (created_at);
 CREATE TABLE IF NOT EXISTS lanes (lane TEXT PRIMARY KEY, due REAL NOT NULL, token TEXT);
 CREATE INDEX IF NOT EXISTS lanes_by_due ON lanes (due);
@@ -58,8 +66,17 @@ def add_webhook(db: sqlite3.Connection, job_id: str, webhook: Webhook) -> None:
     db.execute(query, (job_id, webhook.url, webhook.lane))
 
 
-def waiting_webhooks(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT count(*) FROM deliveries").fetchone()[0])
+def check_room(db: sqlite3.Connection, owner: str, bounds: Bounds) -> None:
+    """Raise QueueFullError if no further webhook of the owner may wait."""
+    query = "SELECT count(*) FROM deliveries"
+    if db.execute(query).fetchone()[0] >= bounds.webhooks:
+        raise QueueFullError(WEBHOOKS_FULL, WEBHOOKS_RETRY_SECONDS)
+    if not owner or not bounds.key_webhooks:
+        return
+    query = "SELECT count(*) FROM deliveries WHERE json_extract(record, '$.owner') = ?"
+    (waiting,) = db.execute(query, (owner,)).fetchone()
+    if waiting >= bounds.key_webhooks:
+        raise webhook_limit(waiting)
 
 
 def report(db: sqlite3.Connection, job_id: str, event: WebhookEvent, now: float) -> bool:

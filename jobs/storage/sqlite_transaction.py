@@ -27,8 +27,6 @@ from jobs.storage import sqlite_outbox as outbox
 from jobs.storage import sqlite_uploads as uploads
 from jobs.storage.interface import (
     SWEEP_SIZE,
-    WEBHOOKS_FULL,
-    WEBHOOKS_RETRY_SECONDS,
     Bounds,
     Submission,
     queued_limit,
@@ -239,8 +237,8 @@ class Transaction:
             raise QueueFullError(f"{waiting} jobs wait, and the queue is full", seconds)
         if total_bytes(self._db, "bodies") + len(new.body) > self._bounds.queue_bytes:
             raise QueueFullError("the bodies of the waiting jobs leave no room", seconds)
-        if new.webhook and outbox.waiting_webhooks(self._db) >= self._bounds.webhooks:
-            raise QueueFullError(WEBHOOKS_FULL, WEBHOOKS_RETRY_SECONDS)
+        if new.webhook:
+            outbox.check_room(self._db, new.owner, self._bounds)
 
     def _check_owner(self, new: NewJob) -> None:
         """Check the limits of the owner, and count the job towards its rate.

@@ -150,6 +150,27 @@ def test_a_pod_has_the_time_to_drain(
     assert seconds >= settings.drain_seconds + 15
 
 
+def test_a_pod_that_others_replace_gets_no_connections_while_it_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rendered = case("jobs")
+    pause = container_of(rendered)["lifecycle"]["preStop"]["exec"]["command"]
+    grace = pod_of(rendered)["terminationGracePeriodSeconds"]
+
+    assert pause[0] == "sleep"
+    assert int(pause[1]) > 0
+    assert grace >= int(pause[1]) + settings_of(rendered, monkeypatch).drain_seconds + 15
+    assert "lifecycle" not in container_of(render({"jobs": JOBS})), "none replaces the only pod"
+
+
+def test_valkey_refuses_jobs_before_its_memory_is_full() -> None:
+    valkey = container_of(case("jobs"), "StatefulSet")
+    flags = dict(zip(valkey["args"][::2], valkey["args"][1::2], strict=True))
+
+    assert valkey["resources"]["limits"]["memory"] == "4Gi"
+    assert int(flags["--maxmemory"]) == 2 * 1024**3
+
+
 def test_only_the_program_may_connect_to_valkey() -> None:
     rendered = case("jobs")
     (rule,) = policy(rendered, f"{NAME}-valkey")["ingress"]
@@ -324,6 +345,13 @@ def test_prometheus_scrapes_the_program() -> None:
                 },
             },
             r"autoscalerClass is hpa, with which KServe controls",
+        ),
+        *(
+            (
+                {"jobs": VALKEY, "models": [{"name": name, "source": "hf://a/b"} for name in two]},
+                r"would have the name of a Service of the jobs program",
+            )
+            for two in (("jobs", "other"), ("jobs-valkey", "other"))
         ),
         ({"jobs": {**JOBS, "settings": {"max_try": 3}}}, r"max_try"),
     ],

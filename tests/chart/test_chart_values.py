@@ -82,6 +82,12 @@ JOBS_EXTERNAL: Object = {
     "jobs": {"enabled": True},
 }
 JOBS_KEDA: Object = {**JOBS_EXTERNAL, "jobs": {"enabled": True, "keda": {"enabled": True}}}
+PARENT: Object = {"name": "public"}
+JOBS_UNROUTED: Object = {"jobs": {"enabled": True, "route": {"parentRefs": [PARENT]}}}
+JOBS_ROUTED: Object = {
+    "jobs": {"enabled": True, "route": {"enabled": True, "parentRefs": [PARENT]}}
+}
+JOBS_EXPOSED: Object = {"jobs": {"enabled": True, "ingress": {"enabled": True}}}
 OPEN: Object = {"networkPolicy": {"enabled": False}}
 REDIS: Object = {"predictor": {"rateLimitStorage": {"secretName": "any"}}, **OPEN}
 SCRAPED: Object = {"monitoring": {"podMonitor": {"enabled": True}}}
@@ -265,6 +271,16 @@ SWITCHES = {
     "jobs.webhooks.key": Switch("whsec", "key: whsec", JOBS_WEBHOOKS),
     "jobs.keda.enabled": Switch(True, "kind: ScaledObject", JOBS_EXTERNAL),
     "jobs.keda.jobsPerPod": Switch(7, "target: '7'", JOBS_KEDA),
+    "jobs.route.enabled": Switch(True, "kind: HTTPRoute", JOBS_UNROUTED),
+    "jobs.route.parentRefs": Switch([{"name": "other"}], "name: other", JOBS_ROUTED),
+    "jobs.route.hosts": Switch(["jobs.example.com"], "- jobs.example.com", JOBS_ROUTED),
+    "jobs.route.timeoutSeconds": Switch(77, "request: 77s", JOBS_ROUTED),
+    "jobs.route.annotations": Switch(LABEL, "team: pictures", JOBS_ROUTED),
+    "jobs.ingress.enabled": Switch(True, "kind: Ingress", JOBS),
+    "jobs.ingress.className": Switch("nginx", "ingressClassName: nginx", JOBS_EXPOSED),
+    "jobs.ingress.hosts": Switch(["jobs.example.com"], "host: jobs.example.com", JOBS_EXPOSED),
+    "jobs.ingress.tlsSecretName": Switch("jobs-tls", "secretName: jobs-tls", JOBS_EXPOSED),
+    "jobs.ingress.annotations": Switch(LABEL, "team: pictures", JOBS_EXPOSED),
     "jobs.labels": Switch(LABEL, "team: pictures", JOBS),
     "jobs.annotations": Switch(LABEL, "team: pictures", JOBS),
     "jobs.serviceAccountName": Switch("team", "serviceAccountName: team", JOBS),
@@ -272,6 +288,7 @@ SWITCHES = {
     "jobs.nodeSelector": Switch(NODE, "kubernetes.io/os: linux", JOBS),
     "jobs.tolerations": Switch([TOLERATION], "key: shown", JOBS),
     "jobs.affinity": Switch(AFFINITY, "podAntiAffinity", JOBS),
+    "jobs.priorityClassName": Switch("high", "priorityClassName: high", JOBS),
     "networkPolicy.enabled": Switch(False, ""),
     "networkPolicy.ingressFrom": Switch([PEER], "team: pictures"),
     "networkPolicy.monitoringFrom": Switch([PEER], "team: pictures", SCRAPED),

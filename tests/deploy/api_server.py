@@ -35,9 +35,14 @@ CORE: dict[str, dict[str, tuple[str, bool]]] = {
         "Pod": ("pods", True),
         "ResourceQuota": ("resourcequotas", True),
         "Secret": ("secrets", True),
+        "Service": ("services", True),
         "ServiceAccount": ("serviceaccounts", True),
     },
-    "apps/v1": {"Deployment": ("deployments", True), "ReplicaSet": ("replicasets", True)},
+    "apps/v1": {
+        "Deployment": ("deployments", True),
+        "ReplicaSet": ("replicasets", True),
+        "StatefulSet": ("statefulsets", True),
+    },
     "authorization.k8s.io/v1": {"SelfSubjectAccessReview": ("selfsubjectaccessreviews", False)},
     "batch/v1": {"Job": ("jobs", True)},
     "networking.k8s.io/v1": {

@@ -89,11 +89,11 @@ def bind(api: ApiServer, item: dict[str, Any]) -> None:
     """Act as a provisioner that succeeds."""
     api.update(
         "PersistentVolumeClaim",
-        shapes.CLAIM,
+        item["metadata"]["name"],
         status={
             "phase": "Bound",
-            "capacity": {"storage": "20Gi"},
-            "accessModes": ["ReadWriteMany"],
+            "capacity": item["spec"]["resources"]["requests"],
+            "accessModes": item["spec"]["accessModes"],
         },
     )
 

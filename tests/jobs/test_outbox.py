@@ -323,6 +323,53 @@ def test_a_job_that_finds_no_room_for_webhooks_takes_nothing_from_its_owner(
     play(make_storage, scenario, bounds=replace(BOUNDS, webhooks=1, key_jobs_per_minute=2))
 
 
+def test_a_key_whose_webhooks_wait_leaves_room_for_those_of_others(make_storage: Open) -> None:
+    bob, anonymous = (replace(hooked(name), owner=name) for name in ("bob", ""))
+
+    async def scenario(storage: Storage) -> None:
+        for name in ("a", "b"):
+            await storage.submit(owned(name))
+            await storage.cancel(name)
+        with pytest.raises(KeyLimitError, match=r"2 webhooks of this key wait \(key_webhooks\)"):
+            await storage.submit(owned("c"))
+        await storage.submit(replace(job("d"), owner="alice"))
+        for new in (
+            bob,
+            replace(anonymous, id="e"),
+            replace(anonymous, id="f"),
+            replace(anonymous, id="g"),
+        ):
+            await storage.submit(new)
+            await storage.cancel(new.id)
+        with pytest.raises(KeyLimitError):
+            await storage.submit(owned("c"))
+        late = await claimed(storage)
+        assert late.job.owner == "alice"
+        assert await storage.retry_delivery(late, 0)
+        with pytest.raises(KeyLimitError):
+            await storage.submit(owned("c"))
+        await deliver_all(storage)
+        await storage.submit(owned("c"))
+
+    play(make_storage, scenario, bounds=replace(BOUNDS, key_webhooks=2))
+
+
+def test_a_replaced_event_does_not_count_towards_the_webhooks_of_its_key(
+    make_storage: Open,
+) -> None:
+    async def scenario(storage: Storage) -> None:
+        claim = await started(storage, owned("a"))
+        await asyncio.sleep(0.55)
+        assert await storage.renew(claim, LONG, 1, 20)
+        assert (await storage.webhook_state()).waiting == 2
+        assert await storage.finish(claim, [], 20)
+        state = await storage.webhook_state()
+        assert (state.waiting, state.ended["superseded"]) == (2, 1)
+        await storage.submit(owned("b"))
+
+    play(make_storage, scenario, bounds=replace(BOUNDS, key_webhooks=3))
+
+
 def test_a_job_that_its_owner_may_not_submit_has_no_webhook(make_storage: Open) -> None:
     async def scenario(storage: Storage) -> None:
         await storage.submit(owned("a"))
