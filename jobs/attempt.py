@@ -86,7 +86,8 @@ class Attempt:
                     job.model, self._claim.body, job.id, self._note_progress, self._note_preview
                 )
             except CallRefusedError as refusal:
-                logger.debug("job %s: %s", job.id, refusal)
+                level = logging.INFO if wait == _FIRST_WAIT_SECONDS else logging.DEBUG
+                logger.log(level, "job %s waits: %s", job.id, refusal)
                 has_begun, self.is_accepted = self.is_accepted, False
                 self._on_refused()
                 # Replicas must not return together.

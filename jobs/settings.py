@@ -105,7 +105,8 @@ class Settings(BaseSettings):
         default=600.0,
         gt=0,
         description="How long a predictor may send nothing about a job. Then the try counts as "
-        "failed. Longer than the longest wait in the predictor's queue.",
+        "failed, or is repeated if the response has not begun. Longer than the longest wait in the "
+        "predictor's queue.",
     )
     max_body_bytes: int = Field(
         default=16_777_216,
