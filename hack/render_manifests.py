@@ -41,6 +41,7 @@ OPTIONAL_TEMPLATES = {
     "dashboard.yaml",
     "http-route.yaml",
     "ingress.yaml",
+    "jobs-metrics-service.yaml",
     "jobs-network-policy.yaml",
     "jobs-scaled-object.yaml",
     "jobs-valkey.yaml",

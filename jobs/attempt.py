@@ -9,14 +9,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from jobs.call_errors import CallFailedError, CallRefusedError, CallRejectedError
 from jobs.errors import StorageUnavailableError
 from jobs.job import Claim, Picture
-from jobs.predictor_client import (
-    CallFailedError,
-    CallRefusedError,
-    CallRejectedError,
-    PredictorClient,
-)
+from jobs.predictor_client import PredictorClient
 from jobs.storage import Storage
 from jobs.storage.changes import wait_briefly
 from jobs.upload import Upload
@@ -34,7 +30,7 @@ _PROGRESS_SECONDS = 0.1
 
 
 class Attempt:
-    """A claimed job that runs.
+    """A claimed job that runs; ``is_accepted`` while the predictor works on it.
 
     ``on_accepted`` is called when the predictor takes the job, ``on_refused`` when it does not.
     """
@@ -57,6 +53,7 @@ class Attempt:
         self._upload = Upload(bucket, claim.job.id) if bucket else None
         self._on_accepted = on_accepted
         self._on_refused = on_refused
+        self.is_accepted = False
         self._progress = (0, 0)
         self._preview = b""
         self._has_news = asyncio.Event()
@@ -98,7 +95,11 @@ class Attempt:
         await upload.discard(job)
 
     async def _pictures(self) -> list[Picture]:
-        """Call until the predictor takes the job; the lease is kept meanwhile."""
+        """Call until the predictor takes the job; the lease is kept meanwhile.
+
+        Raises:
+            CallError: the call has ended, or the predictor has stopped a job that had begun.
+        """
         job = self._claim.job
         wait = _FIRST_WAIT_SECONDS
         while True:
@@ -107,14 +108,20 @@ class Attempt:
                     job.model, self._claim.body, job.id, self._note_progress, self._note_preview
                 )
             except CallRefusedError as refusal:
-                logger.debug("job %s: %s", job.id, refusal)
+                level = logging.INFO if wait == _FIRST_WAIT_SECONDS else logging.DEBUG
+                logger.log(level, "job %s waits: %s", job.id, refusal)
+                has_begun, self.is_accepted = self.is_accepted, False
                 self._on_refused()
                 # Replicas must not return together.
                 await asyncio.sleep(refusal.retry_after_seconds or wait * random.uniform(0.5, 1))  # noqa: S311
                 wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+                if has_begun:
+                    # Its record would say `in_progress` until another predictor takes it.
+                    raise
 
     def _note_progress(self, step: int, steps: int) -> None:
-        if not self._progress[1]:
+        if not self.is_accepted:
+            self.is_accepted = True
             self._on_accepted()
         self._progress = (step, steps)
         self._has_news.set()
@@ -151,6 +158,8 @@ class Attempt:
         match call.exception():
             case None:
                 return partial(storage.finish, claim, call.result(), self._progress[1])
+            case CallRefusedError():
+                return partial(storage.give_back, claim, None)
             case CallRejectedError() as error:
                 return partial(storage.fail, claim, str(error))
             case CallFailedError() as error:

@@ -13,49 +13,24 @@ from typing import Any
 
 import httpx
 
+from jobs.call_errors import (
+    CallFailedError,
+    CallRefusedError,
+    CallRejectedError,
+    error_of_event,
+    error_of_response,
+)
 from jobs.job import Picture
 from jobs.settings import Settings
 from jobs.strict_json import read_json, write_json
 
 _CONNECT_SECONDS = 10.0
 _METRICS_SECONDS = 5.0
-# The predictor, or a gateway in front of it, takes no call now. Nothing has been computed.
-_REFUSALS = {
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-}
-# Another try may succeed.
-_FAILURES = {
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.GATEWAY_TIMEOUT,
-}
 # Far above a preview or an error; the result of a job is bounded by ``max_stored_bytes``.
 _EVENT_OVERHEAD = 1_048_576
 _MOST_STEPS = 1_000_000_000
 _FORMAT = re.compile(r"[a-z0-9]{1,16}")
 _LANES = re.compile(rb'^diffusion_lanes\{model_name="([^"]*)"\} ([0-9.e+]+)$', re.MULTILINE)
-
-
-class CallError(Exception):
-    """Base of the errors of a call; the text is safe to show to a caller."""
-
-
-class CallRefusedError(CallError):
-    """The predictor is not running, still starts, or is busy: wait, and call again."""
-
-    def __init__(self, reason: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(reason)
-        self.retry_after_seconds = retry_after_seconds
-
-
-class CallFailedError(CallError):
-    """The predictor stopped, or could not make the pictures: a try has failed."""
-
-
-class CallRejectedError(CallError):
-    """The predictor rejects the request, so another try would be rejected too."""
 
 
 class PredictorClient:
@@ -98,13 +73,22 @@ class PredictorClient:
             "content-type": "application/json",
             "x-request-id": job_id,
         }
+        has_begun = False
         try:
             async with self._client.stream("POST", url, content=body, headers=headers) as response:
+                has_begun = True
                 if response.status_code != HTTPStatus.OK:
-                    raise await _error_of(response)
+                    content = await response.aread()
+                    retry_after = response.headers.get("retry-after", "")
+                    raise error_of_response(response.status_code, content, retry_after)
                 return await self._result(response, on_progress, on_preview)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise CallRefusedError("the predictor does not accept connections") from None
+        except httpx.TimeoutException:
+            seconds = self._settings.predictor_silence_seconds
+            reason = f"the predictor sent nothing for {seconds:g} s (predictor_silence_seconds)"
+            # A running predictor responds at once; Knative holds the calls of one that is not.
+            raise (CallFailedError if has_begun else CallRefusedError)(reason) from None
         except httpx.TransportError:
             reason = "the connection to the predictor ended before the job was done"
             raise CallFailedError(reason) from None
@@ -112,9 +96,17 @@ class PredictorClient:
     async def lanes(self, model: str) -> int | None:
         """The most samples in a forward pass, as the predictor has measured; None if unknown.
 
-        The sum over the replicas, if the name in the URL is that of a headless service.
+        The sum over the replicas, if the name in the URL is that of a headless Service. The URL of
+        the calls is the second choice, because a mesh or a policy can block connections to pods.
         """
-        url = httpx.URL(f"{self._settings.url_of(model)}/metrics")
+        settings = self._settings
+        for base in dict.fromkeys([settings.metrics_url_of(model), settings.url_of(model)]):
+            lanes = await self._lanes_behind(httpx.URL(f"{base}/metrics"), model)
+            if lanes is not None:
+                return lanes
+        return None
+
+    async def _lanes_behind(self, url: httpx.URL, model: str) -> int | None:
         replicas = [url.copy_with(host=one) for one in await _addresses(url)]
         found = await asyncio.gather(*(self._lanes_at(one, url, model) for one in replicas))
         known = [lanes for lanes in found if lanes is not None]
@@ -148,7 +140,7 @@ class PredictorClient:
                         raise _too_large(most)
                     return pictures
                 case b"error":
-                    raise CallFailedError(_text_of(data) or "the predictor reports an error")
+                    raise error_of_event(data)
         raise CallFailedError("the predictor ended the stream before the job was done")
 
 
@@ -182,32 +174,6 @@ async def _events(response: httpx.Response, most: int) -> AsyncIterator[tuple[by
             yield name.removeprefix(b"event: "), data.removeprefix(b"data: ")
         if len(buffer) > most:
             raise _too_large(most)
-
-
-async def _error_of(response: httpx.Response) -> CallError:
-    content = await response.aread()
-    status = response.status_code
-    reason = _text_of(content) or f"the predictor responded with status {status}"
-    if status in _REFUSALS:
-        return CallRefusedError(reason, _retry_after(response))
-    if status in _FAILURES:
-        return CallFailedError(reason)
-    return CallRejectedError(reason)
-
-
-def _text_of(content: bytes) -> str | None:
-    """The sentence of the predictor's error; None for the page of another server."""
-    try:
-        document = read_json(content)
-    except ValueError:
-        document = None
-    reason = document.get("error") if isinstance(document, dict) else None
-    return reason if isinstance(reason, str) else None
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else None
 
 
 def _progress(data: bytes) -> tuple[int, int]:

@@ -14,6 +14,8 @@ from jobs.webhook_target import Network, read_networks
 # Model names become parts of URLs and of storage keys.
 _MODEL = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}"
+_MODEL_URL = rf"{_MODEL}=https?://[^\s/?#,]+[^\s?#,]*"
+_MODEL_URLS = rf"^({_MODEL_URL}(,{_MODEL_URL})*)?$"
 
 
 class Settings(BaseSettings):
@@ -82,9 +84,16 @@ class Settings(BaseSettings):
     )
     predictor_urls: str = Field(
         default="",
-        pattern=rf"^({_MODEL}=https?://[^\s/?#,]+[^\s?#,]*(,{_MODEL}=https?://[^\s/?#,]+[^\s?#,]*)*)?$",
+        pattern=_MODEL_URLS,
         description="Where the predictors of some models answer, if that is not `predictor_url`, "
         "as `model=url`, separated by commas.",
+    )
+    metrics_urls: str = Field(
+        default="",
+        pattern=_MODEL_URLS,
+        description="Where to read the metrics of the predictors of some models, if that is not "
+        "the URL of the calls, as `model=url`, separated by commas. Use the name of a headless "
+        "Service, which resolves to the addresses of all replicas, and the port of the pods.",
     )
     predictor_api_key: SecretStr | None = Field(
         default=None, description="The key for a predictor that requires one (docs/security.md)."
@@ -117,7 +126,8 @@ class Settings(BaseSettings):
         default=600.0,
         gt=0,
         description="How long a predictor may send nothing about a job. Then the try counts as "
-        "failed. Longer than the longest wait in the predictor's queue.",
+        "failed, or is repeated if the response has not begun. Longer than the longest wait in the "
+        "predictor's queue.",
     )
     max_body_bytes: int = Field(
         default=16_777_216,
@@ -230,6 +240,14 @@ class Settings(BaseSettings):
 
     def url_of(self, model: str) -> str:
         """The base URL of the predictor for a model."""
-        pairs = (pair.split("=", 1) for pair in self.predictor_urls.split(",") if pair)
-        url = dict(pairs).get(model, self.predictor_url)
-        return url.replace("{model}", model).rstrip("/")
+        return _url_in(self.predictor_urls, model, self.predictor_url)
+
+    def metrics_url_of(self, model: str) -> str:
+        """The base URL of the metrics of the predictor for a model."""
+        return _url_in(self.metrics_urls, model, self.url_of(model))
+
+
+def _url_in(pairs: str, model: str, default: str) -> str:
+    """The URL of a model in ``model=url,...``."""
+    urls = dict(pair.split("=", 1) for pair in pairs.split(",") if pair)
+    return urls.get(model, default).replace("{model}", model).rstrip("/")

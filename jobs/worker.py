@@ -32,7 +32,7 @@ class Capacity:
 
     A guided picture takes two lanes, so that half of the jobs fill a batch, and the others wait in
     the predictor for the next one. Until the predictor accepts a job, one job wakes it up. Its
-    metrics are read only while it works: reading them would wake it up too.
+    metrics are read only while it works: reading them through Knative would wake it up too.
     """
 
     def __init__(self, client: PredictorClient, model: str, most: int) -> None:
@@ -42,10 +42,14 @@ class Capacity:
         self._due = 0.0
         self.value = 1
 
-    def reset(self) -> None:
-        """The predictor does not take more jobs, or is not running."""
-        self.value = 1
-        self._due = 0.0
+    def limit(self, accepted: int) -> None:
+        """Take no more jobs for now: the predictor has refused one, and works on ``accepted``.
+
+        One of several replicas may be full while the others have room, so the finished jobs are
+        still replaced. A predictor that works on none may not be running.
+        """
+        self.value = max(1, accepted)
+        self._due = time.monotonic() + _CAPACITY_SECONDS if accepted else 0.0
 
     async def refresh(self) -> None:
         """Read the metrics, if the last reading is old."""
@@ -118,7 +122,7 @@ class Puller:
                 self._settings.lease_seconds,
                 bucket=self._bucket,
                 on_accepted=self._on_accepted,
-                on_refused=self._capacity.reset,
+                on_refused=self._on_refused,
             )
             task = asyncio.create_task(attempt.run())
             self._attempts[task] = attempt
@@ -128,6 +132,9 @@ class Puller:
         task = asyncio.create_task(self._refresh())
         self._refreshes.add(task)
         task.add_done_callback(self._refreshes.discard)
+
+    def _on_refused(self) -> None:
+        self._capacity.limit(sum(one.is_accepted for one in self._attempts.values()))
 
     async def _refresh(self) -> None:
         await self._capacity.refresh()

@@ -25,6 +25,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- printf "http://%s-predictor.%s.svc" .service .root.Release.Namespace -}}
 {{- end -}}
 
+{{/* The address of all ready pods of a predictor: a headless Service maps no ports. Call it with a dict of `root` and `service`. */}}
+{{- define "stable-diffusion.metricsUrl" -}}
+{{- printf "http://%s-metrics.%s.svc:8080" .service .root.Release.Namespace -}}
+{{- end -}}
+
 {{/* Rejects values with which the jobs program would not start, or would be useless. */}}
 {{- define "stable-diffusion.validateJobs" -}}
 {{- $jobs := .Values.jobs -}}
@@ -66,14 +71,18 @@ app.kubernetes.io/component: {{ .component }}
 {{- $models := (include "stable-diffusion.models" . | fromYaml).models -}}
 {{- $names := list -}}
 {{- $urls := list -}}
+{{- $metrics := list -}}
 {{- range $models -}}
 {{- $names = append $names .name -}}
 {{- $urls = append $urls (printf "%s=%s" .name (include "stable-diffusion.predictorUrl" (dict "root" $ "service" .service))) -}}
+{{- $metrics = append $metrics (printf "%s=%s" .name (include "stable-diffusion.metricsUrl" (dict "root" $ "service" .service))) -}}
 {{- end -}}
 - name: JOBS_MODELS
   value: {{ join "," $names }}
 - name: JOBS_PREDICTOR_URLS
   value: {{ join "," $urls }}
+- name: JOBS_METRICS_URLS
+  value: {{ join "," $metrics }}
 {{- if include "stable-diffusion.jobsInSqlite" . }}
 - name: JOBS_SQLITE_PATH
   value: /var/lib/jobs/jobs.sqlite3

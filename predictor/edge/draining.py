@@ -10,7 +10,12 @@ from contextlib import contextmanager
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from predictor.edge.error_responses import error_body, note_error, response_to, status_of
+from predictor.edge.error_responses import (
+    error_event_data,
+    note_error,
+    response_to,
+    status_of,
+)
 from predictor.edge.stream import LastEvent
 from predictor.errors import ShuttingDownError
 from predictor.protocol.accept import EVENT_STREAM
@@ -117,5 +122,5 @@ class _Answer:
             await response_to(error)(scope, receive, self.send)
         elif self._is_stream and not self._is_complete:
             note_error(error)
-            event = LastEvent(error_event(error_body(error)), status_of(error))
+            event = LastEvent(error_event(error_event_data(error)), status_of(error))
             await self.send({"type": "http.response.body", "body": event})

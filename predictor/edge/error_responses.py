@@ -100,6 +100,19 @@ def error_body(error: Exception) -> dict[str, Any]:
     return body_of_error(str(error), status_of(error), error)
 
 
+def error_event_data(error: Exception) -> dict[str, Any]:
+    """The data of the event that ends a stream: the body, and what the head can no longer say.
+
+    Other protocols define their own events, so only that of ``:predict`` has the additions.
+    """
+    body = error_body(error)
+    if current_request().error_form:
+        return body
+    status = status_of(error)
+    seconds = _retry_after(error, status)
+    return {**body, "status": status} | ({"retry_after": seconds} if seconds else {})
+
+
 def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     """The response to an error in the table.
 
@@ -110,9 +123,8 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
         error = ShuttingDownError(reason, error.retry_after_seconds)
     note_error(error)
     status = status_of(error)
-    seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
-    seconds = max(1, min(seconds, _MAX_RETRY_AFTER_SECONDS))
-    headers = {"retry-after": str(seconds)} if status in _RETRY_AFTER else {}
+    seconds = _retry_after(error, status)
+    headers = {"retry-after": str(seconds)} if seconds else {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     if status in _CLOSES or isinstance(error, BodyMemoryError):
@@ -120,6 +132,14 @@ def response_to(error: Exception, *, is_draining: bool = False) -> JSONResponse:
     if status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
         headers["accept-encoding"] = "identity"  # RFC 9110, section 12.5.3
     return JSONResponse(error_body(error), status_code=status, headers=headers)
+
+
+def _retry_after(error: Exception, status: HTTPStatus) -> int | None:
+    """When to send the request again, in seconds; None if a status does not say so."""
+    if status not in _RETRY_AFTER:
+        return None
+    seconds = ceil(getattr(error, "retry_after_seconds", _RETRY_AFTER_SECONDS))
+    return max(1, min(seconds, _MAX_RETRY_AFTER_SECONDS))
 
 
 def not_ready(model_name: str) -> JSONResponse:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
 from typing import Any, Protocol, Self
 
-from predictor.edge.error_responses import error_body, note_error, status_of
+from predictor.edge.error_responses import error_event_data, note_error, status_of
 from predictor.errors import PredictorError
 from predictor.protocol import EncodedResponse
 from predictor.protocol.encode import error_event
@@ -79,7 +79,7 @@ async def _events(answering: asyncio.Task[EncodedResponse], report: Report) -> A
             yield LastEvent(b"", HTTPStatus.OK)
         except PredictorError as error:
             note_error(error)
-            yield LastEvent(error_event(error_body(error)), status_of(error))
+            yield LastEvent(error_event(error_event_data(error)), status_of(error))
     finally:
         changing.cancel()
         answering.cancel()

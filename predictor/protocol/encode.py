@@ -241,9 +241,9 @@ def waiting_event(reason: str, seconds: float) -> bytes:
     return _event("waiting", {"reason": reason, "seconds": round(seconds, 1)})
 
 
-def error_event(body: Mapping[str, Any]) -> bytes:
-    """The last event of a call that fails, with the body of an error response."""
-    return _event("error", body)
+def error_event(data: Mapping[str, Any]) -> bytes:
+    """The last event of a call that fails."""
+    return _event("error", data)
 
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:

@@ -111,6 +111,42 @@ def test_the_program_finds_the_predictor_of_each_model(
     assert tested == [f"{settings.url_of(one)}/v1/models/{one}:predict" for one in ("One.x", "two")]
 
 
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+def test_the_program_reads_the_metrics_of_all_ready_pods_of_a_predictor(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [{"name": name, "source": "hf://a/b"} for name in ("One.x", "two")]
+    predictor = {"deploymentMode": mode, "scaling": {"minReplicas": 1}}
+    rendered = render({"jobs": JOBS, "models": models, "predictor": predictor})
+    settings = settings_of(rendered, monkeypatch)
+    services = {
+        f"http://{one['metadata']['name']}.pictures.svc:{one['spec']['ports'][0]['port']}": one
+        for one in rendered.all_of("Service")
+    }
+    found = [services[settings.metrics_url_of(name)]["spec"] for name in settings.model_names]
+    ports = {
+        port["containerPort"]
+        for one in rendered.predictors.values()
+        for port in one["containers"][0]["ports"]
+    }
+    ingress = policy(rendered, "stable-diffusion-predictor")["ingress"]
+    own = rendered.one("Deployment")["spec"]["selector"]["matchLabels"]
+
+    assert [one["clusterIP"] for one in found] == ["None", "None"]
+    assert [one["selector"] for one in found] == [
+        {"serving.kserve.io/inferenceservice": service, "component": "predictor"}
+        for service in rendered.predictors
+    ]
+    assert {one["ports"][0]["port"] for one in found} == ports, "a headless Service maps no ports"
+    assert not any(one.get("publishNotReadyAddresses") for one in found)
+    assert [
+        rule
+        for rule in ingress
+        if ports <= {port["port"] for port in rule["ports"]}
+        and rule.get("from", [{}])[0].items() <= {"podSelector": {"matchLabels": own}}.items()
+    ], "the policy admits the program"
+
+
 def test_a_shared_predictor_serves_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
     models = [{"name": name, "source": "hf://a/b"} for name in ("one", "two")]
     settings = settings_of(
@@ -118,6 +154,7 @@ def test_a_shared_predictor_serves_all_models(monkeypatch: pytest.MonkeyPatch) -
     )
 
     assert settings.url_of("one") == settings.url_of("two")
+    assert settings.metrics_url_of("one") == settings.metrics_url_of("two")
     assert settings.url_of("one") == "http://stable-diffusion-predictor.pictures.svc"
 
 

@@ -5,11 +5,16 @@ The real predictor takes seconds to start and cannot fail on demand. ``test_end_
 
 | first word | the call |
 | --- | --- |
-| ``hold`` | is accepted and sends progress until ``release`` |
+| ``hold`` | is accepted and sends progress until ``release``, or ``finish`` with its prompt |
 | ``walk`` | the same, with one more step each time |
 | ``busy`` | gets 429 with ``retry-after: 1`` the first time, then succeeds |
+| ``full`` | gets 429 with ``retry-after: 600`` |
 | ``crash`` | ends the connections of all calls, as if the process died |
-| ``fail`` | ends with an error event |
+| ``drop`` | ends its connection before the response begins |
+| ``gateway`` | the same behind Knative's queue-proxy, which responds with 502 |
+| ``fail`` | ends with an error event without a status, as that of an older predictor |
+| ``stop`` | ends with an error event of status 503 the first time, then succeeds |
+| ``reject`` | ends with an error event of status 400 |
 | ``invalid`` | gets 400 |
 | ``blocked`` | makes a picture that a safety layer blocks |
 | ``brief`` | succeeds after a moment at each step |
@@ -55,6 +60,7 @@ class ScriptedPredictor(ThreadedServer):
         self.most_at_once = 0
         # The prompts of calls whose caller left before the end.
         self.left: list[str] = []
+        self._finished: set[str] = set()
         self._connections: dict[int, socket.socket] = {}
 
     @property
@@ -68,6 +74,10 @@ class ScriptedPredictor(ThreadedServer):
     def release(self) -> None:
         """Let all calls that hold succeed, from now on."""
         self.released.set()
+
+    def finish(self, prompt: str) -> None:
+        """Let one call that holds succeed."""
+        self._finished.add(prompt)
 
     def prompts(self) -> list[str]:
         """The prompts of all calls."""
@@ -94,9 +104,9 @@ class ScriptedPredictor(ThreadedServer):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for ``release``; True once it was called."""
-        return self.released.wait(seconds)
+    def wait(self, seconds: float, prompt: str) -> bool:
+        """Wait for ``release`` or ``finish``; True once one was called."""
+        return self.released.wait(seconds) or prompt in self._finished
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,7 +139,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif word == "busy" and self.predictor.prompts().count(body["prompt"]) == 1:
             error = b'{"error": "the queue is full"}'
             self._respond(429, error, "application/json", {"retry-after": "1"})
-        else:
+        elif word == "full":
+            error = b'{"error": "the queue is full"}'
+            self._respond(429, error, "application/json", {"retry-after": "600"})
+        elif word == "gateway":
+            self._respond(502, b"EOF\n", "text/plain; charset=utf-8")
+        elif word != "drop":
             self._stream(word, body)
 
     def _stream(self, word: str, body: dict[str, Any]) -> None:
@@ -144,11 +159,17 @@ class _Handler(BaseHTTPRequestHandler):
         if word in ("brief", "die"):
             self._walk(dies=word == "die")
         step = 1
-        while word in ("hold", "walk") and not self.predictor.wait(_HOLD_SECONDS):
+        prompt = body["prompt"]
+        while word in ("hold", "walk") and not self.predictor.wait(_HOLD_SECONDS, prompt):
             self._event("progress", {"step": step, "steps": STEPS})
             step += word == "walk"
         if word == "fail":
             self._event("error", {"error": "picture: the engine failed"})
+        elif word == "reject":
+            self._event("error", {"error": "prompt: refused by block_list", "status": 400})
+        elif word == "stop" and self.predictor.prompts().count(prompt) == 1:
+            error = {"error": "the server shuts down", "status": 503, "retry_after": 1}
+            self._event("error", error)
         else:
             self._event("progress", {"step": STEPS, "steps": STEPS})
             self._event("result", {"predictions": [self._prediction(word, body)]})

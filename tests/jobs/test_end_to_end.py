@@ -116,3 +116,23 @@ def test_jobs_wait_for_the_predictor_and_survive_its_death(
 
     assert ended[0]["tries"] == 2
     assert [job["seed"] for job in ended] == [job["seed"] for job in submitted]
+
+
+def test_a_predictor_that_shuts_down_returns_the_job_without_a_try(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    with (
+        Server.started(demo_model, tmp_path / "log", shutdown_seconds=1) as predictor,
+        JobsServer.running(
+            tmp_path / "jobs.log", predictor.url, sqlite_path=tmp_path / "jobs.sqlite3"
+        ) as jobs,
+    ):
+        job = jobs.submit(LONG)
+        jobs.wait_for_status(job["id"], "in_progress", seconds=120)
+        # The second signal ends the wait for new requests.
+        predictor.terminate()
+        predictor.terminate()
+        predictor.process.wait(60)
+        waiting = jobs.wait_for_status(job["id"], "starting")
+
+    assert waiting["tries"] == 1

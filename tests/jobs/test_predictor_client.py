@@ -10,14 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.call_errors import CallError, CallFailedError, CallRefusedError, CallRejectedError
 from jobs.job import Picture
-from jobs.predictor_client import (
-    CallError,
-    CallFailedError,
-    CallRefusedError,
-    CallRejectedError,
-    PredictorClient,
-)
+from jobs.predictor_client import PredictorClient
 from jobs.settings import Settings
 from tests.jobs.scripted_predictor import ScriptedPredictor
 
@@ -29,14 +24,17 @@ Respond = Callable[[httpx.Request], httpx.Response]
 
 
 class Stream(httpx.AsyncByteStream):
-    """A body in given pieces."""
+    """A body in given pieces, and how it ends."""
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes], end: httpx.TransportError | None = None) -> None:
         self._pieces = pieces
+        self._end = end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self._pieces:
             yield piece
+        if self._end:
+            raise self._end
 
 
 def call(respond: Respond, **settings: object) -> tuple[list[Picture], list[tuple[int, int]]]:
@@ -81,13 +79,90 @@ def test_events_may_arrive_in_any_pieces(size: int) -> None:
     ],
 )
 def test_the_status_says_whether_to_try_again(status: int, kind: type[CallError]) -> None:
+    event = f'event: error\ndata: {{"error":"a sentence","status":{status}}}\n\n'.encode()
     with pytest.raises(kind) as ours:
         call(lambda _: httpx.Response(status, json={"error": "a sentence"}))
-    with pytest.raises(kind) as foreign:
+    with pytest.raises(kind) as later:
+        call(lambda _: httpx.Response(200, stream=Stream([WAITING, event])))
+
+    assert str(ours.value) == str(later.value) == "a sentence"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, CallRejectedError),
+        (403, CallRejectedError),
+        # Knative's gateway has no route yet.
+        (404, CallRefusedError),
+        (429, CallRefusedError),
+        (500, CallFailedError),
+        (502, CallRefusedError),
+        (503, CallRefusedError),
+        # The predictor did not start in the time of the gateway.
+        (504, CallRefusedError),
+    ],
+)
+def test_a_gateway_that_cannot_reach_the_predictor_costs_no_try(
+    status: int, kind: type[CallError]
+) -> None:
+    with pytest.raises(kind, match=f"the predictor responded with status {status}"):
         call(lambda _: httpx.Response(status, text="<html>a page</html>"))
 
-    assert str(ours.value) == "a sentence"
-    assert str(foreign.value) == f"the predictor responded with status {status}"
+
+ENVOY = "upstream connect error or disconnect/reset before headers. reset reason: "
+READ = "10.0.0.1:54244->127.0.0.1:8080: "
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        # Of Knative's activator and queue-proxy, which write the error of Go's HTTP client.
+        (502, "EOF\n", CallFailedError),
+        (502, f"read tcp {READ}read: connection reset by peer\n", CallFailedError),
+        (502, f"write tcp {READ}write: broken pipe\n", CallFailedError),
+        (502, f"write tcp {READ}use of closed network connection\n", CallFailedError),
+        (502, "net/http: HTTP/1.x transport connection broken: malformed\n", CallFailedError),
+        (502, "dial tcp 127.0.0.1:8080: connect: connection refused\n", CallRefusedError),
+        (502, "dial tcp 10.0.0.1:8012: connect: connection reset by peer\n", CallRefusedError),
+        (502, "dial tcp 10.0.0.1:8012: i/o timeout\n", CallRefusedError),
+        (503, "pending request queue full\n", CallRefusedError),
+        (503, "context deadline exceeded\n", CallRefusedError),
+        (504, "activator request timeout", CallRefusedError),
+        # Of Envoy.
+        (503, f"{ENVOY}connection termination", CallFailedError),
+        (502, f"{ENVOY}protocol error", CallFailedError),
+        (503, f"{ENVOY}remote connection failure", CallRefusedError),
+        (503, f"{ENVOY}overflow", CallRefusedError),
+        (503, "no healthy upstream", CallRefusedError),
+        (504, "upstream request timeout", CallRefusedError),
+        # The sentence of a predictor is not searched.
+        (503, '{"error": "model: reading the weights failed: EOF"}', CallRefusedError),
+    ],
+)
+def test_a_gateway_whose_connection_to_the_predictor_ends_costs_a_try(
+    status: int, text: str, kind: type[CallError]
+) -> None:
+    """Envoy 1.40 and the proxy of Go 1.27 have sent these texts; Knative's are in its source."""
+    with pytest.raises(CallError) as error:
+        call(lambda _: httpx.Response(status, text=text))
+
+    assert type(error.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("silent", "kind"), [(httpx.ReadTimeout, CallRefusedError), (httpx.ReadError, CallFailedError)]
+)
+def test_only_silence_before_the_response_costs_no_try(
+    silent: type[httpx.TransportError], kind: type[CallError]
+) -> None:
+    def end_before_the_response(request: httpx.Request) -> httpx.Response:
+        raise silent("any", request=request)
+
+    with pytest.raises(kind):
+        call(end_before_the_response)
+    with pytest.raises(CallFailedError):
+        call(lambda _: httpx.Response(200, stream=Stream([PROGRESS], silent("any"))))
 
 
 def test_a_refusal_has_the_time_to_retry() -> None:
@@ -95,6 +170,12 @@ def test_a_refusal_has_the_time_to_retry() -> None:
         call(lambda _: httpx.Response(429, json={"error": "busy"}, headers={"retry-after": "7"}))
 
     assert refusal.value.retry_after_seconds == 7
+
+    event = b'event: error\ndata: {"error":"busy","status":503,"retry_after":9}\n\n'
+    with pytest.raises(CallRefusedError) as later:
+        call(lambda _: httpx.Response(200, stream=Stream([PROGRESS, event])))
+
+    assert later.value.retry_after_seconds == 9
 
 
 @pytest.mark.parametrize(
@@ -110,7 +191,10 @@ def test_a_refusal_has_the_time_to_retry() -> None:
         b'event: result\ndata: {"predictions":["x"]}\n\n',
         b'event: result\ndata: {"predictions":{"image":null}}\n\n',
         *(RESULT.replace(b"png", one) for one in (b"png\\r\\nx: y", b"../png", b"svg+xml", b"")),
-        *(RESULT.replace(b'"seed":1', b'"seed":' + one) for one in (b"NaN", b"1e999", b'"\\udc00"')),
+        *(
+            RESULT.replace(b'"seed":1', b'"seed":' + one)
+            for one in (b"NaN", b"1e999", b'"\\udc00"')
+        ),
         RESULT.replace(b'"seed":1', b'"seed":' + b"[" * 10_000 + b"]" * 10_000),
     ],
 )
@@ -150,8 +234,8 @@ def test_the_lanes_of_all_replicas_count(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("socket.getaddrinfo", two_replicas_and_one_that_is_gone)
 
-    async def lanes(url: str, model: str) -> int | None:
-        client = PredictorClient(Settings(predictor_url=url))
+    async def lanes(url: str, model: str, metrics_urls: str = "") -> int | None:
+        client = PredictorClient(Settings(predictor_url=url, metrics_urls=metrics_urls))
         try:
             return await client.lanes(model)
         finally:
@@ -163,6 +247,10 @@ def test_the_lanes_of_all_replicas_count(monkeypatch: pytest.MonkeyPatch) -> Non
         assert asyncio.run(lanes(url, "stable-diffusion")) == 10
         assert asyncio.run(lanes(url, "other")) is None
         assert asyncio.run(lanes(one.url, "stable-diffusion")) == 4
+        metrics = f"stable-diffusion={url}"
+        assert asyncio.run(lanes(one.url, "stable-diffusion", metrics)) == 10
+        metrics = "stable-diffusion=http://127.0.0.3:9"
+        assert asyncio.run(lanes(one.url, "stable-diffusion", metrics)) == 4, "it is unreachable"
     assert asyncio.run(lanes("http://127.0.0.1:9", "stable-diffusion")) is None
 
 

@@ -83,7 +83,7 @@ def test_a_stream_reports_the_phases_of_the_load_and_then_the_result(
     assert before == [503, 503, 503], "a request that waits must not make the pod ready"
     assert received(short)[-1] == (
         "error",
-        {"error": "not done within 0.3 s: the model is still loading"},
+        {"error": "not done within 0.3 s: the model is still loading", "status": 504},
     )
     assert wrong.status_code == 400
     assert wrong.json()["error"].startswith("colour: unknown parameter")
@@ -172,6 +172,7 @@ def test_sigterm_answers_the_requests_that_wait(demo_model: Path, tmp_path: Path
 
     reason = "the server shuts down before the model is loaded; send the request again"
     assert name == "waiting"
-    assert last == ("error", {"error": reason})
+    retry_after = int(answer.headers["retry-after"])
+    assert last == ("error", {"error": reason, "status": 503, "retry_after": retry_after})
     assert (answer.status_code, answer.json()) == (503, {"error": reason})
     assert status == 0

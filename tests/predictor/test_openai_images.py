@@ -310,12 +310,14 @@ def test_an_error_in_a_stream_has_the_form_of_openai() -> None:
 
     event, data = last.decode().strip().split("\n")
     assert event == "event: error"
-    assert json.loads(data.removeprefix("data: "))["error"] == {
+    document = json.loads(data.removeprefix("data: "))
+    assert document.pop("error") == {
         "message": "the picture broke",
         "type": "server_error",
         "param": None,
         "code": None,
     }
+    assert document == {}, "the additions of `:predict` are not OpenAI's"
 
 
 def test_what_open_webui_sends_is_served(client: httpx.Client) -> None:

@@ -343,6 +343,21 @@ def test_an_error_is_the_servers_sentence_at_its_field(
 
 
 @needs_chromium
+def test_an_error_that_ends_a_stream_has_the_advice_of_its_status(visit: Visit) -> None:
+    data = '{"error":"the server shuts down","status":503,"retry_after":7}'
+    event = f"event: error\ndata: {data}\n\n"
+    visit.page.route(
+        "**/*:predict",
+        lambda route: route.fulfill(content_type="text/event-stream", body=event),
+    )
+    visit.button("Draw").click()
+
+    alert = visit.page.get_by_role("alert")
+    expect(alert).to_contain_text("the server shuts down")
+    expect(alert).to_contain_text("Try again in 7 seconds.")
+
+
+@needs_chromium
 def test_the_page_is_dark_for_a_browser_that_prefers_it(browser: Browser, server: Server) -> None:
     def colours(scheme: str) -> list[int]:
         with Visit.started(browser, server.url, {}, color_scheme=scheme) as visit:

@@ -71,7 +71,7 @@ async function picturesOf(model, body) {
     } else if (name === "preview") {
       showPreview(data);
     } else if (name === "error") {
-      throw new ServerError(data.error, null);
+      throw new ServerError(data.error, data.status, data.retry_after);
     } else {
       return data.predictions;
     }
