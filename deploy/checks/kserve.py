@@ -94,9 +94,10 @@ def _features(cluster: Cluster, objects: Sequence[Object], default: str) -> Iter
     """What newer versions of KServe or its configuration have to support."""
     match = _version(cluster.get("apps/v1", "Deployment", _CONTROLLER, NAMESPACE))
     is_old = bool(match and (int(match[1]), int(match[2])) < _IMAGES_AND_CANARIES)
+    routes = [one for one in of_kind(objects, "HTTPRoute") if not _leads_to_jobs(one)]
     # A route of our own divides the requests itself.
     ingress = {"enableGatewayApi": True}
-    if not of_kind(objects, "HTTPRoute"):
+    if not routes:
         ingress = _config(cluster, "ingress") or {}
     for service in services(objects):
         yield from _canary(service, deployment_mode(service, default), is_old, ingress)
@@ -108,6 +109,10 @@ def _features(cluster: Cluster, objects: Sequence[Object], default: str) -> Iter
     }
     if users:
         yield from _images(cluster, users, is_old)
+
+
+def _leads_to_jobs(route: Object) -> bool:
+    return bool(dig(route, "metadata", "labels", "app.kubernetes.io/component") == "jobs")
 
 
 def _canary(service: Object, mode: str, is_old: bool, ingress: Object) -> Iterator[Finding]:

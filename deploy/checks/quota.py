@@ -48,6 +48,7 @@ def check(cluster: Cluster, objects: Sequence[Object]) -> Iterator[Finding]:
         requests_of(spec)
         for item, spec in pods
         if cluster.get(item["apiVersion"], item["kind"], name_of(item)) is None
+        for _ in range(dig(item, "spec", "replicas") or 1)
     ]
     lacking = [line for one in quotas for line in _lacking(one, new)]
     if lacking:

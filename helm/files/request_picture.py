@@ -1,4 +1,7 @@
-"""Request a picture from each URL until one decodes; arguments: prompt, seconds, URLs."""
+"""Request a picture from each URL until one decodes; arguments: prompt, seconds, URLs.
+
+A URL that ends with /v1/jobs is that of the jobs program; all others are URLs of :predict.
+"""
 
 import io
 import json
@@ -9,21 +12,48 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 
 from PIL import Image
 
 # A retry cannot change the answer.
 PERMANENT = (400, 401, 403, 413, 422)
+# A retry gets the same job.
+IDEMPOTENCY_KEY = str(uuid.uuid4())
 
 
 def request_picture(url, prompt, seconds):
     """Return the bytes of the picture. A closed port fails within seconds."""
     parts = urllib.parse.urlsplit(url)
     socket.create_connection((parts.hostname, parts.port or 80), timeout=5).close()
-    headers = {"Content-Type": "application/json", "Accept": "image/png"}
+    if parts.path == "/v1/jobs":
+        return picture_of_job(url, prompt, time.monotonic() + seconds)
+    return send(url, seconds, {"prompt": prompt}, Accept="image/png")
+
+
+def picture_of_job(url, prompt, deadline):
+    """Submit a job, wait for its end, and return the bytes of its first picture."""
+    headers = {"Prefer": "wait=30", "Idempotency-Key": IDEMPOTENCY_KEY}
+    job = json.loads(send(url, 60, {"prompt": prompt}, **headers))
+    while job["status"] in ("queued", "starting", "in_progress"):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the job is {job['status']}")
+        time.sleep(1)
+        job = json.loads(send(f"{url}/{job['id']}", 60, Prefer="wait=30"))
+    if job["status"] != "succeeded":
+        sys.exit(f"{url}: the job is {job['status']}: {job['error']}")
+    return send(urllib.parse.urljoin(url, job["pictures"][0]["url"]), 60)
+
+
+def send(url, seconds, document=None, **headers):
+    """Send a GET, or a POST with a document, and return the body of the response."""
     if key := os.environ.get("API_KEY", "").strip():
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, json.dumps({"prompt": prompt}).encode(), headers)
+    body = None
+    if document:
+        headers["Content-Type"] = "application/json"
+        body = json.dumps(document).encode()
+    request = urllib.request.Request(url, body, headers)
     with urllib.request.urlopen(request, timeout=seconds) as response:
         return response.read()
 

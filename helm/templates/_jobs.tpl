@@ -130,6 +130,8 @@ app.kubernetes.io/component: {{ .component }}
 {{/* The fields of a pod that Valkey's share. Call it with the root. */}}
 {{- define "stable-diffusion.jobsPod" -}}
 automountServiceAccountToken: false
+# A Service with the name jobs would set the variable JOBS_PORT.
+enableServiceLinks: false
 serviceAccountName: {{ include "stable-diffusion.serviceAccountName" (dict "root" . "component" "jobs") | toYaml }}
 securityContext:
   runAsNonRoot: true

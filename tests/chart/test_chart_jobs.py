@@ -200,6 +200,14 @@ def test_a_pod_that_others_replace_gets_no_connections_while_it_stops(
     assert "lifecycle" not in container_of(render({"jobs": JOBS})), "none replaces the only pod"
 
 
+def test_a_service_of_the_namespace_sets_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBS_PORT", "tcp://10.96.0.7:80")
+    with pytest.raises(SystemExit):
+        parse_arguments([])
+
+    assert pod_of(case("jobs"))["enableServiceLinks"] is False
+
+
 def test_valkey_refuses_jobs_before_its_memory_is_full() -> None:
     valkey = container_of(case("jobs"), "StatefulSet")
     flags = dict(zip(valkey["args"][::2], valkey["args"][1::2], strict=True))

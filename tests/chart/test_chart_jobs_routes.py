@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from typing import Any
 
 import helm_python
 import kubernetes_validate
 import pytest
+import yaml
 
-from .rendering import Object, Rendered, render
+from jobs.settings import Settings
+
+from .rendering import ROOT, Object, Rendered, render
 from .strictness import operator_problems
 from .test_chart_api_fields import KUBERNETES_VERSIONS
 from .test_chart_routes import GATEWAY, STANDARD, exposed, routed
@@ -140,3 +145,22 @@ def test_a_route_without_keys_is_a_warning(values: Object) -> None:
 
     assert "Warnings" not in render(values).notes
     assert "sees all jobs and their pictures" in render(unprotected).notes.partition("Warnings:")[2]
+
+
+def test_the_values_of_the_document_render_and_fit_the_program() -> None:
+    text = (ROOT / "docs/jobs.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(# jobs-route-values.yaml\n.*?)```", text, re.DOTALL)
+    values = yaml.safe_load(block)
+    both = copy.deepcopy(values)
+    both["jobs"]["ingress"]["enabled"] = True
+    settings = Settings()
+
+    assert "Ingress" not in render(values).kinds()
+    assert "Warnings" not in render(values).notes
+    (rule,) = render(values).one("HTTPRoute")["spec"]["rules"]
+    annotations = render(both).one("Ingress")["metadata"]["annotations"]
+    limits = {name.rpartition("/")[2]: value for name, value in annotations.items()}
+    assert int(rule["timeouts"]["request"].removesuffix("s")) > settings.max_wait_seconds
+    assert int(limits["proxy-read-timeout"]) > settings.max_wait_seconds
+    assert int(limits["proxy-body-size"].removesuffix("m")) * 2**20 >= settings.max_body_bytes
+    assert limits["proxy-buffering"] == "off"

@@ -67,14 +67,14 @@ def predictor() -> Iterator[Predictor]:
 
 
 def run_test(
-    *urls: str, seconds: str = "30", **environment: str
+    *urls: str, seconds: str = "30", prompt: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command of the rendered pod with other URLs."""
     (pod,) = case("default").hooks
     (container,) = pod["spec"]["containers"]
     assert container["command"] == ["python", "-c"]
-    script, prompt, _, _ = container["args"]
-    command = [sys.executable, "-c", script, prompt, seconds, *urls]
+    script, default, _, _ = container["args"]
+    command = [sys.executable, "-c", script, prompt or default, seconds, *urls]
     return subprocess.run(
         command,
         check=False,

@@ -11,7 +11,7 @@ from rich.prompt import Confirm
 from deploy.explain import Snapshot, explain
 from tests.chart.rendering import case_values, render
 from tests.deploy import shapes
-from tests.deploy.api_server import ApiServer
+from tests.deploy.api_server import GATEWAY, ApiServer
 from tests.deploy.conftest import Deployment
 from tests.deploy.shapes import condition, container, event, terminated
 
@@ -240,6 +240,32 @@ def test_the_doctor_checks_the_class_of_the_claim_of_the_jobs(
 
     assert done.code == 5
     assert f"claim {claim!r} cannot be bound: storage class 'fast' does not exist" in done.out
+
+
+def test_the_quota_must_leave_room_for_each_pod_of_the_program(deployment: Deployment) -> None:
+    deploys(deployment, OWN_VALKEY)
+    hard = {"status": {"hard": {"pods": "4"}}, "spec": {"hard": {"pods": "4"}}}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, **hard}
+    deployment.api.put(quota)
+
+    done = deployment.run("doctor")
+
+    # The Job, the predictor, Valkey, and two of the program.
+    assert "small: pods wanted 5, used 0, allowed 4" in done.out
+
+
+def test_a_route_to_the_program_does_not_divide_the_requests_with_a_canary(
+    deployment: Deployment,
+) -> None:
+    deployment.api.kinds |= GATEWAY
+    canary = {"canaryTrafficPercent": 10, "canary": {"image": {"tag": "9.9.9"}}}
+    predictor = {"deploymentMode": "Standard", "scaling": {"minReplicas": 1}, **canary}
+    route = {"enabled": True, "parentRefs": [{"name": "public"}], "hosts": ["jobs.example.com"]}
+    deploys(deployment, {"route": route}, predictor=predictor)
+
+    done = deployment.run("doctor")
+
+    assert "KServe divides requests with a canary only by the Gateway API" in done.out
 
 
 def test_a_good_cluster_passes_with_the_program(deployment: Deployment) -> None:
