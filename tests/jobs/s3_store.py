@@ -36,7 +36,7 @@ class S3Store:
     def client(self) -> Any:
         return Session().create_client("s3", region_name="us-east-1", endpoint_url=self.url)
 
-    def keys(self) -> list[str]:
+    def object_keys(self) -> list[str]:
         """The keys of all objects."""
         found = self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return [entry["Key"] for entry in found]

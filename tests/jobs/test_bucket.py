@@ -49,7 +49,7 @@ def store() -> Iterator[S3Store]:
 @pytest.fixture
 def bucket(store: S3Store) -> Iterator[Bucket]:
     """The bucket without objects."""
-    for key in store.keys():
+    for key in store.object_keys():
         store.client.delete_object(Bucket=BUCKET, Key=key)
     opened = Bucket(SETTINGS)
     yield opened
@@ -106,7 +106,7 @@ def test_callers_are_redirected_to_the_bucket(
         assert httpx.get(document["pictures"][0]["presigned_url"]).content == content
     assert httpx.get(result.headers["location"]).content == content
     assert "presigned_url" not in json.dumps(listed)
-    assert [key.rpartition("/")[0] for key in store.keys()] == [f"team/jobs/{posted['id']}"]
+    assert [key.rpartition("/")[0] for key in store.object_keys()] == [f"team/jobs/{posted['id']}"]
 
 
 def test_webhooks_have_no_links_and_blocked_pictures_no_objects(
@@ -131,7 +131,7 @@ def test_webhooks_have_no_links_and_blocked_pictures_no_objects(
     assert b"presigned_url" not in completed.body
     assert document["pictures"][0]["presigned_url"] is None
     assert refused.status_code == 404
-    assert [key.split("/")[2] for key in store.keys()] == [made["id"]]
+    assert [key.split("/")[2] for key in store.object_keys()] == [made["id"]]
 
 
 def test_a_job_waits_for_the_bucket(
@@ -207,7 +207,7 @@ def test_the_storage_has_no_bytes(make_storage: Open, bucket: Bucket, store: S3S
         assert not await storage.picture("a", 0)
 
     play(make_storage, scenario)
-    assert len(store.keys()) == 2
+    assert len(store.object_keys()) == 2
 
 
 def test_objects_are_deleted_before_the_record(
@@ -229,10 +229,10 @@ def test_objects_are_deleted_before_the_record(
         assert not await ExpiredUploads(storage, unreachable).delete_some()
         await storage.sweep()
         assert await storage.read("old"), "the bucket does not answer"
-        assert names(store.keys()) == {"old", "new"}
+        assert names(store.object_keys()) == {"old", "new"}
 
         assert await ExpiredUploads(storage, bucket).delete_some()
-        assert names(store.keys()) == {"new"}
+        assert names(store.object_keys()) == {"new"}
         await storage.sweep()
         assert await storage.read("old") is None
         assert await storage.read("new")
@@ -262,7 +262,7 @@ def test_a_late_try_changes_nothing(make_storage: Open, bucket: Bucket, store: S
         assert record
         await late.discard(record)
         keys = [one.location.removeprefix(f"s3://{BUCKET}/") for one in record.pictures]
-        assert sorted(store.keys()) == sorted(keys)
+        assert sorted(store.object_keys()) == sorted(keys)
         body = store.client.get_object(Bucket=BUCKET, Key=keys[0])["Body"]
         assert body.read() == b"red"
 
@@ -310,7 +310,7 @@ def test_a_cancelled_job_leaves_no_objects(
 
     play(make_storage, scenario)
     assert predictor.prompts() == ["a red star"]
-    assert store.keys() == []
+    assert store.object_keys() == []
 
 
 def test_botocore_is_imported_only_with_a_bucket() -> None:
