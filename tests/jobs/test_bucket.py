@@ -15,10 +15,12 @@ import httpx
 import pytest
 
 from demo.run import free_port
+from jobs.api.service import Service
 from jobs.attempt import Attempt
 from jobs.bucket import Bucket
 from jobs.job import Job, Picture
 from jobs.predictor_client import PredictorClient
+from jobs.server import application
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.upload import ExpiredUploads, Upload
@@ -153,6 +155,63 @@ def test_a_job_waits_for_the_bucket(
     assert predictor.prompts() == ["a red star"], "the picture is not made again"
 
 
+def test_a_job_waits_for_the_access_to_the_bucket(
+    bucket: Bucket, store: S3Store, predictor: ScriptedPredictor, tmp_path: Path
+) -> None:
+    flags = {"bucket_url": URL, "sqlite_path": tmp_path / "jobs.sqlite3"}
+    with JobsServer.running(tmp_path / "log", predictor.url, **flags) as server:
+        store.require_known_keys(required=True)
+        try:
+            submitted = server.submit({"prompt": "a red star"})
+            failure = server.wait_for_log("ERROR job (.*): a picture is not uploaded: (.*)")
+            refused = run(f"--bucket_url={URL}", f"--sqlite_path={tmp_path / 'other'}")
+        finally:
+            store.require_known_keys(required=False)
+        ended = server.wait_for_status(submitted["id"], "succeeded")
+    reason = "answered 403 InvalidAccessKeyId: check the credentials and the bucket policy"
+
+    assert failure.groups() == (submitted["id"], f"{URL}: the endpoint {reason}")
+    assert refused.returncode == 1
+    assert refused.stderr == f"jobs: bucket_url: {URL}: the endpoint {reason}\n"
+    assert ended["tries"] == 1
+
+
+def test_without_credentials_a_job_is_readable_and_its_picture_is_not(
+    make_storage: Open, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = Bucket(SETTINGS)
+
+    async def scenario(storage: Storage) -> None:
+        await finish(storage, bucket, "a")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        transport = httpx.ASGITransport(application(Service(storage, SETTINGS, without)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://any") as client:
+            read = await client.get("/v1/jobs/a")
+            picture = await client.get("/v1/jobs/a/pictures/0")
+        assert [one["presigned_url"] for one in read.json()["pictures"]] == [None, None]
+        assert picture.status_code == 503
+        assert picture.json() == {"error": "the bucket of the pictures cannot be used now"}
+        assert picture.headers["retry-after"] == "5"
+
+    play(make_storage, scenario)
+    without.close()
+
+
+def test_without_bucket_url_a_picture_in_a_bucket_is_gone(
+    make_storage: Open, bucket: Bucket
+) -> None:
+    async def scenario(storage: Storage) -> None:
+        await finish(storage, bucket, "a")
+        transport = httpx.ASGITransport(application(Service(storage, Settings())))
+        async with httpx.AsyncClient(transport=transport, base_url="http://any") as client:
+            read = await client.get("/v1/jobs/a")
+            picture = await client.get("/v1/jobs/a/pictures/0")
+        assert "presigned_url" not in read.json()["pictures"][0]
+        assert picture.status_code == 410
+
+    play(make_storage, scenario)
+
+
 @pytest.mark.parametrize(
     ("url", "variables", "reason"),
     [
@@ -267,6 +326,15 @@ def test_a_late_try_changes_nothing(make_storage: Open, bucket: Bucket, store: S
         assert body.read() == b"red"
 
     play(make_storage, scenario)
+
+
+def test_a_link_is_for_one_method(bucket: Bucket) -> None:
+    """The signature contains the method, which this server does not verify."""
+
+    async def links() -> set[str]:
+        return {await bucket.link(f"{URL}/a/0.png", method) for method in ("GET", "HEAD")}
+
+    assert len(asyncio.run(links())) == 2
 
 
 class CancelledMeanwhile(Bucket):
