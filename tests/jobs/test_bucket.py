@@ -282,6 +282,7 @@ def test_objects_are_deleted_before_the_record(
         async with asyncio.timeout(30):
             while not await storage.expired_uploads() or await storage.read("plain"):
                 await storage.sweep()
+                await asyncio.sleep(0.01)
         assert await storage.read("old"), "the sweep keeps a record with objects"
         # A bucket reads the variables on its first use.
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
@@ -308,15 +309,16 @@ def test_records_of_an_earlier_bucket_expire_too(make_storage: Open, bucket: Buc
             while await storage.read("old"):
                 await ExpiredUploads(storage, None).delete_some()
                 await storage.sweep()
+                await asyncio.sleep(0.01)
 
     play(make_storage, scenario)
 
 
 def test_a_late_try_changes_nothing(make_storage: Open, bucket: Bucket, store: S3Store) -> None:
     async def scenario(storage: Storage) -> None:
+        await finish(storage, bucket, "a")
         late = Upload(bucket, "a")
         await late.run([picture(b"other bytes")])
-        await finish(storage, bucket, "a")
         record = await storage.read("a")
         assert record
         await late.discard(record)
