@@ -27,7 +27,7 @@ SETTINGS_OF_THE_CHART = frozenset(
 )
 # `jobs` and its Secrets set these; the probes need the host and the port.
 JOBS_SETTINGS_OF_THE_CHART = frozenset(
-    {"host", "port", "api_keys_file", "redis_url", "sqlite_path", "models"}
+    {"host", "port", "api_keys_file", "redis_url", "sqlite_path", "bucket_url", "models"}
     | {"predictor_url", "predictor_urls", "metrics_urls", "predictor_api_key", "webhook_secrets"}
 )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Status = Literal["queued", "starting", "in_progress", "succeeded", "failed", "cancelled", "expired"]
@@ -91,10 +91,6 @@ class Picture:
     content: bytes
     details: Mapping[str, Any]
     uploaded: StoredPicture | None = None
-
-    def at(self, location: str) -> Picture:
-        """The picture without its bytes, which are at an ``s3://`` URI."""
-        return replace(self, content=b"", uploaded=replace(self.stored(), location=location))
 
     def stored(self) -> StoredPicture:
         """What the record of the job says about the picture."""

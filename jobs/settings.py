@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     )
     bucket_url: str = Field(
         default="",
-        pattern=rf"^(s3://{_BUCKET}(/[A-Za-z0-9!_.*'()-]+)*/?)?$",
+        pattern=rf"^(s3://{_BUCKET}(/[A-Za-z0-9_][A-Za-z0-9!_.*'()=-]*)*/?)?$",
         description="The S3 bucket that keeps the pictures, as `s3://bucket` or "
         "`s3://bucket/prefix`. If empty, they are kept with the jobs. `botocore` reads the "
         "variables `AWS_…` (docs/jobs.md).",

@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.errors import BucketError, BucketRefusedError, StorageUnavailableError
@@ -64,13 +65,13 @@ class Upload:
     async def _put(self, number: int, picture: Picture) -> Picture:
         if not picture.content:
             return picture
-        kind, record = picture.media_type, picture.stored()
-        name = f"{number}-{self._suffix}.{kind.rpartition('/')[2]}"
+        name = f"{number}-{self._suffix}.{picture.media_type.rpartition('/')[2]}"
         location = self._bucket.location(self._job_id, name)
         self._locations.add(location)
+        record = replace(await asyncio.to_thread(picture.stored), location=location)
         wait = _FIRST_WAIT_SECONDS
         while True:
-            call = self._bucket.put(location, picture.content, kind, record.digest)
+            call = self._bucket.put(location, picture.content, record.media_type, record.digest)
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             try:
@@ -79,7 +80,7 @@ class Upload:
                 level = logging.ERROR if isinstance(error, BucketRefusedError) else logging.WARNING
                 logger.log(level, "job %s: a picture is not uploaded: %s", self._job_id, error)
             else:
-                return picture.at(location)
+                return replace(picture, content=b"", uploaded=record)
             await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
 

@@ -1,3 +1,23 @@
+{{/* What botocore reads. Call it with a dict of `endpoint`, `region` and `existingSecret`. */}}
+{{- define "stable-diffusion.s3Env" -}}
+{{- with .endpoint }}
+- name: AWS_ENDPOINT_URL
+  value: {{ quote . }}
+{{- end }}
+{{- with .region }}
+- name: AWS_REGION
+  value: {{ quote . }}
+{{- end }}
+{{- range $name := ternary (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN") list (ne .existingSecret "") }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ toYaml $.existingSecret }}
+      key: {{ $name }}
+      optional: {{ eq $name "AWS_SESSION_TOKEN" }}
+{{- end }}
+{{- end -}}
+
 {{/*
 The variables of a container: the chart's own, and then those of the values, which replace the chart's variables of the same
 name. The API server accepts each name only once. Call it with a dict of `own` (YAML), `env` and `where`.

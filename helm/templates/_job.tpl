@@ -170,22 +170,7 @@ template:
       name: {{ include "stable-diffusion.secretName" . | toYaml }}
       key: {{ toYaml .Values.huggingface.tokenKey }}
       optional: true
-{{- with .Values.s3.endpoint }}
-- name: AWS_ENDPOINT_URL
-  value: {{ quote . }}
-{{- end }}
-{{- with .Values.s3.region }}
-- name: AWS_REGION
-  value: {{ quote . }}
-{{- end }}
-{{- range $name := ternary (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN") list (ne .Values.s3.existingSecret "") }}
-- name: {{ $name }}
-  valueFrom:
-    secretKeyRef:
-      name: {{ toYaml $.Values.s3.existingSecret }}
-      key: {{ $name }}
-      optional: {{ eq $name "AWS_SESSION_TOKEN" }}
-{{- end }}
+{{- include "stable-diffusion.s3Env" .Values.s3 }}
 {{- with include "stable-diffusion.caBundleEnv" . }}
 {{ . }}
 {{- end }}

@@ -45,6 +45,9 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and $jobs.redis.secretName .Values.networkPolicy.enabled (not .Values.networkPolicy.jobsEgress) -}}
 {{- fail "jobs.redis: the network policy blocks the connections to it: allow them in networkPolicy.jobsEgress" -}}
 {{- end -}}
+{{- if and $jobs.bucket.url $jobs.bucket.endpoint .Values.networkPolicy.enabled (not .Values.networkPolicy.jobsEgress) -}}
+{{- fail "jobs.bucket.endpoint: the network policy blocks the connections to it: allow them in networkPolicy.jobsEgress" -}}
+{{- end -}}
 {{- if and (get $jobs.settings "webhook_networks") .Values.networkPolicy.enabled (not .Values.networkPolicy.jobsEgress) -}}
 {{- fail "jobs.settings.webhook_networks: the network policy blocks the connections to them: allow them in networkPolicy.jobsEgress" -}}
 {{- end -}}
@@ -95,6 +98,13 @@ app.kubernetes.io/component: {{ .component }}
     secretKeyRef:
       name: {{ toYaml .Values.jobs.redis.secretName }}
       key: {{ toYaml .Values.jobs.redis.key }}
+{{- end }}
+{{- with .Values.jobs.bucket }}
+{{- if .url }}
+- name: JOBS_BUCKET_URL
+  value: {{ quote .url }}
+{{- include "stable-diffusion.s3Env" . }}
+{{- end }}
 {{- end }}
 {{- with .Values.jobs.predictorApiKey }}
 {{- if .secretName }}

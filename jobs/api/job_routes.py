@@ -142,6 +142,8 @@ async def picture_of(request: Request, service: Service, job: Job, number: int) 
 
 
 async def _redirect(request: Request, service: Service, location: str) -> Response:
+    if not service.has_bucket:
+        raise PictureGoneError("the picture is in a bucket, and the server has no bucket_url")
     link = await service.link(location, request.method)
     if link is None:
         raise BucketError("the bucket of the pictures cannot be used now")

@@ -47,6 +47,11 @@ class Service:
         """Whether the process shuts down."""
         return self._closing.is_set()
 
+    @property
+    def has_bucket(self) -> bool:
+        """Whether ``bucket_url`` is set."""
+        return self._bucket is not None
+
     def close(self) -> None:
         """End all waits: the process shuts down."""
         self._closing.set()

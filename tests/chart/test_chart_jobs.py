@@ -17,6 +17,7 @@ from .rendering import Object, Rendered, case, plain_env, render
 
 JOBS: Object = {"enabled": True}
 VALKEY: Object = {"enabled": True, "valkey": {"enabled": True}}
+BUCKET: Object = {"url": "s3://team/jobs", "existingSecret": "team-bucket"}
 NAME = "stable-diffusion-jobs"
 
 
@@ -286,6 +287,53 @@ def test_webhooks_are_signed_with_a_secret_and_may_use_http(
     assert {port["port"] for port in webhooks["ports"]} == {80, 443}
 
 
+def test_the_pictures_may_be_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    egress = [{"ports": [{"port": 9000, "protocol": "TCP"}]}]
+    place = {"endpoint": "https://minio.example.com:9000", "region": "eu-west-1"}
+    rendered = render(
+        {
+            "jobs": {**JOBS, "bucket": BUCKET | place},
+            "networkPolicy": {"jobsEgress": egress},
+            "caBundle": {"configMap": "team-ca"},
+        }
+    )
+    variables = {one["name"]: one for one in container_of(rendered)["env"]}
+    *others, last = policy(rendered)["egress"]
+
+    assert settings_of(rendered, monkeypatch).bucket_url == "s3://team/jobs"
+    assert variables["AWS_ENDPOINT_URL"]["value"] == place["endpoint"]
+    assert variables["AWS_REGION"]["value"] == "eu-west-1"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        reference = {"name": "team-bucket", "key": name, "optional": False}
+        assert variables[name]["valueFrom"] == {"secretKeyRef": reference}
+    assert variables["AWS_SESSION_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"] is True
+    assert variables["REQUESTS_CA_BUNDLE"]["value"] == "/etc/ca-bundle/ca.crt"
+    assert last == egress[0]
+    assert not [rule for rule in others if "ipBlock" in str(rule)]
+
+
+def test_a_service_account_with_access_to_the_bucket_needs_no_secret() -> None:
+    annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/pictures"}
+    rendered = render(
+        {
+            "jobs": {
+                **JOBS,
+                "bucket": {"url": "s3://team/jobs"},
+                "serviceAccountAnnotations": annotations,
+                "settings": {"webhook_allow_http": True},
+            }
+        }
+    )
+    account = rendered.named("ServiceAccount", pod_of(rendered)["serviceAccountName"])
+    *_, amazon = policy(rendered)["egress"]
+
+    assert account["metadata"]["annotations"] == annotations
+    assert not [one for one in container_of(rendered)["env"] if one["name"].startswith("AWS_")]
+    assert [port["port"] for port in amazon["ports"]] == [443], "HTTP is only for webhooks"
+    assert allowed_by(amazon, "52.216.1.1")
+    assert not allowed_by(amazon, "10.0.0.1")
+
+
 def test_a_restricted_predictor_admits_the_program() -> None:
     peer = {"namespaceSelector": {"matchLabels": {"team": "pictures"}}}
     rendered = render({"jobs": JOBS, "networkPolicy": {"ingressFrom": [peer]}})
@@ -367,6 +415,11 @@ def test_prometheus_scrapes_the_program() -> None:
             r"jobs.valkey: it has no password",
         ),
         ({"jobs": {**JOBS, "redis": {"secretName": "any"}}}, r"networkPolicy.jobsEgress"),
+        (
+            {"jobs": {**JOBS, "bucket": {**BUCKET, "endpoint": "http://minio:9000"}}},
+            r"jobs.bucket.endpoint: the network policy blocks",
+        ),
+        ({"jobs": {**JOBS, "settings": {"bucket_url": "s3://a"}}}, r"bucket_url"),
         (
             {"jobs": JOBS, "predictor": {"apiKeys": {"secretName": "any"}}},
             r"set jobs.predictorApiKey.secretName",

@@ -65,10 +65,12 @@ UNROUTED: Object = {
 CACHE: Object = {"predictor": {"cache": {"claimName": "kernels"}}}
 BLOCK_LIST: Object = {"predictor": {"blockList": {"configMap": "team-terms"}}}
 KEYS: Object = {"predictor": {"apiKeys": {"secretName": "team-keys"}}}
+OPEN: Object = {"networkPolicy": {"enabled": False}}
 JOBS: Object = {"jobs": {"enabled": True}}
 JOBS_KEYS: Object = {"jobs": {"enabled": True, "apiKeys": {"secretName": "any"}}}
 JOBS_KEY: Object = {"jobs": {"enabled": True, "predictorApiKey": {"secretName": "any"}}}
 JOBS_WEBHOOKS: Object = {"jobs": {"enabled": True, "webhooks": {"secretName": "any"}}}
+JOBS_BUCKET: Object = {"jobs": {"enabled": True, "bucket": {"url": "s3://any"}}, **OPEN}
 JOBS_VALKEY: Object = {"jobs": {"enabled": True, "valkey": {"enabled": True}}}
 JOBS_REDIS: Object = {
     "jobs": {"enabled": True, "redis": {"secretName": "any"}},
@@ -261,6 +263,10 @@ SWITCHES = {
     "jobs.valkey.image.digest": Switch(DIGEST, f"valkey/valkey@{DIGEST}", JOBS_VALKEY),
     "jobs.valkey.image.pullPolicy": Switch("Always", "imagePullPolicy: Always", JOBS_VALKEY),
     "jobs.valkey.resources": Switch({"limits": {"memory": "9Gi"}}, "memory: 9Gi", JOBS_VALKEY),
+    "jobs.bucket.url": Switch("s3://team/jobs", "value: s3://team/jobs", JOBS),
+    "jobs.bucket.endpoint": Switch("https://s3.any", "value: https://s3.any", JOBS_BUCKET),
+    "jobs.bucket.region": Switch("eu-west-1", "value: eu-west-1", JOBS_BUCKET),
+    "jobs.bucket.existingSecret": Switch("team-bucket", "name: team-bucket", JOBS_BUCKET),
     "jobs.storage.size": Switch("7Gi", "storage: 7Gi", JOBS),
     "jobs.storage.storageClassName": Switch("fast", "storageClassName: fast", JOBS_VALKEY),
     "jobs.apiKeys.secretName": Switch("team-keys", "secretName: team-keys", JOBS),
@@ -284,6 +290,7 @@ SWITCHES = {
     "jobs.labels": Switch(LABEL, "team: pictures", JOBS),
     "jobs.annotations": Switch(LABEL, "team: pictures", JOBS),
     "jobs.serviceAccountName": Switch("team", "serviceAccountName: team", JOBS),
+    "jobs.serviceAccountAnnotations": Switch(LABEL, "team: pictures", JOBS),
     "jobs.resources": Switch({"limits": {"memory": "3Gi"}}, "memory: 3Gi", JOBS),
     "jobs.nodeSelector": Switch(NODE, "kubernetes.io/os: linux", JOBS),
     "jobs.tolerations": Switch([TOLERATION], "key: shown", JOBS),

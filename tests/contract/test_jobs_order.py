@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "jobs"
 # Each unit imports only from the units before it.
 ORDER = (
     *("errors", "webhook_signature", "webhook_target", "settings", "api_keys", "job", "requests"),
-    *("storage", "call_errors", "predictor_client", "attempt", "worker", "api", "webhook_client"),
+    *("storage", "bucket", "upload", "call_errors", "predictor_client", "attempt", "worker", "api"),
+    "webhook_client",
     *("webhook_sender", "server", "__main__"),
 )
 

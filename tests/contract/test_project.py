@@ -64,7 +64,7 @@ def test_the_lock_excludes_torch(lock: str) -> None:
 
 
 def test_the_locks_have_what_the_programs_import() -> None:
-    assert {"httpx", "redis", "starlette", "uvicorn"} <= pins("jobs.lock").keys()
+    assert {"botocore", "httpx", "redis", "starlette", "uvicorn"} <= pins("jobs.lock").keys()
     assert "huggingface-hub" in pins("downloader.lock")
 
 

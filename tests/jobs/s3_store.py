@@ -7,6 +7,7 @@ import sys
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
 from botocore.session import Session
 
 from tests.serving import ROOT
@@ -36,7 +37,12 @@ class S3Store:
     def client(self) -> Any:
         return Session().create_client("s3", region_name="us-east-1", endpoint_url=self.url)
 
-    def keys(self) -> list[str]:
+    def require_known_keys(self, *, required: bool) -> None:
+        """Refuse all requests, because the server has no users, or none of them."""
+        free = b"0" if required else b"inf"
+        httpx.post(self.url + "/moto-api/reset-auth", content=free).raise_for_status()
+
+    def object_keys(self) -> list[str]:
         """The keys of all objects."""
         found = self.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return [entry["Key"] for entry in found]

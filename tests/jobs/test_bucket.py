@@ -15,10 +15,12 @@ import httpx
 import pytest
 
 from demo.run import free_port
+from jobs.api.service import Service
 from jobs.attempt import Attempt
 from jobs.bucket import Bucket
 from jobs.job import Job, Picture
 from jobs.predictor_client import PredictorClient
+from jobs.server import application
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.upload import ExpiredUploads, Upload
@@ -49,7 +51,7 @@ def store() -> Iterator[S3Store]:
 @pytest.fixture
 def bucket(store: S3Store) -> Iterator[Bucket]:
     """The bucket without objects."""
-    for key in store.keys():
+    for key in store.object_keys():
         store.client.delete_object(Bucket=BUCKET, Key=key)
     opened = Bucket(SETTINGS)
     yield opened
@@ -106,7 +108,7 @@ def test_callers_are_redirected_to_the_bucket(
         assert httpx.get(document["pictures"][0]["presigned_url"]).content == content
     assert httpx.get(result.headers["location"]).content == content
     assert "presigned_url" not in json.dumps(listed)
-    assert [key.rpartition("/")[0] for key in store.keys()] == [f"team/jobs/{posted['id']}"]
+    assert [key.rpartition("/")[0] for key in store.object_keys()] == [f"team/jobs/{posted['id']}"]
 
 
 def test_webhooks_have_no_links_and_blocked_pictures_no_objects(
@@ -131,7 +133,7 @@ def test_webhooks_have_no_links_and_blocked_pictures_no_objects(
     assert b"presigned_url" not in completed.body
     assert document["pictures"][0]["presigned_url"] is None
     assert refused.status_code == 404
-    assert [key.split("/")[2] for key in store.keys()] == [made["id"]]
+    assert [key.split("/")[2] for key in store.object_keys()] == [made["id"]]
 
 
 def test_a_job_waits_for_the_bucket(
@@ -151,6 +153,63 @@ def test_a_job_waits_for_the_bucket(
     assert content == expected(predictor, submitted, "a red star")
     assert ended["tries"] == 1
     assert predictor.prompts() == ["a red star"], "the picture is not made again"
+
+
+def test_a_job_waits_for_the_access_to_the_bucket(
+    bucket: Bucket, store: S3Store, predictor: ScriptedPredictor, tmp_path: Path
+) -> None:
+    flags = {"bucket_url": URL, "sqlite_path": tmp_path / "jobs.sqlite3"}
+    with JobsServer.running(tmp_path / "log", predictor.url, **flags) as server:
+        store.require_known_keys(required=True)
+        try:
+            submitted = server.submit({"prompt": "a red star"})
+            failure = server.wait_for_log("ERROR job (.*): a picture is not uploaded: (.*)")
+            refused = run(f"--bucket_url={URL}", f"--sqlite_path={tmp_path / 'other'}")
+        finally:
+            store.require_known_keys(required=False)
+        ended = server.wait_for_status(submitted["id"], "succeeded")
+    reason = "answered 403 InvalidAccessKeyId: check the credentials and the bucket policy"
+
+    assert failure.groups() == (submitted["id"], f"{URL}: the endpoint {reason}")
+    assert refused.returncode == 1
+    assert refused.stderr == f"jobs: bucket_url: {URL}: the endpoint {reason}\n"
+    assert ended["tries"] == 1
+
+
+def test_without_credentials_a_job_is_readable_and_its_picture_is_not(
+    make_storage: Open, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = Bucket(SETTINGS)
+
+    async def scenario(storage: Storage) -> None:
+        await finish(storage, bucket, "a")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        transport = httpx.ASGITransport(application(Service(storage, SETTINGS, without)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://any") as client:
+            read = await client.get("/v1/jobs/a")
+            picture = await client.get("/v1/jobs/a/pictures/0")
+        assert [one["presigned_url"] for one in read.json()["pictures"]] == [None, None]
+        assert picture.status_code == 503
+        assert picture.json() == {"error": "the bucket of the pictures cannot be used now"}
+        assert picture.headers["retry-after"] == "5"
+
+    play(make_storage, scenario)
+    without.close()
+
+
+def test_without_bucket_url_a_picture_in_a_bucket_is_gone(
+    make_storage: Open, bucket: Bucket
+) -> None:
+    async def scenario(storage: Storage) -> None:
+        await finish(storage, bucket, "a")
+        transport = httpx.ASGITransport(application(Service(storage, Settings())))
+        async with httpx.AsyncClient(transport=transport, base_url="http://any") as client:
+            read = await client.get("/v1/jobs/a")
+            picture = await client.get("/v1/jobs/a/pictures/0")
+        assert "presigned_url" not in read.json()["pictures"][0]
+        assert picture.status_code == 410
+
+    play(make_storage, scenario)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +266,7 @@ def test_the_storage_has_no_bytes(make_storage: Open, bucket: Bucket, store: S3S
         assert not await storage.picture("a", 0)
 
     play(make_storage, scenario)
-    assert len(store.keys()) == 2
+    assert len(store.object_keys()) == 2
 
 
 def test_objects_are_deleted_before_the_record(
@@ -223,16 +282,17 @@ def test_objects_are_deleted_before_the_record(
         async with asyncio.timeout(30):
             while not await storage.expired_uploads() or await storage.read("plain"):
                 await storage.sweep()
+                await asyncio.sleep(0.01)
         assert await storage.read("old"), "the sweep keeps a record with objects"
         # A bucket reads the variables on its first use.
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         assert not await ExpiredUploads(storage, unreachable).delete_some()
         await storage.sweep()
         assert await storage.read("old"), "the bucket does not answer"
-        assert names(store.keys()) == {"old", "new"}
+        assert names(store.object_keys()) == {"old", "new"}
 
         assert await ExpiredUploads(storage, bucket).delete_some()
-        assert names(store.keys()) == {"new"}
+        assert names(store.object_keys()) == {"new"}
         await storage.sweep()
         assert await storage.read("old") is None
         assert await storage.read("new")
@@ -249,24 +309,34 @@ def test_records_of_an_earlier_bucket_expire_too(make_storage: Open, bucket: Buc
             while await storage.read("old"):
                 await ExpiredUploads(storage, None).delete_some()
                 await storage.sweep()
+                await asyncio.sleep(0.01)
 
     play(make_storage, scenario)
 
 
 def test_a_late_try_changes_nothing(make_storage: Open, bucket: Bucket, store: S3Store) -> None:
     async def scenario(storage: Storage) -> None:
+        await finish(storage, bucket, "a")
         late = Upload(bucket, "a")
         await late.run([picture(b"other bytes")])
-        await finish(storage, bucket, "a")
         record = await storage.read("a")
         assert record
         await late.discard(record)
         keys = [one.location.removeprefix(f"s3://{BUCKET}/") for one in record.pictures]
-        assert sorted(store.keys()) == sorted(keys)
+        assert sorted(store.object_keys()) == sorted(keys)
         body = store.client.get_object(Bucket=BUCKET, Key=keys[0])["Body"]
         assert body.read() == b"red"
 
     play(make_storage, scenario)
+
+
+def test_a_link_is_for_one_method(bucket: Bucket) -> None:
+    """The signature contains the method, which this server does not verify."""
+
+    async def links() -> set[str]:
+        return {await bucket.link(f"{URL}/a/0.png", method) for method in ("GET", "HEAD")}
+
+    assert len(asyncio.run(links())) == 2
 
 
 class CancelledMeanwhile(Bucket):
@@ -310,7 +380,7 @@ def test_a_cancelled_job_leaves_no_objects(
 
     play(make_storage, scenario)
     assert predictor.prompts() == ["a red star"]
-    assert store.keys() == []
+    assert store.object_keys() == []
 
 
 def test_botocore_is_imported_only_with_a_bucket() -> None:
