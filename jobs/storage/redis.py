@@ -68,6 +68,9 @@ _PREFIX = "jobs:"
 _CHANNEL = f"{_PREFIX}changes"
 _ANSWER_SECONDS = 2.0
 _RECONNECT_SECONDS = 0.5
+# Sweeps are a second apart. After a longer pause, workers need time to renew their leases.
+_OUTAGE_MILLISECONDS = 3_000
+_GRACE_MILLISECONDS = 10_000
 # How long to wait for a message before the connection is checked.
 _SILENCE_SECONDS = 15.0
 
@@ -206,7 +209,8 @@ class RedisStorage(Storage):
 
     async def sweep(self) -> None:
         tries = self.bounds.tries
-        await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE)
+        outage = (_OUTAGE_MILLISECONDS, _GRACE_MILLISECONDS)
+        await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE, *outage)
 
     async def claim_delivery(self, lease_seconds: float) -> Delivery | None:
         token = secrets.token_hex(16)
