@@ -114,7 +114,8 @@ class Chaos:
         }
 
     def _order(self, key: str, chance: random.Random, fields: dict[str, Any]) -> Order:
-        body = {"prompt": f"brief star {chance.randrange(8)}", **fields}
+        (pace,) = chance.choices(("brief", "slow"), (9, 1))
+        body = {"prompt": f"{pace} star {chance.randrange(4)}", **fields}
         body["priority"] = chance.randrange(10)
         if chance.random() < 0.95:
             body["seed"] = chance.randrange(5)
