@@ -69,6 +69,9 @@ _PREFIX = "jobs:"
 _CHANNEL = f"{_PREFIX}changes"
 _ANSWER_SECONDS = 2.0
 _RECONNECT_SECONDS = 0.5
+# Sweeps are a second apart. After a longer pause, workers need time to renew their leases.
+_OUTAGE_MILLISECONDS = 3_000
+_GRACE_MILLISECONDS = 10_000
 # How long to wait for a message before the connection is checked.
 _SILENCE_SECONDS = 15.0
 
@@ -213,7 +216,8 @@ class RedisStorage(Storage):
 
     async def sweep(self) -> None:
         tries = self.bounds.tries
-        await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE)
+        outage = (_OUTAGE_MILLISECONDS, _GRACE_MILLISECONDS)
+        await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE, *outage)
 
     async def expired_uploads(self) -> Sequence[Job]:
         return [_job(found) for found in await self._run(self._expired_uploads, SWEEP_SIZE)]

@@ -11,6 +11,7 @@
     seconds:<model>   string  what a job of the model has taken lately, in milliseconds
     outcomes:<model>  hash    how many jobs have ended, by status
     leases            zset    running jobs by the end of their lease
+    swept             string  the time of the last sweep with running jobs
     expiry            zset    all jobs by the end of ``expires_in``, but those in ``uploads``
     uploads           zset    jobs with pictures in a bucket by the end of ``expires_in``
     all, status:<s>   zset    jobs by sequence, for lists
@@ -355,12 +356,20 @@ return {redis.call('ZCARD', k('queue', model)), redis.call('SCARD', k('running',
 """
 )
 
-# ARGV: prefix, most tries, error of a lost worker, error of an expired job, most jobs
+# ARGV: prefix, most tries, error of a lost worker, error of an expired job, most jobs, the pause
+# between sweeps that is an outage, and how long leases last after it
 SWEEP = (
     _COMMON
     + EVEN_IF_FULL
     + """
-local _, most, lost, expired, count = unpack(ARGV)
+local _, most, lost, expired, count, pause, grace = unpack(ARGV)
+local swept = tonumber(redis.call('GET', k('swept')) or now)
+if redis.call('EXISTS', k('leases')) == 1 then redis.call('SET', k('swept'), now) end
+if now - swept > tonumber(pause) then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('leases'), '-inf', now)) do
+    redis.call('ZADD', k('leases'), now + tonumber(grace), id)
+  end
+end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('leases'), '-inf', now, 'LIMIT', 0, count)) do
   local tries, status = unpack(redis.call('HMGET', k('job', id), 'tries', 'status'))
   if not tries then

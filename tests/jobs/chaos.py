@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,19 @@ class Chaos:
 
     def run(self, orders: Sequence[Order], kills: int, chance: random.Random) -> None:
         """Run the jobs, and kill processes while most of them are not finished."""
-        clients, total = self.clients, len(orders) * 9 // 10
         victims = self._victims(kills, chance)
-        arguments = (victims, lambda: len(clients.ended), total, chance)
-        killer = threading.Thread(target=_kill, args=arguments)
-        killer.start()
-        clients.run(orders)
-        killer.join()
+        moments = sorted(chance.randrange(len(orders) * 9 // 10) for _ in victims)
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(self.clients.run, orders)
+
+            def is_due(moment: int) -> bool:
+                return run.done() or len(self.clients.ended) >= moment
+
+            for victim, moment in zip(victims, moments, strict=True):
+                wait_until(partial(is_due, moment), PATIENCE_SECONDS)
+                time.sleep(chance.uniform(0, 0.1))
+                victim.restart()
+            run.result()
         assert sum(victim.starts - 1 for victim in set(victims)) == kills
 
     def run_poison(self, orders: Sequence[Order], max_tries: int) -> None:
@@ -88,19 +95,12 @@ class Chaos:
         for replica in self.replicas:
             replica.command.append(f"--max_tries={max_tries}")
             replica.restart()
-        is_done = threading.Event()
-
-        def revive() -> None:
-            while not is_done.wait(0.02):
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(self.clients.run, orders)
+            while not run.done():
                 self.predictor.revive()
-
-        reviver = threading.Thread(target=revive)
-        reviver.start()
-        try:
-            self.clients.run(orders)
-        finally:
-            is_done.set()
-            reviver.join()
+                time.sleep(0.02)
+            run.result()
 
     def metrics(self, name: str) -> dict[str, int]:
         """The samples of a metric by the value of their last label, if they have one."""
@@ -114,7 +114,8 @@ class Chaos:
         }
 
     def _order(self, key: str, chance: random.Random, fields: dict[str, Any]) -> Order:
-        body = {"prompt": f"brief star {chance.randrange(8)}", **fields}
+        (pace,) = chance.choices(("brief", "slow"), (9, 1))
+        body = {"prompt": f"{pace} star {chance.randrange(4)}", **fields}
         body["priority"] = chance.randrange(10)
         if chance.random() < 0.95:
             body["seed"] = chance.randrange(5)
@@ -129,14 +130,3 @@ class Chaos:
         found = [chance.choice(kind) for _ in range(count) for kind in kinds if kind][:count]
         chance.shuffle(found)
         return found
-
-
-def _kill(
-    victims: Sequence[Killable], ended: Callable[[], int], total: int, chance: random.Random
-) -> None:
-    """Kill each victim at a random moment of the time in which ``total`` jobs end."""
-    moments = sorted(chance.randrange(total) for _ in victims)
-    for victim, moment in zip(victims, moments, strict=True):
-        wait_until(lambda moment=moment: ended() >= moment, PATIENCE_SECONDS)  # type: ignore[misc]
-        time.sleep(chance.uniform(0, 0.1))
-        victim.restart()

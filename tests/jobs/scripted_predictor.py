@@ -17,7 +17,7 @@ The real predictor takes seconds to start and cannot fail on demand. ``test_end_
 | ``reject`` | ends with an error event of status 400 |
 | ``invalid`` | gets 400 |
 | ``blocked`` | makes a picture that a safety layer blocks |
-| ``brief`` | succeeds after a moment at each step |
+| ``brief``, ``slow`` | succeeds after some time for each step |
 | ``die`` | kills the process of the predictor after its first step |
 | any other | succeeds |
 """
@@ -41,7 +41,7 @@ from tests.jobs.threaded_server import ThreadedServer
 
 STEPS = 4
 _HOLD_SECONDS = 0.02
-_STEP_SECONDS = 0.01
+_STEP_SECONDS = {"brief": 0.01, "slow": 0.2, "die": 0.01}
 
 
 def seed_of(body: dict[str, Any]) -> int:
@@ -156,8 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
         if word == "crash":
             self.predictor.crash()
             return
-        if word in ("brief", "die"):
-            self._walk(dies=word == "die")
+        if word in _STEP_SECONDS:
+            self._walk(word)
         step = 1
         prompt = body["prompt"]
         while word in ("hold", "walk") and not self.predictor.wait(_HOLD_SECONDS, prompt):
@@ -175,10 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._event("result", {"predictions": [self._prediction(word, body)]})
         self.wfile.write(b"0\r\n\r\n")
 
-    def _walk(self, *, dies: bool) -> None:
+    def _walk(self, word: str) -> None:
         for step in range(1, STEPS):
-            time.sleep(_STEP_SECONDS)
-            if dies:
+            time.sleep(_STEP_SECONDS[word])
+            if word == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             self._event("progress", {"step": step, "steps": STEPS})
 

@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 
 from demo.run import free_port
+from jobs.job import FINAL
 from tests.jobs.chaos import POISON, Chaos
 from tests.jobs.clients import Order
 from tests.jobs.receiver import Message
@@ -67,12 +68,11 @@ def survive(
 def check_jobs(chaos: Chaos, orders: Sequence[Order], is_picture: IsPicture) -> None:
     """Each key has one job, which has ended once, as its client saw it."""
     ended = chaos.clients.ended
-    assert list(ended) != [], "the jobs have run"
     listed = list(chaos.clients.listed())
     assert len(listed) == len(orders)
     assert {job["id"]: job for job in listed} == {job["id"]: job for job in ended.values()}
     counts = Counter(job["status"] for job in ended.values())
-    assert chaos.metrics("ended_total") == {"failed": 0, "expired": 0} | counts
+    assert chaos.metrics("ended_total") == {status: counts[status] for status in FINAL}
     for order in orders:
         check_job(chaos, order, ended[order.key], is_picture)
 
@@ -96,8 +96,11 @@ def check_webhooks(chaos: Chaos, orders: Sequence[Order]) -> None:
     for message in list(chaos.receiver.messages):
         messages[message.id].append(message)
     assert all(len({one.body for one in same}) == 1 for same in messages.values())
-    # Each identifier was delivered once, even if its receiver saw it more often.
-    assert chaos.metrics("webhooks_ended_total")["delivered"] == len(messages)
+    # Each event was delivered once, even if its receiver saw it more often. The progress may have
+    # been replaced by a newer event when it arrived.
+    delivered = chaos.metrics("webhooks_ended_total")["delivered"]
+    assert delivered <= len(messages)
+    assert delivered >= sum("_progress_" not in message for message in messages)
     events: dict[str, list[str]] = defaultdict(list)
     for same in messages.values():
         document = same[0].document

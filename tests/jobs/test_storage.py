@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from jobs.errors import IdempotencyConflictError, KeyLimitError, QueueFullError
 from jobs.job import EXPIRED, WORKER_LOST, Claim
 from jobs.storage import Storage
+from jobs.storage.redis import RedisStorage
 from tests.jobs.storages import BOUNDS, LONG, Open, job, picture, play
+from tests.redis_server import RedisServer, needs_redis
 
 BODY = b'{"prompt": "a red star"}'
 
@@ -158,6 +162,24 @@ def test_a_job_fails_when_each_of_its_workers_is_lost(make_storage: Open) -> Non
         assert await storage.claim("sd", LONG) is None
 
     play(make_storage, scenario)
+
+
+@needs_redis
+def test_leases_last_until_workers_can_renew_them_after_an_outage(redis: RedisServer) -> None:
+    async def scenario(storage: Storage) -> None:
+        await storage.submit(job("a"))
+        claim = await claimed(storage)
+        assert await storage.renew(claim, 0, 1, 20)
+        async with Redis.from_url(redis.url) as client:
+            await client.set("jobs:swept", int(time.time() - 10) * 1000)
+        await storage.sweep()
+        await storage.sweep()
+
+        assert await storage.renew(claim, 0, 2, 20), "no sweep ran for ten seconds"
+        await storage.sweep()
+        assert not await storage.renew(claim, LONG, 2, 20), "sweeps run again"
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
 
 
 def test_losing_workers_that_wait_for_the_predictor_does_not_count(make_storage: Open) -> None:

@@ -1,9 +1,8 @@
 """A predictor whose engine, loads and encoding fail or pause on demand.
 
-Run it as ``python -m tests.predictor.faulty_server`` with the predictor's flags. The prompt of a
-request is either a fault, ``exit``, ``die`` or ``hang``, or ``pause at <stage>``. A pause logs the
-stage and lasts until the file in ``FAULTY_GATE`` exists. ``FAULTY_LOAD`` pauses loads in the same
-way.
+Run it as ``python -m tests.predictor.faulty_server`` with the predictor's flags. A request's prompt
+is either a fault, ``exit``, ``die`` or ``hang``, or ``pause at <stage>``. A pause logs the stage
+and lasts until the file in ``FAULTY_GATE`` exists. ``FAULTY_LOAD`` pauses loads in the same way.
 """
 
 from __future__ import annotations
