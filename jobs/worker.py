@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 5.0
 _SWEEP_SECONDS = 1.0
 _CAPACITY_SECONDS = 5.0
+# After SIGTERM and ``drain_seconds``: how long jobs may take to return to the queue.
+_GIVE_BACK_SECONDS = 5.0
 
 
 class Capacity:
@@ -93,7 +95,13 @@ class Puller:
             await asyncio.wait(running, timeout=seconds)
         for attempt in self._attempts.values():
             attempt.withdraw()
-        await asyncio.gather(*self._attempts, *self._refreshes)
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=_GIVE_BACK_SECONDS)
+        # If the storage does not answer, the leases end by themselves.
+        late = [*self._attempts, *self._refreshes]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def _claim_jobs(self) -> None:
         while not self._is_stopping and len(self._attempts) < self._capacity.value:
