@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 from starlette.applications import Starlette
@@ -51,6 +51,7 @@ async def _serve(settings: Settings) -> bool:
         worker = Worker(storage, client, settings, on_crash=server.fail)
         sender = WebhookSender(storage, settings, on_crash=server.fail)
         server.on_stop = [worker.stop, service.close]
+        server.on_second_signal = [worker.withdraw]
         worker.start()
         sender.start()
         await server.serve()
@@ -79,8 +80,12 @@ class _Server(uvicorn.Server):
             )
         )
         self.on_stop: list[Callable[[], None]] = []
+        self.on_second_signal: list[Callable[[], None]] = []
         self.has_failed = False
-        self._loop = asyncio.get_running_loop()
+        self._has_signal = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.on_signal)
 
     def fail(self) -> None:
         """Shut down, so that Kubernetes starts the container again."""
@@ -93,14 +98,16 @@ class _Server(uvicorn.Server):
         for call in self.on_stop:
             call()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal at any point of the program.
+    def on_signal(self) -> None:
+        """Shut down, and at the second signal do not wait for running jobs."""
+        for call in self.on_second_signal if self._has_signal else [self.stop]:
+            call()
+        self._has_signal = True
 
-        Uvicorn would raise the signal again before the worker has drained.
-        """
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
-        self._loop.call_soon_threadsafe(self.stop)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the event loop: Uvicorn handles none while the worker drains."""
+        yield
 
 
 def application(service: Service, keys: ApiKeys | None = None) -> Starlette:

@@ -88,13 +88,17 @@ class Puller:
         self._is_stopping = True
         self._wake.set()
 
+    def withdraw(self) -> None:
+        """Return the running jobs to the queue."""
+        for attempt in self._attempts.values():
+            attempt.withdraw()
+
     async def drain(self, seconds: float) -> None:
         """Wait for the running jobs, then return the rest to the queue."""
         running = list(self._attempts)
         if running:
             await asyncio.wait(running, timeout=seconds)
-        for attempt in self._attempts.values():
-            attempt.withdraw()
+        self.withdraw()
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=_GIVE_BACK_SECONDS)
         # If the storage does not answer, the leases end by themselves.
@@ -162,6 +166,11 @@ class Worker:
         """Claim no further jobs."""
         for puller in self._pullers:
             puller.stop()
+
+    def withdraw(self) -> None:
+        """Return the running jobs to the queue."""
+        for puller in self._pullers:
+            puller.withdraw()
 
     async def drain(self) -> None:
         """Stop, wait for the running jobs, and return the rest to the queue."""

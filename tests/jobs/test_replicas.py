@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+
+import pytest
 
 from demo.run import free_port
 from tests.jobs.jobs_process import PROMPT, JobsServer
@@ -159,6 +162,26 @@ def test_replicas_share_the_jobs(
             assert waited.json()["status"] == "succeeded"
 
     assert sorted(predictor.prompts()) == sorted(f"star {number}" for number in range(20))
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_returns_running_jobs_at_once(
+    predictor: ScriptedPredictor, tmp_path: Path, second: signal.Signals
+) -> None:
+    flags = {"sqlite_path": tmp_path / "jobs.sqlite3", "lease_seconds": 600, "drain_seconds": 600}
+    with JobsServer.running(tmp_path / "log", predictor.url, **flags) as server:
+        job = server.submit({"prompt": "hold"})
+        server.wait_for_status(job["id"], "in_progress")
+        server.terminate()
+        server.wait_for_log("Finished server process")
+        server.process.send_signal(second)
+        status = server.process.wait(60)
+    with JobsServer.running(tmp_path / "other.log", predictor.url, **flags) as other:
+        again = other.wait_for_status(job["id"], "in_progress")
+
+    assert status == 0
+    assert again["tries"] == 1, "the first try does not count"
+    assert "Traceback" not in server.log.read_text()
 
 
 @needs_redis
