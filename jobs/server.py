@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -52,8 +53,7 @@ async def _serve(settings: Settings) -> bool:
         sender = WebhookSender(storage, settings, on_crash=server.fail)
         server.on_stop = [worker.stop, service.close]
         server.on_second_signal = [worker.withdraw]
-        worker.start()
-        sender.start()
+        server.on_start = [worker.start, sender.start]
         await server.serve()
         # Webhooks of the last jobs are sent too.
         await worker.drain()
@@ -79,6 +79,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_RESPONSE_SECONDS,
             )
         )
+        self.on_start: list[Callable[[], None]] = []
         self.on_stop: list[Callable[[], None]] = []
         self.on_second_signal: list[Callable[[], None]] = []
         self.has_failed = False
@@ -86,6 +87,12 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.on_signal)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then call ``on_start``: a process whose port is in use must claim no jobs."""
+        await super().startup(sockets)
+        for call in self.on_start:
+            call()
 
     def fail(self) -> None:
         """Shut down, so that Kubernetes starts the container again."""

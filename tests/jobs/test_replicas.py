@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from demo.run import free_port
 from tests.jobs.jobs_process import PROMPT, JobsServer
 from tests.jobs.scripted_predictor import ScriptedPredictor
 from tests.redis_server import RedisServer, needs_redis
+from tests.serving import ROOT
 from tests.waiting import wait_until
 
 
@@ -182,6 +185,24 @@ def test_a_second_signal_returns_running_jobs_at_once(
     assert status == 0
     assert again["tries"] == 1, "the first try does not count"
     assert "Traceback" not in server.log.read_text()
+
+
+def test_a_process_whose_port_is_in_use_claims_no_jobs(tmp_path: Path) -> None:
+    flags = {"sqlite_path": tmp_path / "jobs.sqlite3", "lease_seconds": 600}
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with JobsServer.running(tmp_path / "log", nowhere, **flags) as server:
+        # The predictor is not running, so that this process runs one job at a time.
+        jobs = [server.submit() for _ in range(3)]
+        server.wait_for_status(jobs[0]["id"], "starting")
+        other = [sys.executable, "-m", "jobs", "--port", server.url.rpartition(":")[2]]
+        other += [f"--{name}={value}" for name, value in flags.items()]
+        ended = subprocess.run(other, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        found = [server.job(job["id"]) for job in jobs[1:]]
+
+    assert ended.returncode != 0
+    assert "address already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [(job["status"], job["tries"]) for job in found] == [("queued", 0)] * 2
 
 
 @needs_redis
