@@ -110,7 +110,10 @@ def test_a_refusal_has_the_time_to_retry() -> None:
         b'event: result\ndata: {"predictions":["x"]}\n\n',
         b'event: result\ndata: {"predictions":{"image":null}}\n\n',
         *(RESULT.replace(b"png", one) for one in (b"png\\r\\nx: y", b"../png", b"svg+xml", b"")),
-        *(RESULT.replace(b'"seed":1', b'"seed":' + one) for one in (b"NaN", b"1e999", b'"\\udc00"')),
+        *(
+            RESULT.replace(b'"seed":1', b'"seed":' + one)
+            for one in (b"NaN", b"1e999", b'"\\udc00"')
+        ),
         RESULT.replace(b'"seed":1', b'"seed":' + b"[" * 10_000 + b"]" * 10_000),
     ],
 )

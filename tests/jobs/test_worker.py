@@ -15,6 +15,7 @@ from jobs.worker import Worker
 from tests.jobs.scripted_predictor import ScriptedPredictor
 from tests.jobs.storages import job
 from tests.redis_server import RedisServer, needs_redis
+from tests.waiting import wait_until
 
 
 @needs_redis
@@ -32,8 +33,7 @@ def test_a_storage_that_does_not_answer_does_not_hold_up_the_end(
         worker = Worker(storage, client, settings, on_crash=lambda: None)
         worker.start()
         await storage.submit(job("running", body=b'{"prompt": "hold", "seed": 1}'))
-        while not predictor.calls:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until, lambda: bool(predictor.calls))
         redis.kill()
         await asyncio.wait_for(worker.drain(), 30)
         await client.close()
