@@ -9,7 +9,12 @@ from dataclasses import replace
 from starlette.requests import ClientDisconnect, Request
 
 from jobs.api.access import owner_of
-from jobs.errors import BodyTooLargeError, BodyTooSlowError, JobNotFoundError
+from jobs.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    JobNotFoundError,
+    StorageUnavailableError,
+)
 from jobs.job import Job
 from jobs.requests import new_job
 from jobs.settings import Settings
@@ -81,13 +86,16 @@ class Service:
         return job
 
     async def wait_until_final(self, job: Job, seconds: float) -> Job:
-        """The job once it has ended, or as it is after ``seconds``."""
+        """The job once it has ended, or as it is after ``seconds``.
+
+        If the storage stops answering, as it was last known: the request to submit it has succeeded.
+        """
         try:
             async with asyncio.timeout(seconds):
                 async for changed in self.follow(job.id):
                     assert isinstance(changed, Job)
                     job = changed
-        except TimeoutError:
+        except (TimeoutError, StorageUnavailableError):
             pass
         return job
 
