@@ -182,7 +182,7 @@ def _progress(data: bytes) -> tuple[int, int]:
         step, steps = progress["step"], progress["steps"]
     except (ValueError, KeyError, TypeError):
         step, steps = None, None
-    if type(step) is not int or type(steps) is not int or not 0 <= step <= steps <= _MOST_STEPS:
+    if not all(type(one) is int and 0 <= one <= _MOST_STEPS for one in (step, steps)):
         raise CallFailedError("the progress from the predictor is not valid")
     return step, steps
 

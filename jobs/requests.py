@@ -111,9 +111,9 @@ def _draw_seed(values: dict[str, Any], inherited: object) -> int | None:
         seed = secrets.randbits(_SEED_BITS)
         # A field in both places is an error, so write where it is, null included.
         (next((one for one in holders if "seed" in one), values))["seed"] = seed
-    if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= _LARGEST_SEED:
-        return seed
-    return None
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        return None
+    return seed if 0 <= seed <= _LARGEST_SEED else None
 
 
 def _take_envelope(document: dict[str, Any], settings: Settings) -> Envelope:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
-from types import FrameType
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -61,8 +62,8 @@ async def _serve(settings: Settings) -> bool:
         worker = Worker(storage, client, settings, on_crash=server.fail, bucket=bucket)
         sender = WebhookSender(storage, settings, on_crash=server.fail)
         server.on_stop = [worker.stop, service.close]
-        worker.start()
-        sender.start()
+        server.on_second_signal = [worker.withdraw]
+        server.on_start = [worker.start, sender.start]
         await server.serve()
         # Webhooks of the last jobs are sent too.
         await worker.drain()
@@ -106,9 +107,20 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=_RESPONSE_SECONDS,
             )
         )
+        self.on_start: list[Callable[[], None]] = []
         self.on_stop: list[Callable[[], None]] = []
+        self.on_second_signal: list[Callable[[], None]] = []
         self.has_failed = False
-        self._loop = asyncio.get_running_loop()
+        self._has_signal = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.on_signal)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then call ``on_start``: a process whose port is in use must claim no jobs."""
+        await super().startup(sockets)
+        for call in self.on_start:
+            call()
 
     def fail(self) -> None:
         """Shut down, so that Kubernetes starts the container again."""
@@ -121,14 +133,16 @@ class _Server(uvicorn.Server):
         for call in self.on_stop:
             call()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal at any point of the program.
+    def on_signal(self) -> None:
+        """Shut down, and at the second signal do not wait for running jobs."""
+        for call in self.on_second_signal if self._has_signal else [self.stop]:
+            call()
+        self._has_signal = True
 
-        Uvicorn would raise the signal again before the worker has drained.
-        """
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
-        self._loop.call_soon_threadsafe(self.stop)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the event loop: Uvicorn handles none while the worker drains."""
+        yield
 
 
 def application(service: Service, keys: ApiKeys | None = None) -> Starlette:

@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         default=30.0,
         ge=1,
+        le=86_400,
         description="How long a job stays with a process that no longer renews its lease. Then "
         "another process runs the job.",
     )
@@ -154,11 +155,14 @@ class Settings(BaseSettings):
     )
     default_expires_in: float = Field(
         default=86_400.0,
-        gt=0,
+        ge=1,
         description="The `expires_in` of jobs without one, in seconds.",
     )
     max_expires_in: float = Field(
-        default=604_800.0, gt=0, description="The largest `expires_in`, in seconds."
+        default=604_800.0,
+        ge=1,
+        le=315_360_000,
+        description="The largest `expires_in`, in seconds.",
     )
     max_wait_seconds: float = Field(
         default=60.0,

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 5.0
 _SWEEP_SECONDS = 1.0
 _CAPACITY_SECONDS = 5.0
+# After SIGTERM and ``drain_seconds``: how long jobs may take to return to the queue.
+_GIVE_BACK_SECONDS = 5.0
 
 
 class Capacity:
@@ -101,14 +103,24 @@ class Puller:
         self._is_stopping = True
         self._wake.set()
 
+    def withdraw(self) -> None:
+        """Return the running jobs to the queue."""
+        for attempt in self._attempts.values():
+            attempt.withdraw()
+
     async def drain(self, seconds: float) -> None:
         """Wait for the running jobs, then return the rest to the queue."""
         running = list(self._attempts)
         if running:
             await asyncio.wait(running, timeout=seconds)
-        for attempt in self._attempts.values():
-            attempt.withdraw()
-        await asyncio.gather(*self._attempts, *self._refreshes)
+        self.withdraw()
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=_GIVE_BACK_SECONDS)
+        # If the storage does not answer, the leases end by themselves.
+        late = [*self._attempts, *self._refreshes]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
     async def _claim_jobs(self) -> None:
         while not self._is_stopping and len(self._attempts) < self._capacity.value:
@@ -178,6 +190,11 @@ class Worker:
         """Claim no further jobs."""
         for puller in self._pullers:
             puller.stop()
+
+    def withdraw(self) -> None:
+        """Return the running jobs to the queue."""
+        for puller in self._pullers:
+            puller.withdraw()
 
     async def drain(self) -> None:
         """Stop, wait for the running jobs, and return the rest to the queue."""

@@ -12,7 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 
 from jobs.api.access import owner_of
 from jobs.api.documents import document_of
-from jobs.errors import BodyTooLargeError, BodyTooSlowError, BucketError, JobNotFoundError
+from jobs.errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    BucketError,
+    JobNotFoundError,
+    StorageUnavailableError,
+)
 from jobs.job import Job
 from jobs.requests import new_job
 from jobs.settings import Settings
@@ -113,13 +119,17 @@ class Service:
             return None
 
     async def wait_until_final(self, job: Job, seconds: float) -> Job:
-        """The job once it has ended, or as it is after ``seconds``."""
+        """The job once it has ended, or as it is after ``seconds``.
+
+        If the storage stops answering, it is the job as last known, because the submission has
+        succeeded.
+        """
         try:
             async with asyncio.timeout(seconds):
                 async for changed in self.follow(job.id):
                     assert isinstance(changed, Job)
                     job = changed
-        except TimeoutError:
+        except (TimeoutError, StorageUnavailableError):
             pass
         return job
 

@@ -8,6 +8,7 @@ crash of the process loses nothing; a power failure can lose the last commits
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from jobs.storage import sqlite_outbox, sqlite_uploads
 from jobs.storage.interface import Bounds, ModelState, Storage, Submission, WebhookState
 from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
 from jobs.storage.sqlite_transaction import Transaction
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -178,7 +181,9 @@ class SQLiteStorage(Storage):
             result = change(transaction)
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            # A full disk has ended the transaction already.
+            if db.in_transaction:
+                db.execute("ROLLBACK")
             raise
         for name in transaction.changed:
             loop.call_soon_threadsafe(self.changes.notify, name)
@@ -201,4 +206,5 @@ class SQLiteStorage(Storage):
 
 
 def _unavailable(error: sqlite3.Error) -> StorageUnavailableError:
+    logger.warning("sqlite_path: a call failed: %s", error)
     return StorageUnavailableError(f"the storage of the jobs does not work now: {error}")

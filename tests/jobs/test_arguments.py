@@ -35,6 +35,15 @@ def test_flags_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPa
         ("--predictor_urls=a", "--predictor_urls: 'a': is not valid. Where the predictors"),
         ("--bucket_url=s3://", "--bucket_url: 's3://': is not valid. The S3 bucket"),
         ("--models=a,", "--models: 'a,': is not valid. The models that take jobs"),
+        (
+            "--default_expires_in=0.5",
+            "--default_expires_in: '0.5': must be greater than or equal to 1",
+        ),
+        (
+            "--max_expires_in=inf",
+            "--max_expires_in: 'inf': must be less than or equal to 315360000",
+        ),
+        ("--lease_seconds=inf", "--lease_seconds: 'inf': must be less than or equal to 86400"),
         ("--default_expires_in=1e9", "default_expires_in must be at most max_expires_in"),
         (
             "--webhook_networks=10.0.0.1/8",

@@ -203,8 +203,11 @@ def test_a_stream_without_a_result_is_a_failed_try(content: bytes) -> None:
         call(lambda _: httpx.Response(200, stream=Stream([content])))
 
 
-@pytest.mark.parametrize("step", ["null", '"1"', "1.5", "true", "-1", "3", "NaN", "[]"])
-@pytest.mark.parametrize("steps", ["2", "1e9", "2000000000", "{}"])
+@pytest.mark.parametrize(
+    ("step", "steps"),
+    [(one, "2") for one in ("null", '"1"', "1.5", "true", "-1", "NaN", "[]", "10000000000")]
+    + [("1", one) for one in ("null", "2.0", "-1", "{}", "10000000000000000000")],
+)
 def test_progress_that_cannot_be_stored_is_a_failed_try(step: str, steps: str) -> None:
     event = f'event: progress\ndata: {{"step":{step},"steps":{steps}}}\n\n'.encode()
     with pytest.raises(CallFailedError, match="progress from the predictor is not valid"):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
+import httpx
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 
+from jobs.api.service import Service
 from jobs.errors import StorageUnavailableError
 from jobs.job import Webhook
+from jobs.server import application
+from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.storage.redis import RedisStorage
 from tests.jobs.storages import LONG, job, picture, play
@@ -77,5 +83,25 @@ def test_evicted_records_do_not_block_the_queue(redis: RedisServer) -> None:
         await storage.sweep()
         for name in ("leases", "expiry", "all", "status:starting", "status:queued"):
             assert not {b"waits", b"runs"} & set(server.zrange(f"jobs:{name}", 0, -1))
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_a_job_is_accepted_although_the_storage_fails_during_the_wait(redis: RedisServer) -> None:
+    settings = Settings(redis_url=SecretStr(redis.url), models="sd")
+
+    async def scenario(storage: Storage) -> None:
+        transport = httpx.ASGITransport(application(Service(storage, settings)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://jobs") as client:
+            headers = {"prefer": "wait=30"}
+            request = client.post("/v1/jobs", json={"prompt": "x"}, headers=headers)
+            waiting = asyncio.create_task(request)
+            while not await storage.page(None, None, 1):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            redis.kill()
+            response = await waiting
+
+        assert response.status_code == 202
+        assert response.headers["location"] == f"/v1/jobs/{response.json()['id']}"
 
     play(lambda bounds: RedisStorage(redis.url, bounds), scenario)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from demo.run import free_port
 from tests.jobs.jobs_process import PROMPT, JobsServer
 from tests.jobs.scripted_predictor import ScriptedPredictor
 from tests.redis_server import RedisServer, needs_redis
+from tests.serving import ROOT
 from tests.waiting import wait_until
 
 
@@ -159,6 +165,46 @@ def test_replicas_share_the_jobs(
             assert waited.json()["status"] == "succeeded"
 
     assert sorted(predictor.prompts()) == sorted(f"star {number}" for number in range(20))
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_returns_running_jobs_at_once(
+    predictor: ScriptedPredictor, tmp_path: Path, second: signal.Signals
+) -> None:
+    flags = {"sqlite_path": tmp_path / "jobs.sqlite3", "lease_seconds": 600, "drain_seconds": 600}
+    with JobsServer.running(tmp_path / "log", predictor.url, **flags) as server:
+        job = server.submit({"prompt": "hold"})
+        server.wait_for_status(job["id"], "in_progress")
+        server.terminate()
+        server.wait_for_log("Finished server process")
+        server.process.send_signal(second)
+        status = server.process.wait(60)
+    with JobsServer.running(tmp_path / "other.log", predictor.url, **flags) as other:
+        again = other.wait_for_status(job["id"], "in_progress")
+
+    assert status == 0
+    assert again["tries"] == 1, "the first try does not count"
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_process_whose_port_is_in_use_claims_no_jobs(tmp_path: Path) -> None:
+    flags = {"sqlite_path": tmp_path / "jobs.sqlite3", "lease_seconds": 600}
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with JobsServer.running(tmp_path / "log", nowhere, **flags) as server:
+        # The predictor is not running, so that this process runs one job at a time.
+        jobs = [server.submit() for _ in range(3)]
+        server.wait_for_status(jobs[0]["id"], "starting")
+        other = [sys.executable, "-m", "jobs", "--port", server.url.rpartition(":")[2]]
+        other += [f"--{name}={value}" for name, value in flags.items()]
+        ended = subprocess.run(
+            other, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        found = [server.job(job["id"]) for job in jobs[1:]]
+
+    assert ended.returncode != 0
+    assert "address already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [(job["status"], job["tries"]) for job in found] == [("queued", 0)] * 2
 
 
 @needs_redis
