@@ -105,7 +105,7 @@ class PredictorClient:
                 return await self._result(response, on_progress, on_preview)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise CallRefusedError("the predictor does not accept connections") from None
-        except httpx.TransportError:
+        except httpx.RequestError:
             reason = "the connection to the predictor ended before the job was done"
             raise CallFailedError(reason) from None
 
@@ -124,10 +124,13 @@ class PredictorClient:
         headers = {"host": url.netloc.decode()}
         try:
             response = await self._client.get(replica, headers=headers, timeout=_METRICS_SECONDS)
-        except httpx.TransportError:
+        except httpx.RequestError:
             return None
         found = {name.decode(): value for name, value in _LANES.findall(response.content)}
-        return int(float(found[model])) if model in found else None
+        try:
+            return int(float(found[model])) if model in found else None
+        except (ValueError, OverflowError):
+            return None
 
     async def _result(
         self,
