@@ -88,7 +88,8 @@ class Service:
     async def wait_until_final(self, job: Job, seconds: float) -> Job:
         """The job once it has ended, or as it is after ``seconds``.
 
-        If the storage stops answering, as it was last known: the request to submit it has succeeded.
+        If the storage stops answering, it is the job as last known, because the submission has
+        succeeded.
         """
         try:
             async with asyncio.timeout(seconds):

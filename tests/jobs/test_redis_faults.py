@@ -96,7 +96,7 @@ def test_a_job_is_accepted_although_the_storage_fails_during_the_wait(redis: Red
             headers = {"prefer": "wait=30"}
             request = client.post("/v1/jobs", json={"prompt": "x"}, headers=headers)
             waiting = asyncio.create_task(request)
-            while not await storage.page(None, None, 1):
+            while not await storage.page(None, None, 1):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             redis.kill()
             response = await waiting
