@@ -89,7 +89,7 @@ class PredictorClient:
             reason = f"the predictor sent nothing for {seconds:g} s (predictor_silence_seconds)"
             # A running predictor responds at once; Knative holds the calls of one that is not.
             raise (CallFailedError if has_begun else CallRefusedError)(reason) from None
-        except httpx.TransportError:
+        except httpx.RequestError:
             reason = "the connection to the predictor ended before the job was done"
             raise CallFailedError(reason) from None
 
@@ -116,10 +116,13 @@ class PredictorClient:
         headers = {"host": url.netloc.decode()}
         try:
             response = await self._client.get(replica, headers=headers, timeout=_METRICS_SECONDS)
-        except httpx.TransportError:
+        except httpx.RequestError:
             return None
         found = {name.decode(): value for name, value in _LANES.findall(response.content)}
-        return int(float(found[model])) if model in found else None
+        try:
+            return int(float(found[model])) if model in found else None
+        except (ValueError, OverflowError):
+            return None
 
     async def _result(
         self,

@@ -228,6 +228,29 @@ def test_pictures_that_can_never_be_stored_are_not_tried_again() -> None:
         call(lambda _: httpx.Response(200, stream=Stream([large])), max_stored_bytes=2048)
 
 
+def test_a_body_that_cannot_be_decoded_is_a_failed_try() -> None:
+    headers = {"content-encoding": "gzip"}
+    with pytest.raises(CallFailedError):
+        call(lambda _: httpx.Response(200, headers=headers, stream=Stream([RESULT])))
+
+
+@pytest.mark.parametrize("number", ["1.2.3", "1e999", "e"])
+def test_lanes_that_are_not_a_number_are_unknown(number: str) -> None:
+    text = f'diffusion_lanes{{model_name="sd"}} {number}\n'
+
+    async def run() -> int | None:
+        client = PredictorClient(Settings())
+        client._client = httpx.AsyncClient(
+            transport=httpx.MockTransport(lambda _: httpx.Response(200, text=text))
+        )
+        try:
+            return await client.lanes("sd")
+        finally:
+            await client.close()
+
+    assert asyncio.run(run()) is None
+
+
 def test_the_lanes_of_all_replicas_count(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve = socket.getaddrinfo
 
