@@ -65,11 +65,16 @@ class Connection(asyncio.Protocol):
         _, connection = await loop.create_connection(cls, "127.0.0.1", port)
         return connection
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed the connection."""
+        return self._transport is not None and not self._transport.is_closing()
+
     async def send(self, request: bytes) -> tuple[int, bytes, float]:
         """The status and the body of the response, and its seconds.
 
         Raises:
-            ConnectionError: the server has closed the connection.
+            ConnectionError: the server closes the connection.
         """
         assert self._transport
         self._response = asyncio.get_running_loop().create_future()
@@ -77,10 +82,6 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         status, body, ended = await self._response
         return status, body, ended - begun
-
-    def close(self) -> None:
-        if self._transport:
-            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -141,6 +142,9 @@ class Users:
                 if time.perf_counter() + pause > begun + seconds:
                     return
                 await asyncio.sleep(pause)
+                if not connection.is_open:
+                    # A server closes connections that are silent for some seconds.
+                    connection = await Connection.open(self._port)
                 if job_id := await self._submit(connection):
                     wait = self._api.waits[number % len(self._api.waits)]
                     await self._wait(connection, job_id, wait)

@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,9 @@ def main() -> None:
     for name, found in figures["servers"].items():
         if name.startswith("ours") and "users" in found:
             is_met = found["users"]["p99"] <= GOAL_SECONDS and not found["users"]["lost"]
-            print(f"{name}: p99 at most {GOAL_SECONDS} s, none lost: {'met' if is_met else 'missed'}")
+            print(
+                f"{name}: p99 at most {GOAL_SECONDS} s, none lost: {'met' if is_met else 'missed'}"
+            )
 
 
 def measure(
@@ -199,7 +202,9 @@ def _median(rows: Sequence[Figures]) -> Figures:
     }
 
 
-def _load(server: Server, port: int, load: str, *arguments: Any, users: int = USERS, **more: Any) -> Load:
+def _load(
+    server: Server, port: int, load: str, *arguments: Any, users: int = USERS, **more: Any
+) -> Load:
     """A load from another process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as process:
@@ -251,7 +256,10 @@ def _metric(port: int, name: str, label: str = "") -> int:
 def _running(server: Server, predictor: int) -> Iterator[int]:
     """Start the server, and its Redis, with an empty storage; yields the port."""
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-jobs-") as folder, contextlib.ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-jobs-") as folder,
+        contextlib.ExitStack() as stack,
+    ):
         redis = stack.enter_context(_redis(Path(folder))) if server.redis else None
         if server.api is NAIVE:
             command = ["-m", "bench.naive_jobs", str(port), *([redis] if redis else [])]
@@ -298,8 +306,6 @@ def _process(command: Sequence[str], port: int) -> Iterator[None]:
 
 
 def _is_open(port: int) -> bool:
-    import socket
-
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
