@@ -8,7 +8,6 @@ how late it may note a response.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import random
 import time
@@ -126,7 +125,6 @@ class Users:
             self._load.seconds = self._load.seconds or time.perf_counter() - begun
             lag.cancel()
 
-        gc.disable()
         asyncio.run(main())
         return self._load
 

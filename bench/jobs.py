@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -95,6 +96,7 @@ def main() -> None:
         "users": USERS,
         "think_seconds": _THINK_SECONDS,
         "rounds": options.rounds,
+        "seconds": options.seconds,
         **figures,
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
@@ -216,6 +218,8 @@ def _load(
 def _users(
     port: int, api: Api, count: int, load: str, arguments: tuple[Any, ...], more: dict[str, Any]
 ) -> Load:
+    # A collection would make responses late.
+    gc.disable()
     users = Users(port, api, count)
     return users.run(lambda: getattr(users, load)(*arguments, **more))
 
