@@ -82,6 +82,11 @@ class Connection(asyncio.Protocol):
         status, body, ended = await self._response
         return status, body, ended - begun
 
+    def close(self) -> None:
+        """Close it at once."""
+        if self._transport:
+            self._transport.abort()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
@@ -111,6 +116,7 @@ class Users:
         self._api = api
         self._count = count
         self._load = Load()
+        self._opened: list[Connection] = []
         head = f"POST {api.submit} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
         head += f"content-type: application/json\r\ncontent-length: {len(_BODY)}\r\n\r\n"
         self._submission = head.encode() + _BODY
@@ -124,6 +130,9 @@ class Users:
             await load()
             self._load.seconds = self._load.seconds or time.perf_counter() - begun
             lag.cancel()
+            for connection in self._opened:
+                connection.close()
+            await asyncio.sleep(0)
 
         asyncio.run(main())
         return self._load
@@ -142,7 +151,7 @@ class Users:
                 await asyncio.sleep(pause)
                 if not connection.is_open:
                     # A server closes connections that are silent for some seconds.
-                    connection = await Connection.open(self._port)
+                    connection = await self._open()
                 if job_id := await self._submit(connection):
                     wait = self._api.waits[number % len(self._api.waits)]
                     await self._wait(connection, job_id, wait)
@@ -156,7 +165,7 @@ class Users:
 
         async def user(number: int, connection: Connection | None) -> None:
             begun = time.perf_counter()
-            connection = connection or await Connection.open(self._port)
+            connection = connection or await self._open()
             await self._submit(connection, time.perf_counter() - begun)
 
         await self._all(user, connections or [None] * self._count)
@@ -174,12 +183,16 @@ class Users:
         last: list[str] = []
         await self._all(user, connections)
         self._load.seconds = time.perf_counter() - begun
-        connection = await Connection.open(self._port)
+        connection = await self._open()
         for _ in range(100):
             await self._read(connection, last[-1])
 
+    async def _open(self) -> Connection:
+        self._opened.append(await Connection.open(self._port))
+        return self._opened[-1]
+
     async def _connections(self) -> list[Connection]:
-        return [await Connection.open(self._port) for _ in range(self._count)]
+        return [await self._open() for _ in range(self._count)]
 
     async def _all(self, user: Callable[[int, One], Awaitable[None]], ones: list[One]) -> None:
         async def safely(number: int, one: One) -> None:
