@@ -59,6 +59,7 @@ bench: $(INSTALLED) ## Run the benchmarks (an hour on two cores) and update benc
 	$(BIN)/python -m bench.memory
 	$(BIN)/python bench/download.py
 	$(BIN)/python bench/download_faults.py
+	$(BIN)/python bench/jobs.py
 	$(BIN)/python hack/document_figures.py
 
 train: $(INSTALLED) ## Retrain the demo model (20 minutes on two cores)

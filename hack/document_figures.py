@@ -144,6 +144,16 @@ WAYS = {
     "runai": "Run:ai's streamer 0.17",
 }
 
+# The rows and the columns of the table of jobs; times are in milliseconds.
+JOB_LOADS = {
+    "users": "300 users",
+    "burst": "300 submissions at once",
+    "new connections": "the same, on new connections",
+    "saturated": "16 users without a pause",
+    "long queue": "the same, behind 10,000 jobs",
+}
+JOB_MEASURES = {"p50": "p50, ms", "p99": "p99, ms", "max": "slowest, ms"}
+
 Figures = Mapping[str, Any]
 
 
@@ -247,6 +257,18 @@ def capacity(figures: Figures) -> str:
     return markdown_table(rows)
 
 
+def jobs(figures: Figures) -> str:
+    """One load and server per row."""
+    rows = [["load", "server", "accepted a second", *JOB_MEASURES.values(), "lost", "errors"]]
+    servers = figures["jobs"].get("servers", {})
+    for (load, words), name in product(JOB_LOADS.items(), servers):
+        if found := servers[name].get(load):
+            times = [_short(1000 * found[measure]) for measure in JOB_MEASURES]
+            counts = [str(found.get("lost", "")), str(found["errors"])]
+            rows.append([words, name, _short(found["rate"]), *times, *counts])
+    return markdown_table(rows)
+
+
 def _both_seconds(found: Figures | None) -> str:
     return f"{found['seconds']:.3g} ({found['cpu_seconds']:.3g})" if found else ""
 
@@ -275,6 +297,7 @@ TABLES: Mapping[str, Mapping[str, Callable[[Figures], str]]] = {
         "weights": weights,
         "capacity": capacity,
     },
+    "docs/jobs.md": {"figures": jobs},
 }
 
 
@@ -288,7 +311,7 @@ def documented(document: str, name: str, figures: Figures) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """See ``write``."""
     figures = json.loads((RESULTS / "concurrency.json").read_text("utf-8"))
-    for name in ("overload", "previews", "start", "weights", "capacity"):
+    for name in ("overload", "previews", "start", "weights", "capacity", "jobs"):
         path = RESULTS / f"{name}.json"
         figures[name] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     documents = {ROOT / name: partial(documented, name=name, figures=figures) for name in TABLES}

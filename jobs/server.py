@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from jobs.api.access import AccessMiddleware
+from jobs.api.connection import BoundedConnection, raise_descriptor_limit
 from jobs.api.error_responses import exception_handlers
 from jobs.api.job_routes import JobRoutes
 from jobs.api.metrics import metrics_text
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# As in the predictor: longer than proxies keep idle connections, or they send into a closed one.
+_KEEP_ALIVE_SECONDS = 65
 # For responses in flight after a signal; waits and streams end at once.
 _RESPONSE_SECONDS = 5
 
@@ -51,6 +54,7 @@ def serve(settings: Settings) -> bool:
 
 
 async def _serve(settings: Settings) -> bool:
+    raise_descriptor_limit()
     keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     bucket = await _open_bucket(settings)
     storage = open_storage(settings)
@@ -101,9 +105,12 @@ class _Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
+                http=BoundedConnection,
+                ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_RESPONSE_SECONDS,
             )
         )

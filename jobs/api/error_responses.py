@@ -9,6 +9,7 @@ from math import ceil
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ExceptionHandler
 
 from jobs.errors import (
@@ -82,7 +83,16 @@ def response_to(error: JobsError) -> Response:
 async def _respond_to_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reason = f"{request.url.path}: {error.detail}"
-    return JSONResponse({"error": reason}, error.status_code, error.headers)
+    headers = error.headers
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"allow": ", ".join(_methods(request))}
+    return JSONResponse({"error": reason}, error.status_code, headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of all routes with the path; the router names those of the first one only."""
+    routes = [one for one in request.app.routes if one.matches(request.scope)[0] != Match.NONE]
+    return sorted(set().union(*(one.methods for one in routes)))
 
 
 async def _respond_unexpected(_: Request, error: Exception) -> Response:

@@ -94,7 +94,9 @@ class JobRoutes:
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: the job at each change, and its previews, until it has ended."""
-        events = with_comments(self._events((await self._service.requested(request)).id))
+        job = await self._service.requested(request)
+        # HEAD has the headers alone, so it does not wait for the end of the job.
+        events = with_comments(self._events(job.id)) if request.method == "GET" else iter(())
         headers = {"cache-control": "no-store"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 

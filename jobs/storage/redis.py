@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from jobs.errors import (
     IdempotencyConflictError,
@@ -38,6 +38,7 @@ from jobs.job import (
     WebhookOutcome,
 )
 from jobs.storage import outbox_scripts, scripts, upload_scripts
+from jobs.storage.batches import Batches
 from jobs.storage.interface import (
     NEWEST_SHARE,
     SWEEP_SIZE,
@@ -54,6 +55,9 @@ from jobs.storage.interface import (
 )
 
 logger = logging.getLogger(__name__)
+
+# A script and its arguments.
+_Call = tuple[AsyncScript, list[str | bytes | float]]
 
 # Valkey speaks the protocol of Redis.
 _SCHEMES = {
@@ -72,6 +76,8 @@ _RECONNECT_SECONDS = 0.5
 # Sweeps are a second apart. After a longer pause, workers need time to renew their leases.
 _OUTAGE_MILLISECONDS = 3_000
 _GRACE_MILLISECONDS = 10_000
+# A call with more bytes does not hold up others.
+_SMALL_BYTES = 65_536
 # How long to wait for a message before the connection is checked.
 _SILENCE_SECONDS = 15.0
 
@@ -106,6 +112,7 @@ class RedisStorage(Storage):
         self._end_delivery = register(outbox_scripts.END_DELIVERY)
         self._retry_delivery = register(outbox_scripts.RETRY_DELIVERY)
         self._webhook_state = register(outbox_scripts.WEBHOOK_STATE)
+        self._calls = Batches[_Call](self._run_together)
         self._follower: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -259,10 +266,23 @@ class RedisStorage(Storage):
             raise _unavailable(error) from None
 
     async def _run(self, script: AsyncScript, *arguments: str | bytes | float) -> Any:
+        call = (script, [_PREFIX, *arguments])
+        size = sum(len(one) for one in arguments if isinstance(one, str | bytes))
         try:
-            return await script(args=[_PREFIX, *arguments])
+            return await (self._calls.call(call) if size <= _SMALL_BYTES else script(args=call[1]))
         except (RedisError, OSError) as error:
             raise _unavailable(error) from None
+
+    async def _run_together(self, calls: Sequence[_Call]) -> Sequence[Any]:
+        """One round trip for all calls; Redis does not know the scripts after its restart."""
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for script, arguments in calls:
+                pipeline.evalsha(script.sha, 0, *arguments)
+            outcomes = await pipeline.execute(raise_on_error=False)
+        return [
+            await script(args=arguments) if isinstance(outcome, NoScriptError) else outcome
+            for (script, arguments), outcome in zip(calls, outcomes, strict=True)
+        ]
 
     async def _follow(self) -> None:
         """Pass on the changes of all replicas; after a lost connection, assume that all changed."""

@@ -1,8 +1,9 @@
 """Jobs in one SQLite file, for one machine.
 
-All calls run in order on one thread with one connection. With WAL and ``synchronous=NORMAL``, a
-crash of the process loses nothing; a power failure can lose the last commits
-(https://www.sqlite.org/wal.html).
+All calls run in order on one thread with one connection. Those that arrive meanwhile share the next
+transaction, because a switch of threads and a commit cost more than a change. With WAL and
+``synchronous=NORMAL``, a crash of the process loses nothing; a power failure can lose the last
+commits (https://www.sqlite.org/wal.html).
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from jobs.errors import StartError, StorageUnavailableError
 from jobs.job import Claim, Delivery, Job, NewJob, Picture, Status, WebhookOutcome
-from jobs.storage import sqlite_outbox, sqlite_uploads
+from jobs.storage import sqlite_outbox, sqlite_places, sqlite_uploads
+from jobs.storage.batches import Batches
 from jobs.storage.interface import Bounds, ModelState, Storage, Submission, WebhookState
 from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
 from jobs.storage.sqlite_transaction import Transaction
@@ -26,6 +28,8 @@ from jobs.storage.sqlite_transaction import Transaction
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Query = Callable[[sqlite3.Connection], Any]
+Change = Callable[[Transaction], Any]
 
 # How long a call waits for another process that writes.
 _BUSY_SECONDS = 5.0
@@ -41,6 +45,8 @@ class SQLiteStorage(Storage):
         self._path = path
         self._thread = ThreadPoolExecutor(1, "sqlite")
         self._connection: sqlite3.Connection | None = None
+        self._queries = Batches[Query](self._run_queries)
+        self._changes = Batches[Change](self._run_changes)
         self._follower: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -153,41 +159,64 @@ class SQLiteStorage(Storage):
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(SCHEMA + sqlite_outbox.SCHEMA + sqlite_uploads.SCHEMA)
+        schemas = (SCHEMA, sqlite_places.SCHEMA, sqlite_outbox.SCHEMA, sqlite_uploads.SCHEMA)
+        connection.executescript("".join(schemas))
         return connection
 
     async def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, query, self._opened())
+            return cast("Result", await self._queries.call(query))
         except sqlite3.Error as error:
             raise _unavailable(error) from None
 
     async def _write(self, change: Callable[[Transaction], Result]) -> Result:
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._thread, self._commit, change, loop)
+            return cast("Result", await self._changes.call(change))
         except sqlite3.Error as error:
             raise _unavailable(error) from None
 
-    def _commit(
-        self, change: Callable[[Transaction], Result], loop: asyncio.AbstractEventLoop
-    ) -> Result:
-        """Run ``change`` on the thread, all of it or nothing, then wake up who waits for it."""
+    async def _run_queries(self, queries: Sequence[Query]) -> Sequence[Any]:
+        loop = asyncio.get_running_loop()
         db = self._opened()
+        return await loop.run_in_executor(
+            self._thread, lambda: [_outcome(one, db) for one in queries]
+        )
+
+    async def _run_changes(self, changes: Sequence[Change]) -> Sequence[Any]:
+        loop = asyncio.get_running_loop()
+        outcomes, changed = await loop.run_in_executor(self._thread, self._commit, changes)
+        for name in changed:
+            self.changes.notify(name)
+        return outcomes
+
+    def _commit(self, changes: Sequence[Change]) -> tuple[list[Any], set[str]]:
+        """Run the changes on the thread, each of them or nothing of it, in one transaction."""
+        db = self._opened()
+        changed: set[str] = set()
         db.execute("BEGIN IMMEDIATE")
         try:
-            transaction = Transaction(db, self.bounds)
-            result = change(transaction)
+            outcomes = [self._change(one, db, changed) for one in changes]
             db.execute("COMMIT")
         except BaseException:
             # A full disk has ended the transaction already.
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-        for name in transaction.changed:
-            loop.call_soon_threadsafe(self.changes.notify, name)
-        return result
+        return outcomes, changed
+
+    def _change(self, change: Change, db: sqlite3.Connection, changed: set[str]) -> Any:
+        """The result of a change, or its error; an error of SQLite ends the whole transaction."""
+        transaction = Transaction(db, self.bounds)
+        db.execute("SAVEPOINT change")
+        outcome = _outcome(change, transaction)
+        if isinstance(outcome, sqlite3.Error):
+            raise outcome
+        if isinstance(outcome, Exception):
+            db.execute("ROLLBACK TO change")
+        else:
+            changed |= transaction.changed
+        db.execute("RELEASE change")
+        return outcome
 
     def _opened(self) -> sqlite3.Connection:
         assert self._connection is not None
@@ -203,6 +232,13 @@ class SQLiteStorage(Storage):
                     self.changes.notify_all()
                 seen = row[0]
             await asyncio.sleep(_POLL_SECONDS)
+
+
+def _outcome(call: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return call(argument)
+    except Exception as error:  # raised again for its caller
+        return error
 
 
 def _unavailable(error: sqlite3.Error) -> StorageUnavailableError:

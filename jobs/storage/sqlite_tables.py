@@ -8,6 +8,7 @@ import time
 
 from jobs.job import Claim, Job, Status, StoredPicture
 from jobs.storage.interface import NEWEST_SHARE, ModelState
+from jobs.storage.sqlite_places import POSITION
 
 # A condition: a worker has a lease on the job.
 RUNNING = "status IN ('starting', 'in_progress')"
@@ -65,33 +66,31 @@ def existing_job(db: sqlite3.Connection, job_id: str) -> Job:
     return job
 
 
+# One query, because each lets the event loop take the interpreter for a while.
+_FIND = f"""
+    SELECT *, CASE status WHEN 'queued' THEN {POSITION} END AS position,
+    (SELECT count(*) FROM jobs AS other WHERE other.model = jobs.model AND other.{RUNNING})
+        AS model_running,
+    coalesce((SELECT seconds FROM models WHERE models.model = jobs.model), 0.0) AS model_seconds
+    FROM jobs WHERE id = ?
+"""  # noqa: S608
+_COPIED = (
+    *("id", "sequence", "model", "status", "priority", "seed", "created_at", "expires_in"),
+    *("expires_at", "tries", "started_at", "accepted_at", "ended_at", "step", "steps", "error"),
+    *("owner", "position", "model_running", "model_seconds"),
+)
+
+
 def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
-    row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    row = db.execute(_FIND, (job_id,)).fetchone()
     if row is None:
         return None
-    copied = (
-        *("id", "sequence", "model", "status", "priority", "seed", "created_at", "expires_in"),
-        *("expires_at", "tries", "started_at", "accepted_at", "ended_at", "step", "steps", "error"),
-        "owner",
-    )
     return Job(
-        **{name: row[name] for name in copied},
+        **{name: row[name] for name in _COPIED},
         read_at=time.time(),
         pictures=tuple(StoredPicture(**one) for one in json.loads(row["pictures"])),
         has_lost_pictures=bool(row["has_lost_pictures"]),
-        position=_position(db, row) if row["status"] == "queued" else None,
-        model_running=_running(db, row["model"]),
-        model_seconds=model_seconds(db, row["model"]),
     )
-
-
-def _position(db: sqlite3.Connection, row: sqlite3.Row) -> int:
-    query = (
-        "SELECT count(*) FROM jobs WHERE status = 'queued' AND model = ?1 "
-        "AND (priority > ?2 OR (priority = ?2 AND sequence < ?3))"
-    )
-    place = (row["model"], row["priority"], row["sequence"])
-    return int(db.execute(query, place).fetchone()[0])
 
 
 def _running(db: sqlite3.Connection, model: str) -> int:
@@ -123,7 +122,11 @@ def note_outcome(db: sqlite3.Connection, model: str, status: Status) -> None:
 
 
 def model_state(db: sqlite3.Connection, model: str) -> ModelState:
-    query = "SELECT count(*), min(created_at) FROM jobs WHERE status = 'queued' AND model = ?"
+    query = (
+        "SELECT (SELECT coalesce(sum(jobs), 0) FROM places WHERE model = ?1), "
+        "(SELECT created_at FROM jobs WHERE sequence = "
+        "(SELECT min(sequence) FROM jobs WHERE status = 'queued' AND model = ?1))"
+    )
     queued, oldest = db.execute(query, (model,)).fetchone()
     query = "SELECT status, jobs FROM outcomes WHERE model = ?"
     return ModelState(

@@ -32,6 +32,7 @@ from jobs.storage.interface import (
     queued_limit,
     rate_limit,
 )
+from jobs.storage.sqlite_places import waiting_jobs
 from jobs.storage.sqlite_tables import (
     RUNNING,
     add_bytes,
@@ -230,8 +231,7 @@ class Transaction:
             self.changed.add("outbox")
 
     def _check_room(self, new: NewJob) -> None:
-        query = "SELECT count(*) FROM jobs WHERE status = 'queued'"
-        (waiting,) = self._db.execute(query).fetchone()
+        waiting = waiting_jobs(self._db)
         seconds = model_seconds(self._db, new.model) or _RETRY_SECONDS
         if waiting >= self._bounds.queue_length:
             raise QueueFullError(f"{waiting} jobs wait, and the queue is full", seconds)

@@ -13,13 +13,15 @@ from statistics import median
 import pytest
 import torch
 
-from bench import gpu, turns
+from bench import gpu, jobs, turns
 from bench.figures import percentile, ratios, summary
+from bench.job_users import OURS, Users
 from bench.load import Outcome, Run
 from bench.overload import goodput, overload
 from bench.random_models import tiny
 from bench.start import Seconds, verdicts
 from bench.start import ratios as start_ratios
+from demo.run import free_port
 from hack.document_figures import main as document_figures
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -113,6 +115,37 @@ def test_a_goal_is_met_up_to_its_ratio() -> None:
     lines = list(verdicts(found, goals))
 
     assert [line.rpartition(": ")[2] for line in lines] == ["met", "missed"]
+
+
+def test_the_figures_of_jobs_are_medians_and_totals() -> None:
+    rounds = [{"jobs": 300, "errors": one, "lost": one, "p99": 0.01 * one} for one in (0, 1, 5)]
+
+    assert jobs._median(rounds) == {"jobs": 900, "errors": 6, "lost": 6, "p99": 0.01}
+
+
+def test_the_ratios_of_jobs_compare_servers_with_the_same_storage() -> None:
+    def rounds(*p99: float) -> dict[str, list[dict[str, float]]]:
+        return {"users": [{"rate": 30.0, "p50": one / 2, "p99": one} for one in p99]}
+
+    found = {
+        "ours, Redis": rounds(2, 9, 3),
+        "naive, Redis": rounds(1, 1, 2),
+        "naive, memory": rounds(7, 7, 7),
+    }
+
+    ratio = {"rate": 1.0, "p50": 2.0, "p99": 2.0}
+    assert jobs.ratios(found) == {"ours, Redis to naive, Redis": {"users": ratio}}
+
+
+def test_the_users_of_jobs_see_each_of_them_end() -> None:
+    """A short run against a real process."""
+    (server,) = [one for one in jobs.SERVERS if one.name == "ours, SQLite"]
+    with jobs._stand_in(free_port()) as predictor, jobs._running(server, predictor) as port:
+        users = Users(port, OURS, 6)
+        load = users.run(lambda: users.think_and_submit(1.0, think=0.2))
+
+    assert load.errors == []
+    assert load.ended == len(load.accepted) > 0
 
 
 def test_the_speed_tables_match_the_results() -> None:

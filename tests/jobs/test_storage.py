@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from jobs.errors import IdempotencyConflictError, KeyLimitError, QueueFullError
 from jobs.job import EXPIRED, WORKER_LOST, Claim
-from jobs.storage import Storage
+from jobs.storage import Storage, Submission
 from jobs.storage.redis import RedisStorage
 from tests.jobs.storages import BOUNDS, LONG, Open, job, picture, play
 from tests.redis_server import RedisServer, needs_redis
@@ -574,3 +574,46 @@ def test_an_owner_has_a_limit_of_jobs_in_a_minute(make_storage: Open) -> None:
         assert await one.read("late") is None
 
     play(make_storage, scenario, bounds=replace(BOUNDS, key_jobs_per_minute=3), replicas=2)
+
+
+def test_positions_are_right_across_blocks_of_jobs(make_storage: Open) -> None:
+    """SQLite counts waiting jobs by blocks of 256."""
+
+    async def scenario(storage: Storage) -> None:
+        count = 600
+        await asyncio.gather(*(storage.submit(job(f"{n}")) for n in range(count)))
+        await storage.submit(job("urgent", priority=9))
+        await storage.submit(job("other model", model="sdxl"))
+        for number in range(300):
+            await storage.cancel(f"{number}")
+        first = await storage.claim("sd", LONG)
+        assert first
+        assert first.job.id == "urgent"
+        await storage.give_back(first, None)
+
+        found = [await storage.read(name) for name in ("urgent", "300", "511", "512", "599")]
+
+        assert [one and one.position for one in found] == [0, 1, 212, 213, 300]
+        other = await storage.read("other model")
+        assert other and other.position == 0
+        assert (await storage.state("sd")).queued == 301
+
+    bounds = replace(BOUNDS, queue_length=1000, queue_bytes=10**6)
+    play(make_storage, scenario, bounds=bounds)
+
+
+def test_calls_at_the_same_time_fail_one_by_one(make_storage: Open) -> None:
+    async def scenario(storage: Storage) -> None:
+        calls = (storage.submit(job(f"{n}", key="same", digest=f"{n}")) for n in range(2))
+        more = (storage.submit(job(f"more {n}")) for n in range(5))
+
+        first, second, *others = await asyncio.gather(*calls, *more, return_exceptions=True)
+
+        assert isinstance(first, Submission)
+        assert isinstance(second, IdempotencyConflictError)
+        assert await storage.read("1") is None
+        # One of them has found no room.
+        assert [isinstance(one, QueueFullError) for one in others] == [False] * 4 + [True]
+        assert (await storage.state("sd")).queued == 5
+
+    play(make_storage, scenario, bounds=replace(BOUNDS, queue_length=5))
