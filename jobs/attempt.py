@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 # The waits between calls of a predictor that is not running: doubled, then constant.
 _FIRST_WAIT_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 10.0
+# The longest wait that a predictor can demand, as in its own responses.
+_LONGEST_RETRY_SECONDS = 300.0
 # Progress is stored at most this often.
 _PROGRESS_SECONDS = 0.1
 
@@ -57,12 +59,17 @@ class Attempt:
         self._progress = (0, 0)
         self._preview = b""
         self._has_news = asyncio.Event()
+        self._may_call = asyncio.Event()
         self._call: asyncio.Task[list[Picture]] | None = None
 
     def withdraw(self) -> None:
         """Stop, and return the job to the queue; the try does not count."""
         if self._call:
             self._call.cancel()
+
+    def call_again(self) -> None:
+        """Do not wait longer for a predictor that was not running: it has taken another job."""
+        self._may_call.set()
 
     async def run(self) -> None:
         """Run the job until it has ended, or another worker may have it."""
@@ -103,6 +110,7 @@ class Attempt:
         job = self._claim.job
         wait = _FIRST_WAIT_SECONDS
         while True:
+            self._may_call.clear()
             try:
                 return await self._client.predict(
                     job.model, self._claim.body, job.id, self._note_progress, self._note_preview
@@ -112,9 +120,12 @@ class Attempt:
                 logger.log(level, "job %s waits: %s", job.id, refusal)
                 has_begun, self.is_accepted = self.is_accepted, False
                 self._on_refused()
-                # Replicas must not return together.
-                await asyncio.sleep(refusal.retry_after_seconds or wait * random.uniform(0.5, 1))  # noqa: S311
-                wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
+                if seconds := refusal.retry_after_seconds:
+                    await asyncio.sleep(min(seconds, _LONGEST_RETRY_SECONDS))
+                else:
+                    # Replicas must not return together.
+                    await wait_briefly(self._may_call, wait * random.uniform(0.5, 1))  # noqa: S311
+                    wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
                 if has_begun:
                     # Its record would say `in_progress` until another predictor takes it.
                     raise

@@ -78,7 +78,7 @@ class PredictorClient:
             async with self._client.stream("POST", url, content=body, headers=headers) as response:
                 has_begun = True
                 if response.status_code != HTTPStatus.OK:
-                    content = await response.aread()
+                    content = await _start_of(response)
                     retry_after = response.headers.get("retry-after", "")
                     raise error_of_response(response.status_code, content, retry_after)
                 return await self._result(response, on_progress, on_preview)
@@ -158,6 +158,16 @@ async def _addresses(url: httpx.URL) -> list[str]:
         return []
     family = min(info[0] for info in found)
     return list(dict.fromkeys(str(info[4][0]) for info in found if info[0] == family))
+
+
+async def _start_of(response: httpx.Response) -> bytes:
+    """The body of an error, or its start if a gateway sends a long page."""
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > _EVENT_OVERHEAD:
+            break
+    return bytes(content)
 
 
 def _too_large(most: int) -> CallRejectedError:

@@ -141,6 +141,8 @@ class Puller:
             task.add_done_callback(self._on_done)
 
     def _on_accepted(self) -> None:
+        for attempt in self._attempts.values():
+            attempt.call_again()
         task = asyncio.create_task(self._refresh())
         self._refreshes.add(task)
         task.add_done_callback(self._refreshes.discard)
@@ -155,6 +157,8 @@ class Puller:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         del self._attempts[task]
         self._wake.set()
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a try has ended: internal error (a bug)", exc_info=error)
 
 
 class Worker:

@@ -68,7 +68,8 @@ def test_events_may_arrive_in_any_pieces(size: int) -> None:
     ("status", "kind"),
     [
         (400, CallRejectedError),
-        (401, CallRejectedError),
+        (401, CallRefusedError),
+        (403, CallRefusedError),
         (404, CallRejectedError),
         (413, CallRejectedError),
         (429, CallRefusedError),
@@ -92,7 +93,7 @@ def test_the_status_says_whether_to_try_again(status: int, kind: type[CallError]
     ("status", "kind"),
     [
         (400, CallRejectedError),
-        (403, CallRejectedError),
+        (403, CallRefusedError),
         # Knative's gateway has no route yet.
         (404, CallRefusedError),
         (429, CallRefusedError),

@@ -1,0 +1,91 @@
+"""When a refused job is sent to the predictor again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobs import attempt as attempt_module
+from jobs.attempt import Attempt
+from jobs.predictor_client import PredictorClient
+from jobs.settings import Settings
+from jobs.storage import Storage
+from jobs.storage.sqlite import SQLiteStorage
+from tests.jobs.storages import LONG, job, play
+
+RESULT = (
+    b'event: progress\ndata: {"step":1,"steps":1}\n\n'
+    b'event: result\ndata: {"predictions":[{"image":{"format":"png","b64":"YQ=="},"seed":7}]}\n\n'
+)
+
+
+class Predictor:
+    """Answers each call with the next of the given responses; None is no connection."""
+
+    def __init__(self, *answers: httpx.Response | None) -> None:
+        self._answers = list(answers)
+        self.called = asyncio.Event()
+
+    def respond(self, _: httpx.Request) -> httpx.Response:
+        self.called.set()
+        answer = self._answers.pop(0)
+        if answer is None:
+            raise httpx.ConnectError("refused")
+        return answer
+
+
+async def run(
+    storage: Storage, predictor: Predictor
+) -> tuple[Attempt, asyncio.Task[None], PredictorClient]:
+    """A try of the job "a" that has called the predictor once."""
+    client = PredictorClient(Settings())
+    client._client = httpx.AsyncClient(transport=httpx.MockTransport(predictor.respond))
+    await storage.submit(job("a"))
+    claim = await storage.claim("sd", LONG)
+    assert claim
+    attempt = Attempt(
+        claim, storage, client, LONG, on_accepted=lambda: None, on_refused=lambda: None
+    )
+    task = asyncio.create_task(attempt.run())
+    await asyncio.wait_for(predictor.called.wait(), 30)
+    return attempt, task, client
+
+
+def test_a_job_is_sent_again_once_the_predictor_has_taken_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "_FIRST_WAIT_SECONDS", LONG)
+
+    async def scenario(storage: Storage) -> None:
+        predictor = Predictor(None, httpx.Response(200, content=RESULT))
+        attempt, task, client = await run(storage, predictor)
+        await asyncio.sleep(0)
+        attempt.call_again()
+        await asyncio.wait_for(task, 30)
+        await client.close()
+        found = await storage.read("a")
+        assert found
+        assert found.status == "succeeded"
+
+    play(lambda bounds: SQLiteStorage(tmp_path / "jobs", bounds), scenario)
+
+
+def test_a_predictor_cannot_demand_an_endless_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "_LONGEST_RETRY_SECONDS", 0.01)
+
+    async def scenario(storage: Storage) -> None:
+        headers = {"retry-after": "9" * 400}
+        busy = httpx.Response(429, json={"error": "busy"}, headers=headers)
+        _, task, client = await run(storage, Predictor(busy, httpx.Response(200, content=RESULT)))
+        await asyncio.wait_for(task, 30)
+        await client.close()
+        found = await storage.read("a")
+        assert found
+        assert found.status == "succeeded"
+
+    play(lambda bounds: SQLiteStorage(tmp_path / "jobs", bounds), scenario)
