@@ -9,8 +9,8 @@ from typing import Any
 
 from jobs.strict_json import read_json
 
-# The predictor takes no call now. It has computed nothing, or will not finish. If it rejects the key
-# of this program, the configuration is wrong and not the job.
+# The predictor takes no call now. It has computed nothing, or will not finish. If it rejects the
+# key of this program, the configuration is wrong and not the job.
 _REFUSALS = {
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
