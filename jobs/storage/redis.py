@@ -6,21 +6,17 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, cast
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import NoScriptError, RedisError
 
 from jobs.errors import (
     IdempotencyConflictError,
     QueueFullError,
-    StartError,
     StorageUnavailableError,
 )
 from jobs.job import (
@@ -32,12 +28,9 @@ from jobs.job import (
     NewJob,
     Picture,
     Status,
-    StoredPicture,
-    Webhook,
-    WebhookEvent,
     WebhookOutcome,
 )
-from jobs.storage import outbox_scripts, scripts, upload_scripts
+from jobs.storage import claim_scripts, outbox_scripts, scripts, upload_scripts
 from jobs.storage.batches import Batches
 from jobs.storage.interface import (
     NEWEST_SHARE,
@@ -53,25 +46,16 @@ from jobs.storage.interface import (
     rate_limit,
     webhook_limit,
 )
+from jobs.storage.redis_client import redis_client
+from jobs.storage.redis_records import delivery_of, job_of, pairs_of
 
 logger = logging.getLogger(__name__)
 
 # A script and its arguments.
 _Call = tuple[AsyncScript, list[str | bytes | float]]
 
-# Valkey speaks the protocol of Redis.
-_SCHEMES = {
-    "redis": "redis",
-    "rediss": "rediss",
-    "redis+unix": "unix",
-    "unix": "unix",
-    "valkey": "redis",
-    "valkeys": "rediss",
-    "valkey+unix": "unix",
-}
 _PREFIX = "jobs:"
 _CHANNEL = f"{_PREFIX}changes"
-_ANSWER_SECONDS = 2.0
 _RECONNECT_SECONDS = 0.5
 # Sweeps are a second apart. After a longer pause, workers need time to renew their leases.
 _OUTAGE_MILLISECONDS = 3_000
@@ -92,17 +76,17 @@ class RedisStorage(Storage):
             StartError: the URL is not valid; the message does not contain it.
         """
         super().__init__(bounds)
-        self._redis = _client(url)
+        self._redis = redis_client(url)
         register = self._redis.register_script
         self._submit = register(scripts.SUBMIT)
         self._read = register(scripts.READ)
         self._page = register(scripts.PAGE)
-        self._claim = register(scripts.CLAIM)
-        self._renew = register(scripts.RENEW)
-        self._note_preview = register(scripts.NOTE_PREVIEW)
-        self._give_back = register(scripts.GIVE_BACK)
-        self._finish = register(scripts.FINISH)
-        self._fail = register(scripts.FAIL)
+        self._claim = register(claim_scripts.CLAIM)
+        self._renew = register(claim_scripts.RENEW)
+        self._note_preview = register(claim_scripts.NOTE_PREVIEW)
+        self._give_back = register(claim_scripts.GIVE_BACK)
+        self._finish = register(claim_scripts.FINISH)
+        self._fail = register(claim_scripts.FAIL)
         self._cancel = register(scripts.CANCEL)
         self._state = register(scripts.STATE)
         self._sweep = register(scripts.SWEEP)
@@ -155,11 +139,11 @@ class RedisStorage(Storage):
                 if outcome == b"many":
                     raise QueueFullError(f"{rest[0]} jobs wait, and the queue is full", seconds)
                 raise QueueFullError("the bodies of the waiting jobs leave no room", seconds)
-        return Submission(_job(rest[0]), is_new=outcome == b"new")
+        return Submission(job_of(rest[0]), is_new=outcome == b"new")
 
     async def read(self, job_id: str) -> Job | None:
         found = await self._run(self._read, job_id)
-        return _job(found) if found else None
+        return job_of(found) if found else None
 
     async def page(
         self, status: Status | None, before: int | None, count: int, owner: str = ""
@@ -168,13 +152,13 @@ class RedisStorage(Storage):
         if owner:
             key = f"owner:{owner}:{key}"
         last = "+inf" if before is None else f"({before}"
-        return [_job(found) for found in await self._run(self._page, key, last, count)]
+        return [job_of(found) for found in await self._run(self._page, key, last, count)]
 
     async def claim(self, model: str, lease_seconds: float) -> Claim | None:
         token = secrets.token_hex(16)
         lease = _milliseconds(lease_seconds)
         found = await self._run(self._claim, model, token, lease, self.bounds.tries, EXPIRED)
-        return Claim(_job(found[0]), token, found[1]) if found else None
+        return Claim(job_of(found[0]), token, found[1]) if found else None
 
     async def renew(self, claim: Claim, lease_seconds: float, step: int, steps: int) -> bool:
         lease = _milliseconds(lease_seconds)
@@ -211,14 +195,14 @@ class RedisStorage(Storage):
 
     async def cancel(self, job_id: str) -> Job | None:
         found = await self._run(self._cancel, job_id)
-        return _job(found) if found else None
+        return job_of(found) if found else None
 
     async def picture(self, job_id: str, number: int) -> bytes | None:
         return await self._get(f"picture:{job_id}:{number}")
 
     async def state(self, model: str) -> ModelState:
         queued, running, age, ended = await self._run(self._state, model)
-        counts = {cast("Status", name): int(count) for name, count in _pairs(ended).items()}
+        counts = {cast("Status", name): int(count) for name, count in pairs_of(ended).items()}
         return ModelState(queued, running, age / 1000, counts)
 
     async def sweep(self) -> None:
@@ -227,7 +211,7 @@ class RedisStorage(Storage):
         await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE, *outage)
 
     async def expired_uploads(self) -> Sequence[Job]:
-        return [_job(found) for found in await self._run(self._expired_uploads, SWEEP_SIZE)]
+        return [job_of(found) for found in await self._run(self._expired_uploads, SWEEP_SIZE)]
 
     async def release_uploads(self, job_ids: Sequence[str]) -> None:
         await self._run(self._release_uploads, *job_ids)
@@ -236,7 +220,7 @@ class RedisStorage(Storage):
         token = secrets.token_hex(16)
         lease = _milliseconds(lease_seconds)
         found = await self._run(self._claim_delivery, token, lease)
-        return _delivery(found, token) if found else None
+        return delivery_of(found, token) if found else None
 
     async def end_delivery(self, delivery: Delivery, outcome: WebhookOutcome) -> bool:
         lane = delivery.webhook.lane
@@ -254,7 +238,7 @@ class RedisStorage(Storage):
 
     async def webhook_state(self) -> WebhookState:
         waiting, age, flat = await self._run(self._webhook_state)
-        counts = {name: int(count) for name, count in _pairs(flat).items()}
+        counts = {name: int(count) for name, count in pairs_of(flat).items()}
         failures = counts.pop("failures", 0)
         ended = {cast("WebhookOutcome", name): count for name, count in counts.items()}
         return WebhookState(waiting, age / 1000, ended, failures)
@@ -306,25 +290,6 @@ class RedisStorage(Storage):
                 await asyncio.sleep(_RECONNECT_SECONDS)
 
 
-def _client(url: str) -> Redis:
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in _SCHEMES:
-        raise StartError(f"redis_url: the URL must begin with one of {', '.join(_SCHEMES)} and ://")
-    try:
-        return Redis.from_url(
-            f"{_SCHEMES[scheme]}://{rest}",
-            socket_timeout=_ANSWER_SECONDS,
-            socket_connect_timeout=_ANSWER_SECONDS,
-            socket_keepalive=True,
-            health_check_interval=30,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
-        )
-    except ValueError:
-        raise StartError(
-            "redis_url: the URL is not valid; write it as redis://:password@host:6379/0"
-        ) from None
-
-
 def _unavailable(error: Exception) -> StorageUnavailableError:
     logger.warning("redis_url: a call failed: %s", error)
     return StorageUnavailableError("the storage of the jobs does not answer")
@@ -332,55 +297,3 @@ def _unavailable(error: Exception) -> StorageUnavailableError:
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _job(found: Sequence[Any]) -> Job:
-    """A record from what ``describe`` returns."""
-    flat, position, running, seconds, now = found
-    values = _pairs(flat)
-    numbers = ("sequence", "priority", "tries", "step", "steps")
-    return Job(
-        id=values["id"],
-        model=values["model"],
-        status=cast("Status", values["status"]),
-        seed=int(values["seed"]) if values["seed"] else None,
-        **{name: int(values[name]) for name in numbers},
-        created_at=int(values["created_at"]) / 1000,
-        expires_in=int(values["expires_in"]) / 1000,
-        expires_at=int(values["expires_at"]) / 1000,
-        read_at=now / 1000,
-        started_at=_seconds(values, "started_at"),
-        accepted_at=_seconds(values, "accepted_at"),
-        ended_at=_seconds(values, "ended_at"),
-        error=values.get("error"),
-        owner=values["owner"],
-        pictures=tuple(StoredPicture(**one) for one in json.loads(values.get("pictures", "[]"))),
-        has_lost_pictures="has_lost_pictures" in values,
-        position=position if position >= 0 else None,
-        model_running=running,
-        model_seconds=float(seconds) / 1000,
-    )
-
-
-def _delivery(found: Sequence[Any], token: str) -> Delivery:
-    message, event, url, lane, tries, age, record = found
-    fields, *rest = json.loads(record)
-    return Delivery(
-        id=message.decode(),
-        event=cast("WebhookEvent", event.decode()),
-        webhook=Webhook(url.decode(), lane.decode()),
-        job=_job([[one.encode() for one in fields], *rest]),
-        tries=int(tries),
-        age=age / 1000,
-        token=token,
-    )
-
-
-def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
-    """A hash from the flat list that HGETALL returns in a script."""
-    texts = [one.decode() for one in flat]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _seconds(values: Mapping[str, str], name: str) -> float | None:
-    return int(values[name]) / 1000 if name in values else None

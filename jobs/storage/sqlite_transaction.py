@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jobs.errors import IdempotencyConflictError, QueueFullError
+from jobs.errors import IdempotencyConflictError
 from jobs.job import (
     EXPIRED,
     WORKER_LOST,
@@ -25,14 +25,8 @@ from jobs.job import (
 )
 from jobs.storage import sqlite_outbox as outbox
 from jobs.storage import sqlite_uploads as uploads
-from jobs.storage.interface import (
-    SWEEP_SIZE,
-    Bounds,
-    Submission,
-    queued_limit,
-    rate_limit,
-)
-from jobs.storage.sqlite_places import waiting_jobs
+from jobs.storage.interface import SWEEP_SIZE, Bounds, Submission
+from jobs.storage.sqlite_admission import check_owner, check_room
 from jobs.storage.sqlite_tables import (
     RUNNING,
     add_bytes,
@@ -40,16 +34,10 @@ from jobs.storage.sqlite_tables import (
     existing_job,
     find_job,
     is_valid,
-    model_seconds,
     note_outcome,
     note_seconds,
     total_bytes,
 )
-
-# The answer to a caller whose model has no measured rate yet.
-_RETRY_SECONDS = 5.0
-# The sum of a minute's parts is not exactly a minute.
-_CLOCK_ERROR = 1e-3
 
 
 class Transaction:
@@ -68,9 +56,9 @@ class Transaction:
                 if row["digest"] != new.digest:
                     raise IdempotencyConflictError("the Idempotency-Key was used with another body")
                 return Submission(existing_job(self._db, row["id"]), is_new=False)
-        self._check_room(new)
+        check_room(self._db, self._bounds, new)
         if new.owner:
-            self._check_owner(new)
+            check_owner(self._db, self._bounds, new, self._now)
         self._db.execute(
             "INSERT INTO jobs (id, model, status, priority, seed, created_at, expires_in, "
             "expires_at, idempotency_key, digest, owner) "
@@ -229,36 +217,6 @@ class Transaction:
     def _report(self, job_id: str, event: WebhookEvent) -> None:
         if outbox.report(self._db, job_id, event, self._now):
             self.changed.add("outbox")
-
-    def _check_room(self, new: NewJob) -> None:
-        waiting = waiting_jobs(self._db)
-        seconds = model_seconds(self._db, new.model) or _RETRY_SECONDS
-        if waiting >= self._bounds.queue_length:
-            raise QueueFullError(f"{waiting} jobs wait, and the queue is full", seconds)
-        if total_bytes(self._db, "bodies") + len(new.body) > self._bounds.queue_bytes:
-            raise QueueFullError("the bodies of the waiting jobs leave no room", seconds)
-        if new.webhook:
-            outbox.check_room(self._db, new.owner, self._bounds)
-
-    def _check_owner(self, new: NewJob) -> None:
-        """Check the limits of the owner, and count the job towards its rate.
-
-        Jobs fill a minute that empties steadily; ``until`` is when it will be empty.
-        """
-        bounds = self._bounds
-        query = "SELECT count(*) FROM jobs WHERE owner = ? AND status = 'queued'"
-        (waiting,) = self._db.execute(query, (new.owner,)).fetchone()
-        if bounds.key_queued_jobs and waiting >= bounds.key_queued_jobs:
-            seconds = model_seconds(self._db, new.model) or _RETRY_SECONDS
-            raise queued_limit(waiting, seconds)
-        if not bounds.key_job_seconds:
-            return
-        query = "SELECT until FROM rates WHERE owner = ?"
-        row = self._db.execute(query, (new.owner,)).fetchone()
-        until = max(self._now, row["until"] if row else 0.0) + bounds.key_job_seconds
-        if (late := until - self._now - max(60.0, bounds.key_job_seconds)) > _CLOCK_ERROR:
-            raise rate_limit(bounds, late)
-        self._db.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (new.owner, until))
 
     def _first_of(self, model: str) -> Job | None:
         """The job of a model that runs next; late ones end here."""

@@ -1,4 +1,4 @@
-"""The Lua scripts of jobs with pictures in a bucket; ``scripts.py`` has the keys."""
+"""The Lua scripts of jobs with pictures in a bucket; ``script_functions.py`` has the keys."""
 
 from __future__ import annotations
 
