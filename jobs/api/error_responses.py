@@ -9,7 +9,6 @@ from math import ceil
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import ExceptionHandler
 
 from jobs.errors import (
@@ -83,16 +82,7 @@ def response_to(error: JobsError) -> Response:
 async def _respond_to_router(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     reason = f"{request.url.path}: {error.detail}"
-    headers = dict(error.headers or {})
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["allow"] = ", ".join(sorted(_methods_of(request)))
-    return JSONResponse({"error": reason}, error.status_code, headers)
-
-
-def _methods_of(request: Request) -> set[str]:
-    """All methods of a path; the router knows only those of the first route that matches it."""
-    matching = (one for one in request.app.routes if one.matches(request.scope)[0] != Match.NONE)
-    return {method for route in matching for method in route.methods}
+    return JSONResponse({"error": reason}, error.status_code, error.headers)
 
 
 async def _respond_unexpected(_: Request, error: Exception) -> Response:

@@ -440,17 +440,3 @@ def test_an_unread_stream_ends_on_sigterm(tmp_path: Path) -> None:
             server.terminate()
             assert list(lines)[-1] == "", "the stream ends without an error"
         assert server.process.wait(60) == 0
-
-
-@pytest.mark.parametrize(
-    ("path", "methods"),
-    [
-        ("/v1/jobs", {"GET", "HEAD", "POST"}),
-        ("/v1/jobs/a", {"DELETE", "GET", "HEAD"}),
-        ("/generate", {"POST"}),
-    ],
-)
-def test_405_has_all_methods_of_the_path(server: JobsServer, path: str, methods: set[str]) -> None:
-    response = server.request("PUT", path)
-    assert response.status_code == 405
-    assert set(response.headers["allow"].split(", ")) == methods
