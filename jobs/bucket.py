@@ -130,6 +130,9 @@ class Bucket:
             retries={"total_max_attempts": 1},
             max_pool_connections=_THREADS,
         )
+        # ``botocore`` reads only AWS_DEFAULT_REGION; AWS's other tools read AWS_REGION first.
+        if region := os.environ.get("AWS_REGION"):
+            session.set_config_variable("region", region)
         region = session.get_config_variable("region") or _DEFAULT_REGION
         # ``botocore`` does not read SSL_CERT_FILE.
         certificates = session.get_config_variable("ca_bundle") or os.environ.get("SSL_CERT_FILE")

@@ -160,7 +160,7 @@ def _webhook(document: dict[str, Any], settings: Settings) -> Webhook | None:
     if text is None:
         return None
     if not settings.webhook_keys:
-        raise InvalidRequestError("webhook", "this server signs no webhooks (webhook_secrets)")
+        raise InvalidRequestError("webhook", "this server signs no webhooks: set webhook_secrets")
     try:
         url = checked_url(
             text, allows_http=settings.webhook_allow_http, networks=settings.allowed_networks

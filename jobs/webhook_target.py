@@ -70,12 +70,14 @@ def checked_url(text: object, *, allows_http: bool, networks: Sequence[Network])
         raise ValueError("is not a valid URL") from None
     if not _HOST.fullmatch(raw_host) or url.port not in _PORTS:
         raise ValueError("is not a valid URL")
-    if url.scheme not in (("https", "http") if allows_http else ("https",)) or not host:
-        raise ValueError("must begin with https:// and a host")
+    schemes = ("https", "http") if allows_http else ("https",)
+    if url.scheme not in schemes or not host:
+        accepted = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ValueError(f"must begin with {accepted} and a host")
     if url.userinfo:
         raise ValueError("must not contain a user or a password; check the signature instead")
     if _is_refused_literal(host, networks):
-        raise ValueError("the address is not public (webhook_networks)")
+        raise ValueError("the address is not public, nor in webhook_networks")
     return url
 
 

@@ -30,6 +30,9 @@
    The jobs are in an SQLite file on the claim {{ $name }}. If its node fails, at most the last
    commits are lost. During an update no job is accepted.
    {{- end }}
+   {{- with $jobs.bucket.url }}
+   Their pictures are in {{ . }}.
+   {{- end }}
    {{- if $jobs.apiKeys.secretName }}
    Callers need a key of the secret {{ $jobs.apiKeys.secretName }}, and see only their own jobs.
    {{- else }}

@@ -69,6 +69,12 @@ def test_the_notes_say_where_the_jobs_are_and_what_can_be_lost(
     assert loss in found
 
 
+def test_the_notes_say_which_bucket_has_the_pictures() -> None:
+    rendered = render({"jobs": JOBS | {"bucket": {"url": "s3://pictures/jobs"}}})
+    assert "Their pictures are in s3://pictures/jobs." in jobs_notes(rendered)
+    assert "Their pictures" not in jobs_notes(render({"jobs": JOBS}))
+
+
 def test_the_notes_say_whether_keys_and_webhooks_are_on() -> None:
     bare, full = jobs_notes(render({"jobs": JOBS})), jobs_notes(case("jobs"))
 

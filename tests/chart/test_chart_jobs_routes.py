@@ -164,3 +164,19 @@ def test_the_values_of_the_document_render_and_fit_the_program() -> None:
     assert int(limits["proxy-read-timeout"]) > settings.max_wait_seconds
     assert int(limits["proxy-body-size"].removesuffix("m")) * 2**20 >= settings.max_body_bytes
     assert limits["proxy-buffering"] == "off"
+
+
+def test_the_values_of_the_document_connect_to_a_redis() -> None:
+    text = (ROOT / "docs/jobs.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(# jobs-redis-values.yaml\n.*?)```", text, re.DOTALL)
+    values = yaml.safe_load(block)
+    rendered = render(values)
+    policy = rendered.named("NetworkPolicy", NAME)["spec"]
+    deployment = rendered.named("Deployment", NAME)["spec"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    (url,) = [one for one in container["env"] if one["name"] == "JOBS_REDIS_URL"]
+
+    assert deployment["replicas"] == 2
+    assert values["networkPolicy"]["jobsEgress"][0] in policy["egress"]
+    name = url["valueFrom"]["secretKeyRef"]["name"]
+    assert f"kubectl create secret generic {name} --from-literal=url=" in text

@@ -174,6 +174,13 @@ def test_an_unreachable_endpoint_is_a_network_error(
         download(SOURCE, target, max_retries=0)
 
 
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_requests_are_signed_for_the_region(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "eu-west-1")
+    source = BucketSource(parse_spec(SOURCE), Access(Fetch()))  # type: ignore[arg-type]
+    assert source._client.meta.region_name == "eu-west-1"
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "headers"),
     [

@@ -339,6 +339,30 @@ def test_a_link_is_for_one_method(bucket: Bucket) -> None:
     assert len(asyncio.run(links())) == 2
 
 
+@pytest.mark.parametrize(
+    ("variables", "region"),
+    [
+        ({"AWS_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "us-west-2"}, "eu-west-1"),
+        ({}, "us-east-1"),
+    ],
+)
+def test_a_link_is_signed_for_the_region(
+    variables: dict[str, str], region: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server does not verify the region, but Amazon S3 does."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    link = asyncio.run(bucket.link(f"{URL}/a/0.png"))
+
+    (scope,) = parse_qs(urlsplit(link).query)["X-Amz-Credential"]
+    assert scope.split("/")[2:] == [region, "s3", "aws4_request"]
+
+
 class CancelledMeanwhile(Bucket):
     """A bucket whose user cancels the job as soon as the picture is there."""
 

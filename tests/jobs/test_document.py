@@ -1,4 +1,4 @@
-"""docs/jobs.md lists the routes, statuses and errors that exist, and its commands work."""
+"""docs/jobs.md lists the routes, statuses and errors that exist, and all commands work."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ from tests.contract.test_documents import run_script
 from tests.jobs.jobs_process import JobsServer
 from tests.jobs.receiver import SECRET
 from tests.jobs.scripted_predictor import ScriptedPredictor
+from tests.serving import ROOT
 
-TEXT = (Path(__file__).resolve().parent.parent.parent / "docs" / "jobs.md").read_text("utf-8")
+TEXT = (ROOT / "docs" / "jobs.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
 LOCAL = "http://127.0.0.1:8081"
-BLOCKS = [block for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) if LOCAL in block]
+BLOCKS, README_BLOCKS = (
+    [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if LOCAL in block]
+    for text in (TEXT, README)
+)
 
 
 def section(title: str) -> str:
@@ -96,7 +101,10 @@ def test_the_commands_work_as_written(tmp_path: Path) -> None:
             tmp_path / "log", predictor.url, sqlite_path=tmp_path / "jobs.sqlite3"
         ) as server,
     ):
-        outputs = [run_script(block.replace(LOCAL, server.url), tmp_path) for block in BLOCKS]
+        outputs, (short,) = (
+            [run_script(block.replace(LOCAL, server.url), tmp_path) for block in blocks]
+            for blocks in (BLOCKS, README_BLOCKS)
+        )
 
     assert not [output for output in outputs if '"error":"' in output]
     assert "location: /v1/jobs/" in outputs[0]
@@ -104,3 +112,4 @@ def test_the_commands_work_as_written(tmp_path: Path) -> None:
     assert outputs[2].startswith('{"jobs":[{"id":')
     assert outputs[3].startswith("event: job\n")
     assert outputs[4].startswith('{"job_id":')
+    assert '"status":"succeeded"' in short

@@ -142,7 +142,7 @@ def test_the_webhook_is_taken_out_of_the_body() -> None:
         ("https://[fe80::1%25eth0]\N{IDEOGRAPHIC FULL STOP}/", "is not a valid URL"),
         ("https://user:password@example.com/", "must not contain a user or a password"),
         ("https://user@example.com/", "must not contain a user or a password"),
-        ("https://127.0.0.1/", "the address is not public"),
+        ("https://127.0.0.1/", "the address is not public, nor in webhook_networks"),
         ("https://[::1]:8443/", "the address is not public"),
         ("https://[::ffff:10.0.0.1]/", "the address is not public"),
         ("https://169.254.169.254/latest/meta-data/", "the address is not public"),
@@ -161,6 +161,8 @@ def test_settings_allow_more_webhooks() -> None:
 
     assert job.webhook is not None
     assert job.webhook.url == "http://10.1.2.3/"
+    with pytest.raises(InvalidRequestError, match="must begin with https:// or http:// and a host"):
+        webhook_job("ftp://10.1.2.3/", webhook_allow_http=True)
 
 
 @pytest.mark.parametrize(
