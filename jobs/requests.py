@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from jobs.errors import InvalidRequestError, UnknownModelError
@@ -25,6 +26,9 @@ _LARGEST_SEED = 2**53 - 1
 # In the API of the predictor, the same as no seed.
 _ANY_SEED = (None, -1)
 _MAX_KEY_LENGTH = 255
+_ENVELOPE = ("model", "priority", "expires_in", "webhook")
+# Bounds the search for misspelt names.
+_CHECKED_FIELDS, _LONGEST_NAME = 100, 12
 # How many webhooks a receiver gets at the same time.
 _LANES_PER_RECEIVER = 4
 
@@ -117,6 +121,12 @@ def _draw_seed(values: dict[str, Any], inherited: object) -> int | None:
 
 
 def _take_envelope(document: dict[str, Any], settings: Settings) -> Envelope:
+    # The predictor, which rejects unknown fields, does not know these. A valid body has fewer fields.
+    for name in list(document)[:_CHECKED_FIELDS]:
+        if name in _ENVELOPE or len(name) > _LONGEST_NAME:
+            continue
+        if close := get_close_matches(name, _ENVELOPE, 1, cutoff=0.8):
+            raise InvalidRequestError(name, f"is not a field; did you mean {close[0]}?")
     return Envelope(
         _model(document, settings.model_names),
         _priority(document),

@@ -37,7 +37,14 @@ def read_networks(text: str) -> tuple[Network, ...]:
     Raises:
         ValueError: one is not valid.
     """
-    return tuple(ipaddress.ip_network(one.strip()) for one in text.split(",") if one.strip())
+    return tuple(_network(one.strip()) for one in text.split(",") if one.strip())
+
+
+def _network(text: str) -> Network:
+    network = ipaddress.ip_network(text, strict=False)
+    if network.network_address != ipaddress.ip_address(text.partition("/")[0]):
+        raise ValueError(f"{text} is an address in a network: write {network}")
+    return network
 
 
 def is_allowed(address: str, networks: Sequence[Network]) -> bool:

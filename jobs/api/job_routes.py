@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
@@ -28,7 +27,9 @@ from jobs.errors import (
 )
 from jobs.job import STATUSES, Job
 from jobs.requests import wait_seconds
+from jobs.strict_json import write_json
 
+_PAGE_PARAMETERS = ("status", "limit", "cursor")
 _DEFAULT_PAGE, _LARGEST_PAGE = 20, 100
 # Within 64 bits, which the storage requires.
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -72,6 +73,8 @@ class JobRoutes:
     async def page(self, request: Request) -> Response:
         """Jobs of the caller's key, the newest first."""
         query = request.query_params
+        if unknown := next((one for one in query if one not in _PAGE_PARAMETERS), None):
+            raise InvalidRequestError(unknown, f"must be one of {', '.join(_PAGE_PARAMETERS)}")
         status = query.get("status")
         if status is not None and status not in STATUSES:
             raise InvalidRequestError("status", f"must be one of {', '.join(STATUSES)}")
@@ -153,7 +156,7 @@ async def _redirect(request: Request, service: Service, location: str) -> Respon
 
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+    return f"event: {name}\ndata: ".encode() + write_json(data) + b"\n\n"
 
 
 def _cursor(job: Job) -> str:

@@ -29,7 +29,8 @@ def redis_client(url: str) -> Redis:
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _SCHEMES:
-        raise StartError(f"redis_url: the URL must begin with one of {', '.join(_SCHEMES)} and ://")
+        beginnings = ", ".join(f"{one}://" for one in _SCHEMES)
+        raise StartError(f"redis_url: must begin with one of {beginnings}")
     try:
         return Redis.from_url(
             f"{_SCHEMES[scheme]}://{rest}",

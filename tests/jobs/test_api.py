@@ -309,6 +309,7 @@ def test_a_body_without_a_length_is_bounded(server: JobsServer) -> None:
         ("GET", "/status/unknown", 404, "no job has the id 'unknown'"),
         ("GET", "/result/unknown", 404, "no job has the id 'unknown'"),
         ("GET", "/v1/jobs?status=done", 400, "status: must be one of queued, starting"),
+        ("GET", "/v1/jobs?state=queued", 400, "state: must be one of status, limit, cursor"),
         ("GET", "/v1/jobs?limit=0", 400, "limit: must be an integer from 1 to 100"),
         ("GET", f"/v1/jobs?limit={DIGITS}", 400, "limit: must be an integer from 1 to 100"),
         ("GET", "/v1/jobs?cursor=x", 400, "cursor: is not a next_cursor"),

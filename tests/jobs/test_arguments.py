@@ -47,7 +47,7 @@ def test_flags_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPa
         ("--default_expires_in=1e9", "default_expires_in must be at most max_expires_in"),
         (
             "--webhook_networks=10.0.0.1/8",
-            "webhook_networks: 10.0.0.1/8 has host bits set",
+            "webhook_networks: 10.0.0.1/8 is an address in a network: write 10.0.0.0/8",
         ),
         ("--unknown=1", "unrecognized arguments: --unknown=1"),
     ],

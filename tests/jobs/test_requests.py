@@ -83,6 +83,20 @@ def test_the_predictor_gets_the_body_without_the_envelope() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("priorty", "priority"),
+        ("expires", "expires_in"),
+        ("web_hook", "webhook"),
+        ("mode", "model"),
+    ],
+)
+def test_a_misspelt_field_of_the_envelope_is_refused_at_once(name: str, meant: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"^{name}: .* did you mean {meant}\\?$"):
+        new_job(json.dumps({"prompt": "x", name: 1}).encode(), None, Settings())
+
+
+@pytest.mark.parametrize(
     ("value", "reason"),
     [
         (b"1e999", "the body contains a number that is too large"),
