@@ -121,7 +121,7 @@ def _draw_seed(values: dict[str, Any], inherited: object) -> int | None:
 
 
 def _take_envelope(document: dict[str, Any], settings: Settings) -> Envelope:
-    # The predictor, which rejects unknown fields, does not know these. A valid body has fewer fields.
+    # The predictor rejects unknown fields, but does not know these.
     for name in list(document)[:_CHECKED_FIELDS]:
         if name in _ENVELOPE or len(name) > _LONGEST_NAME:
             continue
