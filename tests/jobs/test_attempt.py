@@ -23,7 +23,7 @@ RESULT = (
 
 
 class Predictor:
-    """Answers each call with the next of the given responses; None is no connection."""
+    """Answers each call with the next of the given responses; None refuses the connection."""
 
     def __init__(self, *answers: httpx.Response | None) -> None:
         self._answers = list(answers)
