@@ -9,9 +9,9 @@ from tests.contract.test_imports import imports_of
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "jobs"
 # Each unit imports only from the units before it.
 ORDER = (
-    *("errors", "strict_json", "webhook_signature", "webhook_target", "settings", "api_keys", "job"),
-    *("requests", "storage", "bucket", "upload", "call_errors", "predictor_client", "attempt"),
-    *("worker", "api", "webhook_client", "webhook_sender", "server", "__main__"),
+    *("errors", "strict_json", "webhook_signature", "webhook_target", "settings", "api_keys"),
+    *("job", "requests", "storage", "bucket", "upload", "call_errors", "predictor_client"),
+    *("attempt", "worker", "api", "webhook_client", "webhook_sender", "server", "__main__"),
 )
 
 
