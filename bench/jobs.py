@@ -18,23 +18,18 @@ reacts, which is part of each time. All times are in seconds.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import multiprocessing
 import os
 import platform
 import shutil
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -45,12 +40,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.figures import Figures, percentile  # noqa: E402
+from bench.job_servers import SERVERS, Server, running, stand_in  # noqa: E402
 from bench.job_users import NAIVE, OURS, Api, Load, Users  # noqa: E402
 from demo.run import free_port  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "jobs.json"
 USERS = 300
-_PICTURE_SECONDS = 0.2
 _THINK_SECONDS = 10.0
 _LONG_QUEUE = 10_000
 _SATURATING_USERS = 16
@@ -58,23 +53,6 @@ _SATURATING_JOBS = 3_000
 _DRAIN_SECONDS = 5.0
 # Issue 18: the 99th percentile of acceptance for 300 users.
 GOAL_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class Server:
-    """A contestant; ``redis`` says where its jobs are."""
-
-    name: str
-    api: Api
-    redis: bool
-
-
-SERVERS = (
-    Server("ours, SQLite", OURS, redis=False),
-    Server("ours, Redis", OURS, redis=True),
-    Server("naive, memory", NAIVE, redis=False),
-    Server("naive, Redis", NAIVE, redis=True),
-)
 
 
 def main() -> None:
@@ -151,7 +129,7 @@ def ratios(found: dict[str, dict[str, list[Figures]]]) -> Figures:
 
 def _round(server: Server, seconds: float, loads: Sequence[str]) -> Iterator[tuple[str, Figures]]:
     if "users" in loads or "bursts" in loads:
-        with _stand_in(free_port()) as predictor, _running(server, predictor) as port:
+        with stand_in(free_port()) as predictor, running(server, predictor) as port:
             _load(server, port, "submit_without_pause", 100, users=4)  # warm-up
             if "users" in loads:
                 load = _load(server, port, "think_and_submit", seconds, _THINK_SECONDS)
@@ -168,7 +146,7 @@ def _round(server: Server, seconds: float, loads: Sequence[str]) -> Iterator[tup
                     yield name, figures
     if "saturated" in loads:
         predictor = free_port()
-        with _running(server, predictor) as port:
+        with running(server, predictor) as port:
             jobs = _SATURATING_JOBS
             _load(server, port, "submit_without_pause", 100, users=4)
             load = _load(server, port, "submit_without_pause", jobs, users=_SATURATING_USERS)
@@ -176,7 +154,7 @@ def _round(server: Server, seconds: float, loads: Sequence[str]) -> Iterator[tup
             if server.api is OURS:
                 _load(server, port, "submit_without_pause", _LONG_QUEUE - jobs, users=16)
                 load = _load(server, port, "submit_without_pause", jobs, users=_SATURATING_USERS)
-                with _stand_in(predictor):
+                with stand_in(predictor):
                     yield "long queue", _figures(load) | {"runs": _drain_rate(server, port)}
 
 
@@ -258,65 +236,6 @@ def _metric(port: int, name: str, label: str = "") -> int:
         text = response.read().decode()
     line = f'{name}{{model_name="stable-diffusion"{label}}} '
     return int(float(text.partition(line)[2].split("\n", 1)[0]))
-
-
-@contextlib.contextmanager
-def _running(server: Server, predictor: int) -> Iterator[int]:
-    """Start the server, and its Redis, with an empty storage; yields the port."""
-    port = free_port()
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-jobs-") as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        redis = stack.enter_context(_redis(Path(folder))) if server.redis else None
-        if server.api is NAIVE:
-            command = ["-m", "bench.naive_jobs", str(port), *([redis] if redis else [])]
-        else:
-            where = f"--redis_url={redis}" if redis else f"--sqlite_path={folder}/jobs.sqlite3"
-            url = f"http://127.0.0.1:{predictor}"
-            command = ["-m", "jobs", f"--port={port}", f"--predictor_url={url}", where]
-            command.append("--max_queue_length=100000")
-        stack.enter_context(_process([sys.executable, *command], port))
-        yield port
-
-
-@contextlib.contextmanager
-def _stand_in(port: int) -> Iterator[int]:
-    command = [sys.executable, "-m", "bench.instant_predictor", str(port), str(_PICTURE_SECONDS)]
-    with _process(command, port):
-        yield port
-
-
-@contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[str]:
-    """A Redis as the chart configures its Valkey."""
-    port = free_port()
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
-    command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
-    with _process(command, port):
-        yield f"redis://127.0.0.1:{port}/0"
-
-
-@contextlib.contextmanager
-def _process(command: Sequence[str], port: int) -> Iterator[None]:
-    """Start a process, wait until its port accepts connections, and kill it on exit."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while not _is_open(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[2]} does not start")
-            time.sleep(0.05)
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _is_open(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 
 from bench import gpu, jobs, turns
 from bench.figures import percentile, ratios, summary
+from bench.job_servers import SERVERS, running, stand_in
 from bench.job_users import OURS, Users
 from bench.load import Outcome, Run
 from bench.overload import goodput, overload
@@ -139,8 +140,8 @@ def test_the_ratios_of_jobs_compare_servers_with_the_same_storage() -> None:
 
 def test_the_users_of_jobs_see_each_of_them_end() -> None:
     """A short run against a real process."""
-    (server,) = [one for one in jobs.SERVERS if one.name == "ours, SQLite"]
-    with jobs._stand_in(free_port()) as predictor, jobs._running(server, predictor) as port:
+    (server,) = [one for one in SERVERS if one.name == "ours, SQLite"]
+    with stand_in(free_port()) as predictor, running(server, predictor) as port:
         users = Users(port, OURS, 6)
         load = users.run(lambda: users.think_and_submit(1.0, think=0.2))
 
