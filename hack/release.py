@@ -28,7 +28,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 PLACES = (
     (("helm/Chart.yaml",), r"^(?:version|appVersion): \"?([^\"\s]+)"),
     (("Dockerfile*",), r"^ARG VERSION=(\S+)"),
-    (("predictor/edge/openapi.py",), r"^ +\"version\": \"([^\"]+)\""),
+    (("predictor/edge/openapi.py", "jobs/api/openapi.py"), r"^ +\"version\": \"([^\"]+)\""),
     (
         ("Dockerfile*", "README.md", "docs/*.md", "manifests/*.yaml", "examples/*.yaml"),
         r"stable-diffusion-(?:predictor|downloader|jobs):([0-9][\w.-]*)",

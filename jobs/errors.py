@@ -1,5 +1,7 @@
 """All errors of the jobs program; ``api/error_responses.py`` maps each to one HTTP status.
 
+``/openapi.json`` has the first line of each docstring.
+
 JobsError
 ├── InvalidRequestError      a field of the request is invalid: names the field and the reason
 ├── NotAuthenticatedError    the request has no key, or one that is not valid
@@ -68,7 +70,10 @@ class BodyTooSlowError(JobsError):
 
 
 class QueueFullError(JobsError):
-    """The queue holds as many jobs or bytes as it may; ``retry_after_seconds`` is an estimate."""
+    """The queue holds as many jobs or bytes as it may.
+
+    ``retry_after_seconds`` is an estimate.
+    """
 
     def __init__(self, reason: str, retry_after_seconds: float) -> None:
         super().__init__(reason)

@@ -25,7 +25,8 @@ _SEED_BITS = 32
 _LARGEST_SEED = 2**53 - 1
 # In the API of the predictor, the same as no seed.
 _ANY_SEED = (None, -1)
-_MAX_KEY_LENGTH = 255
+MAX_KEY_LENGTH = 255
+SHORTEST_EXPIRY_SECONDS = 1
 _ENVELOPE = ("model", "priority", "expires_in", "webhook")
 # Bounds the search for misspelt names.
 _CHECKED_FIELDS, _LONGEST_NAME = 100, 12
@@ -158,8 +159,8 @@ def _priority(document: dict[str, Any]) -> int:
 
 def _expires_in(document: dict[str, Any], settings: Settings) -> float:
     seconds = _number(document, "expires_in", settings.default_expires_in)
-    if not 1 <= seconds <= settings.max_expires_in:
-        bounds = f"between 1 and {settings.max_expires_in:g} seconds"
+    if not SHORTEST_EXPIRY_SECONDS <= seconds <= settings.max_expires_in:
+        bounds = f"between {SHORTEST_EXPIRY_SECONDS} and {settings.max_expires_in:g} seconds"
         raise InvalidRequestError("expires_in", f"{seconds:g} is not {bounds}")
     return seconds
 
@@ -194,8 +195,8 @@ def _number(document: dict[str, Any], name: str, default: float) -> float:
 def _checked_key(key: str | None) -> str:
     if key is None:
         return ""
-    if not 1 <= len(key) <= _MAX_KEY_LENGTH:
-        raise InvalidRequestError("Idempotency-Key", f"must have 1 to {_MAX_KEY_LENGTH} characters")
+    if not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise InvalidRequestError("Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} characters")
     return key
 
 

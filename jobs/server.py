@@ -23,6 +23,7 @@ from jobs.api.connection import BoundedConnection, raise_descriptor_limit
 from jobs.api.error_responses import exception_handlers
 from jobs.api.job_routes import JobRoutes
 from jobs.api.metrics import metrics_text
+from jobs.api.openapi import openapi_route
 from jobs.api.service import Service
 from jobs.api.short_routes import ShortRoutes
 from jobs.api_keys import ApiKeys
@@ -156,6 +157,7 @@ class _Server(uvicorn.Server):
 def application(service: Service, keys: ApiKeys | None = None) -> Starlette:
     """The routes of the API and the probes, for callers with one of the keys."""
     routes = [*JobRoutes(service).routes(), *ShortRoutes(service).routes(), *_probes(service)]
+    routes.append(openapi_route(service.settings))
     middleware = [Middleware(AccessMiddleware, keys)] if keys else []
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=exception_handlers())
     # A redirect to the path without its last slash would not be an error of the documented form.

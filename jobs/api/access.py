@@ -11,7 +11,7 @@ from jobs.api_keys import ApiKeys
 from jobs.errors import NotAuthenticatedError
 
 # What the kubelet, Prometheus and KEDA call; they send no key.
-_OPEN = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
+OPEN_PATHS = frozenset({"/metrics", "/v2/health/live", "/v2/health/ready"})
 _OWNER = "jobs.owner"
 
 
@@ -24,7 +24,7 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or answer 401."""
-        if scope["type"] == "http" and scope["path"] not in _OPEN:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             try:
                 scope[_OWNER] = self._owner(Headers(scope=scope))
             except NotAuthenticatedError as error:

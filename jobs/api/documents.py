@@ -8,7 +8,7 @@ from typing import Any
 from jobs.job import Job, Status
 
 # The words of the short names.
-_SHORT: dict[Status, str] = {
+SHORT_NAMES: dict[Status, str] = {
     "queued": "pending",
     "starting": "processing",
     "in_progress": "processing",
@@ -43,7 +43,7 @@ def document_of(job: Job) -> dict[str, Any]:
 
 def short_document_of(job: Job) -> dict[str, Any]:
     """The document of ``/status/{job_id}``."""
-    document: dict[str, Any] = {"job_id": job.id, "status": _SHORT[job.status]}
+    document: dict[str, Any] = {"job_id": job.id, "status": SHORT_NAMES[job.status]}
     if job.error:
         document["error"] = job.error
     if job.status == "succeeded":

@@ -30,7 +30,7 @@ from jobs.requests import wait_seconds
 from jobs.strict_json import write_json
 
 _PAGE_PARAMETERS = ("status", "limit", "cursor")
-_DEFAULT_PAGE, _LARGEST_PAGE = 20, 100
+DEFAULT_PAGE, LARGEST_PAGE = 20, 100
 # Within 64 bits, which the storage requires.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -78,9 +78,9 @@ class JobRoutes:
         status = query.get("status")
         if status is not None and status not in STATUSES:
             raise InvalidRequestError("status", f"must be one of {', '.join(STATUSES)}")
-        limit = query.get("limit", str(_DEFAULT_PAGE))
-        if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= _LARGEST_PAGE:
-            raise InvalidRequestError("limit", f"must be an integer from 1 to {_LARGEST_PAGE}")
+        limit = query.get("limit", str(DEFAULT_PAGE))
+        if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= LARGEST_PAGE:
+            raise InvalidRequestError("limit", f"must be an integer from 1 to {LARGEST_PAGE}")
         before = _sequence(query["cursor"]) if "cursor" in query else None
         owner = owner_of(request)
         jobs = await self._service.storage.page(status, before, int(limit), owner)

@@ -241,6 +241,7 @@ def test_the_files_of_this_project_agree_on_the_version() -> None:
     assert named >= {
         *("helm/Chart.yaml", "Dockerfile", "Dockerfile.downloader", "README.md"),
         *("predictor/edge/openapi.py", "examples/cpu-demo/kustomization.yaml"),
+        "jobs/api/openapi.py",
         *("manifests/02-model-download-job.yaml", "manifests/03-inference-service.yaml"),
         *("examples/cpu-demo/values.yaml", "helm/ci/cpu-values.yaml"),
         *("docs/air-gap.md", "docs/gpus.md", "docs/install.md", "docs/operations.md"),

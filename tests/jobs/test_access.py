@@ -57,6 +57,7 @@ def call(server: JobsServer, method: str, path: str, key: str, **rest: object) -
         ("GET", "/v1/jobs"),
         ("POST", "/generate"),
         ("GET", "/status/any"),
+        ("GET", "/openapi.json"),
         ("GET", "/nothing"),
     ],
 )
