@@ -15,7 +15,7 @@ from predictor.errors import BodyReaderKilledError, GenerationFailedError, Inval
 from predictor.intake.frames import receive, send
 from predictor.requests import InputImage
 
-# Below the priority of the engine, and of a model that is loading.
+# How far below the priority of the server, whose engine computes and whose models load.
 _NICE = 5
 # Threads of a mathematics library would only take memory.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -33,7 +33,8 @@ class ReaderProcess:
             # Ctrl-C in a terminal is for the server, which ends its readers itself.
             process_group=0,
         )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
+        # Relative, because an unprivileged process cannot raise a priority.
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, min(os.nice(0) + _NICE, 19))
 
     @property
     def pid(self) -> int:

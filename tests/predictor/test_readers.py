@@ -7,6 +7,8 @@ import base64
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -346,6 +348,21 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("own", "readers"), [("10", "15"), ("19", "19")])
+def test_a_reader_has_a_lower_priority_than_a_server_of_any_priority(
+    own: str, readers: str
+) -> None:
+    code = (
+        "import os; from predictor.intake.reader_process import ReaderProcess; "
+        "reader = ReaderProcess(); print(os.getpriority(os.PRIO_PROCESS, reader.pid)); "
+        "reader.close()"
+    )
+    command = ["nice", "-n", own, sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert printed == f"{readers}\n"
 
 
 def test_the_queue_is_bounded_and_drops_callers_who_leave(pool: ReaderPool) -> None:
