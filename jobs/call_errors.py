@@ -75,9 +75,13 @@ def error_of_event(data: bytes) -> CallError:
     """The error of an ``error`` event, as if its status were that of the response."""
     document = _document(data)
     reason = _reason(document) or "the predictor reports an error"
-    # Older predictors send no status.
-    status = document.get("status", HTTPStatus.INTERNAL_SERVER_ERROR)
-    return _error(status, reason, document.get("retry_after"))
+    status, seconds = document.get("status"), document.get("retry_after")
+    return _error(
+        # Older predictors send no status.
+        status if type(status) is int else HTTPStatus.INTERNAL_SERVER_ERROR,
+        reason,
+        seconds if type(seconds) in (int, float) and seconds > 0 else None,
+    )
 
 
 def _error(status: int, reason: str, retry_after_seconds: float | None) -> CallError:
