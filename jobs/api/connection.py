@@ -66,13 +66,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self._await(self.head_seconds)
         if len(self.connections) > self.most_connections():
-            open_ones = (one for one in self.connections if isinstance(one, BoundedConnection))
-            # Not those that a proxy keeps, if there are others.
-            oldest = min(
-                (one for one in open_ones if one._is_silent()),
-                key=lambda one: (one.cycle is not None, one._silent_since),
-            )
-            oldest.transport.abort()
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -93,6 +87,19 @@ class BoundedConnection(HttpToolsProtocol):
             elif len(self.pipeline) > MAX_PIPELINED:
                 # The connection ends with the last response; the client repeats the rest.
                 self._refuse(429, "too many requests on one connection")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that has sent its request and closed only its own side.
+
+        A client that has left sends the same, so its connection stays open until the response.
+        """
+        if self._is_ended or self._is_silent():
+            return False
+        # Once a response has begun, assume that the client has left: a stream may last for hours.
+        if self.cycle.more_body or self.cycle.response_started:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -153,6 +160,18 @@ class BoundedConnection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._parse(b"\r\n".join([*lines, b"", rest]))
+
+    def _make_room(self) -> None:
+        """Close the oldest silent connection, unless those that already close leave room."""
+        known = (one for one in self.connections if isinstance(one, BoundedConnection))
+        open_ones = [one for one in known if not one.transport.is_closing()]
+        if len(open_ones) > self.most_connections():
+            # Not those that a proxy keeps, if there are others.
+            oldest = min(
+                (one for one in open_ones if one._is_silent()),
+                key=lambda one: (one.cycle is not None, one._silent_since),
+            )
+            oldest.transport.abort()
 
     def _is_silent(self) -> bool:
         """Whether no response is due."""
