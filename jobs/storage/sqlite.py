@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 Query = Callable[[sqlite3.Connection], Any]
 Change = Callable[[Transaction], Any]
 
+# A value is too large, or violates a constraint: the other changes of a batch do not.
+_ERRORS_OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError)
 # How long a call waits for another process that writes.
 _BUSY_SECONDS = 5.0
 # How often to look for changes by other processes.
@@ -160,7 +162,8 @@ class SQLiteStorage(Storage):
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         schemas = (SCHEMA, sqlite_places.SCHEMA, sqlite_outbox.SCHEMA, sqlite_uploads.SCHEMA)
-        connection.executescript("".join(schemas))
+        # In one transaction, because other processes may use the file.
+        connection.executescript("".join(["BEGIN IMMEDIATE;", *schemas, "COMMIT;"]))
         return connection
 
     async def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -205,11 +208,11 @@ class SQLiteStorage(Storage):
         return outcomes, changed
 
     def _change(self, change: Change, db: sqlite3.Connection, changed: set[str]) -> Any:
-        """The result of a change, or its error; an error of SQLite ends the whole transaction."""
+        """The result of a change, or its error; one of the file ends the whole transaction."""
         transaction = Transaction(db, self.bounds)
         db.execute("SAVEPOINT change")
         outcome = _outcome(change, transaction)
-        if isinstance(outcome, sqlite3.Error):
+        if isinstance(outcome, sqlite3.Error) and not isinstance(outcome, _ERRORS_OF_VALUES):
             raise outcome
         if isinstance(outcome, Exception):
             db.execute("ROLLBACK TO change")

@@ -1,15 +1,17 @@
-"""An SQLite file on a disk that is full."""
+"""An SQLite file that is damaged or on a full disk, and values that do not fit."""
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import StorageUnavailableError
-from jobs.storage import Storage
+from jobs.storage import Storage, Submission
 from jobs.storage.sqlite import SQLiteStorage
-from tests.jobs.storages import LONG, job, play
+from tests.jobs.storages import LONG, job, picture, play
 
 
 def test_a_full_disk_is_reported_and_can_be_freed(
@@ -28,3 +30,42 @@ def test_a_full_disk_is_reported_and_can_be_freed(
         assert [claim.job.id for claim in claims if claim] == ["first", "second"]
 
     play(lambda bounds: SQLiteStorage(tmp_path / "jobs.sqlite3", bounds), scenario)
+
+
+def test_a_picture_that_is_too_large_does_not_stop_other_jobs(tmp_path: Path) -> None:
+    async def scenario(storage: Storage) -> None:
+        assert isinstance(storage, SQLiteStorage)
+        await storage.submit(job("large"))
+        claim = await storage.claim("sd", LONG)
+        assert claim
+        limit = sqlite3.SQLITE_LIMIT_LENGTH
+        await storage._read(lambda db: db.setlimit(limit, 500))
+
+        ends = [storage.finish(claim, [picture(b"x" * 501)]), storage.submit(job("other"))]
+        late, accepted = await asyncio.gather(*ends, return_exceptions=True)
+
+        assert isinstance(late, StorageUnavailableError)
+        assert isinstance(accepted, Submission)
+        assert await storage.renew(claim, LONG, 1, 4)
+
+    play(lambda bounds: SQLiteStorage(tmp_path / "jobs.sqlite3", bounds), scenario)
+
+
+def test_a_start_counts_the_waiting_jobs(tmp_path: Path) -> None:
+    """A process of an earlier version can add jobs to the file before the counts exist."""
+    path = tmp_path / "jobs.sqlite3"
+
+    async def before(storage: Storage) -> None:
+        for name in ("first", "second", "third"):
+            await storage.submit(job(name))
+
+    async def after(storage: Storage) -> None:
+        assert (await storage.state("sd")).queued == 3
+        third = await storage.read("third")
+        assert third and third.position == 2
+
+    play(lambda bounds: SQLiteStorage(path, bounds), before)
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE places SET jobs = 1")
+    db.close()
+    play(lambda bounds: SQLiteStorage(path, bounds), after)
