@@ -12,13 +12,9 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from jobs.errors import (
-    IdempotencyConflictError,
-    QueueFullError,
-    StorageUnavailableError,
-)
+from jobs.errors import IdempotencyConflictError, QueueFullError, StorageUnavailableError
 from jobs.job import (
     EXPIRED,
     WORKER_LOST,
@@ -263,10 +259,13 @@ class RedisStorage(Storage):
             for script, arguments in calls:
                 pipeline.evalsha(script.sha, 0, *arguments)
             outcomes = await pipeline.execute(raise_on_error=False)
-        return [
-            await script(args=arguments) if isinstance(outcome, NoScriptError) else outcome
-            for (script, arguments), outcome in zip(calls, outcomes, strict=True)
-        ]
+        for index, (script, arguments) in enumerate(calls):
+            if isinstance(outcomes[index], NoScriptError):
+                try:
+                    outcomes[index] = await script(args=arguments)
+                except ResponseError as error:  # of this call alone
+                    outcomes[index] = error
+        return outcomes
 
     async def _follow(self) -> None:
         """Pass on the changes of all replicas; after a lost connection, assume that all changed."""
