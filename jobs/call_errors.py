@@ -76,12 +76,11 @@ def error_of_event(data: bytes) -> CallError:
     document = _document(data)
     reason = _reason(document) or "the predictor reports an error"
     status, seconds = document.get("status"), document.get("retry_after")
-    return _error(
-        # Older predictors send no status.
-        status if type(status) is int else HTTPStatus.INTERNAL_SERVER_ERROR,
-        reason,
-        seconds if type(seconds) in (int, float) and seconds > 0 else None,
-    )
+    if type(status) is not int:  # older predictors send none
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
+        seconds = None
+    return _error(status, reason, seconds)
 
 
 def _error(status: int, reason: str, retry_after_seconds: float | None) -> CallError:
