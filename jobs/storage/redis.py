@@ -29,7 +29,9 @@ from jobs.job import (
 from jobs.storage import claim_scripts, outbox_scripts, scripts, upload_scripts
 from jobs.storage.batches import Batches
 from jobs.storage.interface import (
+    GRACE_SECONDS,
     NEWEST_SHARE,
+    OUTAGE_SECONDS,
     SWEEP_SIZE,
     WEBHOOKS_FULL,
     WEBHOOKS_RETRY_SECONDS,
@@ -53,9 +55,6 @@ _Call = tuple[AsyncScript, list[str | bytes | float]]
 _PREFIX = "jobs:"
 _CHANNEL = f"{_PREFIX}changes"
 _RECONNECT_SECONDS = 0.5
-# Sweeps are a second apart. After a longer pause, workers need time to renew their leases.
-_OUTAGE_MILLISECONDS = 3_000
-_GRACE_MILLISECONDS = 10_000
 # A call with more bytes does not hold up others.
 _SMALL_BYTES = 65_536
 # How long to wait for a message before the connection is checked.
@@ -203,7 +202,7 @@ class RedisStorage(Storage):
 
     async def sweep(self) -> None:
         tries = self.bounds.tries
-        outage = (_OUTAGE_MILLISECONDS, _GRACE_MILLISECONDS)
+        outage = (_milliseconds(OUTAGE_SECONDS), _milliseconds(GRACE_SECONDS))
         await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE, *outage)
 
     async def expired_uploads(self) -> Sequence[Job]:

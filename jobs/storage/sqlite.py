@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +23,14 @@ from jobs.errors import StartError, StorageUnavailableError
 from jobs.job import Claim, Delivery, Job, NewJob, Picture, Status, WebhookOutcome
 from jobs.storage import sqlite_outbox, sqlite_places, sqlite_uploads
 from jobs.storage.batches import Batches
-from jobs.storage.interface import Bounds, ModelState, Storage, Submission, WebhookState
+from jobs.storage.interface import (
+    OUTAGE_SECONDS,
+    Bounds,
+    ModelState,
+    Storage,
+    Submission,
+    WebhookState,
+)
 from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
 from jobs.storage.sqlite_transaction import Transaction
 
@@ -50,6 +59,7 @@ class SQLiteStorage(Storage):
         self._queries = Batches[Query](self._run_queries)
         self._changes = Batches[Change](self._run_changes)
         self._follower: asyncio.Task[None] | None = None
+        self._swept_at = math.inf
 
     async def open(self) -> None:
         """Open or create the file."""
@@ -130,7 +140,11 @@ class SQLiteStorage(Storage):
         return await self._read(lambda db: model_state(db, model))
 
     async def sweep(self) -> None:
-        await self._write(lambda transaction: transaction.sweep())
+        now = time.time()
+        # Without sweeps, this machine was suspended, or its clock was set.
+        is_outage = now - self._swept_at > OUTAGE_SECONDS
+        await self._write(lambda transaction: transaction.sweep(after_outage=is_outage))
+        self._swept_at = now
 
     async def expired_uploads(self) -> Sequence[Job]:
         return await self._read(sqlite_uploads.expired_uploads)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from jobs.errors import StorageUnavailableError
+from jobs.errors import KeyLimitError, StorageUnavailableError
 from jobs.storage import Storage, Submission
 from jobs.storage.sqlite import SQLiteStorage
-from tests.jobs.storages import LONG, job, picture, play
+from tests.jobs.storages import BOUNDS, LONG, job, picture, play
 
 
 def test_a_full_disk_is_reported_and_can_be_freed(
@@ -69,3 +71,37 @@ def test_a_start_counts_the_waiting_jobs(tmp_path: Path) -> None:
         db.execute("UPDATE places SET jobs = 1")
     db.close()
     play(lambda bounds: SQLiteStorage(path, bounds), after)
+
+
+def test_leases_last_until_workers_can_renew_them_after_a_suspension(tmp_path: Path) -> None:
+    async def scenario(storage: Storage) -> None:
+        assert isinstance(storage, SQLiteStorage)
+        await storage.submit(job("a"))
+        claim = await storage.claim("sd", LONG)
+        assert claim
+        await storage.sweep()
+        storage._swept_at -= 10
+        assert await storage.renew(claim, 0, 1, 20)
+        await storage.sweep()
+        await storage.sweep()
+
+        assert await storage.renew(claim, 0, 2, 20), "no sweep ran for ten seconds"
+        await storage.sweep()
+        assert not await storage.renew(claim, LONG, 2, 20), "sweeps run again"
+
+    play(lambda bounds: SQLiteStorage(tmp_path / "jobs.sqlite3", bounds), scenario)
+
+
+def test_an_owner_may_submit_after_the_clock_was_set_back(tmp_path: Path) -> None:
+    async def scenario(storage: Storage) -> None:
+        assert isinstance(storage, SQLiteStorage)
+        change = "INSERT INTO rates VALUES ('ann', ?)"
+        await storage._read(lambda db: db.execute(change, (time.time() + 3600,)).fetchone())
+
+        await storage.submit(job("a", owner="ann"))
+        await storage.submit(job("b", owner="ann"))
+        with pytest.raises(KeyLimitError):
+            await storage.submit(job("c", owner="ann"))
+
+    bounds = replace(BOUNDS, key_jobs_per_minute=2)
+    play(lambda _: SQLiteStorage(tmp_path / "jobs.sqlite3", bounds), scenario)
