@@ -10,11 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 _UPGRADE = (b"connection", b"upgrade", b"http2-settings")
 # As in the predictor.
@@ -59,6 +64,8 @@ class BoundedConnection(HttpToolsProtocol):
         # Received bytes that are neither part of a body nor of a complete head.
         self._unparsed_bytes = 0
         self._silent_since = 0.0
+        # Requests without a complete response; uvicorn keeps the newest only.
+        self._due: deque[RequestResponseCycle] = deque()
         self._has_progress = self._is_in_head = self._is_ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -70,6 +77,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        for cycle in self._due:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._stop_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -93,10 +103,10 @@ class BoundedConnection(HttpToolsProtocol):
 
         A client that has left sends the same, so its connection stays open until the response.
         """
-        if self._is_ended or self._is_silent():
+        if self._is_ended or self._is_silent() or self.cycle.more_body:
             return False
         # Once a response has begun, assume that the client has left: a stream may last for hours.
-        if self.cycle.more_body or self.cycle.response_started:
+        if self._due[0].response_started:
             return False
         self.cycle.keep_alive = False
         return True
@@ -124,6 +134,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._has_progress, self._is_in_head = True, False
         self._stop_timer()
         super().on_headers_complete()
+        self._due.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._has_progress = True
@@ -136,6 +147,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._due.popleft()
         super().on_response_complete()
         if self._is_silent() and not self._is_in_head and not self._is_ended:
             # Uvicorn's own timer ends with the next byte, even if that begins no request.

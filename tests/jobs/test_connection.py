@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -348,5 +349,33 @@ def test_connections_that_arrive_at_once_are_bounded() -> None:
                 async with asyncio.timeout(10):
                     while len(arrived) < 6 or len(held._state.connections) > 2:  # noqa: ASYNC110
                         await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+class _Watching(_Held):
+    """Sets ``release`` once the client of its first request has left."""
+
+    async def _respond(self, request: Request) -> Response:
+        self.started.set()
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self.release.set()
+        return PlainTextResponse()
+
+
+def test_a_request_ends_with_its_connection_although_others_follow_it() -> None:
+    """With uvloop, its next write would be an error."""
+
+    async def main() -> None:
+        async with _Watching() as (held, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(get() + get())
+            await held.started.wait()
+            lingers_not = struct.pack("ii", 1, 0)
+            client = writer.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingers_not)
+            writer.transport.abort()
+            await asyncio.wait_for(held.release.wait(), 10)
 
     asyncio.run(main())
