@@ -12,12 +12,13 @@ from redis import Redis
 
 from jobs.api.service import Service
 from jobs.errors import StorageUnavailableError
-from jobs.job import Job, Picture, StoredPicture, Webhook
+from jobs.job import EXPIRED, Job, Picture, StoredPicture, Webhook
 from jobs.server import application
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.storage.redis import RedisStorage
-from tests.jobs.storages import LONG, job, picture, play
+from jobs.storage.redis_records import job_of
+from tests.jobs.storages import BOUNDS, LONG, job, picture, play
 from tests.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
@@ -106,6 +107,41 @@ def test_evicted_records_stop_neither_the_bucket_nor_webhooks(redis: RedisServer
         assert delivery
         assert delivery.id == "msg_stays_started"
         assert (await storage.webhook_state()).waiting == 2
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_a_claim_whose_response_is_lost_is_repeated_for_the_same_job(redis: RedisServer) -> None:
+    """The client sends a call again if the connection ends before the response."""
+
+    async def scenario(storage: Storage) -> None:
+        assert isinstance(storage, RedisStorage)
+        for one in ("a", "b"):
+            await storage.submit(job(one))
+        call = (storage._claim, "sd", "token", 60_000, BOUNDS.tries, EXPIRED)
+
+        first, again = [await storage._run(*call) for _ in range(2)]
+
+        assert job_of(first[0]).id == job_of(again[0]).id == "a"
+        assert again[1] == first[1]
+        assert (await storage.state("sd")).queued == 1
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_a_delivery_whose_response_is_lost_is_claimed_again(redis: RedisServer) -> None:
+    async def scenario(storage: Storage) -> None:
+        assert isinstance(storage, RedisStorage)
+        for one in ("a", "b"):
+            await storage.submit(replace(job(one), webhook=Webhook("https://x", f"x/{one}")))
+            await storage.cancel(one)
+        call = (storage._claim_delivery, "token", 60_000)
+
+        first, again = [await storage._run(*call) for _ in range(2)]
+
+        assert first[0] == again[0] == b"msg_a_completed"
+        other = await storage.claim_delivery(LONG)
+        assert other and other.id == "msg_b_completed"
 
     play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
 
