@@ -75,9 +75,12 @@ def error_of_event(data: bytes) -> CallError:
     """The error of an ``error`` event, as if its status were that of the response."""
     document = _document(data)
     reason = _reason(document) or "the predictor reports an error"
-    # Older predictors send no status.
-    status = document.get("status", HTTPStatus.INTERNAL_SERVER_ERROR)
-    return _error(status, reason, document.get("retry_after"))
+    status, seconds = document.get("status"), document.get("retry_after")
+    if type(status) is not int:  # older predictors send none
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
+        seconds = None
+    return _error(status, reason, seconds)
 
 
 def _error(status: int, reason: str, retry_after_seconds: float | None) -> CallError:

@@ -10,11 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+from collections import deque
 from contextlib import suppress
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 _UPGRADE = (b"connection", b"upgrade", b"http2-settings")
 # As in the predictor.
@@ -59,6 +64,8 @@ class BoundedConnection(HttpToolsProtocol):
         # Received bytes that are neither part of a body nor of a complete head.
         self._unparsed_bytes = 0
         self._silent_since = 0.0
+        # Requests without a complete response; uvicorn keeps the newest only.
+        self._due: deque[RequestResponseCycle] = deque()
         self._has_progress = self._is_in_head = self._is_ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -66,16 +73,13 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self._await(self.head_seconds)
         if len(self.connections) > self.most_connections():
-            open_ones = (one for one in self.connections if isinstance(one, BoundedConnection))
-            # Not those that a proxy keeps, if there are others.
-            oldest = min(
-                (one for one in open_ones if one._is_silent()),
-                key=lambda one: (one.cycle is not None, one._silent_since),
-            )
-            oldest.transport.abort()
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        for cycle in self._due:
+            cycle.disconnected = True
+            cycle.message_event.set()
         self._stop_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -93,6 +97,19 @@ class BoundedConnection(HttpToolsProtocol):
             elif len(self.pipeline) > MAX_PIPELINED:
                 # The connection ends with the last response; the client repeats the rest.
                 self._refuse(429, "too many requests on one connection")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer a client that has sent its request and closed only its own side.
+
+        A client that has left sends the same, so its connection stays open until the response.
+        """
+        if self._is_ended or self._is_silent() or self.cycle.more_body:
+            return False
+        # Once a response has begun, assume that the client has left: a stream may last for hours.
+        if self._due[0].response_started:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -117,6 +134,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._has_progress, self._is_in_head = True, False
         self._stop_timer()
         super().on_headers_complete()
+        self._due.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._has_progress = True
@@ -129,6 +147,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._due.popleft()
         super().on_response_complete()
         if self._is_silent() and not self._is_in_head and not self._is_ended:
             # Uvicorn's own timer ends with the next byte, even if that begins no request.
@@ -153,6 +172,18 @@ class BoundedConnection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._parse(b"\r\n".join([*lines, b"", rest]))
+
+    def _make_room(self) -> None:
+        """Close the oldest silent connection, unless those that already close leave room."""
+        known = (one for one in self.connections if isinstance(one, BoundedConnection))
+        open_ones = [one for one in known if not one.transport.is_closing()]
+        if len(open_ones) > self.most_connections():
+            # Not those that a proxy keeps, if there are others.
+            oldest = min(
+                (one for one in open_ones if one._is_silent()),
+                key=lambda one: (one.cycle is not None, one._silent_since),
+            )
+            oldest.transport.abort()
 
     def _is_silent(self) -> bool:
         """Whether no response is due."""

@@ -14,7 +14,9 @@ CLAIM = (
     + EVEN_IF_FULL
     + """
 local _, model, token, lease, most, expired = unpack(ARGV)
-local id
+-- The client repeats a call whose response is lost.
+local id = redis.call('GET', k('claim', token))
+if id and not is_void(id, token) then return {describe(id), redis.call('GET', k('body', id))} end
 while true do
   id = redis.call('ZRANGE', k('queue', model), 0, 0)[1]
   if not id then return false end
@@ -34,6 +36,7 @@ if redis.call('EXISTS', k('alone', model)) == 1 then return false end
 if alone and redis.call('SCARD', k('running', model)) > 0 then return false end
 if alone then redis.call('SET', k('alone', model), id) end
 dequeue(id, model)
+redis.call('SET', k('claim', token), id, 'EX', 60)
 redis.call('SADD', k('running', model), id)
 redis.call('ZADD', k('leases'), now + tonumber(lease), id)
 enter(id, 'starting', 'token', token, 'tries', tries + 1, 'started_at', now, 'step', 0, 'steps', 0)

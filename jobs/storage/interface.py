@@ -18,6 +18,9 @@ from jobs.storage.changes import Changes
 NEWEST_SHARE = 0.2
 # The most jobs that one ``sweep`` moves, so that it blocks others for a moment only.
 SWEEP_SIZE = 100
+# Sweeps are a second apart. After a longer pause, workers need time to renew their leases.
+OUTAGE_SECONDS = 3.0
+GRACE_SECONDS = 10.0
 # The answer to a job with a webhook if too many webhooks wait; receivers that fail are retried for
 # a day, so room appears slowly.
 WEBHOOKS_FULL = "the webhooks that wait leave no room (max_webhook_queue)"

@@ -78,18 +78,27 @@ CLAIM_DELIVERY = (
     + EVEN_IF_FULL
     + """
 local _, token, lease = unpack(ARGV)
+-- The client repeats a call whose response is lost.
+local known = redis.call('GET', k('claim', token))
 while true do
-  local lane = redis.call('ZRANGEBYSCORE', k('lanes'), '-inf', now + 1, 'LIMIT', 0, 1)[1]
+  local lane = known and redis.call('GET', k('lane', known)) == token and known
+    or redis.call('ZRANGEBYSCORE', k('lanes'), '-inf', now + 1, 'LIMIT', 0, 1)[1]
   if not lane then return false end
   local first = redis.call('ZRANGE', k('outbox', lane), 0, 0, 'WITHSCORES')
-  if first[1] and tonumber(first[2]) <= now + 1 then
+  if first[1] and redis.call('EXISTS', k('delivery', first[1])) == 0 then
+    -- Redis has evicted it.
+    redis.call('ZREM', k('outbox', lane), first[1])
+    redis.call('ZREM', k('deliveries'), first[1])
+  elseif first[1] and tonumber(first[2]) <= now + 1 then
     redis.call('SET', k('lane', lane), token)
+    redis.call('SET', k('claim', token), lane, 'EX', 60)
     redis.call('ZADD', k('lanes'), now + tonumber(lease), lane)
     local event, url, tries, created_at, record = unpack(redis.call('HMGET',
       k('delivery', first[1]), 'event', 'url', 'tries', 'created_at', 'record'))
     return {first[1], event, url, lane, tries, now - tonumber(created_at), record}
+  else
+    free(lane)
   end
-  free(lane)
 end
 """
 )

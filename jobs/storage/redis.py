@@ -12,13 +12,9 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from redis.commands.core import AsyncScript
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from jobs.errors import (
-    IdempotencyConflictError,
-    QueueFullError,
-    StorageUnavailableError,
-)
+from jobs.errors import IdempotencyConflictError, QueueFullError, StorageUnavailableError
 from jobs.job import (
     EXPIRED,
     WORKER_LOST,
@@ -33,7 +29,9 @@ from jobs.job import (
 from jobs.storage import claim_scripts, outbox_scripts, scripts, upload_scripts
 from jobs.storage.batches import Batches
 from jobs.storage.interface import (
+    GRACE_SECONDS,
     NEWEST_SHARE,
+    OUTAGE_SECONDS,
     SWEEP_SIZE,
     WEBHOOKS_FULL,
     WEBHOOKS_RETRY_SECONDS,
@@ -57,9 +55,6 @@ _Call = tuple[AsyncScript, list[str | bytes | float]]
 _PREFIX = "jobs:"
 _CHANNEL = f"{_PREFIX}changes"
 _RECONNECT_SECONDS = 0.5
-# Sweeps are a second apart. After a longer pause, workers need time to renew their leases.
-_OUTAGE_MILLISECONDS = 3_000
-_GRACE_MILLISECONDS = 10_000
 # A call with more bytes does not hold up others.
 _SMALL_BYTES = 65_536
 # How long to wait for a message before the connection is checked.
@@ -207,7 +202,7 @@ class RedisStorage(Storage):
 
     async def sweep(self) -> None:
         tries = self.bounds.tries
-        outage = (_OUTAGE_MILLISECONDS, _GRACE_MILLISECONDS)
+        outage = (_milliseconds(OUTAGE_SECONDS), _milliseconds(GRACE_SECONDS))
         await self._run(self._sweep, tries, WORKER_LOST, EXPIRED, SWEEP_SIZE, *outage)
 
     async def expired_uploads(self) -> Sequence[Job]:
@@ -263,10 +258,13 @@ class RedisStorage(Storage):
             for script, arguments in calls:
                 pipeline.evalsha(script.sha, 0, *arguments)
             outcomes = await pipeline.execute(raise_on_error=False)
-        return [
-            await script(args=arguments) if isinstance(outcome, NoScriptError) else outcome
-            for (script, arguments), outcome in zip(calls, outcomes, strict=True)
-        ]
+        for index, (script, arguments) in enumerate(calls):
+            if isinstance(outcomes[index], NoScriptError):
+                try:
+                    outcomes[index] = await script(args=arguments)
+                except ResponseError as error:  # of this call alone
+                    outcomes[index] = error
+        return outcomes
 
     async def _follow(self) -> None:
         """Pass on the changes of all replicas; after a lost connection, assume that all changed."""

@@ -8,6 +8,7 @@
     waiting:<model>   zset    waiting jobs by submission, for the age of the oldest
     running:<model>   set     jobs with a lease
     alone:<model>     string  the running job whose last try excludes others
+    claim:<token>     string  the job or the lane of a claim, for a minute
     seconds:<model>   string  what a job of the model has taken lately, in milliseconds
     outcomes:<model>  hash    how many jobs have ended, by status
     leases            zset    running jobs by the end of their lease

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +23,14 @@ from jobs.errors import StartError, StorageUnavailableError
 from jobs.job import Claim, Delivery, Job, NewJob, Picture, Status, WebhookOutcome
 from jobs.storage import sqlite_outbox, sqlite_places, sqlite_uploads
 from jobs.storage.batches import Batches
-from jobs.storage.interface import Bounds, ModelState, Storage, Submission, WebhookState
+from jobs.storage.interface import (
+    OUTAGE_SECONDS,
+    Bounds,
+    ModelState,
+    Storage,
+    Submission,
+    WebhookState,
+)
 from jobs.storage.sqlite_tables import SCHEMA, find_job, model_state
 from jobs.storage.sqlite_transaction import Transaction
 
@@ -31,6 +40,8 @@ Result = TypeVar("Result")
 Query = Callable[[sqlite3.Connection], Any]
 Change = Callable[[Transaction], Any]
 
+# A value is too large, or violates a constraint: the other changes of a batch do not.
+_ERRORS_OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError)
 # How long a call waits for another process that writes.
 _BUSY_SECONDS = 5.0
 # How often to look for changes by other processes.
@@ -48,6 +59,7 @@ class SQLiteStorage(Storage):
         self._queries = Batches[Query](self._run_queries)
         self._changes = Batches[Change](self._run_changes)
         self._follower: asyncio.Task[None] | None = None
+        self._swept_at = math.inf
 
     async def open(self) -> None:
         """Open or create the file."""
@@ -128,7 +140,11 @@ class SQLiteStorage(Storage):
         return await self._read(lambda db: model_state(db, model))
 
     async def sweep(self) -> None:
-        await self._write(lambda transaction: transaction.sweep())
+        now = time.time()
+        # Without sweeps, this machine was suspended, or its clock was set.
+        is_outage = now - self._swept_at > OUTAGE_SECONDS
+        await self._write(lambda transaction: transaction.sweep(after_outage=is_outage))
+        self._swept_at = now
 
     async def expired_uploads(self) -> Sequence[Job]:
         return await self._read(sqlite_uploads.expired_uploads)
@@ -160,7 +176,8 @@ class SQLiteStorage(Storage):
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         schemas = (SCHEMA, sqlite_places.SCHEMA, sqlite_outbox.SCHEMA, sqlite_uploads.SCHEMA)
-        connection.executescript("".join(schemas))
+        # In one transaction, because other processes may use the file.
+        connection.executescript("".join(["BEGIN IMMEDIATE;", *schemas, "COMMIT;"]))
         return connection
 
     async def _read(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -205,11 +222,11 @@ class SQLiteStorage(Storage):
         return outcomes, changed
 
     def _change(self, change: Change, db: sqlite3.Connection, changed: set[str]) -> Any:
-        """The result of a change, or its error; an error of SQLite ends the whole transaction."""
+        """The result of a change, or its error; one of the file ends the whole transaction."""
         transaction = Transaction(db, self.bounds)
         db.execute("SAVEPOINT change")
         outcome = _outcome(change, transaction)
-        if isinstance(outcome, sqlite3.Error):
+        if isinstance(outcome, sqlite3.Error) and not isinstance(outcome, _ERRORS_OF_VALUES):
             raise outcome
         if isinstance(outcome, Exception):
             db.execute("ROLLBACK TO change")

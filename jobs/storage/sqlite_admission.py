@@ -45,7 +45,11 @@ def check_owner(db: sqlite3.Connection, bounds: Bounds, new: NewJob, now: float)
     if not bounds.key_job_seconds:
         return
     row = db.execute("SELECT until FROM rates WHERE owner = ?", (new.owner,)).fetchone()
-    until = max(now, row["until"] if row else 0.0) + bounds.key_job_seconds
-    if (late := until - now - max(60.0, bounds.key_job_seconds)) > _CLOCK_ERROR:
+    full = now + max(60.0, bounds.key_job_seconds)
+    known = row["until"] if row else now
+    if known > full + _CLOCK_ERROR:  # the clock was set back
+        known = now
+    until = max(now, known) + bounds.key_job_seconds
+    if (late := until - full) > _CLOCK_ERROR:
         raise rate_limit(bounds, late)
     db.execute("INSERT OR REPLACE INTO rates VALUES (?, ?)", (new.owner, until))

@@ -14,7 +14,7 @@ _ADD = f"""
     ON CONFLICT DO UPDATE SET jobs = jobs + 1;
 """  # noqa: S608
 
-# The last statement counts the jobs of a file without places.
+# Each start counts the jobs again, also those that an earlier version has added without triggers.
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS places (
     model TEXT NOT NULL, priority INTEGER NOT NULL, block INTEGER NOT NULL, jobs INTEGER NOT NULL,
@@ -31,8 +31,9 @@ WHEN old.status = 'queued' AND new.status != 'queued' BEGIN
     DELETE FROM places WHERE model = old.model AND priority = old.priority
     AND block = old.sequence / {_BLOCK} AND jobs = 0;
 END;
+DELETE FROM places;
 INSERT INTO places SELECT model, priority, sequence / {_BLOCK}, count(*) FROM jobs
-WHERE status = 'queued' AND NOT EXISTS (SELECT 1 FROM places) GROUP BY 1, 2, 3;
+WHERE status = 'queued' GROUP BY 1, 2, 3;
 """  # noqa: S608
 
 # How many jobs of the same model are ahead of a row of ``jobs``.

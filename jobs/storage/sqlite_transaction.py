@@ -25,7 +25,7 @@ from jobs.job import (
 )
 from jobs.storage import sqlite_outbox as outbox
 from jobs.storage import sqlite_uploads as uploads
-from jobs.storage.interface import SWEEP_SIZE, Bounds, Submission
+from jobs.storage.interface import GRACE_SECONDS, SWEEP_SIZE, Bounds, Submission
 from jobs.storage.sqlite_admission import check_owner, check_room
 from jobs.storage.sqlite_tables import (
     RUNNING,
@@ -170,7 +170,10 @@ class Transaction:
             self._end(job, "cancelled")
         return find_job(self._db, job_id)
 
-    def sweep(self) -> None:
+    def sweep(self, *, after_outage: bool) -> None:
+        if after_outage:
+            change = f"UPDATE jobs SET lease_until = ?1 WHERE {RUNNING} AND lease_until <= ?2"  # noqa: S608
+            self._db.execute(change, (self._now + GRACE_SECONDS, self._now))
         query = f"SELECT id FROM jobs WHERE {RUNNING} AND lease_until <= ? LIMIT ?"  # noqa: S608
         for row in self._db.execute(query, (self._now, SWEEP_SIZE)).fetchall():
             job = existing_job(self._db, row["id"])

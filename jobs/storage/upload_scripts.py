@@ -10,7 +10,8 @@ EXPIRED_UPLOADS = (
     + """
 local found, count = {}, ARGV[2]
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', k('uploads'), '-inf', now, 'LIMIT', 0, count)) do
-  found[#found + 1] = describe(id)
+  local job = describe(id)
+  if job then found[#found + 1] = job else redis.call('ZREM', k('uploads'), id) end
 end
 return found
 """

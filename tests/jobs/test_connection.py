@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,6 +203,21 @@ def test_head_has_the_headers_of_get(server: JobsServer) -> None:
     assert heads[0].headers["content-length"] == str(len(server.request("GET", url).content))
 
 
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_client_that_closes_its_own_side_gets_its_answers(
+    server: JobsServer, requests: int
+) -> None:
+    """The answers come after the end of the requests, because the job does not end."""
+    keeps = post("Prefer: wait=1").replace(f"{CLOSE}\r\n".encode(), b"")
+    with connected(server) as client:
+        client.sendall(keeps * requests)
+        client.shutdown(socket.SHUT_WR)
+        found = answers(received(client))
+
+    assert [one.status for one in found] == [202] * requests
+    assert found[-1].headers["connection"] == "close"
+
+
 class _Quick(BoundedConnection):
     """Waits for a moment instead of 20 seconds."""
 
@@ -313,3 +331,51 @@ def test_the_oldest_silent_connection_makes_room() -> None:
     found = [answers(data)[0].status for data in asyncio.run(main())]
 
     assert found == [200, 200]
+
+
+def test_connections_that_arrive_at_once_are_bounded() -> None:
+    arrived = []
+
+    class Counted(_Crowded):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            arrived.append(self)
+
+    async def main() -> None:
+        async with _Held(Counted) as (held, port):
+            with contextlib.ExitStack() as clients:
+                for _ in range(6):
+                    clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+                async with asyncio.timeout(10):
+                    while len(arrived) < 6 or len(held._state.connections) > 2:  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+class _Watching(_Held):
+    """Sets ``release`` once the client of its first request has left."""
+
+    async def _respond(self, request: Request) -> Response:
+        self.started.set()
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        self.release.set()
+        return PlainTextResponse()
+
+
+def test_a_request_ends_with_its_connection_although_others_follow_it() -> None:
+    """With uvloop, its next write would be an error."""
+
+    async def main() -> None:
+        async with _Watching() as (held, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(get() + get())
+            await held.started.wait()
+            lingers_not = struct.pack("ii", 1, 0)
+            client = writer.get_extra_info("socket")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingers_not)
+            writer.transport.abort()
+            await asyncio.wait_for(held.release.wait(), 10)
+
+    asyncio.run(main())

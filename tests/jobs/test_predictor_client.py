@@ -166,6 +166,25 @@ def test_only_silence_before_the_response_costs_no_try(
         call(lambda _: httpx.Response(200, stream=Stream([PROGRESS], silent("any"))))
 
 
+@pytest.mark.parametrize("status", ['"503"', "[429]", "{}", "true", "null"])
+def test_a_status_that_is_not_a_number_is_a_failed_try(status: str) -> None:
+    event = f'event: error\ndata: {{"error":"a sentence","status":{status}}}\n\n'.encode()
+
+    with pytest.raises(CallFailedError, match="a sentence"):
+        call(lambda _: httpx.Response(200, stream=Stream([WAITING, event])))
+
+
+@pytest.mark.parametrize("seconds", ['"soon"', "[1]", "{}", "true", "-1", "0"])
+def test_a_time_to_retry_that_is_not_valid_is_ignored(seconds: str) -> None:
+    data = f'{{"error":"busy","status":503,"retry_after":{seconds}}}'
+    event = f"event: error\ndata: {data}\n\n".encode()
+
+    with pytest.raises(CallRefusedError) as caught:
+        call(lambda _: httpx.Response(200, stream=Stream([event])))
+
+    assert caught.value.retry_after_seconds is None
+
+
 def test_a_refusal_has_the_time_to_retry() -> None:
     with pytest.raises(CallRefusedError) as refusal:
         call(lambda _: httpx.Response(429, json={"error": "busy"}, headers={"retry-after": "7"}))

@@ -12,12 +12,13 @@ from redis import Redis
 
 from jobs.api.service import Service
 from jobs.errors import StorageUnavailableError
-from jobs.job import Webhook
+from jobs.job import EXPIRED, Job, Picture, StoredPicture, Webhook
 from jobs.server import application
 from jobs.settings import Settings
 from jobs.storage import Storage
 from jobs.storage.redis import RedisStorage
-from tests.jobs.storages import LONG, job, picture, play
+from jobs.storage.redis_records import job_of
+from tests.jobs.storages import BOUNDS, LONG, job, picture, play
 from tests.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
@@ -83,6 +84,83 @@ def test_evicted_records_do_not_block_the_queue(redis: RedisServer) -> None:
         await storage.sweep()
         for name in ("leases", "expiry", "all", "status:starting", "status:queued"):
             assert not {b"waits", b"runs"} & set(server.zrange(f"jobs:{name}", 0, -1))
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_evicted_records_stop_neither_the_bucket_nor_webhooks(redis: RedisServer) -> None:
+    server = Redis.from_url(redis.url)
+
+    async def scenario(storage: Storage) -> None:
+        for one in ("lost", "stays"):
+            await storage.submit(replace(job(one), webhook=HOOK))
+            claim = await storage.claim("sd", LONG)
+            assert claim
+            uploaded = StoredPicture("image/png", 1, "", {}, "s3://pictures/1")
+            await storage.finish(claim, [Picture("image/png", b"", {}, uploaded)])
+            server.zadd("jobs:uploads", {one: 1})
+        server.delete("jobs:job:lost", *server.keys("jobs:delivery:msg_lost_*"))
+
+        assert [one.id for one in await storage.expired_uploads()] == ["stays"]
+        assert server.zrange("jobs:uploads", 0, -1) == [b"stays"]
+        delivery = await storage.claim_delivery(LONG)
+        assert delivery
+        assert delivery.id == "msg_stays_started"
+        assert (await storage.webhook_state()).waiting == 2
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_a_claim_whose_response_is_lost_is_repeated_for_the_same_job(redis: RedisServer) -> None:
+    """The client sends a call again if the connection ends before the response."""
+
+    async def scenario(storage: Storage) -> None:
+        assert isinstance(storage, RedisStorage)
+        for one in ("a", "b"):
+            await storage.submit(job(one))
+        call = (storage._claim, "sd", "token", 60_000, BOUNDS.tries, EXPIRED)
+
+        first, again = [await storage._run(*call) for _ in range(2)]
+
+        assert job_of(first[0]).id == job_of(again[0]).id == "a"
+        assert again[1] == first[1]
+        assert (await storage.state("sd")).queued == 1
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_a_delivery_whose_response_is_lost_is_claimed_again(redis: RedisServer) -> None:
+    async def scenario(storage: Storage) -> None:
+        assert isinstance(storage, RedisStorage)
+        for one in ("a", "b"):
+            await storage.submit(replace(job(one), webhook=Webhook("https://x", f"x/{one}")))
+            await storage.cancel(one)
+        call = (storage._claim_delivery, "token", 60_000)
+
+        first, again = [await storage._run(*call) for _ in range(2)]
+
+        assert first[0] == again[0] == b"msg_a_completed"
+        other = await storage.claim_delivery(LONG)
+        assert other and other.id == "msg_b_completed"
+
+    play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
+
+
+def test_calls_that_follow_a_restart_fail_one_by_one(redis: RedisServer) -> None:
+    """Redis has forgotten the scripts, and its memory is full."""
+    server = Redis.from_url(redis.url)
+
+    async def scenario(storage: Storage) -> None:
+        await storage.submit(job("first"))
+        server.script_flush()
+        server.config_set("maxmemory", 1)
+        calls = [storage.cancel("first"), storage.submit(job("second")), storage.read("first")]
+
+        cancelled, refused, found = await asyncio.gather(*calls, return_exceptions=True)
+
+        assert isinstance(cancelled, Job)
+        assert isinstance(refused, StorageUnavailableError)
+        assert found == replace(cancelled, read_at=found.read_at)
 
     play(lambda bounds: RedisStorage(redis.url, bounds), scenario)
 
