@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 # The waits between calls of a predictor that is not running: doubled, then constant.
 _FIRST_WAIT_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 10.0
+# Between a failed try and the next. A predictor that has been killed accepts connections for a
+# moment longer, which would cost further tries.
+_PAUSE_SECONDS = 1.0
 # The longest wait that a predictor can demand, as in its own responses.
 _LONGEST_RETRY_SECONDS = 300.0
 # Progress is stored at most this often.
@@ -129,6 +132,9 @@ class Attempt:
                 if has_begun:
                     # Its record would say `in_progress` until another predictor takes it.
                     raise
+            except CallFailedError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+                raise
 
     def _note_progress(self, step: int, steps: int) -> None:
         if not self.is_accepted:

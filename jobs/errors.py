@@ -16,7 +16,7 @@ JobsError
 ├── KeyLimitError            the key has no place or has submitted too fast; retry later
 ├── StorageUnavailableError  the storage does not answer; retry later
 ├── BucketError              the bucket of the pictures does not answer, or refuses; retry later
-│   └── BucketRefusedError   it refuses, or the configuration is invalid: someone must fix it
+│   └── BucketRefusedError   it refuses, or the configuration is invalid: an operator must fix it
 └── StartError               the program cannot start with these settings
 """
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
-import uvloop
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -52,7 +51,7 @@ def serve(settings: Settings) -> bool:
         StartError: the storage cannot be opened, the file of the keys is not valid, or the bucket
             refuses.
     """
-    return uvloop.run(_serve(settings))
+    return asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> bool:

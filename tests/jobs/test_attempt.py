@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import httpx
@@ -87,5 +88,23 @@ def test_a_predictor_cannot_demand_an_endless_wait(
         found = await storage.read("a")
         assert found
         assert found.status == "succeeded"
+
+    play(lambda bounds: SQLiteStorage(tmp_path / "jobs", bounds), scenario)
+
+
+def test_the_next_try_is_not_sent_to_a_predictor_that_is_just_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_module, "_PAUSE_SECONDS", 0.3)
+
+    async def scenario(storage: Storage) -> None:
+        started = time.monotonic()
+        _, task, client = await run(storage, Predictor(httpx.Response(500, json={"error": "x"})))
+        await asyncio.wait_for(task, 30)
+        await client.close()
+        found = await storage.read("a")
+        assert found
+        assert (found.status, found.tries) == ("queued", 1)
+        assert time.monotonic() - started >= 0.3
 
     play(lambda bounds: SQLiteStorage(tmp_path / "jobs", bounds), scenario)

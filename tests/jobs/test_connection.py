@@ -365,7 +365,7 @@ class _Watching(_Held):
 
 
 def test_a_request_ends_with_its_connection_although_others_follow_it() -> None:
-    """With uvloop, its next write would be an error."""
+    """Otherwise it would compute a response for a client that has left."""
 
     async def main() -> None:
         async with _Watching() as (held, port):
