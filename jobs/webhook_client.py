@@ -18,7 +18,7 @@ _RESOLVERS = 32
 
 
 class WebhookFailedError(Exception):
-    """There is no response; the text says why."""
+    """The receiver sent no valid response; the text says why."""
 
 
 class WebhookClient:

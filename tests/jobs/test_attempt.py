@@ -11,6 +11,7 @@ import pytest
 
 from jobs import attempt as attempt_module
 from jobs.attempt import Attempt
+from jobs.job import Job
 from jobs.predictor_client import PredictorClient
 from jobs.settings import Settings
 from jobs.storage import Storage
@@ -38,73 +39,56 @@ class Predictor:
         return answer
 
 
-async def run(
-    storage: Storage, predictor: Predictor
-) -> tuple[Attempt, asyncio.Task[None], PredictorClient]:
-    """A try of the job "a" that has called the predictor once."""
-    client = PredictorClient(Settings())
-    client._client = httpx.AsyncClient(transport=httpx.MockTransport(predictor.respond))
-    await storage.submit(job("a"))
-    claim = await storage.claim("sd", LONG)
-    assert claim
-    attempt = Attempt(
-        claim, storage, client, LONG, on_accepted=lambda: None, on_refused=lambda: None
-    )
-    task = asyncio.create_task(attempt.run())
-    await asyncio.wait_for(predictor.called.wait(), 30)
-    return attempt, task, client
+def ended(folder: Path, *answers: httpx.Response | None, calls_again: bool = False) -> Job:
+    """The record after a try; ``calls_again`` ends its wait after the first call."""
+    found: list[Job | None] = []
+
+    async def scenario(storage: Storage) -> None:
+        predictor, client = Predictor(*answers), PredictorClient(Settings())
+        client._client = httpx.AsyncClient(transport=httpx.MockTransport(predictor.respond))
+        await storage.submit(job("a"))
+        claim = await storage.claim("sd", LONG)
+        assert claim
+        attempt = Attempt(
+            claim, storage, client, LONG, on_accepted=lambda: None, on_refused=lambda: None
+        )
+        task = asyncio.create_task(attempt.run())
+        await asyncio.wait_for(predictor.called.wait(), 30)
+        if calls_again:
+            attempt.call_again()
+        await asyncio.wait_for(task, 30)
+        await client.close()
+        found.append(await storage.read("a"))
+
+    play(lambda bounds: SQLiteStorage(folder / "jobs", bounds), scenario)
+    assert found[0]
+    return found[0]
 
 
 def test_a_job_is_sent_again_once_the_predictor_has_taken_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempt_module, "_FIRST_WAIT_SECONDS", LONG)
+    answers = (None, httpx.Response(200, content=RESULT))
 
-    async def scenario(storage: Storage) -> None:
-        predictor = Predictor(None, httpx.Response(200, content=RESULT))
-        attempt, task, client = await run(storage, predictor)
-        await asyncio.sleep(0)
-        attempt.call_again()
-        await asyncio.wait_for(task, 30)
-        await client.close()
-        found = await storage.read("a")
-        assert found
-        assert found.status == "succeeded"
-
-    play(lambda bounds: SQLiteStorage(tmp_path / "jobs", bounds), scenario)
+    assert ended(tmp_path, *answers, calls_again=True).status == "succeeded"
 
 
 def test_a_predictor_cannot_demand_an_endless_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempt_module, "_LONGEST_RETRY_SECONDS", 0.01)
+    busy = httpx.Response(429, json={"error": "busy"}, headers={"retry-after": "9" * 400})
 
-    async def scenario(storage: Storage) -> None:
-        headers = {"retry-after": "9" * 400}
-        busy = httpx.Response(429, json={"error": "busy"}, headers=headers)
-        _, task, client = await run(storage, Predictor(busy, httpx.Response(200, content=RESULT)))
-        await asyncio.wait_for(task, 30)
-        await client.close()
-        found = await storage.read("a")
-        assert found
-        assert found.status == "succeeded"
-
-    play(lambda bounds: SQLiteStorage(tmp_path / "jobs", bounds), scenario)
+    assert ended(tmp_path, busy, httpx.Response(200, content=RESULT)).status == "succeeded"
 
 
 def test_the_next_try_is_not_sent_to_a_predictor_that_is_just_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempt_module, "_PAUSE_SECONDS", 0.3)
+    started = time.monotonic()
+    after = ended(tmp_path, httpx.Response(500, json={"error": "x"}))
 
-    async def scenario(storage: Storage) -> None:
-        started = time.monotonic()
-        _, task, client = await run(storage, Predictor(httpx.Response(500, json={"error": "x"})))
-        await asyncio.wait_for(task, 30)
-        await client.close()
-        found = await storage.read("a")
-        assert found
-        assert (found.status, found.tries) == ("queued", 1)
-        assert time.monotonic() - started >= 0.3
-
-    play(lambda bounds: SQLiteStorage(tmp_path / "jobs", bounds), scenario)
+    assert (after.status, after.tries) == ("queued", 1)
+    assert time.monotonic() - started >= 0.3
