@@ -32,6 +32,13 @@ def container_of(rendered: Rendered, kind: str = "Deployment") -> Object:
     return container
 
 
+def two_models(mode: str) -> Rendered:
+    """The objects for two models, each with a predictor of its own."""
+    models = [{"name": name, "source": "hf://a/b"} for name in ("One.x", "two")]
+    predictor = {"deploymentMode": mode, "scaling": {"minReplicas": 1}}
+    return render({"jobs": JOBS, "models": models, "predictor": predictor})
+
+
 def settings_of(rendered: Rendered, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings that the program reads from the rendered variables."""
     for name, value in plain_env(container_of(rendered)).items():
@@ -101,9 +108,7 @@ def test_the_url_of_an_existing_redis_is_in_a_secret() -> None:
 def test_the_program_finds_the_predictor_of_each_model(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = [{"name": name, "source": "hf://a/b"} for name in ("One.x", "two")]
-    predictor = {"deploymentMode": mode, "scaling": {"minReplicas": 1}}
-    rendered = render({"jobs": JOBS, "models": models, "predictor": predictor})
+    rendered = two_models(mode)
     settings = settings_of(rendered, monkeypatch)
     (test,) = rendered.hooks
     tested = [one for one in test["spec"]["containers"][0]["args"] if "/v1/models/" in one]
@@ -116,9 +121,7 @@ def test_the_program_finds_the_predictor_of_each_model(
 def test_the_program_reads_the_metrics_of_all_ready_pods_of_a_predictor(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models = [{"name": name, "source": "hf://a/b"} for name in ("One.x", "two")]
-    predictor = {"deploymentMode": mode, "scaling": {"minReplicas": 1}}
-    rendered = render({"jobs": JOBS, "models": models, "predictor": predictor})
+    rendered = two_models(mode)
     settings = settings_of(rendered, monkeypatch)
     services = {
         f"http://{one['metadata']['name']}.pictures.svc:{one['spec']['ports'][0]['port']}": one
